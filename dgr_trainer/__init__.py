@@ -1,0 +1,58 @@
+"""Train generative retrievers to rank as a strong teacher does.
+
+The public names are imported on first use, so that `import dgr_trainer` costs nothing and needs no optional package.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dgr_trainer._version import __version__
+
+_HOME_OF = {
+    "BM25Teacher": "dgr_trainer.teachers.bm25",
+    "Candidate": "dgr_trainer.candidates",
+    "Candidates": "dgr_trainer.candidates",
+    "Corpus": "dgr_trainer.corpus",
+    "CrossEncoderTeacher": "dgr_trainer.teachers.cross_encoder",
+    "DistillationCollator": "dgr_trainer.training.collator",
+    "DistillationGenerativeRetrievalTrainer": "dgr_trainer.training.trainer",
+    "DistillationTrainingArguments": "dgr_trainer.training.arguments",
+    "FMIndex": "dgr_trainer.index",
+    "GenerativeRetriever": "dgr_trainer.retrieval.retriever",
+    "Hit": "dgr_trainer.retrieval.retriever",
+    "IdentifierSettings": "dgr_trainer.identifiers",
+    "Identifiers": "dgr_trainer.identifiers",
+    "MatchedIdentifier": "dgr_trainer.candidates",
+    "Passage": "dgr_trainer.corpus",
+    "PyseriniTeacher": "dgr_trainer.teachers.pyserini",
+    "Rankings": "dgr_trainer.rankings",
+    "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
+    "ScoringSettings": "dgr_trainer.scoring",
+    "SearchSettings": "dgr_trainer.retrieval.settings",
+    "evaluate_run": "dgr_trainer.evaluation.metrics",
+    "generation_pairs": "dgr_trainer.training.pairs",
+    "read_qrels": "dgr_trainer.queries",
+    "read_queries": "dgr_trainer.queries",
+    "distilled_ranknet_loss": "dgr_trainer.training.losses",
+    "kl_divergence_loss": "dgr_trainer.training.losses",
+    "lambda_loss": "dgr_trainer.training.losses",
+    "list_mle_loss": "dgr_trainer.training.losses",
+    "list_net_loss": "dgr_trainer.training.losses",
+    "margin_mse_loss": "dgr_trainer.training.losses",
+    "margin_rank_loss": "dgr_trainer.training.losses",
+    "ranknet_loss": "dgr_trainer.training.losses",
+}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'dgr_trainer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

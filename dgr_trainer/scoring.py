@@ -1,0 +1,132 @@
+"""What an identifier is worth to a passage: the same arithmetic in training and at retrieval.
+
+The weight of an identifier is its log-odds under the model against its log-odds in the corpus (SEAL, section 3.3;
+MINDER), raised to a power; a passage's score is the sum over its identifiers, each discounted by how much of it the
+passage's earlier identifiers already cover.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+_KINDS = ("log_odds", "log_likelihood")
+# Identifiers more certain than this count as this certain: the log-odds of probability one are infinite.
+_MAX_LOG_PROBABILITY = -1e-6
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """
+    How identifiers are weighted.
+
+    Args:
+        kind (`str`, defaults to `"log_odds"`):
+            `"log_odds"` weighs an identifier against its frequency in the corpus; `"log_likelihood"` takes its
+            log-likelihood as it is (one identifier a passage: a docid, a title).
+        smoothing (`float`, defaults to 5.0): Added to corpus counts.
+        exponent (`float`, defaults to 2.0): Power of the log-odds.
+        repetition (`float`, defaults to 0.8):
+            Share of an identifier's weight that is lost when all of its tokens are covered already.
+        identifiers_per_passage (`int`, defaults to 40): Identifiers of a passage used in training, best first.
+        pseudo_query_bonus (`float`, defaults to 14.0):
+            Added to the log-likelihood of pseudo-queries, which are long and so improbable as sequences; the sum
+            stays at or below -1. MINDER's constant.
+    """
+
+    kind: str = "log_odds"
+    smoothing: float = 5.0
+    exponent: float = 2.0
+    repetition: float = 0.8
+    identifiers_per_passage: int = 40
+    pseudo_query_bonus: float = 14.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"kind={self.kind!r} is no kind of score; use one of {', '.join(_KINDS)}.")
+        if not 0.0 <= self.repetition <= 1.0:
+            raise ValueError(f"repetition={self.repetition} must lie between 0 (no discount) and 1 (no credit).")
+        for name in ("smoothing", "exponent", "identifiers_per_passage"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be greater than 0.")
+        if self.pseudo_query_bonus < 0:
+            raise ValueError(f"pseudo_query_bonus={self.pseudo_query_bonus} must not be negative.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ScoringSettings":
+        """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"Unknown scoring settings: {', '.join(unknown)}. Was this written by a newer version?")
+        return cls(**values)
+
+
+def identifier_weights(
+    log_likelihoods: torch.Tensor,
+    counts: torch.Tensor,
+    corpus_tokens: int,
+    settings: ScoringSettings,
+    is_pseudo_query: torch.Tensor | None = None,
+    exponent: float | None = None,
+) -> torch.Tensor:
+    """
+    Weight of each identifier: w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
+
+    Args:
+        log_likelihoods (`torch.Tensor`, any shape, floating): l(i|q), natural logarithm, at most 0.
+        counts (`torch.Tensor`, same shape, integer): Occurrences of each identifier in the corpus; 0 gives weight 0.
+        corpus_tokens (`int`): N, all tokens of the corpus, separators included.
+        settings ([`ScoringSettings`]): Smoothing sigma, exponent alpha, pseudo-query bonus.
+        is_pseudo_query (`torch.Tensor`, same shape, bool, *optional*): Where the pseudo-query bonus applies.
+        exponent (`float`, *optional*): Used instead of `settings.exponent`, as for single tokens at retrieval.
+
+    Returns:
+        `torch.Tensor` (same shape, float32, or float64 for float64 input): Weights, differentiable in
+        `log_likelihoods`. With `kind="log_likelihood"` these are the log-likelihoods themselves.
+    """
+    dtype = torch.float64 if log_likelihoods.dtype == torch.float64 else torch.float32
+    likelihoods = log_likelihoods.to(dtype)
+    if settings.kind == "log_likelihood":
+        return likelihoods
+    if is_pseudo_query is not None:
+        # A bonus, never a penalty: a pseudo-query already more probable than e^-1 keeps its likelihood.
+        boosted = torch.maximum((likelihoods + settings.pseudo_query_bonus).clamp(max=-1.0), likelihoods)
+        likelihoods = torch.where(is_pseudo_query, boosted, likelihoods)
+    prior = torch.log((counts.to(dtype) + settings.smoothing) / (corpus_tokens + settings.smoothing))
+    odds = _logit_of_log(likelihoods) - _logit_of_log(prior)
+    power = settings.exponent if exponent is None else exponent
+    positive = odds.clamp(min=0.0)
+    weights = positive if power == 1.0 else positive**power
+    return torch.where(counts > 0, weights, torch.zeros_like(weights))
+
+
+def _logit_of_log(log_probability: torch.Tensor) -> torch.Tensor:
+    """log(p / (1 - p)) from log p, exact for small and for large p."""
+    bounded = log_probability.clamp(max=_MAX_LOG_PROBABILITY)
+    near_one = bounded > -math.log(2.0)
+    # Each branch sees only values on which it is finite, so that neither sends a NaN into the gradient.
+    small = torch.log1p(-torch.exp(torch.where(near_one, -1.0, bounded)))
+    large = torch.log(-torch.expm1(torch.where(near_one, bounded, -1.0)))
+    return bounded - torch.where(near_one, large, small)
+
+
+def repetition_factors(identifiers: Sequence[Sequence[int]], repetition: float) -> list[float]:
+    """
+    Discount of each identifier of a passage, in the order in which they are credited.
+
+    rho_k = 1 - beta + beta * |set(g_k) minus C| / |set(g_k)|, where C holds the tokens of the identifiers before it.
+    """
+    covered: set[int] = set()
+    factors = []
+    for ids in identifiers:
+        tokens = set(ids)
+        new = len(tokens - covered) / len(tokens) if tokens else 1.0
+        factors.append(1.0 - repetition + repetition * new)
+        covered |= tokens
+    return factors

@@ -1,0 +1,83 @@
+"""Shared fixtures: a small real corpus, tokenizers trained on it, and tiny random models built in memory."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import pytest
+import torch
+from sample_corpus import PASSAGES, QRELS, QUERIES
+from tiny_models import TOKENIZERS, make_bart, make_t5
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.identifiers import Identifiers
+
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def passages() -> list[Passage]:
+    return list(PASSAGES)
+
+
+@pytest.fixture(scope="session")
+def corpus(passages: list[Passage]) -> Corpus:
+    return Corpus.from_passages(passages)
+
+
+@pytest.fixture(scope="session")
+def queries() -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"query_id": list(QUERIES), "query": list(QUERIES.values())})
+
+
+@pytest.fixture(scope="session")
+def qrels() -> dict[str, dict[str, int]]:
+    return {query_id: dict(relevant) for query_id, relevant in QRELS.items()}
+
+
+@pytest.fixture(scope="session")
+def bpe_tokenizer() -> PreTrainedTokenizerBase:
+    return TOKENIZERS["bpe"]()
+
+
+@pytest.fixture(scope="session")
+def unigram_tokenizer() -> PreTrainedTokenizerBase:
+    return TOKENIZERS["unigram"]()
+
+
+@pytest.fixture(scope="session")
+def plain_tokenizer() -> PreTrainedTokenizerBase:
+    return TOKENIZERS["plain"]()
+
+
+@pytest.fixture(scope="session", params=list(TOKENIZERS))
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    return TOKENIZERS[request.param]()
+
+
+@pytest.fixture
+def bart(bpe_tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return make_bart(bpe_tokenizer), bpe_tokenizer
+
+
+@pytest.fixture
+def t5(unigram_tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return make_t5(unigram_tokenizer), unigram_tokenizer
+
+
+@pytest.fixture(params=["bart", "t5"])
+def model_and_tokenizer(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def bpe_identifiers(bpe_tokenizer: PreTrainedTokenizerBase) -> Identifiers:
+    return Identifiers(bpe_tokenizer)
