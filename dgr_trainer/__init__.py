@@ -4,7 +4,7 @@ The public names are imported on first use, so that `import dgr_trainer` costs n
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgr_trainer._version import __version__
 

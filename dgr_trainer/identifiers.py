@@ -1,6 +1,7 @@
 """Views of a passage: which token sequences identify it, and which prompt asks a model for each kind.
 
-This is the one place that knows a tokenizer's markers, special tokens and leading-space rules. A passage is laid out as
+This is the one place that knows a tokenizer's markers, special tokens and leading-space rules. A passage is laid out
+as
 
     title TITLE_END body (QUERY_START pseudo-query QUERY_END)* [DOCID_START docid] SEPARATOR
 
@@ -8,7 +9,8 @@ and an identifier is a pair (view, ids): the ids that the model generates under 
 included. In the index it is the pattern `prefix(view) + ids`. Nothing is ever tokenised again from a string, so an
 identifier found in the corpus, scored in training and generated at retrieval is the same sequence of ids.
 
-Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL (Bevilacqua et al., 2022, arXiv 2204.10628).
+Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL (Bevilacqua et al., 2022, arXiv
+2204.10628).
 """
 
 import hashlib
@@ -50,7 +52,7 @@ class IdentifierSettings:
         query_start (`str`, defaults to `"||"`): Opens a pseudo-query.
         query_end (`str`, defaults to `"@@"`): Closes a pseudo-query.
         docid_start (`str`, defaults to `"##"`):
-            Opens a docid in the index. A docid is closed by the end-of-sequence token, as in ordinary seq2seq training.
+            Opens a docid in the index. The end-of-sequence token closes it, as in ordinary seq2seq training.
         prompts (`Mapping[str, str]`, *optional*):
             Encoder input of each view, with `{query}` where the query goes. Views left out keep their default.
         max_query_length (`int`, defaults to 64):
@@ -147,8 +149,9 @@ class Identifiers:
             if getattr(self.tokenizer, name, None) is not None:
                 return getattr(self.tokenizer, name)
         raise ValueError(
-            f"{type(self.tokenizer).__name__} has neither an eos_token nor a sep_token, so nothing can end a sequence. "
-            "Give it one, for example tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's embeddings."
+            f"{type(self.tokenizer).__name__} has neither an eos_token nor a sep_token, so nothing can end a sequence."
+            " Give it one, for example tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
+            "embeddings."
         )
 
     def _leading_space(self) -> str:
@@ -164,8 +167,8 @@ class Identifiers:
         ids = tuple(self.encode(text))
         if not ids or self.tokenizer.unk_token_id in ids:
             raise ValueError(
-                f"The tokenizer turns the marker {name}={text!r} into {list(ids)}, which holds unknown tokens or nothing. "
-                "Choose a marker in its vocabulary (IdentifierSettings) or add one with tokenizer.add_tokens."
+                f"The tokenizer turns the marker {name}={text!r} into {list(ids)}, which holds unknown tokens or "
+                "nothing. Choose a marker in its vocabulary (IdentifierSettings) or add one with tokenizer.add_tokens."
             )
         return ids
 
@@ -193,6 +196,20 @@ class Identifiers:
         end = self.end(view)
         ids = tuple(map(int, ids))
         return self.decode(ids[: len(ids) - len(end)] if end and ids[-len(end) :] == end else ids)
+
+    def word_starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        """
+        Where the whitespace words of a text begin among its ids, so that a slice between two starts is whole words.
+
+        Every token counts as a word if the tokenizer joins words, which no span of whole words would survive.
+        """
+        words = self._encode_texts(self._without_markers(text).split())
+        starts = [0]
+        for word in words[:-1]:
+            starts.append(starts[-1] + len(word))
+        joined = [token for word in words for token in word]
+        # A word that leaves no token behind (a bare control character) begins nothing.
+        return sorted(set(starts)) if joined == list(ids) else list(range(len(ids)))
 
     def encode_segments(self, passages: Sequence[Passage]) -> list[PassageSegments]:
         """Ids of each passage's title, body, pseudo-queries and docid, as far as the views use them."""
@@ -274,8 +291,8 @@ class Identifiers:
                 tail = _common_suffix_length(ids, empty)
                 if tail >= limit:
                     raise ValueError(
-                        f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in {tail} "
-                        "tokens of marker. Raise max_query_length or shorten the prompt."
+                        f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in "
+                        f"{tail} tokens of marker. Raise max_query_length or shorten the prompt."
                     )
                 ids = ids[: limit - tail] + ids[len(ids) - tail :]
             cut.append(ids)

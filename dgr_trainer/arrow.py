@@ -1,0 +1,41 @@
+"""Streams rows into a memory-mapped dataset, so that no corpus or training set is ever held as Python objects."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.arrow_writer import ArrowWriter
+from datasets.fingerprint import get_temporary_cache_files_directory
+from tqdm.auto import tqdm
+
+
+def dataset_from_rows(
+    rows: Iterable[Mapping[str, Any]], features: datasets.Features, *, description: str | None = None
+) -> datasets.Dataset:
+    """
+    Writes rows to an Arrow file and opens it memory-mapped.
+
+    Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so changed files never meet a stale
+    copy. The file lives in the temporary folder of `datasets` (under `TMPDIR`) and goes when the process ends; keep a
+    dataset with `save_to_disk`.
+
+    Args:
+        rows (`Iterable[Mapping[str, Any]]`): Consumed once, in order.
+        features (`datasets.Features`): Columns and their types.
+        description (`str`, *optional*): Label of a progress bar; `None` shows none.
+
+    Returns:
+        `datasets.Dataset`: One row an item.
+    """
+    path = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
+    try:
+        with ArrowWriter(features=features, path=str(path)) as writer:
+            for row in tqdm(rows, desc=description, unit=" rows", disable=description is None):
+                writer.write(dict(row))
+            writer.finalize()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return datasets.Dataset.from_file(str(path))

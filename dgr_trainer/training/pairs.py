@@ -1,0 +1,231 @@
+"""Generation pairs: (prompt, identifier) examples that teach a student to generate what identifies a passage.
+
+From a judged query come its passage's title, substrings that lie near the query's words, and pseudo-queries (MINDER,
+section 3; the substring sampling is the one LTRGR describes). From a passage alone, a piece of it stands in for the
+query. The result is an ordinary tokenised dataset, `input_ids` and `labels`, for any seq2seq trainer.
+"""
+
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from dgr_trainer.arrow import dataset_from_rows
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.identifiers import Identifiers, PassageSegments
+from dgr_trainer.queries import Qrels, queries_mapping
+
+logger = logging.getLogger(__name__)
+
+_FEATURES = datasets.Features(
+    {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
+)
+_CHUNK = 256
+
+# English words that say little about a passage: a substring never starts on one because of the query.
+_STOP_WORDS = frozenset(
+    "a about after all also an and any are as at be because been before being between both but by can could did do "
+    "does for from had has have he her his how i if in into is it its may more most must no not of on one only or "
+    "other our out over she should so some such than that the their them then there these they this those to under "
+    "up was we were what when where which while who whom why will with would you your".split()
+)
+
+
+def generation_pairs(
+    corpus: Corpus,
+    identifiers: Identifiers,
+    queries: datasets.Dataset | Mapping[str, str] | None = None,
+    qrels: Qrels | None = None,
+    *,
+    titles_per_query: int = 3,
+    substrings_per_query: int = 10,
+    pseudo_queries_per_query: int = 5,
+    samples_per_passage: int = 1,
+    substring_words: int = 10,
+    temperature: float = 1.0,
+    seed: int = 42,
+    progress: bool = True,
+) -> datasets.Dataset:
+    """
+    Makes the training data of the generation stage, one example a (prompt, identifier) pair.
+
+    Args:
+        corpus ([`Corpus`]): Passages, with pseudo-queries where there are any.
+        identifiers ([`Identifiers`]): The student's tokenizer and views; views it lacks give no pairs.
+        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): Training queries.
+        qrels (`Qrels`, *optional*): Their relevant passages, needed with `queries`.
+        titles_per_query (`int`, defaults to 3): Title examples a query and relevant passage; docids likewise.
+        substrings_per_query (`int`, defaults to 10): Sampled substrings a query and relevant passage.
+        pseudo_queries_per_query (`int`, defaults to 5): Sampled pseudo-queries, at most those that there are.
+        samples_per_passage (`int`, defaults to 1):
+            Examples of every view from each passage alone: a piece of the body, or a pseudo-query, is the query.
+        substring_words (`int`, defaults to 10): Length of a substring in whitespace words.
+        temperature (`float`, defaults to 1.0): Of the softmax over places for a substring; higher is more even.
+        seed (`int`, defaults to 42): Equal seeds give equal pairs, whatever the order of queries in mappings.
+        progress (`bool`, defaults to `True`): Show progress bars.
+
+    Returns:
+        `datasets.Dataset`: Columns `input_ids` (prompt with special tokens) and `labels` (identifier, then the end of
+        sequence), memory-mapped, unshuffled.
+
+    Raises:
+        `ValueError`: if queries come without qrels, if no pair can be made, or on counts below zero.
+    """
+    counts = {
+        "titles_per_query": titles_per_query,
+        "substrings_per_query": substrings_per_query,
+        "pseudo_queries_per_query": pseudo_queries_per_query,
+        "samples_per_passage": samples_per_passage,
+    }
+    if any(count < 0 for count in counts.values()) or substring_words < 1 or temperature <= 0:
+        raise ValueError(
+            f"Counts must not be negative, substring_words at least 1 and temperature above 0; got {counts}, "
+            f"substring_words={substring_words}, temperature={temperature}."
+        )
+    if (queries is None) != (qrels is None):
+        raise ValueError("queries and qrels go together: pairs are made of a query and the passage it asks for.")
+    maker = _PairMaker(identifiers, substring_words, temperature, seed)
+
+    def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
+        if queries is not None and qrels is not None:
+            wanted = {"title": titles_per_query, "docid": titles_per_query}
+            wanted |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
+            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, wanted)
+        if samples_per_passage:
+            yield from maker.from_passages(corpus, samples_per_passage)
+
+    pairs = dataset_from_rows(
+        _tokenised(examples(), identifiers), _FEATURES, description="generation pairs" if progress else None
+    )
+    if not len(pairs):
+        raise ValueError(
+            "No generation pair could be made: no query has a relevant passage in the corpus, or every count is 0. "
+            f"The corpus has {len(corpus)} passages, the views are {', '.join(identifiers.views)}."
+        )
+    return pairs
+
+
+def _tokenised(
+    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers
+) -> Iterator[dict[str, Any]]:
+    """Tokenises prompts in chunks, which is several times faster than one by one."""
+    chunk: list[tuple[str, str, Sequence[int]]] = []
+
+    def flush() -> Iterator[dict[str, Any]]:
+        prompts: dict[int, list[int]] = {}
+        for view in sorted({view for view, _, _ in chunk}):
+            rows = [row for row, example in enumerate(chunk) if example[0] == view]
+            prompts |= zip(rows, identifiers.encode_prompts([chunk[row][1] for row in rows], view), strict=True)
+        eos = identifiers.eos_token_id
+        for row, (_, _, ids) in enumerate(chunk):
+            yield {"input_ids": prompts[row], "labels": [*ids] if ids[-1] == eos else [*ids, eos]}
+
+    for example in examples:
+        chunk.append(example)
+        if len(chunk) == _CHUNK:
+            yield from flush()
+            chunk = []
+    yield from flush()
+
+
+class _PairMaker:
+    """Yields (view, query, identifier ids) examples; all randomness comes from the seed and the id at hand."""
+
+    def __init__(self, identifiers: Identifiers, substring_words: int, temperature: float, seed: int) -> None:
+        self.identifiers = identifiers
+        self.substring_words = substring_words
+        self.temperature = temperature
+        self.seed = seed
+
+    def from_queries(
+        self, corpus: Corpus, queries: Mapping[str, str], qrels: Qrels, wanted: Mapping[str, int]
+    ) -> Iterator[tuple[str, str, Sequence[int]]]:
+        missing = 0
+        for query_id in sorted(queries):
+            for passage_id in sorted(p for p, grade in qrels.get(query_id, {}).items() if grade > 0):
+                if passage_id not in corpus:
+                    missing += 1
+                    continue
+                random = self._random(query_id, passage_id)
+                query, passage = queries[query_id], corpus.get(passage_id)
+                (segments,) = self.identifiers.encode_segments([passage])
+                for view in self.identifiers.views:
+                    for ids in self._targets(view, passage, segments, query, wanted[view], random):
+                        yield view, query, ids
+        if missing:
+            logger.warning("%d judged passages are not in the corpus; they give no generation pairs.", missing)
+
+    def from_passages(self, corpus: Corpus, samples: int) -> Iterator[tuple[str, str, Sequence[int]]]:
+        for start in range(0, len(corpus), _CHUNK):
+            passages = [corpus[i] for i in range(start, min(start + _CHUNK, len(corpus)))]
+            for passage, segments in zip(passages, self.identifiers.encode_segments(passages), strict=True):
+                random = self._random(passage.id)
+                for _ in range(samples):
+                    query = self._stand_in(passage, random)
+                    for view in self.identifiers.views:
+                        for ids in self._targets(view, passage, segments, query, 1, random):
+                            yield view, query, ids
+
+    def _random(self, *ids: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *(zlib.crc32(i.encode()) for i in ids)])
+
+    def _stand_in(self, passage: Passage, random: np.random.Generator) -> str:
+        """A piece of a passage that plays the query: a pseudo-query or a few running words of the body."""
+        words = passage.text.split()
+        if passage.pseudo_queries and (not words or random.random() < 0.5):
+            return passage.pseudo_queries[random.integers(len(passage.pseudo_queries))]
+        start = int(random.integers(max(1, len(words) - self.substring_words + 1)))
+        return " ".join(words[start : start + self.substring_words]) or passage.title
+
+    def _targets(
+        self,
+        view: str,
+        passage: Passage,
+        segments: PassageSegments,
+        query: str,
+        count: int,
+        random: np.random.Generator,
+    ) -> Iterator[tuple[int, ...]]:
+        target = self.identifiers.target
+        if view == "substring":
+            yield from self._substrings(passage, segments.body, query, count, random)
+        elif view == "pseudo_query":
+            # Not the query itself: copying it would teach nothing about the passage.
+            others = [ids for ids in segments.pseudo_queries if self.identifiers.decode(ids) != query]
+            for i in random.permutation(len(others))[:count]:
+                yield target(view, others[i])
+        else:
+            segment = segments.title if view == "title" else segments.docid
+            for _ in range(count if segment else 0):
+                yield target(view, segment)
+
+    def _substrings(
+        self, passage: Passage, body: list[int], query: str, count: int, random: np.random.Generator
+    ) -> Iterator[tuple[int, ...]]:
+        if not body or not count:
+            return
+        starts = self.identifiers.word_starts(passage.text, body)
+        weights = self._overlap(query, passage.text.split()) if len(starts) == len(passage.text.split()) else None
+        probabilities = None
+        if weights is not None:
+            logits = weights / self.temperature
+            probabilities = np.exp(logits - logits.max())
+            probabilities /= probabilities.sum()
+        bounds = [*starts, len(body)]
+        for first in random.choice(len(starts), size=count, p=probabilities):
+            yield tuple(body[bounds[first] : bounds[min(first + self.substring_words, len(starts))]])
+
+    def _overlap(self, query: str, words: Sequence[str]) -> np.ndarray:
+        """Weight of each place of a passage: likeness of its three words to any three of the query, summed."""
+        asked = query.split()
+        query_grams = [" ".join(asked[i : i + 3]) for i in range(len(asked))]
+        passage_grams = [" ".join(words[i : i + 3]) for i in range(len(words))]
+        if not query_grams:
+            return np.zeros(len(words))
+        likeness = process.cdist(query_grams, passage_grams, scorer=fuzz.ratio, dtype=np.float32).sum(axis=0) / 100.0
+        likeness[[word.lower() in _STOP_WORDS for word in words]] = 0.0
+        return likeness.astype(np.float64)
