@@ -1,0 +1,299 @@
+"""Candidates: what the student found for each query, with the identifiers by which it found each passage.
+
+They are what the full method trains on: a candidate's identifiers are scored again by the model in training, and its
+corpus counts turn their log-likelihoods into log-odds. Everything is kept in flat columns of a memory-mapped
+`datasets.Dataset`, so that a hundred thousand queries cost no memory and a few candidates of a query are read without
+decoding the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.identifiers import VIEWS
+
+if TYPE_CHECKING:
+    from dgr_trainer.rankings import Rankings
+
+_FORMAT_VERSION = 1
+_META = "candidates.json"
+_ROWS_A_BATCH = 512
+_COLUMNS = {
+    "query_id": pa.string(),
+    "passage_ids": pa.list_(pa.string()),
+    "scores": pa.list_(pa.float64()),
+    "num_identifiers": pa.list_(pa.int32()),  # One per candidate; the columns below one per identifier, in order.
+    "views": pa.list_(pa.int8()),  # Position in `VIEWS`.
+    "lengths": pa.list_(pa.int32()),
+    "counts": pa.list_(pa.int64()),
+    "credits": pa.list_(pa.float32()),
+    "tokens": pa.list_(pa.int32()),  # One per token.
+}
+
+
+@dataclass(frozen=True)
+class MatchedIdentifier:
+    """
+    An identifier that the student generated for a query and that occurs in a passage.
+
+    Args:
+        view (`str`): Its view, for example `"substring"`.
+        ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
+        count (`int`): Occurrences in the corpus.
+        score (`float`): What it added to the score of the passage.
+    """
+
+    view: str
+    ids: tuple[int, ...]
+    count: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    A passage that the student found for a query.
+
+    Args:
+        passage_id (`str`): The passage.
+        score (`float`): The student's score of it.
+        identifiers (`tuple[MatchedIdentifier, ...]`): What it was found by, in the order of credit.
+    """
+
+    passage_id: str
+    score: float
+    identifiers: tuple[MatchedIdentifier, ...]
+
+
+class Candidates(Mapping[str, tuple[Candidate, ...]]):
+    """
+    The candidates of each query, best first. A read-only mapping from query id to [`Candidate`]s.
+
+    Make one with [`Candidates.from_lists`], with `GenerativeRetriever.candidates` or with
+    [`Candidates.load_from_disk`].
+
+    Args:
+        dataset ([`~datasets.Dataset`]): One row a query, in the columns that `from_lists` writes.
+        corpus_tokens (`int`): All tokens of the indexed corpus, separators included.
+        tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint` of the tokenizer of the token ids.
+
+    Raises:
+        `ValueError`: on other columns, repeated query ids, or a `corpus_tokens` that is not positive.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
+        if set(dataset.column_names) != set(_COLUMNS):
+            raise ValueError(
+                f"Candidates are stored in the columns {', '.join(_COLUMNS)}; this dataset has "
+                f"{', '.join(dataset.column_names)}. Build candidates with Candidates.from_lists."
+            )
+        if corpus_tokens <= 0:
+            raise ValueError(f"corpus_tokens={corpus_tokens}: give the number of tokens of the corpus (num_tokens).")
+        self.dataset = dataset.with_format("arrow")
+        self.corpus_tokens = int(corpus_tokens)
+        self.tokenizer_fingerprint = tokenizer_fingerprint
+        self._rows: dict[str, int] = {}
+        for row, query_id in enumerate(dataset["query_id"]):
+            if query_id in self._rows:
+                raise ValueError(f"Query {query_id!r} has candidates twice. Give each query one list.")
+            self._rows[query_id] = row
+
+    @classmethod
+    def from_lists(
+        cls,
+        lists: Mapping[str, Sequence[Candidate]] | Iterable[tuple[str, Sequence[Candidate]]],
+        *,
+        corpus_tokens: int,
+        tokenizer_fingerprint: str = "",
+    ) -> Candidates:
+        """
+        Pack candidates into columns.
+
+        Args:
+            lists (`Mapping[str, Sequence[Candidate]]` or iterable of such pairs):
+                Candidates of each query, best first. An iterable is read in batches, so that only the packed columns
+                stay in memory.
+            corpus_tokens (`int`): All tokens of the indexed corpus, separators included (`FMIndex.num_tokens`).
+            tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint`.
+
+        Raises:
+            `ValueError`: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
+        """
+        pairs = iter(lists.items() if isinstance(lists, Mapping) else lists)
+        schema = pa.schema(_COLUMNS)
+        batches = []
+        while rows := [_pack(query_id, candidates) for query_id, candidates in islice(pairs, _ROWS_A_BATCH)]:
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+        dataset = datasets.Dataset(pa.Table.from_batches(batches, schema=schema))
+        return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+
+    def save_to_disk(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, which appears only when it is complete. Raises as `atomic_folder` does."""
+        meta = {
+            "format_version": _FORMAT_VERSION,
+            "corpus_tokens": self.corpus_tokens,
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            "num_queries": len(self),
+            "views": list(VIEWS),
+        }
+        with atomic_folder(path, marker=_META) as folder:
+            self.dataset.with_format(None).save_to_disk(folder / "dataset")
+            (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load_from_disk(cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None) -> Candidates:
+        """
+        Open a folder that `save_to_disk` wrote; the columns are memory-mapped.
+
+        Args:
+            path (`str` or `os.PathLike`): The folder.
+            tokenizer_fingerprint (`str`, *optional*): Checked against the stored one (see `check_tokenizer`).
+
+        Raises:
+            `FileNotFoundError`: if the folder holds no candidates.
+            `ValueError`: if it was written by a newer version or for another tokenizer.
+        """
+        meta_path = Path(path) / _META
+        if not meta_path.is_file():
+            raise FileNotFoundError(f"{path} holds no {_META}, so it is no folder of candidates.")
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
+            raise ValueError(
+                f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
+                f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
+            )
+        dataset = datasets.load_from_disk(str(Path(path) / "dataset"))
+        candidates = cls(
+            dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"]
+        )
+        if tokenizer_fingerprint is not None:
+            candidates.check_tokenizer(tokenizer_fingerprint)
+        return candidates
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """Raise a `ValueError` if the token ids belong to another tokenizer than the one with this fingerprint."""
+        if self.tokenizer_fingerprint and fingerprint != self.tokenizer_fingerprint:
+            raise ValueError(
+                "These candidates were made with another tokenizer: their fingerprint is "
+                f"{self.tokenizer_fingerprint[:12]}..., the tokenizer's is {fingerprint[:12]}.... Their token ids "
+                "would mean other words. Use the tokenizer of the model that made them, or make the candidates again."
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __contains__(self, query_id: object) -> bool:
+        return query_id in self._rows
+
+    def __getitem__(self, query_id: str) -> tuple[Candidate, ...]:
+        row = self._read(query_id)
+        return tuple(_unpack(row, position, None) for position in range(len(row["scores"])))
+
+    def passage_ids(self, query_id: str) -> tuple[str, ...]:
+        """Passage ids of a query's candidates, best first, without reading their identifiers."""
+        return tuple(self._cell(query_id, "passage_ids").to_pylist())
+
+    def select(
+        self, query_id: str, passage_ids: Sequence[str], *, max_identifiers: int | None = None
+    ) -> tuple[Candidate, ...]:
+        """
+        Some candidates of a query, in the order asked for.
+
+        Args:
+            query_id (`str`): The query.
+            passage_ids (`Sequence[str]`): Passages among its candidates.
+            max_identifiers (`int`, *optional*): Only so many identifiers of each, those credited first.
+
+        Raises:
+            `KeyError`: if the query has no candidates or a passage is not among them.
+        """
+        row = self._read(query_id)
+        positions = {passage_id: position for position, passage_id in enumerate(row["passage_ids"])}
+        unknown = [passage_id for passage_id in passage_ids if passage_id not in positions]
+        if unknown:
+            raise KeyError(f"Passages {unknown[:5]} are not among the candidates of query {query_id!r}.")
+        return tuple(_unpack(row, positions[passage_id], max_identifiers) for passage_id in passage_ids)
+
+    def to_rankings(self) -> Rankings:
+        """The student's own rank lists."""
+        from dgr_trainer.rankings import Rankings
+
+        columns = ((q, self.passage_ids(q), self._cell(q, "scores").to_pylist()) for q in self)
+        return Rankings({query_id: dict(zip(ids, scores, strict=True)) for query_id, ids, scores in columns})
+
+    def _cell(self, query_id: str, column: str) -> pa.Array:
+        if query_id not in self._rows:
+            raise KeyError(f"Query {query_id!r} has no candidates.")
+        return self.dataset[self._rows[query_id]].column(column)[0].values
+
+    def _read(self, query_id: str) -> dict[str, Any]:
+        if query_id not in self._rows:
+            raise KeyError(f"Query {query_id!r} has no candidates.")
+        table = self.dataset[self._rows[query_id]]
+        row = {name: table.column(name)[0].values for name in _COLUMNS if name != "query_id"}
+        arrays: dict[str, Any] = {name: values.to_numpy() for name, values in row.items() if name != "passage_ids"}
+        arrays["passage_ids"] = row["passage_ids"].to_pylist()
+        arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
+        arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
+        return arrays
+
+
+def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    passage_ids = [candidate.passage_id for candidate in candidates]
+    if len(set(passage_ids)) < len(passage_ids):
+        raise ValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
+    scores = [float(candidate.score) for candidate in candidates]
+    if not np.isfinite(scores).all():
+        raise ValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
+    identifiers = [identifier for candidate in candidates for identifier in candidate.identifiers]
+    unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
+    if unknown:
+        raise ValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
+    if not all(identifier.ids for identifier in identifiers):
+        raise ValueError(f"Query {query_id!r} has an identifier without tokens.")
+    return {
+        "query_id": query_id,
+        "passage_ids": passage_ids,
+        "scores": scores,
+        "num_identifiers": [len(candidate.identifiers) for candidate in candidates],
+        "views": [VIEWS.index(identifier.view) for identifier in identifiers],
+        "lengths": [len(identifier.ids) for identifier in identifiers],
+        "counts": [int(identifier.count) for identifier in identifiers],
+        "credits": [float(identifier.score) for identifier in identifiers],
+        "tokens": [int(token) for identifier in identifiers for token in identifier.ids],
+    }
+
+
+def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) -> Candidate:
+    start, end = row["identifier_starts"][position : position + 2].tolist()
+    if max_identifiers is not None:
+        end = min(end, start + max_identifiers)
+    bounds = row["token_starts"][start : end + 1].tolist()
+    tokens = row["tokens"][bounds[0] : bounds[-1]].tolist()
+    views = row["views"][start:end].tolist()
+    counts = row["counts"][start:end].tolist()
+    credited = row["credits"][start:end].tolist()
+    identifiers = tuple(
+        MatchedIdentifier(
+            VIEWS[views[i]],
+            tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
+            counts[i],
+            credited[i],
+        )
+        for i in range(end - start)
+    )
+    return Candidate(row["passage_ids"][position], float(row["scores"][position]), identifiers)
