@@ -11,10 +11,10 @@ LONGEST_SUMMARY = 24
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(?=`)")
 _RULE = re.compile(r"^[-=~*#+_\s|]{3,}$")
 _INSTANCE_CALL = re.compile(r"^.* = <instance>\.\w+\(.*\)$")
-_CALL = re.compile(r"(?:class\s+|async\s+)?(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:\[[\w, ]*\])?\(")
+_CALL = re.compile(r"(?:[a-z]\w* = )?(?:class\s+|async\s+)?(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:\[[\w, ]*\])?\(")
 _NAMELESS_SIGNATURE = re.compile(r"^(?:[a-z\[][\w\[\], ]{0,30})?-> ?")
 _RETURNS = re.compile(r"\s*(-{1,2}>|--?(?=\s)|=>|:)\s*")
-_GRAMMAR = re.compile(r"^\w+ = \w+(\(|$| *\|)")
+_GRAMMAR = re.compile(r"^\w+ = [A-Z]\w*(\(|$| *\|)")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?](?=\s+[\"'(A-Z0-9_]|$)")
 _RESULT = re.compile(r"^(?:[a-z]{1,2}|None|int|bool|str|string|list|integer|float)\s*(?:[,.:;]|--)\s+(?=\S)")
 
