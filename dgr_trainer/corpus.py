@@ -1,0 +1,361 @@
+"""Passages and the corpus that holds them."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsIndex, overload
+
+import datasets
+from datasets import Dataset, DatasetDict
+
+from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.corpus_files import FIELDS, ID_NAMES, PassageRows, dataset_rows, jsonl_rows, passage_row, tsv_rows
+from dgr_trainer.corpus_store import (
+    FEATURES,
+    LAYOUT,
+    MARKER,
+    CorpusDigest,
+    StoredCorpus,
+    file_key,
+    store,
+    stored_under,
+)
+from dgr_trainer.ids import IdColumn
+from dgr_trainer.lines import existing_file, file_kind, listing
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage: what a retriever finds.
+
+    Args:
+        id (`str`): id of the passage, without whitespace.
+        title (`str`, *optional*, defaults to `""`): title.
+        text (`str`, *optional*, defaults to `""`): body.
+        pseudo_queries (`tuple[str, ...]`, *optional*, defaults to `()`): queries generated for the passage.
+        docid (`str`, *optional*): an identifier given to the passage by other means, such as a semantic id or a URL.
+    """
+
+    id: str
+    title: str = ""
+    text: str = ""
+    pseudo_queries: tuple[str, ...] = ()
+    docid: str | None = None
+
+
+class Corpus(Sequence[Passage]):
+    """The passages of a collection, in their order, found by position or by id.
+
+    The passages lie in a `datasets.Dataset` and become Python objects one at a time; a large corpus is memory-mapped
+    from disk, so that it takes next to no memory and is shared between processes. A file of more than 32 MiB is read
+    once and afterwards taken from `datasets`' cache (`HF_DATASETS_CACHE`, or `cache_dir`), under a hash of its bytes.
+
+    Use one of the `from_` methods or [`Corpus.read`]; they check ids (strings or integers, without whitespace, each
+    once) and drop passages that have neither a title nor a text, with a warning that counts them.
+
+    Args:
+        dataset (`datasets.Dataset`): columns `id`, `title`, `text`, `pseudo_queries` (list of strings), `docid`.
+            It is taken as checked.
+        fingerprint (`str`, *optional*): the corpus' fingerprint, where it is known.
+
+    Attributes:
+        dataset (`datasets.Dataset`): the passages.
+        ids (`Sequence[str]`): their ids, in order, read as they are needed.
+
+    Example:
+
+    ```python
+    >>> from dgr_trainer import Corpus, Passage
+    >>> corpus = Corpus.from_passages([Passage("p1", "Herring", "A fish."), Passage("p2", "Heron", "A bird.")])
+    >>> corpus.get("p2").title
+    'Heron'
+    ```
+    """
+
+    def __init__(self, dataset: Dataset, *, fingerprint: str | None = None) -> None:
+        if not isinstance(dataset, Dataset) or dataset.features != FEATURES:
+            found = dict(dataset.features) if isinstance(dataset, Dataset) else type(dataset).__name__
+            raise TypeError(
+                f"A corpus lies over a datasets.Dataset with the columns {dict(FEATURES)}, but got {found}. "
+                "Corpus.from_dataset takes a dataset with other columns."
+            )
+        if dataset._indices is not None:
+            dataset = dataset.flatten_indices()
+        self.dataset = dataset.with_format(None)
+        self.ids = IdColumn(self.dataset.data.column("id"))
+        self._fingerprint = fingerprint
+
+    # Where passages come from
+
+    @classmethod
+    def from_passages(cls, passages: Iterable[Passage], *, cache_dir: PathLike | None = None) -> Corpus:
+        """A corpus of the given passages; any iterable, which is read once.
+
+        Raises:
+            TypeError: if something is no `Passage`, or a value in it is of the wrong type.
+            ValueError: if there is no passage, or an id is invalid or occurs twice.
+        """
+
+        def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+            for number, passage in enumerate(passages):
+                where = f"passage {number}"
+                if not isinstance(passage, Passage):
+                    raise TypeError(
+                        f"{where} is a {type(passage).__name__}, not a Passage. Make it one: Passage(id, ...)."
+                    )
+                yield number, passage_row(where, **{name: getattr(passage, name) for name in FIELDS})
+
+        return cls._of(store(PassageRows(rows(), lambda number: f"passage {number}", "passages"), cache_dir=cache_dir))
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: Dataset, columns: Mapping[str, str] | None = None, *, cache_dir: PathLike | None = None
+    ) -> Corpus:
+        """A corpus of the rows of a dataset.
+
+        Args:
+            dataset (`datasets.Dataset`): the passages.
+            columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name,
+                for example `{"id": "docno", "text": "contents"}`. Fields are `id`, `title`, `text`, `pseudo_queries`
+                and `docid`; all but the id, and one of title and text, may be missing.
+            cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
+
+        Raises:
+            TypeError: if `dataset` is no `datasets.Dataset`.
+            KeyError: if a column is missing.
+        """
+        if isinstance(dataset, (DatasetDict, dict)):
+            raise TypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
+        chosen = dict(columns or {})
+        unknown = sorted(set(chosen) - set(FIELDS))
+        if unknown:
+            raise KeyError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
+        for name in ("id", "_id", *FIELDS[1:]):
+            if name in dataset.column_names:
+                chosen.setdefault("id" if name in ID_NAMES else name, name)
+        missing = sorted(set(chosen.values()) - set(dataset.column_names))
+        if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
+            wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
+            raise KeyError(
+                f"The dataset has no column {wanted}; its columns are {dataset.column_names}. "
+                'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
+            )
+        return cls._of(store(dataset_rows(dataset, chosen), cache_dir=cache_dir))
+
+    @classmethod
+    def from_jsonl(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
+        """A corpus of a JSON Lines file: `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid` on each line.
+
+        All fields but the id may be missing; others are ignored. The file may be gzipped (`.gz`).
+        """
+        return cls._of_file(path, "jsonl", partial(jsonl_rows, path), cache_dir)
+
+    @classmethod
+    def from_tsv(cls, path: PathLike, *, quoted: bool = False, cache_dir: PathLike | None = None) -> Corpus:
+        """A corpus of a tab-separated file.
+
+        A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header. Without a header,
+        two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
+
+        Args:
+            path (`str` or `os.PathLike`): the file, which may be gzipped (`.gz`).
+            quoted (`bool`, *optional*, defaults to `False`): whether cells in double quotes are meant without them
+                (as in DPR's `psgs_w100.tsv`).
+            cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
+        """
+        return cls._of_file(path, f"tsv quoted={quoted}", partial(tsv_rows, path, quoted=quoted), cache_dir)
+
+    @classmethod
+    def from_beir(cls, folder: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
+        """The corpus of a BEIR folder: its `corpus.jsonl` (see [`read_queries`] and [`read_qrels`] for the rest)."""
+        return cls.from_jsonl(_beir_corpus(Path(folder)), cache_dir=cache_dir)
+
+    @classmethod
+    def read(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
+        """Read whatever corpus is at `path`.
+
+        A folder is a saved corpus, a saved `datasets.Dataset` or a BEIR folder; a file is JSON Lines (`.jsonl`,
+        `.ndjson`, `.json`) or tab-separated (`.tsv`, `.txt`), plain or gzipped (`.gz`).
+        """
+        path = Path(path)
+        if path.is_dir():
+            if (path / MARKER).is_file():
+                return cls.load_from_disk(path)
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                return cls.from_dataset(datasets.load_from_disk(str(path)), cache_dir=cache_dir)
+            return cls.from_beir(path, cache_dir=cache_dir)
+        kind = file_kind(existing_file(path))
+        if kind == "jsonl":
+            return cls.from_jsonl(path, cache_dir=cache_dir)
+        if kind == "tsv":
+            return cls.from_tsv(path, cache_dir=cache_dir)
+        raise ValueError(
+            f"{path}: the name does not tell the format. Name it .jsonl or .tsv, or use Corpus.from_jsonl or from_tsv."
+        )
+
+    @classmethod
+    def _of_file(cls, path: PathLike, reader: str, rows: Any, cache_dir: PathLike | None) -> Corpus:
+        key = file_key(existing_file(path), reader)
+        stored = stored_under(key, os.fspath(path), cache_dir=cache_dir) if key else None
+        return cls._of(stored or store(rows(), key=key, cache_dir=cache_dir))
+
+    @classmethod
+    def _of(cls, stored: StoredCorpus) -> Corpus:
+        return cls(stored.dataset, fingerprint=stored.fingerprint)
+
+    def with_pseudo_queries(
+        self, pseudo_queries: Mapping[str, Sequence[str]], *, cache_dir: PathLike | None = None
+    ) -> Corpus:
+        """This corpus with other pseudo-queries; passages that are not named keep their own.
+
+        Args:
+            pseudo_queries (`Mapping[str, Sequence[str]]`): pseudo-queries by passage id.
+            cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
+
+        Raises:
+            KeyError: if an id is not in the corpus.
+        """
+        unknown = [id for id in pseudo_queries if id not in self]
+        if unknown:
+            raise KeyError(
+                f"{len(unknown)} of {len(pseudo_queries)} passage ids with pseudo-queries are not in the corpus, "
+                f"for example {unknown[:3]}. Were they generated for another corpus?"
+            )
+
+        def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+            for number, passage in enumerate(self):
+                values = {name: getattr(passage, name) for name in FIELDS}
+                values["pseudo_queries"] = pseudo_queries.get(passage.id, passage.pseudo_queries)
+                yield number, passage_row(f"passage {passage.id!r}", **values)
+
+        source = PassageRows(rows(), lambda number: f"passage {number}", "the corpus with pseudo-queries")
+        return self._of(store(source, cache_dir=cache_dir))
+
+    # What is in it
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Passage]:
+        for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
+            yield from map(_passage, batch.to_pylist())
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> Passage: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[Passage]: ...
+
+    def __getitem__(self, position: SupportsIndex | slice) -> Passage | list[Passage]:
+        if isinstance(position, slice):
+            return [self[index] for index in range(*position.indices(len(self)))]
+        try:
+            index = operator.index(position)
+        except TypeError:
+            raise TypeError(
+                f"Passages are found by position, an integer, but got {position!r}. To find one by id: corpus.get(id)."
+            ) from None
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no passage {index}: the corpus has {len(self)} passages.")
+        return _passage(self.dataset[index])
+
+    def get(self, id: str) -> Passage:
+        """The passage of that id. Raises `KeyError` if there is none."""
+        return self[self.position(id)]
+
+    def __contains__(self, id: object) -> bool:
+        """Whether there is a passage of that id (or that very passage)."""
+        if isinstance(id, Passage):
+            return id.id in self.ids and self.get(id.id) == id
+        return id in self.ids
+
+    def position(self, id: str) -> int:
+        """Position of the passage of that id. Raises `KeyError` if there is none."""
+        found = self.ids.find(id)
+        if found is None:
+            example = f" Ids are strings such as {self.ids[0]!r}." if len(self) else ""
+            raise KeyError(
+                f"No passage has the id {id!r}: it is not among the {len(self)} ids of the corpus.{example}"
+            )
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """`str`: sha256 of the ids and contents of the passages in their order, as 64 hexadecimal digits."""
+        if self._fingerprint is None:
+            digest = CorpusDigest()
+            for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
+                digest.update(batch.to_pylist())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def __repr__(self) -> str:
+        return f"Corpus({len(self)} passages)"
+
+    # How it is kept
+
+    def save_to_disk(self, path: PathLike) -> None:
+        """Save to a folder (a saved `datasets.Dataset` and `corpus.json`), whole or not at all.
+
+        Raises:
+            FileExistsError: if `path` is a file, or a folder with other files in it.
+        """
+        with atomic_folder(path, marker=MARKER) as folder:
+            self.dataset.save_to_disk(str(folder))
+            facts = {"layout": LAYOUT, "fingerprint": self.fingerprint, "passages": len(self)}
+            (folder / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load_from_disk(cls, path: PathLike) -> Corpus:
+        """Load what [`~Corpus.save_to_disk`] saved, memory-mapped.
+
+        Raises:
+            FileNotFoundError: if `path` is no saved corpus.
+            ValueError: if its files do not belong together.
+        """
+        path = Path(path)
+        if not (path / MARKER).is_file():
+            found = listing(path) if path.is_dir() else "nothing there"
+            raise FileNotFoundError(
+                f"{path} is no saved corpus: it has no {MARKER}. Found: {found}. "
+                "Corpus.read reads corpora in other formats."
+            )
+        facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        if facts.get("layout") != LAYOUT:
+            raise ValueError(
+                f"{path} was saved in layout {facts.get('layout')!r} of a corpus, and this version of dgr-trainer "
+                f"reads layout {LAYOUT}. Save it again with this version, or use the version that wrote it."
+            )
+        corpus = cls(datasets.load_from_disk(str(path)), fingerprint=facts["fingerprint"])
+        if len(corpus) != facts["passages"]:
+            raise ValueError(
+                f"{path} holds {len(corpus)} passages, but {facts['passages']} were saved: its files do not belong "
+                "together. Save the corpus again."
+            )
+        return corpus
+
+
+def _passage(row: Mapping[str, Any]) -> Passage:
+    pseudo_queries = tuple(row["pseudo_queries"] or ())
+    return Passage(row["id"], row["title"], row["text"], pseudo_queries, row["docid"])
+
+
+def _beir_corpus(folder: Path) -> Path:
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    found = listing(folder) if folder.is_dir() else "nothing there"
+    raise FileNotFoundError(
+        f"{folder} is no BEIR folder: it has no corpus.jsonl. Found: {found}. "
+        "Give the path of the corpus file itself if it has another name."
+    )

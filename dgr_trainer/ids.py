@@ -1,0 +1,122 @@
+"""Ids of passages and queries: what is a valid id, and a long column of them in which each is found."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex, overload
+
+import numpy as np
+import pyarrow as pa
+
+
+def as_id(value: object, of: str, where: str) -> str:
+    """Turn a value read from the user's data into an id.
+
+    Args:
+        value (`object`): the value. A string is taken as it is, an integer becomes its decimal digits.
+        of (`str`): what the id names (`"passage"`, `"query"`), for the error.
+        where (`str`): where the value was found, for the error.
+
+    Returns:
+        `str`: the id.
+
+    Raises:
+        TypeError: if the value is neither a string nor an integer.
+        ValueError: if the id is empty or holds whitespace, at which TREC files are split.
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{where}: the {of} id is {value!r} ({type(value).__name__}), but ids are strings (or integers). "
+            f"Give every {of} a string id."
+        )
+    if not value:
+        raise ValueError(f"{where}: the {of} id is empty. Give every {of} an id.")
+    if value.split() != [value]:
+        raise ValueError(
+            f"{where}: the {of} id {value!r} holds whitespace, at which run and qrels files are split. "
+            "Replace it, for example with '_'."
+        )
+    return value
+
+
+class IdColumn(Sequence[str]):
+    """A column of ids that stays in Arrow: read as ids are needed, and searched without a dictionary of them.
+
+    The first search sorts the ids' hashes (16 bytes an id); each search is then a binary one, checked against the
+    column itself.
+
+    Args:
+        column (`pyarrow.ChunkedArray`): the ids, strings.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 10_000):
+            yield from self._column.slice(start, 10_000).to_pylist()
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> str: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[str]: ...
+
+    def __getitem__(self, position: SupportsIndex | slice) -> str | list[str]:
+        if isinstance(position, slice):
+            return [self._column[index].as_py() for index in range(*position.indices(len(self)))]
+        index = operator.index(position)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no id {index}: there are {len(self)} ids.")
+        return self._column[index].as_py()
+
+    def __contains__(self, value: object) -> bool:
+        return self.find(value) is not None
+
+    def index(self, value: object, start: int = 0, stop: int | None = None) -> int:
+        """Position of an id, as of any sequence; `ValueError` if it is not there."""
+        position = self.find(value)
+        if position is None or position not in range(*slice(start, stop).indices(len(self))):
+            raise ValueError(f"{value!r} is not among the ids.")
+        return position
+
+    def find(self, value: object) -> int | None:
+        """Position of an id (the first, if it occurs more than once), or `None` if it is not there."""
+        if not isinstance(value, str):
+            return None
+        hashes, order = self._hashes()
+        wanted = np.int64(hash(value))
+        low, high = hashes.searchsorted(wanted, "left"), hashes.searchsorted(wanted, "right")
+        return next((position for position in order[low:high].tolist() if self[position] == value), None)
+
+    def duplicates(self) -> dict[str, list[int]]:
+        """The ids that occur more than once, with all their positions, in the order of the first of them."""
+        hashes, order = self._hashes()
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        found: dict[str, list[int]] = {}
+        for run in np.split(equal, np.flatnonzero(np.diff(equal) > 1) + 1) if len(equal) else ():
+            for position in order[run[0] : run[-1] + 2].tolist():
+                found.setdefault(self[position], []).append(position)
+        repeated = {value: positions for value, positions in found.items() if len(positions) > 1}
+        return dict(sorted(repeated.items(), key=lambda item: item[1]))
+
+    def _hashes(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._sorted is None:
+            hashes = np.fromiter((hash(value) for value in self), dtype=np.int64, count=len(self))
+            order = np.argsort(hashes, kind="stable")
+            self._sorted = hashes[order], order
+        return self._sorted
+
+    def __repr__(self) -> str:
+        return f"IdColumn({self[:3]!r}{', ...' if len(self) > 3 else ''})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings differ between processes, so they are not carried over.
+        return {**self.__dict__, "_sorted": None}
