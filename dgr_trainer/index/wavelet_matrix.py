@@ -1,0 +1,248 @@
+"""A Huffman-shaped wavelet matrix: a sequence of symbols in about its entropy, with rank, access and distinct symbols.
+
+Claude, Navarro and Ordonez, "The wavelet matrix: an efficient wavelet tree for large alphabets", Information Systems 47
+(2015). Each symbol has a prefix code; level `l` holds, for every element whose code is longer than `l`, bit `l` of its
+code, after a stable partition by the bits before. The codes are dealt out so that on every level the codes that end
+there stand last. Symbols are numbered in the order in which their codes end. Three things follow, on which the kernels
+rest:
+
+* an element whose position on a level is past the level's bits has reached its symbol;
+* its position past the bits, plus the number of elements of the levels above that ended, is its position in the
+  sequence sorted by symbol: in the Burrows-Wheeler transform of a text, the row of the FM-index that extends its row;
+* a node of the tree is known by its number on the level, and a symbol is its node's number past the inner nodes.
+
+`levels` has one line a level, the last without bits; its columns are the constants below.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgr_trainer.index.bit_vector import (
+    BLOCK_BITS,
+    BLOCK_WORDS,
+    MAX_BITS,
+    compiled,
+    finish_ranks,
+    num_blocks,
+    rank_and_bit,
+)
+
+SIZE = 0  # number of elements with a bit on this level
+ZEROS = 1  # number of these bits that are zero
+FIRST_BLOCK = 2  # where the level's bits start
+NODES = 3  # number of inner nodes of this level
+FIRST_SYMBOL = 4  # number of symbols whose codes ended before this level
+FIRST_ROW = 5  # number of elements whose codes ended before this level
+COLUMNS = 8
+
+
+@compiled
+def _code_lengths(counts):  # type: ignore[no-untyped-def]
+    """Lengths of Huffman codes; `counts` ascending. Two queues: the symbols, and the nodes made so far."""
+    size = len(counts)
+    weights = np.empty(2 * size - 1, np.int64)
+    weights[:size] = counts
+    parents = np.zeros(2 * size - 1, np.int64)
+    symbol, node = 0, size
+    for made in range(size, 2 * size - 1):
+        total = 0
+        for _ in range(2):
+            if symbol < size and (node >= made or weights[symbol] <= weights[node]):
+                chosen = symbol
+                symbol += 1
+            else:
+                chosen = node
+                node += 1
+            parents[chosen] = made
+            total += weights[chosen]
+        weights[made] = total
+    depths = np.zeros(2 * size - 1, np.int64)
+    for index in range(2 * size - 3, -1, -1):
+        depths[index] = depths[parents[index]] + 1
+    return depths[:size]
+
+
+def huffman_codes(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order symbols by when their codes end, and give each a code.
+
+    Args:
+        counts (`np.ndarray` of int64, shape `(num_symbols,)`): how often each symbol occurs, at least once.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the symbols in the order in which they are to be numbered (int64), and, in that
+        order, their codes (uint64): the bit of level 0 is the lowest, and a one stands above the last.
+    """
+    ascending = np.argsort(counts, kind="stable")
+    lengths = np.empty(len(counts), np.int64)
+    lengths[ascending] = _code_lengths(counts[ascending].astype(np.int64))
+    order = np.argsort(lengths, kind="stable")
+    codes = np.empty(len(counts), np.uint64)
+    nodes = np.zeros(1, np.uint64)  # codes of the nodes of a level, in the level's order
+    done = 0
+    ends = np.bincount(lengths)
+    for level, ending in enumerate(ends):
+        inner = len(nodes) - int(ending)
+        codes[done : done + ending] = nodes[inner:] | (np.uint64(1) << np.uint64(level))
+        done += int(ending)
+        nodes = np.concatenate([nodes[:inner], nodes[:inner] | (np.uint64(1) << np.uint64(level))])
+    return order, codes
+
+
+def level_table(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Describe the levels of the matrix.
+
+    Args:
+        codes (`np.ndarray` of uint64, shape `(num_symbols,)`): the codes, as `huffman_codes` returns them.
+        counts (`np.ndarray` of int64, shape `(num_symbols,)`): how often each of the same symbols occurs.
+
+    Returns:
+        `np.ndarray` of int64, shape `(longest code + 1, 8)`.
+
+    Raises:
+        ValueError: if there are more elements than a bit vector can count.
+    """
+    if int(counts.sum()) >= MAX_BITS:
+        raise ValueError(
+            f"The text has {int(counts.sum())} tokens, but an index holds at most {MAX_BITS - 1}. "
+            "Split the corpus and build one index of each part."
+        )
+    lengths = np.array([int(code).bit_length() - 1 for code in codes], np.int64)
+    table = np.zeros((int(lengths.max()) + 1, COLUMNS), np.int64)
+    first_block = 0
+    nodes = 1
+    for level, line in enumerate(table):
+        inner = lengths > level
+        bits = (codes >> np.uint64(level)) & np.uint64(1)
+        line[SIZE] = counts[inner].sum()
+        line[ZEROS] = counts[inner & (bits == 0)].sum()
+        line[FIRST_BLOCK] = first_block
+        line[NODES] = nodes - int((lengths == level).sum())
+        line[FIRST_SYMBOL] = (lengths < level).sum()
+        line[FIRST_ROW] = counts[lengths < level].sum()
+        first_block += num_blocks(int(line[SIZE])) if line[SIZE] else 0
+        nodes = 2 * int(line[NODES])
+    return table
+
+
+def build_matrix(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Build the bits of the matrix.
+
+    Args:
+        values (`np.ndarray` of uint32 or uint64, shape `(size,)`): the code of every element; overwritten.
+        levels (`np.ndarray` of int64): the table of the levels.
+
+    Returns:
+        `np.ndarray` of uint64: the blocks of all levels.
+    """
+    total = sum(num_blocks(int(line[SIZE])) for line in levels if line[SIZE])
+    blocks = np.zeros(total * BLOCK_WORDS, np.uint64)
+    other = np.empty_like(values)
+    for level in range(len(levels) - 1):
+        _build_level(values, other, blocks, levels[level], levels[level + 1])
+        values, other = other, values
+    return blocks
+
+
+@compiled
+def _build_level(values, other, blocks, line, below):  # type: ignore[no-untyped-def]
+    """Write one level's bits; put the elements that go on into `other`, zeros first, their used bit dropped."""
+    size, first_block = line[SIZE], line[FIRST_BLOCK]
+    # Codes that end below stand last there, so of the zeros that go on, all come first.
+    zero, one = 0, min(line[ZEROS], below[SIZE])
+    word_index, offset = first_block * BLOCK_WORDS + 1, 0
+    word = np.uint64(0)
+    for index in range(size):
+        value = values[index]
+        bit = value & 1
+        rest = value >> 1
+        word |= np.uint64(bit) << np.uint64(offset & 63)
+        offset += 1
+        if rest != 1:
+            if bit:
+                other[one] = rest
+                one += 1
+            else:
+                other[zero] = rest
+                zero += 1
+        if (offset & 63) == 0:
+            blocks[word_index] = word
+            word = np.uint64(0)
+            word_index += 1
+            if offset == BLOCK_BITS:
+                offset = 0
+                word_index += 1
+    if offset & 63:
+        blocks[word_index] = word
+    finish_ranks(blocks, first_block, size)
+
+
+@compiled
+def next_row(blocks, levels, row):  # type: ignore[no-untyped-def]
+    """The position, in the sequence sorted by symbol, of the element at position `row` (the LF step)."""
+    level = 0
+    while row < levels[level, SIZE]:
+        ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+        row = levels[level, ZEROS] + ones if bit else row - ones
+        level += 1
+    return levels[level, FIRST_ROW] + row - levels[level, SIZE]
+
+
+@compiled
+def extend_range(blocks, levels, code, low, high):  # type: ignore[no-untyped-def]
+    """The rows, in the sequence sorted by symbol, of the elements in [low, high) with this code; (0, 0) if none."""
+    level = 0
+    while code != np.uint64(1):
+        low_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], low)
+        high_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], high)
+        if code & np.uint64(1):
+            low, high = levels[level, ZEROS] + low_ones, levels[level, ZEROS] + high_ones
+        else:
+            low, high = low - low_ones, high - high_ones
+        if low >= high:
+            return 0, 0
+        code >>= np.uint64(1)
+        level += 1
+    shift = levels[level, FIRST_ROW] - levels[level, SIZE]
+    return low + shift, high + shift
+
+
+@compiled
+def distinct_symbols(blocks, levels, low, high, stack, symbols, counts, start):  # type: ignore[no-untyped-def]
+    """Write the distinct symbols in [low, high), ascending by no particular order, with how often each occurs.
+
+    Args:
+        stack (`np.ndarray` of int64, shape `(number of levels + 1, 4)`): room to work in.
+        symbols, counts (`np.ndarray` of int64): written from `start` on.
+
+    Returns:
+        `int`: where the next symbol would be written.
+    """
+    depth = 0
+    level, node = 0, 0
+    while True:
+        if low >= levels[level, SIZE]:
+            symbols[start] = levels[level, FIRST_SYMBOL] + node - levels[level, NODES]
+            counts[start] = high - low
+            start += 1
+            if depth == 0:
+                return start
+            depth -= 1
+            level, node, low, high = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
+            continue
+        low_ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], low)
+        if high - low == 1:
+            high_ones = low_ones + bit
+        else:
+            high_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], high)
+        zeros, nodes = levels[level, ZEROS], levels[level, NODES]
+        level += 1
+        if low_ones == high_ones:
+            low, high = low - low_ones, high - high_ones
+        elif high_ones - low_ones == high - low:
+            low, high, node = zeros + low_ones, zeros + high_ones, nodes + node
+        else:
+            stack[depth, 0], stack[depth, 1] = level, nodes + node
+            stack[depth, 2], stack[depth, 3] = zeros + low_ones, zeros + high_ones
+            depth += 1
+            low, high = low - low_ones, high - high_ones
