@@ -1,0 +1,1 @@
+"""Training: from candidates and rank lists to a student that ranks as its teacher does."""

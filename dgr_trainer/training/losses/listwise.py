@@ -1,0 +1,201 @@
+"""Listwise losses from the teacher's scores: ListNet, KL divergence, ListMLE."""
+
+import torch
+from torch import Tensor
+
+from .rank_lists import (
+    Reduction,
+    ahead,
+    check_number,
+    check_reduction,
+    check_scores,
+    check_teacher,
+    reduce_lists,
+)
+
+
+def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Log-softmax over the passages of each list, `(B, M)`; 0 at masked entries."""
+    logits = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # not -inf: a list without passages gives no NaN
+    return torch.log_softmax(logits, dim=-1).masked_fill(~mask, 0.0)
+
+
+def listnet_loss(
+    scores: Tensor,
+    teacher_scores: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    teacher_temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    num_lists: int | float | Tensor | None = None,
+) -> Tensor:
+    r"""ListNet: cross-entropy between the teacher's and the student's probabilities of being first.
+
+    For each list
+
+    $$-\sum_i \mathrm{softmax}(t / T_t)_i \, \log \mathrm{softmax}(s / T)_i$$
+
+    Source: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007), the
+    cross-entropy of top-one probabilities. The gradient is that of [`kl_divergence_loss`]; the value differs by the
+    teacher's entropy, so its minimum is not 0.
+
+    Inputs:
+        - List: any order.
+        - Teacher: scores, whose softmax is the target.
+        - Scale: s / T and t / T_t of order 1..10: the softmax of raw log-odds scores is one-hot.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p). Any floating dtype; computed in float32,
+            float64 stays.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, higher is better. They get no gradient.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
+            [`standardize_scores`] of them.
+        teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
+            `"none"` for the loss of each list.
+        num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
+            the number of lists of this batch ([`count_rank_lists`]).
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `(B,)` for `"none"`. 0, with zero gradient, for lists with fewer than two
+        passages.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
+    """
+    log_student, log_teacher = _log_probabilities(
+        scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
+    )
+    probabilities = log_teacher.exp().masked_fill(~mask, 0.0)
+    return reduce_lists(-(probabilities * log_student).sum(-1), mask, reduction, num_lists)
+
+
+def kl_divergence_loss(
+    scores: Tensor,
+    teacher_scores: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    teacher_temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    num_lists: int | float | Tensor | None = None,
+) -> Tensor:
+    r"""KL divergence of the student's distribution over the passages from the teacher's.
+
+    For each list
+
+    $$\sum_i p_i (\log p_i - \log q_i), \qquad p = \mathrm{softmax}(t / T_t),\; q = \mathrm{softmax}(s / T)$$
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2, over the
+    passages of a list in place of classes. The value is not multiplied by the square of a temperature.
+
+    Inputs:
+        - List: any order.
+        - Teacher: scores, whose softmax is the target.
+        - Scale: s / T and t / T_t of order 1..10: the softmax of raw log-odds scores is one-hot.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p). Any floating dtype; computed in float32,
+            float64 stays.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, higher is better. They get no gradient.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
+            [`standardize_scores`] of them.
+        teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
+            `"none"` for the loss of each list.
+        num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
+            the number of lists of this batch ([`count_rank_lists`]).
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `(B,)` for `"none"`. 0, with zero gradient, for lists with fewer than two
+        passages.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
+    """
+    log_student, log_teacher = _log_probabilities(
+        scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
+    )
+    probabilities = log_teacher.exp().masked_fill(~mask, 0.0)
+    return reduce_lists((probabilities * (log_teacher - log_student)).sum(-1), mask, reduction, num_lists)
+
+
+def _log_probabilities(
+    scores: Tensor,
+    teacher_scores: Tensor,
+    mask: Tensor,
+    temperature: float,
+    teacher_temperature: float,
+    reduction: str,
+    num_lists: int | float | Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Checks the arguments; log-probabilities of student and teacher, each `(B, M)`, 0 at masked entries."""
+    check_number("temperature", temperature, positive=True)
+    check_number("teacher_temperature", teacher_temperature, positive=True)
+    check_reduction(reduction, num_lists)
+    scores = check_scores(scores, mask)
+    teacher_scores = check_teacher(teacher_scores, mask).to(scores.dtype)
+    log_student = masked_log_softmax(scores / temperature, mask)
+    return log_student, masked_log_softmax(teacher_scores / teacher_temperature, mask)
+
+
+def listmle_loss(
+    scores: Tensor,
+    teacher_scores: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    num_lists: int | float | Tensor | None = None,
+) -> Tensor:
+    r"""ListMLE: negative log-likelihood of the teacher's order under the student's Plackett-Luce model.
+
+    For each list, with the passages numbered in the teacher's order,
+
+    $$\sum_i \Big[ \log \sum_{j \ge i} e^{s_j / T} - s_i / T \Big]$$
+
+    Source: Xia et al., "Listwise Approach to Learning to Rank: Theory and Algorithm" (ICML 2008), the likelihood
+    loss.
+
+    Inputs:
+        - List: any order; it decides among equal teacher scores.
+        - Teacher: scores of any scale: only their order counts.
+        - Scale: s / T of order 1..10, so T about 100 for squared log-odds scores, or `standardize_scores`.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p). Any floating dtype; computed in float32,
+            float64 stays.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, higher is better (ranks: negate them). They
+            get no gradient.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
+            `"none"` for the loss of each list (a sum over its passages: long lists weigh more).
+        num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
+            the number of lists of this batch ([`count_rank_lists`]).
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `(B,)` for `"none"`. 0, with zero gradient, for lists with fewer than two
+        passages.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
+    """
+    check_number("temperature", temperature, positive=True)
+    check_reduction(reduction, num_lists)
+    logits = check_scores(scores, mask) / temperature
+    teacher_scores = check_teacher(teacher_scores, mask)
+
+    # Lists are short, so "i and everything behind it" is one masked log-softmax for each i. Its gradient is exact at
+    # scores in the thousands, where a (cumulative) log-sum-exp loses digits. The diagonal keeps masked rows finite.
+    diagonal = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    behind = ahead(teacher_scores, mask) | diagonal
+    remaining = logits.unsqueeze(-2).masked_fill(~behind, torch.finfo(logits.dtype).min)
+    terms = -torch.log_softmax(remaining, dim=-1).diagonal(dim1=-2, dim2=-1)
+    return reduce_lists(terms.masked_fill(~mask, 0.0).sum(-1), mask, reduction, num_lists)

@@ -1,0 +1,186 @@
+"""Hinge losses on the order of a list: distilled RankNet (DGR) and the margin rank loss (LTRGR).
+
+The order to be taught is the order of the list: the best passage first. Teacher scores are not needed.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .rank_lists import (
+    Reduction,
+    check_number,
+    check_reduction,
+    check_scores,
+    differences,
+    earlier,
+    positions,
+    reduce_lists,
+)
+
+
+def pair_hinges(scores: Tensor, mask: Tensor, margin: float, margin_gap: float) -> Tensor:
+    """By how much each pair of the list falls short of its margin.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Checked scores (see `check_scores`).
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        margin (`float`): Margin between neighbours, in units of the scores.
+        margin_gap (`float`): What each place between the two adds to the margin.
+
+    Returns:
+        `torch.Tensor` of shape `(B, M, M)`: at (i, j), for passages i before j, `max(0, s_j - s_i + margin + (j - i -
+        1) * margin_gap)`, with j - i counted over the passages that are there; 0 elsewhere.
+    """
+    places = positions(mask)
+    between = (places.unsqueeze(-2) - places.unsqueeze(-1) - 1).to(scores.dtype)
+    shortfalls = margin + margin_gap * between - differences(scores)
+    return torch.relu(shortfalls).masked_fill(~earlier(mask), 0.0)
+
+
+def distilled_ranknet_loss(
+    scores: Tensor,
+    mask: Tensor,
+    *,
+    margin: float,
+    margin_gap: float,
+    first_weight: float = 3.0,
+    reduction: Literal["weights", "active", "sum", "none"] = "weights",
+    num_lists: int | float | Tensor | None = None,
+) -> Tensor:
+    r"""Distilled RankNet: the student must separate the passages by margins that grow with their distance in the list.
+
+    For a list of passages in the order to be taught, 1 the best:
+
+    $$\sum_{i<j} w_i \max(0,\; s_j - s_i + m + (j - i - 1)\, g), \qquad w_1 = \text{first\_weight},\; w_i = 1/i$$
+
+    Source: Li et al., "Distillation Enhanced Generative Retrieval" (arXiv 2402.10769), section on distilled RankNet.
+    It is a hinge with incremental margins, not the logistic loss of [`ranknet_loss`].
+
+    Inputs:
+        - List: the relevant passage, then the others in the teacher's order (or the teacher's order alone).
+        - Teacher: not needed.
+        - Scale: margins in units of the scores. The paper has 300 and 100, for squared log-odds scores.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p), in the order to be taught. Any floating
+            dtype; computed in float32, float64 stays.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage. A masked entry counts as removed:
+            it does not widen the gap between its neighbours, nor does it move the weights.
+        margin (`float`): Margin m between neighbours, in units of the scores.
+        margin_gap (`float`): What each place between the two adds to the margin (g).
+        first_weight (`float`, *optional*, defaults to 3.0): Weight of the pairs of the first passage.
+        reduction (`str`, *optional*, defaults to `"weights"`):
+            - `"weights"`: the weighted mean of each list's hinges (divided by the sum of the weights of its pairs,
+              satisfied or not), then the mean over lists. Lists of different length count alike, and satisfying one
+              pair leaves the others' weights alone.
+            - `"active"`: the mean of the weighted hinges over all pairs of the whole batch that violate their margin,
+              as in the published experiments (0 instead of NaN if none does). It is no mean over lists: a batch in
+              several accumulation steps gives another value and gradient than the same batch at once.
+            - `"sum"`: the formula above as it stands, mean over lists. Grows with the length of the list.
+            - `"none"`: the per-list losses of `"weights"`.
+        num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
+            the number of lists of this batch with at least two passages ([`count_rank_lists`]). For `"weights"` and
+            `"sum"`.
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `(B,)` for `"none"`. 0, with zero gradient, where there is no violated pair.
+
+    Raises:
+        TypeError: If `scores` is not floating point or `mask` is not bool.
+        ValueError: If shapes do not match, a setting is out of range, or `num_lists` does not go with `reduction`.
+
+    Example:
+
+    ```python
+    >>> scores = torch.tensor([[10.0, 8.0, 9.5]])
+    >>> mask = torch.ones(1, 3, dtype=torch.bool)
+    >>> # hinges: (1, 2) 3-2 = 1, (1, 3) 3+1-0.5 = 3.5, (2, 3) 3+1.5 = 4.5; weights 3, 3, 1/2
+    >>> distilled_ranknet_loss(scores, mask, margin=3.0, margin_gap=1.0, reduction="sum")
+    tensor(15.7500)
+
+    ```
+    """
+    check_number("margin", margin)
+    check_number("margin_gap", margin_gap)
+    check_number("first_weight", first_weight, positive=True)
+    check_reduction(reduction, num_lists, ("weights", "active", "sum", "none"))
+    scores = check_scores(scores, mask)
+
+    places = positions(mask)
+    weights = (1.0 / (places + 1).clamp(min=1).to(scores.dtype)).masked_fill(places == 0, first_weight).unsqueeze(-1)
+    hinges = weights * pair_hinges(scores, mask, margin, margin_gap)
+    if reduction == "active":
+        return hinges.sum() / (hinges > 0).sum().clamp(min=1)
+    losses = hinges.sum((-1, -2))
+    if reduction != "sum":
+        pair_weights = (weights * earlier(mask)).sum((-1, -2))
+        losses = losses / pair_weights.masked_fill(pair_weights == 0, 1.0)
+    return reduce_lists(losses, mask, reduction, num_lists)
+
+
+def margin_rank_loss(
+    scores: Tensor,
+    mask: Tensor,
+    *,
+    margin: float,
+    margin_gap: float,
+    num_candidates: int | None = 2,
+    reduction: Reduction = "mean",
+    num_lists: int | float | Tensor | None = None,
+) -> Tensor:
+    r"""Margin rank loss: the first passage must beat the others, by more the later they come.
+
+    For a list (p, n_1, n_2, ..., n_R), the mean over its R terms
+
+    $$\frac{1}{R} \sum_{r=1}^{R} \max(0,\; s_{n_r} - s_p + m + (r - 1)\, g)$$
+
+    With `num_candidates=2` (the default), margin 300 and gap 100 this is the rank loss of LTRGR (Li et al., "Learning
+    to Rank in Generative Retrieval", arXiv 2306.15222), `0.5 max(0, s_n1 - s_p + 300) + 0.5 max(0, s_n2 - s_p + 400)`:
+    n_1 is the student's best candidate and n_2 another one, which the caller draws. Where a second relevant passage is
+    drawn for the second term, take the mean of two calls, `(p, n_1)` with `margin` and `(p', n_2)` with `margin +
+    margin_gap`. With `num_candidates=None` and the candidates in the teacher's order it is "margin to the relevant
+    passage only", the ablation of distilled RankNet (Li et al., arXiv 2402.10769) that does not compare candidates
+    with each other.
+
+    Inputs:
+        - List: the relevant passage, then candidates.
+        - Teacher: not needed.
+        - Scale: margins in units of the scores. The paper has 300 and 100, for squared log-odds scores.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p), relevant passage first. Any floating dtype;
+            computed in float32, float64 stays.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage. A masked entry counts as removed.
+        margin (`float`): Margin m over the first candidate, in units of the scores.
+        margin_gap (`float`): What each further candidate adds to the margin (g).
+        num_candidates (`int`, *optional*, defaults to 2): How many candidates are used, from the front of the list.
+            `None` for all. A list with fewer takes the mean over those it has.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
+            `"none"` for the loss of each list.
+        num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
+            the number of lists of this batch ([`count_rank_lists`]).
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `(B,)` for `"none"`. 0, with zero gradient, where there is no violated pair.
+
+    Raises:
+        TypeError: If `scores` is not floating point or `mask` is not bool.
+        ValueError: If shapes do not match, a setting is out of range, or `num_lists` does not go with `reduction`.
+    """
+    check_number("margin", margin)
+    check_number("margin_gap", margin_gap)
+    if num_candidates is not None and num_candidates < 1:
+        raise ValueError(f"num_candidates must be at least 1, or None for all candidates, but it is {num_candidates}.")
+    check_reduction(reduction, num_lists)
+    scores = check_scores(scores, mask)
+
+    places = positions(mask)
+    relevant = scores.masked_fill(~(mask & (places == 0)), 0.0).sum(-1, keepdim=True)
+    used = mask & (places >= 1)
+    if num_candidates is not None:
+        used = used & (places <= num_candidates)
+    hinges = torch.relu(scores - relevant + margin + margin_gap * (places - 1).to(scores.dtype))
+    losses = hinges.masked_fill(~used, 0.0).sum(-1) / used.sum(-1).clamp(min=1)
+    return reduce_lists(losses, mask, reduction, num_lists)

@@ -1,0 +1,74 @@
+import itertools
+import math
+
+import torch
+
+from dgr_trainer.training.losses import kl_divergence_loss, listmle_loss, listnet_loss
+
+MASK = torch.ones(1, 3, dtype=torch.bool)
+
+
+def test_listnet_by_hand():
+    scores = torch.tensor([[math.log(2.0), math.log(1.0), math.log(1.0)]])  # 1/2, 1/4, 1/4
+    teacher_scores = torch.tensor([[math.log(1.0), math.log(6.0), math.log(3.0)]])  # 1/10, 6/10, 3/10
+    expected = 0.1 * math.log(2) + 0.9 * math.log(4)
+    torch.testing.assert_close(listnet_loss(scores, teacher_scores, MASK), torch.tensor(expected))
+
+
+def test_kl_divergence_by_hand():
+    scores = torch.tensor([[math.log(2.0), math.log(1.0), math.log(1.0)]])
+    teacher_scores = torch.tensor([[math.log(1.0), math.log(6.0), math.log(3.0)]])
+    expected = 0.1 * math.log(0.1 / 0.5) + 0.6 * math.log(0.6 / 0.25) + 0.3 * math.log(0.3 / 0.25)
+    torch.testing.assert_close(kl_divergence_loss(scores, teacher_scores, MASK), torch.tensor(expected))
+
+
+def test_kl_divergence_is_zero_where_the_student_agrees_at_its_temperature():
+    teacher_scores = torch.tensor([[3.0, -2.0, 0.5]])
+    loss = kl_divergence_loss(
+        teacher_scores * 200 + 50, teacher_scores * 4, MASK, temperature=200, teacher_temperature=4
+    )
+    assert abs(loss.item()) < 1e-6
+
+
+def test_listnet_and_kl_divergence_have_one_gradient():
+    scores = torch.tensor([[1.0, 5.0, 2.0]], requires_grad=True)
+    teacher_scores = torch.tensor([[3.0, -2.0, 0.5]])
+    gradients = [
+        torch.autograd.grad(loss(scores, teacher_scores, MASK, temperature=2.0, teacher_temperature=3.0), scores)[0]
+        for loss in (listnet_loss, kl_divergence_loss)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    student, teacher = torch.softmax(scores.detach() / 2, -1), torch.softmax(teacher_scores / 3, -1)
+    torch.testing.assert_close(gradients[0], (student - teacher) / 2)
+
+
+def test_listmle_by_hand():
+    scores = torch.tensor([[1.0, 5.0, 2.0]])
+    teacher_scores = torch.tensor([[3.0, -2.0, 0.5]])  # order: 1.0, 2.0, 5.0
+    e = math.exp
+    expected = -math.log(e(1) / (e(1) + e(5) + e(2))) - math.log(e(2) / (e(2) + e(5)))
+    torch.testing.assert_close(listmle_loss(scores, teacher_scores, MASK), torch.tensor(expected))
+
+
+def test_listmle_is_a_likelihood():
+    scores = torch.tensor([[1.0, 3.0, 2.0, 0.5]]).repeat(24, 1)
+    teacher_scores = torch.tensor(list(itertools.permutations(range(4))))
+    losses = listmle_loss(
+        scores, teacher_scores, torch.ones(24, 4, dtype=torch.bool), temperature=2.0, reduction="none"
+    )
+    torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0))
+
+
+def test_listmle_breaks_ties_by_list_order():
+    scores = torch.tensor([[1.0, 5.0, 2.0]])
+    tied = listmle_loss(scores, torch.tensor([[0.0, 0.0, 7.0]]), MASK)
+    torch.testing.assert_close(tied, listmle_loss(scores, torch.tensor([[2.0, 1.0, 7.0]]), MASK))
+
+
+def test_listmle_gradient_is_exact_at_large_scores():
+    scores = torch.tensor([[5000.0, 4999.0, 4997.5]], requires_grad=True)
+    teacher_scores = torch.tensor([[3.0, 2.0, 1.0]])
+    (gradient,) = torch.autograd.grad(listmle_loss(scores, teacher_scores, MASK), scores)
+    small = (scores.detach().double() - 5000.0).requires_grad_()
+    (expected,) = torch.autograd.grad(listmle_loss(small, teacher_scores, MASK), small)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-6, atol=1e-6)
