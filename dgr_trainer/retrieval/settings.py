@@ -1,0 +1,77 @@
+"""What a search may spend: beams, lengths of identifiers, rows and passages looked at."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+_AT_LEAST_ONE = (
+    "beam_size",
+    "substring_length",
+    "title_length",
+    "pseudo_query_length",
+    "docid_length",
+    "max_occurrences",
+    "max_passages",
+    "query_ngram_words",
+    "batch_size",
+)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """
+    How much a search looks at.
+
+    Args:
+        beam_size (`int`, defaults to 15): Beams of each view. Every child of a beam that is looked at counts as found.
+        substring_length (`int`, defaults to 8): Longest substring of a passage that is generated, in tokens.
+        title_length (`int`, defaults to 15): Longest title, in tokens, its closing marker included.
+        pseudo_query_length (`int`, defaults to 30): Longest pseudo-query, in tokens, its closing marker included.
+        docid_length (`int`, defaults to 32): Longest docid, in tokens, the end of sequence included.
+        query_ngrams (`bool`, defaults to `True`):
+            Whether words of the query that occur in the corpus are identifiers too (view `"substring"`).
+        query_ngram_words (`int`, defaults to 3): Longest of these, in words.
+        unigrams (`int`, defaults to 5000):
+            How many of the tokens most probable at the start of a substring score a passage by their own (view
+            `"substring"`). 0 for none.
+        max_occurrences (`int`, defaults to 1500):
+            An identifier that occurs more often does not lead to passages; it scores those found by others.
+        max_passages (`int`, defaults to 1500): Passages that are scored in full.
+        batch_size (`int`, defaults to 20): Queries decoded at once.
+
+    The defaults are MINDER's (arXiv 2305.16675).
+    """
+
+    beam_size: int = 15
+    substring_length: int = 8
+    title_length: int = 15
+    pseudo_query_length: int = 30
+    docid_length: int = 32
+    query_ngrams: bool = True
+    query_ngram_words: int = 3
+    unigrams: int = 5000
+    max_occurrences: int = 1500
+    max_passages: int = 1500
+    batch_size: int = 20
+
+    def __post_init__(self) -> None:
+        for name in (*_AT_LEAST_ONE, "unigrams"):
+            value, least = getattr(self, name), 0 if name == "unigrams" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+    def length(self, view: str) -> int:
+        """Longest identifier of a view, in tokens."""
+        return int(getattr(self, f"{view}_length"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
+        """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"Unknown search settings: {', '.join(unknown)}. Was this written by a newer version?")
+        return cls(**values)
