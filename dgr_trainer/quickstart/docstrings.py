@@ -11,7 +11,9 @@ LONGEST_SUMMARY = 24
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(?=`)")
 _RULE = re.compile(r"^[-=~*#+_\s|]{3,}$")
 _INSTANCE_CALL = re.compile(r"^.* = <instance>\.\w+\(.*\)$")
-_CALL = re.compile(r"(?:[a-z]\w* = )?(?:class\s+|async\s+)?(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:\[[\w, ]*\])?\(")
+_CALL = re.compile(
+    r"(?:[a-z]\w* = )?(?:class\s+|async\s+)?(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:\[[\w, ]*\])?\("
+)
 _NAMELESS_SIGNATURE = re.compile(r"^(?:[a-z\[][\w\[\], ]{0,30})?-> ?")
 _RETURNS = re.compile(r"\s*(-{1,2}>|--?(?=\s)|=>|:)\s*")
 _GRAMMAR = re.compile(r"^\w+ = [A-Z]\w*(\(|$| *\|)")

@@ -77,7 +77,7 @@ def walk() -> tuple[list[Entry], list[str]]:
     """Documents the standard library of this interpreter.
 
     Every object gets one entry, under the name a user would write: an alias with fewer dots wins
-    (`collections.OrderedDict`, not `typing`'s), then the name the object calls itself by, then the module it says it
+    (`asyncio.run`, not `asyncio.runners.run`), then the name the object calls itself by, then the module it says it
     comes from. Objects of `builtins` are named without a prefix (`len`, `str.split`). Entries whose texts are equal
     are one entry as well.
 
@@ -200,7 +200,7 @@ def _candidates(modules: dict[str, ModuleType], class_names: dict[type, str]) ->
             if not inspect.isclass(value):
                 yield from _candidate(_qualified(module_name, name), module_name, value, _own_docstring(value))
     for cls, name in class_names.items():
-        docstring = vars(cls).get("__doc__") or getattr(vars(cls).get("__init__"), "__doc__", None)
+        docstring = cls.__doc__ if vars(cls).get("__doc__") else getattr(vars(cls).get("__init__"), "__doc__", None)
         yield from _candidate(name, name.rpartition(".")[0], cls, docstring)
         for attribute, value, docstring in _members(cls, class_names):
             yield from _candidate(f"{name}.{attribute}", name.partition(".")[0], value, docstring)

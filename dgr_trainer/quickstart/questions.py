@@ -1,0 +1,89 @@
+"""The quickstart's questions about the Python standard library, judged by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Container, Iterator
+from importlib.resources import files
+from typing import Literal, NamedTuple, get_args
+
+from datasets import Dataset, Features, Value
+
+from dgr_trainer.queries import Qrels
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["train", "test"]
+
+ANSWER = 2
+"""The grade of a passage that is the answer; passages of grade 1 also answer the question, in part or by a detour."""
+
+
+class Question(NamedTuple):
+    """A question with its relevant passages (id: grade) and the split it belongs to."""
+
+    query_id: str
+    query: str
+    relevant: dict[str, int]
+    split: Split
+
+
+def all_questions() -> Iterator[Question]:
+    """Yields the questions of `questions.jsonl`, in their order, whatever interpreter runs."""
+    text = files("dgr_trainer.quickstart").joinpath("questions.jsonl").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        yield Question(**json.loads(line))
+
+
+def load_questions(split: Split, corpus: Container[str]) -> tuple[Dataset, Qrels]:
+    """Loads the questions of one split, with those of their relevant passages that the corpus has.
+
+    The questions are phrased as people ask or search ("how many days has February 2023", "RuntimeError: no running
+    event loop") and judged against Python 3.11 to 3.14: grade 2 for what answers, 1 for what also helps. No passage is
+    relevant in both splits, so that the test asks for passages which no training question asked for.
+
+    Questions of which the corpus has no answer, since the interpreter was built without the module or lacks it on
+    this platform, are left out and counted in the log.
+
+    Args:
+        split (`str`): `"train"` or `"test"`.
+        corpus ([`~dgr_trainer.Corpus`]): of [`~dgr_trainer.quickstart.python_docs.python_docs_corpus`]; anything that
+            can tell whether it contains a passage id.
+
+    Returns:
+        `tuple[datasets.Dataset, dict[str, dict[str, int]]]`: the queries (columns `query_id` and `query`) and their
+        qrels.
+
+    Raises:
+        ValueError: if the split is unknown, or the corpus answers none of its questions.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"The split is {split!r}, but the questions have the splits {', '.join(get_args(Split))}.")
+    queries: dict[str, str] = {}
+    qrels: Qrels = {}
+    unanswered: list[str] = []
+    for question in all_questions():
+        if question.split != split:
+            continue
+        relevant = {passage_id: grade for passage_id, grade in question.relevant.items() if passage_id in corpus}
+        if ANSWER in relevant.values():
+            queries[question.query_id] = question.query
+            qrels[question.query_id] = relevant
+        else:
+            unanswered.append(question.query)
+    if not queries:
+        raise ValueError(
+            f"The corpus has the answer to none of the {len(unanswered)} {split} questions, which are about the "
+            "Python standard library. Give the corpus that python_docs_corpus() makes."
+        )
+    if unanswered:
+        logger.warning(
+            "%d of %d %s questions are left out, as this Python does not document what they ask for: %s",
+            len(unanswered),
+            len(unanswered) + len(queries),
+            split,
+            "; ".join(unanswered),
+        )
+    columns = {"query_id": list(queries), "query": list(queries.values())}
+    return Dataset.from_dict(columns, features=Features({name: Value("string") for name in columns})), qrels
