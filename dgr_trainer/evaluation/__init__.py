@@ -1,0 +1,23 @@
+"""How good a run is, how sure that is, and whether one run is better than another."""
+
+import importlib
+from typing import Any
+
+_HOME_OF = {
+    "PairedTest": "significance",
+    "RetrievalEvaluator": "evaluator",
+    "RunComparison": "comparison",
+    "compare_runs": "comparison",
+    "confidence_interval": "significance",
+    "evaluate_per_query": "metrics",
+    "evaluate_run": "metrics",
+    "paired_test": "significance",
+}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'dgr_trainer.evaluation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dgr_trainer.evaluation.{_HOME_OF[name]}"), name)

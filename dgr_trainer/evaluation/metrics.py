@@ -1,0 +1,183 @@
+"""Retrieval metrics, computed by trec_eval (through pytrec_eval)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pytrec_eval
+
+from dgr_trainer.rankings import Rankings
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_METRICS = ("hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10")
+
+_TREC_EVAL = {  # name: (trec_eval's name with a cut, and without one)
+    "hits": ("success", None),
+    "map": ("map_cut", "map"),
+    "mrr": ("recip_rank", "recip_rank"),
+    "ndcg": ("ndcg_cut", "ndcg"),
+    "precision": ("P", None),
+    "recall": ("recall", None),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, by the name that users give it.
+
+    Args:
+        name (`str`): `hits@k`, `recall@k`, `precision@k`, `mrr@k`, `ndcg@k` or `map@k` with any k of at least 1;
+            `mrr`, `ndcg` and `map` also without a cut.
+        kind (`str`): the name without the cut.
+        k (`int`, *optional*): how many passages of a list count.
+    """
+
+    name: str
+    kind: str
+    k: int | None
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """Parse a name. Raises `ValueError` for a metric that there is not."""
+        match = re.fullmatch(r"([a-z]+)(?:@([1-9][0-9]*))?", name) if isinstance(name, str) else None
+        kind, cut = match.groups() if match else (None, None)
+        if kind not in _TREC_EVAL or (cut is None and _TREC_EVAL[kind][1] is None):
+            with_cut = ", ".join(f"{known}@k" for known in _TREC_EVAL)
+            without = ", ".join(known for known, names in _TREC_EVAL.items() if names[1])
+            raise ValueError(
+                f"There is no metric {name!r}. There are {with_cut}, where k is 1 or more (such as 'hits@5'), "
+                f"and without a cut {without}."
+            )
+        return cls(name, kind, None if cut is None else int(cut))
+
+    @property
+    def measure(self) -> str:
+        """`str`: what trec_eval computes, as it is asked for. It does not cut recip_rank: the list has to be cut."""
+        cut, whole = _TREC_EVAL[self.kind]
+        return f"{cut}.{self.k}" if self.k is not None and self.kind != "mrr" else str(whole)
+
+    @property
+    def list_length(self) -> int | None:
+        """`int`, *optional*: what lists have to be cut to before trec_eval sees them; `None` leaves them whole."""
+        return self.k if self.kind == "mrr" else None
+
+
+def evaluate_run(
+    rankings: Rankings | Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    relevance_level: int = 1,
+) -> dict[str, float]:
+    """Mean of each metric over the queries of the qrels.
+
+    A query of the qrels without a rank list, or without a relevant passage, counts as 0; a query without qrels does
+    not count. See [`evaluate_per_query`] for the arguments.
+
+    Returns:
+        `dict[str, float]`: mean by metric, in the order asked for.
+
+    Example:
+
+    ```python
+    >>> from dgr_trainer import Rankings, evaluate_run
+    >>> evaluate_run(Rankings({"q1": {"p1": 2.0, "p2": 1.0}}), {"q1": {"p2": 1}}, ["hits@1", "hits@2", "mrr"])
+    {'hits@1': 0.0, 'hits@2': 1.0, 'mrr': 0.5}
+    ```
+    """
+    values = evaluate_per_query(rankings, qrels, metrics, relevance_level=relevance_level)
+    return {metric: math.fsum(of.values()) / len(of) for metric, of in values.items()}
+
+
+def evaluate_per_query(
+    rankings: Rankings | Mapping[str, Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    relevance_level: int = 1,
+) -> dict[str, dict[str, float]]:
+    """Value of each metric for each query of the qrels.
+
+    `hits@k` is 1 if a relevant passage is among the first k (DPR's top-k accuracy; trec_eval's success), `recall@k`
+    the part of the relevant passages that is, `precision@k` the part of the first k that is relevant, `mrr@k` 1 over
+    the rank of the first relevant one (0 beyond k), `map` the precision at the ranks of the relevant ones, averaged
+    over all of them. `ndcg@k` takes the relevance itself as gain, with log2(1 + rank) as discount.
+
+    Equal scores are ranked as [`Rankings`] ranks them, which is trec_eval's rule.
+
+    Args:
+        rankings (`Rankings` or `Mapping[str, Mapping[str, float]]`): the run.
+        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
+        metrics (`Sequence[str]`, *optional*): see [`Metric`] for their names.
+        relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that is relevant (2 is usual for TREC
+            DL passages), for all metrics but `ndcg`, which is graded.
+
+    Returns:
+        `dict[str, dict[str, float]]`: by metric, the value by query id, in the order of the qrels.
+
+    Raises:
+        ValueError: if a metric is unknown, `relevance_level` is below 1, the qrels are empty, or the run has a list
+            for none of their queries.
+    """
+    if isinstance(metrics, str):
+        raise TypeError(f"metrics is the string {metrics!r}. Give a list of names: [{metrics!r}].")
+    parsed = [Metric.parse(name) for name in metrics]
+    if not parsed:
+        raise ValueError("No metric is asked for. Name some, such as 'hits@5' and 'ndcg@10'.")
+    if relevance_level < 1:
+        raise ValueError(
+            f"relevance_level is {relevance_level}, but passages of relevance 0 are not relevant: use 1 or more."
+        )
+    if not qrels:
+        raise ValueError("The qrels are empty, so there is no query to evaluate.")
+    if not isinstance(rankings, Rankings):
+        rankings = Rankings(rankings)
+    lists = {query_id: rankings[query_id].passage_ids for query_id in qrels if query_id in rankings}
+    if not lists:
+        raise ValueError(
+            f"None of the {len(qrels)} queries of the qrels (such as {next(iter(qrels))!r}) has a rank list; the run "
+            f"has {len(rankings)} lists{f' (such as {next(iter(rankings))!r})' if rankings else ''}. "
+            "Are run and qrels of the same queries?"
+        )
+    _warn_of_missing(qrels, lists, relevance_level)
+
+    judged = {query_id: {id: int(level) for id, level in levels.items()} for query_id, levels in qrels.items()}
+    found: dict[str, dict[str, float]] = {}
+    for length in sorted({metric.list_length for metric in parsed}, key=lambda value: value or 0):
+        wanted = [metric for metric in parsed if metric.list_length == length]
+        # Ranks go in place of scores: trec_eval keeps scores in 32 bits, and would see ties that are none.
+        run = {query_id: {id: float(-rank) for rank, id in enumerate(ids[:length])} for query_id, ids in lists.items()}
+        evaluator = pytrec_eval.RelevanceEvaluator(
+            judged, {metric.measure for metric in wanted}, relevance_level=relevance_level
+        )
+        results = evaluator.evaluate(run)
+        for metric in wanted:
+            measure = metric.measure.replace(".", "_")
+            found[metric.name] = {
+                query_id: float(results[query_id][measure]) if query_id in results else 0.0 for query_id in qrels
+            }
+    return {metric.name: found[metric.name] for metric in parsed}
+
+
+def _warn_of_missing(
+    qrels: Mapping[str, Mapping[str, int]], lists: Mapping[str, tuple[str, ...]], relevance_level: int
+) -> None:
+    missing = [query_id for query_id in qrels if query_id not in lists]
+    hopeless = [
+        query_id for query_id, levels in qrels.items() if not any(v >= relevance_level for v in levels.values())
+    ]
+    if missing:
+        logger.warning(
+            "%d of %d queries of the qrels have no rank list and count as 0, such as %r.",
+            len(missing), len(qrels), missing[0],
+        )  # fmt: skip
+    if hopeless:
+        logger.warning(
+            "%d of %d queries of the qrels have no passage of relevance %d or more and count as 0, such as %r.",
+            len(hopeless), len(qrels), relevance_level, hopeless[0],
+        )  # fmt: skip
