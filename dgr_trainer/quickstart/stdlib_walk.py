@@ -190,7 +190,14 @@ def _class_names(modules: dict[str, ModuleType]) -> dict[type, str]:
                 qualified = _qualified(module_name, name)
                 ranked = (_preference(qualified, module_name, value), qualified)
                 names[value] = min(names.get(value, ranked), ranked)
-    return {cls: name for cls, (_, name) in names.items()}
+    by_name = {name: cls for cls, (_, name) in names.items()}
+    # `socket.SocketType` is what `socket.socket` is made of: its members are documented as those of the latter.
+    made_of = {
+        cls
+        for cls, (_, name) in names.items()
+        if cls in by_name.get(f"{name.rpartition('.')[0]}.{cls.__name__}", cls).__mro__[1:]
+    }
+    return {cls: name for cls, (_, name) in names.items() if cls not in made_of}
 
 
 def _candidates(modules: dict[str, ModuleType], class_names: dict[type, str]) -> Iterator[_Candidate]:

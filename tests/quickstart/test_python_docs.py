@@ -27,7 +27,8 @@ def test_it_is_the_documentation_of_a_whole_library(docs: Corpus) -> None:
     """open len str.split dict.get os.getcwd os.path.join os.path.exists pathlib.Path.glob pathlib.PurePath.suffix csv
     csv.reader json.loads collections.OrderedDict collections.Counter.most_common random.choice re.sub functools.wraps
     datetime.datetime.strptime asyncio.run asyncio.TaskGroup concurrent.futures.ThreadPoolExecutor
-    unittest.TestCase.setUp typing.Optional bisect.bisect_left heapq.merge property subprocess.run email.message_from_string""".split(),
+    unittest.TestCase.setUp typing.Optional bisect.bisect_left heapq.merge property
+    subprocess.run socket.socket.connect email.message_from_string""".split(),
 )
 def test_objects_have_the_name_a_user_writes(docs: Corpus, name: str) -> None:
     assert docs.get(name).title == name
@@ -37,7 +38,8 @@ def test_objects_have_the_name_a_user_writes(docs: Corpus, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     """builtins.open posixpath.join ntpath.join posix.getcwd io.open os.error asyncio.runners.run
-    json.encoder.JSONEncoder bisect.bisect str.__len__ tkinter turtle this antigravity idlelib test cgi""".split(),
+    json.encoder.JSONEncoder bisect.bisect str.__len__ socket.SocketType tkinter turtle this
+    antigravity idlelib test cgi""".split(),
 )
 def test_aliases_and_what_is_no_use_are_left_out(docs: Corpus, name: str) -> None:
     assert name not in docs
