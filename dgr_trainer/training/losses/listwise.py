@@ -69,8 +69,7 @@ def listnet_loss(
     log_student, log_teacher = _log_probabilities(
         scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
     )
-    probabilities = log_teacher.exp().masked_fill(~mask, 0.0)
-    return reduce_lists(-(probabilities * log_student).sum(-1), mask, reduction, num_lists)
+    return reduce_lists(-(log_teacher.exp() * log_student).sum(-1), mask, reduction, num_lists)
 
 
 def kl_divergence_loss(
@@ -121,8 +120,8 @@ def kl_divergence_loss(
     log_student, log_teacher = _log_probabilities(
         scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
     )
-    probabilities = log_teacher.exp().masked_fill(~mask, 0.0)
-    return reduce_lists((probabilities * (log_teacher - log_student)).sum(-1), mask, reduction, num_lists)
+    divergences = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+    return reduce_lists(divergences, mask, reduction, num_lists)
 
 
 def _log_probabilities(
@@ -193,9 +192,9 @@ def listmle_loss(
     teacher_scores = check_teacher(teacher_scores, mask)
 
     # Lists are short, so "i and everything behind it" is one masked log-softmax for each i. Its gradient is exact at
-    # scores in the thousands, where a (cumulative) log-sum-exp loses digits. The diagonal keeps masked rows finite.
+    # scores in the thousands, where a (cumulative) log-sum-exp loses digits. A masked passage has only itself behind it: its term is 0.
     diagonal = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
     behind = ahead(teacher_scores, mask) | diagonal
     remaining = logits.unsqueeze(-2).masked_fill(~behind, torch.finfo(logits.dtype).min)
     terms = -torch.log_softmax(remaining, dim=-1).diagonal(dim1=-2, dim2=-1)
-    return reduce_lists(terms.masked_fill(~mask, 0.0).sum(-1), mask, reduction, num_lists)
+    return reduce_lists(terms.sum(-1), mask, reduction, num_lists)

@@ -177,7 +177,7 @@ def margin_rank_loss(
     scores = check_scores(scores, mask)
 
     places = positions(mask)
-    relevant = scores.masked_fill(~(mask & (places == 0)), 0.0).sum(-1, keepdim=True)
+    relevant = scores.masked_fill(places != 0, 0.0).sum(-1, keepdim=True)
     used = mask & (places >= 1)
     if num_candidates is not None:
         used = used & (places <= num_candidates)

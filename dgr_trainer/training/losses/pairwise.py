@@ -214,7 +214,7 @@ def ndcg2_weights(scores: Tensor, teacher_scores: Tensor, mask: Tensor, gains: L
         grades = preferred(teacher_scores, mask).sum(-1).to(scores.dtype) / others
     else:
         grades = teacher_scores.to(scores.dtype)
-    gain = (torch.exp2(grades) - 1.0).masked_fill(~mask, 0.0)
+    gain = torch.exp2(grades) - 1.0  # 0 at masked entries, whose grade is 0
     discounts = torch.log2(1.0 + ranks(teacher_scores, mask).to(scores.dtype))
     ideal = (gain / discounts).sum(-1, keepdim=True)
     gain = gain / ideal.masked_fill(ideal == 0, 1.0)  # 0 if all passages are alike: then there is no pair either
