@@ -1,0 +1,218 @@
+"""Packed scoring against the plainest oracle: one identifier a row, one call a prompt, log-softmax over everything."""
+
+import logging
+
+import pytest
+import torch
+import transformers
+from tiny_models import make_bart, make_t5
+
+from dgr_trainer.training import scoring
+from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.training.scoring import can_pack, score_identifiers, score_rows, start_token_id, sum_by_identifier
+
+VOCAB = 120
+SIZES = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "init_std": 0.2,
+}
+PACKED = ["bart", "t5", "mt5", "mbart", "pegasus", "marian", "blenderbot", "plbart"]
+FLAT = ["led", "m2m_100"]
+
+
+def make(name: str, attention: str = "sdpa", seed: int = 0) -> transformers.PreTrainedModel:
+    torch.manual_seed(seed)
+    if name in ("t5", "mt5"):
+        config = transformers.CONFIG_MAPPING[name](
+            vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        )
+    elif name == "led":
+        config = transformers.LEDConfig(**SIZES, attention_window=[8, 8], max_encoder_position_embeddings=64)
+        config.max_decoder_position_embeddings = 64
+    else:
+        config = transformers.CONFIG_MAPPING[name](**SIZES)
+    config._attn_implementation = attention
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config)
+    assert model.config._attn_implementation == attention or name == "led"
+    return model.eval()
+
+
+def random_identifiers(queries: int = 3, prompts: int = 2, each: int = 9, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(low, high):
+        return int(torch.randint(low, high, (), generator=generator))
+
+    identifiers = [[[number(3, VOCAB) for _ in range(number(1, 8))] for _ in range(each)] for _ in range(queries)]
+    of_prompt = [[number(0, prompts) for _ in range(each)] for _ in range(queries)]
+    texts = [[[number(3, VOCAB) for _ in range(number(2, 9))] for _ in range(prompts)] for _ in range(queries)]
+    return identifiers, of_prompt, texts
+
+
+def oracle(model, prompt, identifier) -> float:
+    start = model.config.decoder_start_token_id
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[start, *identifier[:-1]]])
+        ).logits
+    log_p = torch.log_softmax(logits[0].double(), dim=-1)
+    return float(log_p[range(len(identifier)), identifier].sum())
+
+
+def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=24, packed=None):
+    """(B, K), and the inputs of the one call."""
+    rows = pack_identifiers(identifiers, of_prompt, max_row_tokens)
+    labels, segments, positions = (torch.from_numpy(array) for array in rows[:3])
+    flat = [text for of_query in texts for text in of_query]
+    input_ids = torch.zeros(len(flat), max(map(len, flat)), dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for place, text in enumerate(flat):
+        input_ids[place, : len(text)] = torch.tensor(text)
+        attention_mask[place, : len(text)] = 1
+    row_prompts = torch.from_numpy(rows.row_prompts) + len(texts[0]) * torch.arange(len(texts)).unsqueeze(-1)
+    scores = score_rows(
+        model,
+        input_ids,
+        attention_mask,
+        row_prompts.flatten(),
+        labels.flatten(0, 1),
+        segments.flatten(0, 1),
+        positions.flatten(0, 1),
+        packed=packed,
+    )
+    return sum_by_identifier(scores.log_probabilities.view_as(labels), segments, len(identifiers[0]))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_identifiers_score_as_one_by_one(name, attention):
+    model = make(name, attention)
+    assert can_pack(model)
+    identifiers, of_prompt, texts = random_identifiers()
+    expected = torch.tensor(
+        [
+            [oracle(model, texts[b][p], ids) for ids, p in zip(identifiers[b], of_prompt[b], strict=True)]
+            for b in range(3)
+        ]
+    )
+    with torch.no_grad():
+        got = packed_log_likelihoods(model, identifiers, of_prompt, texts)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 1, "the identifiers differ enough for the comparison to mean something"
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_decoder_that_cannot_restart_positions_gets_a_row_an_identifier(name, caplog):
+    model = make(name, "eager" if name == "led" else "sdpa")
+    assert not can_pack(model)
+    scoring._told_flat.clear()
+    identifiers, of_prompt, texts = random_identifiers()
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        got = packed_log_likelihoods(model, identifiers, of_prompt, texts)
+        packed_log_likelihoods(model, identifiers, of_prompt, texts)
+    for b in range(3):
+        for k, (ids, p) in enumerate(zip(identifiers[b], of_prompt[b], strict=True)):
+            assert got[b, k].item() == pytest.approx(oracle(model, texts[b][p], ids), abs=1e-4)
+    assert sum("cannot restart its positions" in message for message in caplog.messages) == 1, "said once"
+
+
+@pytest.mark.parametrize("name", ["bart", "t5", "pegasus"])
+def test_gradients_do_not_depend_on_packing(name):
+    gradients = {}
+    for packed in (True, False):
+        model = make(name)
+        log_likelihoods = packed_log_likelihoods(model, *random_identifiers(), packed=packed)
+        log_likelihoods.square().sum().backward()
+        gradients[packed] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert gradients[True].keys() == gradients[False].keys() != set()
+    for name_, gradient in gradients[True].items():
+        torch.testing.assert_close(gradient, gradients[False][name_], atol=2e-3, rtol=1e-4)
+
+
+def test_rows_may_be_longer_than_the_decoders_position_table():
+    model = make("bart")  # 64 positions
+    identifiers, of_prompt, texts = random_identifiers(queries=1, prompts=1, each=60)
+    with torch.no_grad():
+        long = packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=500)
+        short = packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=10)
+    torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5)
+
+
+def test_no_hook_is_left_behind():
+    model = make("bart")
+    packed_log_likelihoods(model, *random_identifiers())
+    for module in model.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+    with pytest.raises(RuntimeError):  # Also when the forward pass fails.
+        score_rows(model, *(torch.zeros(1, 2, dtype=torch.long),) * 2, torch.zeros(3).long(), *(torch.ones(2, 2),) * 3)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_encoder_reads_each_prompt_once():
+    model = make("t5")
+    rows = {}
+    for side in ("encoder", "decoder"):
+        norm = getattr(model, side).final_layer_norm
+        norm.register_forward_hook(lambda module, args, output, side=side: rows.update({side: len(output)}))
+    identifiers, of_prompt, texts = random_identifiers(queries=2, prompts=1, each=30)
+    packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=8)
+    assert rows["encoder"] == 2 and rows["decoder"] > 20
+
+
+def test_rows_without_any_token_give_zeros_and_gradients_of_zero():
+    for name in ("bart", "m2m_100"):
+        model = make(name)
+        empty = torch.full((2, 3), -1)
+        prompts = torch.full((1, 4), 5)
+        scores = score_rows(
+            model, prompts, prompts.clamp(max=1), torch.zeros(2).long(), empty, empty, torch.zeros(2, 3).long()
+        )
+        scores.log_probabilities.sum().backward()
+        assert (scores.log_probabilities == 0).all()
+        assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_row_tokens": 10, "max_batch_tokens": 20}])
+@pytest.mark.parametrize("name", ["bart", "t5", "m2m_100"])
+def test_score_identifiers_at_retrieval(name, limits):
+    model = make(name).train()
+    identifiers, _, texts = random_identifiers(prompts=1)
+    identifiers.insert(1, [])
+    prompts = [texts[0][0], [5, 6], texts[1][0], texts[2][0]]
+    got = score_identifiers(model, prompts, identifiers, **limits)
+    assert model.training, "the mode is put back"
+    model.eval()
+    for prompt, of_query, scores in zip(prompts, identifiers, got, strict=True):
+        assert scores == pytest.approx([oracle(model, prompt, ids) for ids in of_query], abs=1e-4)
+
+
+def test_score_identifiers_of_nothing():
+    assert score_identifiers(make("t5"), [], []) == []
+    assert score_identifiers(make("t5"), [[4]], [[]]) == [[]]
+
+
+def test_attention_without_masks_is_refused(bpe_tokenizer):
+    model = make_bart(bpe_tokenizer)
+    model.get_decoder().config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attn_implementation='flash_attention_2'.*Load it with.*sdpa"):
+        score_identifiers(model, [[4, 5]], [[[6]]])
+
+
+def test_a_model_without_start_token_is_refused(unigram_tokenizer):
+    model = make_t5(unigram_tokenizer)
+    assert start_token_id(model) == 0
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match="has no decoder_start_token_id.*language code"):
+        start_token_id(model)
