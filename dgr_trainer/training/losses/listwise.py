@@ -192,7 +192,8 @@ def listmle_loss(
     teacher_scores = check_teacher(teacher_scores, mask)
 
     # Lists are short, so "i and everything behind it" is one masked log-softmax for each i. Its gradient is exact at
-    # scores in the thousands, where a (cumulative) log-sum-exp loses digits. A masked passage has only itself behind it: its term is 0.
+    # scores in the thousands, where a (cumulative) log-sum-exp loses digits.
+    # A masked passage has only itself behind it: its term is 0.
     diagonal = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
     behind = ahead(teacher_scores, mask) | diagonal
     remaining = logits.unsqueeze(-2).masked_fill(~behind, torch.finfo(logits.dtype).min)
