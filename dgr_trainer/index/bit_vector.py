@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,17 @@ BLOCK_WORDS = 8
 COUNT_BITS = 37
 MAX_BITS = 1 << COUNT_BITS
 
+_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:12]
+
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel with numba on its first call, without the interpreter's lock and kept on disk between processes.
+    """Compile a kernel with numba on its first call; it runs without the interpreter's lock and is kept on disk.
 
     The compiled code is kept beside the source, or in the user's cache folder where the installation is read-only, or
     in `NUMBA_CACHE_DIR`. Where no folder can be written it is compiled anew in each process.
     """
+    # numba looks only at the file of the kernel itself to see that kept code is old, not at the kernels it calls.
+    function.__qualname__ += f"_{_SOURCES}"
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError as error:
@@ -35,14 +41,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True)(function)
 
 
-@intrinsic
-def popcount(typing_context, word):  # type: ignore[no-untyped-def]
-    """Number of ones in a 64-bit word."""
+def _popcount(typing_context: Any, word: Any) -> tuple[Any, Any]:
+    """Number of ones in a 64-bit word: one machine instruction."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
+
+
+popcount: Any = intrinsic(_popcount)
 
 
 def num_blocks(num_bits: int) -> int:
@@ -51,7 +59,7 @@ def num_blocks(num_bits: int) -> int:
 
 
 @compiled
-def set_bit(blocks, first_block, position):  # type: ignore[no-untyped-def]
+def set_bit(blocks: np.ndarray, first_block: int, position: int) -> None:
     """Set a bit to one; `finish_ranks` has to be called after the last."""
     block = position // BLOCK_BITS
     offset = position - block * BLOCK_BITS
@@ -60,7 +68,7 @@ def set_bit(blocks, first_block, position):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def finish_ranks(blocks, first_block, num_bits):  # type: ignore[no-untyped-def]
+def finish_ranks(blocks: np.ndarray, first_block: int, num_bits: int) -> int:
     """Write the headers of a bit vector whose bits are set; return its number of ones."""
     before = 0
     for block in range(first_block, first_block + num_bits // BLOCK_BITS + 1):
@@ -77,14 +85,14 @@ def finish_ranks(blocks, first_block, num_bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def rank_and_bit(blocks, first_block, position):  # type: ignore[no-untyped-def]
+def rank_and_bit(blocks: np.ndarray, first_block: int, position: int) -> tuple[int, int]:
     """Number of ones before `position`, and the bit at `position` (0 when it is the end)."""
     block = np.uint64(position) // np.uint64(BLOCK_BITS)
     offset = np.uint64(position) - block * np.uint64(BLOCK_BITS)
     start = (np.uint64(first_block) + block) * np.uint64(BLOCK_WORDS)
     word = offset >> np.uint64(6)
     header = blocks[start]
-    ones = np.int64(header & np.uint64(MAX_BITS - 1))
+    ones: Any = np.int64(header & np.uint64(MAX_BITS - 1))
     # The shift by 9 more puts a zero in front of the three relative counts: nothing stands before the first word.
     relative = (header >> np.uint64(COUNT_BITS)) << np.uint64(9)
     ones += np.int64((relative >> (np.uint64(9) * (word >> np.uint64(1)))) & np.uint64(511))
@@ -92,4 +100,5 @@ def rank_and_bit(blocks, first_block, position):  # type: ignore[no-untyped-def]
     bits = blocks[start + word + np.uint64(1)]
     shift = offset & np.uint64(63)
     ones += popcount(bits & ((np.uint64(1) << shift) - np.uint64(1)))
-    return ones, np.int64((bits >> shift) & np.uint64(1))
+    bit: Any = np.int64((bits >> shift) & np.uint64(1))
+    return ones, bit

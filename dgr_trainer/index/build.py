@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.index.bit_vector import BLOCK_WORDS, compiled, finish_ranks, num_blocks, set_bit
+from dgr_trainer.index.passage_ids import pack_ids
 from dgr_trainer.index.suffix_order import sorted_rotations
 from dgr_trainer.index.wavelet_matrix import build_matrix, huffman_codes, level_table
+
+if TYPE_CHECKING:
+    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.identifiers import Identifiers
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ class IndexArrays:
     levels: np.ndarray  # int64 (levels, 8): see wavelet_matrix
     codes: np.ndarray  # uint64 (symbols): codes of the symbols that occur
     symbols: np.ndarray  # int32 (symbols): their token ids
+    symbol_of: np.ndarray  # int32 (vocab_size): the symbol of each token id, -1 if it does not occur
     symbol_rows: np.ndarray  # int64 (symbols + 1): first row of each symbol
     marks: np.ndarray  # uint64: bit vector of the rows whose text position is kept
     samples: np.ndarray  # uint32 or uint64: these positions
@@ -45,6 +51,60 @@ class IndexArrays:
             array = np.ascontiguousarray(getattr(self, field.name))
             array.setflags(write=False)
             object.__setattr__(self, field.name, array)
+
+
+def build_index(
+    sequences: Iterable[Sequence[int]],
+    passage_ids: Iterable[str],
+    vocab_size: int,
+    separator: int,
+    progress: bool,
+    total: int | None = None,
+) -> tuple[IndexArrays, dict[str, Any]]:
+    """Index token sequences: see `FMIndex.build`.
+
+    Returns:
+        `tuple[IndexArrays, dict[str, Any]]`: the arrays, and the numbers that describe them.
+    """
+    if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but an index has 1 to {MAX_VOCAB_SIZE} token ids. Give len(tokenizer)."
+        )
+    if not 0 <= separator < vocab_size:
+        raise ValueError(
+            f"The separator is {separator}, which is outside the vocabulary (0 to {vocab_size - 1}). "
+            "Give the tokenizer's end-of-sequence token id."
+        )
+    for sized in (sequences, passage_ids):
+        if total is None and isinstance(sized, Sized):
+            total = len(sized)
+    id_bytes, id_offsets, id_order = pack_ids(passage_ids)
+    text, passage_starts = collect_text(sequences, vocab_size, separator, total, progress)
+    if len(passage_starts) != len(id_offsets):
+        raise ValueError(
+            f"There are {len(passage_starts) - 1} sequences but {len(id_offsets) - 1} passage ids. "
+            "Give one id for each sequence, in the same order."
+        )
+    made = build_text_arrays(text, vocab_size)
+    settings = {
+        "num_tokens": len(text),
+        "num_passages": len(id_order),
+        "vocab_size": vocab_size,
+        "separator": separator,
+        "period": made.pop("period"),
+        "sample_rate": SAMPLE_RATE,
+    }
+    arrays = IndexArrays(
+        **made, passage_starts=passage_starts, id_bytes=id_bytes, id_offsets=id_offsets, id_order=id_order
+    )
+    return arrays, settings
+
+
+def encoded_passages(corpus: Corpus, identifiers: Identifiers, batch_size: int) -> Iterator[list[int]]:
+    """The tokens of each passage of a corpus, encoded in batches."""
+    passages = iter(corpus)
+    while batch := list(islice(passages, batch_size)):
+        yield from identifiers.encode_passages(batch)
 
 
 def collect_text(
@@ -89,8 +149,8 @@ def collect_text(
 def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size: int, separator: int) -> None:
     if tokens.dtype.kind not in "iu":
         raise TypeError(
-            f"A sequence among passages {done} to {done + len(lengths) - 1} holds values of type {tokens.dtype}, but an "
-            "index is made of token ids. Give sequences of integers, one sequence a passage."
+            f"A sequence among passages {done} to {done + len(lengths) - 1} holds values of type {tokens.dtype}, but "
+            "an index is made of token ids. Give sequences of integers, one sequence a passage."
         )
 
     def passage_of(position: int) -> int:
@@ -99,14 +159,14 @@ def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size
     outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(outside):
         raise ValueError(
-            f"The sequence of passage {passage_of(outside[0])} holds token id {tokens[outside[0]]}, which is outside the "
-            f"vocabulary (0 to {vocab_size - 1}). Give the size of the tokenizer that made the sequences: len(tokenizer)."
+            f"The sequence of passage {passage_of(outside[0])} holds token id {tokens[outside[0]]}, which is outside "
+            f"the vocabulary (0 to {vocab_size - 1}). Give the size of the tokenizer that made it: len(tokenizer)."
         )
     separators = np.flatnonzero(tokens == separator)
     if len(separators):
         raise ValueError(
-            f"The sequence of passage {passage_of(separators[0])} holds the separator (token id {separator}), which only "
-            "the index may put after each passage. Tokenise passages without special tokens, and remove the "
+            f"The sequence of passage {passage_of(separators[0])} holds the separator (token id {separator}), which "
+            "only the index may put after each passage. Tokenise passages without special tokens, and remove the "
             "separator's text from them."
         )
 
@@ -131,7 +191,7 @@ def build_text_arrays(
     symbols = tokens[order].astype(np.int32)
     counts = token_counts[symbols]
     levels = level_table(codes, counts)
-    symbol_of = np.zeros(vocab_size, np.int32)
+    symbol_of = np.full(vocab_size, -1, np.int32)
     symbol_of[symbols] = np.arange(len(symbols), dtype=np.int32)
     # Read backwards, appending a token to a pattern is one backward step of the search.
     ring = symbol_of[text[::-1]]
@@ -150,6 +210,7 @@ def build_text_arrays(
         "levels": levels,
         "codes": codes,
         "symbols": symbols,
+        "symbol_of": symbol_of,
         "symbol_rows": np.concatenate([[0], np.cumsum(counts)]),
         "marks": marks,
         "samples": samples,
@@ -159,7 +220,17 @@ def build_text_arrays(
 
 
 @compiled
-def _transform(ring, rotations, start, period, codes, rate, values, marks, samples):  # type: ignore[no-untyped-def]
+def _transform(
+    ring: np.ndarray,
+    rotations: np.ndarray,
+    start: int,
+    period: int,
+    codes: np.ndarray,
+    rate: int,
+    values: np.ndarray,
+    marks: np.ndarray,
+    samples: np.ndarray,
+) -> None:
     """Write the codes of the Burrows-Wheeler transform, and the text positions of every so many tokens.
 
     A text that repeats itself has groups of equal rotations, in which steps through the transform stay in the same

@@ -21,8 +21,8 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
         passage_ids (`Iterable[str]`): the ids, in the order of the passages.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the ids' UTF-8 bytes (uint8), where each starts (int64, one more than
-        there are ids), and the passages in the order of their ids' bytes (int64).
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the ids' UTF-8 bytes (uint8), where each starts (int64, one more
+        than there are ids), and the passages in the order of their ids' bytes (int64).
 
     Raises:
         TypeError: if an id is not a string.
@@ -33,8 +33,8 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
     for left, right in pairwise(order):
         if encoded[left] == encoded[right]:
             raise ValueError(
-                f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but results are "
-                "given by id. Give every passage an id of its own."
+                f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but results "
+                "are given by id. Give every passage an id of its own."
             )
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
@@ -106,7 +106,9 @@ class PassageIds(Sequence[str]):
 
 
 @compiled
-def _look_up(id_bytes, id_offsets, id_order, wanted, wanted_offsets):  # type: ignore[no-untyped-def]
+def _look_up(
+    id_bytes: np.ndarray, id_offsets: np.ndarray, id_order: np.ndarray, wanted: np.ndarray, wanted_offsets: np.ndarray
+) -> np.ndarray:
     found = np.full(len(wanted_offsets) - 1, -1, np.int64)
     for query in range(len(found)):
         start = wanted_offsets[query]

@@ -12,7 +12,19 @@ from dgr_trainer.index.wavelet_matrix import distinct_symbols, extend_range, nex
 
 
 @compiled
-def extend_rows(blocks, levels, codes, symbol_of, low, high, tokens, out_low, out_high, start, stop):  # type: ignore[no-untyped-def]
+def extend_ranges(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    codes: np.ndarray,
+    symbol_of: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    tokens: np.ndarray,
+    out_low: np.ndarray,
+    out_high: np.ndarray,
+    start: int,
+    stop: int,
+) -> int:
     """Extend ranges by one token each."""
     for index in range(start, stop):
         token = tokens[index]
@@ -28,11 +40,21 @@ def extend_rows(blocks, levels, codes, symbol_of, low, high, tokens, out_low, ou
 
 @compiled
 def find_patterns(
-    blocks, levels, codes, symbol_of, symbol_rows, indptr, tokens, out_low, out_high, start, stop
-):  # type: ignore[no-untyped-def]
-    """Find the ranges of patterns; an empty pattern has all rows."""
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    codes: np.ndarray,
+    symbol_of: np.ndarray,
+    symbol_rows: np.ndarray,
+    indptr: np.ndarray,
+    tokens: np.ndarray,
+    out_low: np.ndarray,
+    out_high: np.ndarray,
+    start: int,
+    stop: int,
+) -> int:
+    """Find the ranges of patterns; the empty pattern has all rows. Returns the place of a bad token in `tokens`."""
     for index in range(start, stop):
-        low, high = np.int64(0), symbol_rows[-1]
+        low, high = 0, symbol_rows[-1]
         for place in range(indptr[index], indptr[index + 1]):
             token = tokens[place]
             if token < 0 or token >= len(symbol_of):
@@ -49,7 +71,16 @@ def find_patterns(
 
 
 @compiled
-def continue_ranges(blocks, levels, symbols, symbol_rows, low, high, start, stop):  # type: ignore[no-untyped-def]
+def continue_ranges(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    symbols: np.ndarray,
+    symbol_rows: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    start: int,
+    stop: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct tokens that follow each range, with counts; `offsets` says where each range's begin and end."""
     offsets = np.zeros(stop - start + 1, np.int64)
     room = np.int64(256)
@@ -63,8 +94,8 @@ def continue_ranges(blocks, levels, symbols, symbol_rows, low, high, start, stop
             if needed > room:
                 room = max(2 * room, needed)
                 more_tokens, more_counts = np.empty(room, np.int64), np.empty(room, np.int64)
-                more_tokens[:used] = tokens[:used]
-                more_counts[:used] = counts[:used]
+                for place in range(used):
+                    more_tokens[place], more_counts[place] = tokens[place], counts[place]
                 tokens, counts = more_tokens, more_counts
             begin = used
             if last - first == symbol_rows[-1]:
@@ -82,8 +113,19 @@ def continue_ranges(blocks, levels, symbols, symbol_rows, low, high, start, stop
 
 @compiled
 def locate_rows(
-    blocks, levels, marks, samples, passage_starts, period, rows, lengths, passages, offsets, start, stop
-):  # type: ignore[no-untyped-def]
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    marks: np.ndarray,
+    samples: np.ndarray,
+    passage_starts: np.ndarray,
+    period: int,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    passages: np.ndarray,
+    offsets: np.ndarray,
+    start: int,
+    stop: int,
+) -> int:
     """Where the occurrences of patterns start, given their rows and the patterns' lengths."""
     size = passage_starts[-1]
     num_passages = len(passage_starts) - 1
@@ -119,9 +161,11 @@ def locate_rows(
 
 
 @compiled
-def copy_passages(text, passage_starts, passages, indptr, out, start, stop):  # type: ignore[no-untyped-def]
+def copy_passages(
+    text: np.ndarray, passage_starts: np.ndarray, passages: np.ndarray, indptr: np.ndarray, out: np.ndarray
+) -> None:
     """Copy the tokens of passages, without separators, to the places `indptr` gives."""
-    for index in range(start, stop):
+    for index in range(len(passages)):
         first = passage_starts[passages[index]]
         for place in range(indptr[index + 1] - indptr[index]):
             out[indptr[index] + place] = text[first + place]

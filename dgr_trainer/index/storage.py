@@ -1,4 +1,4 @@
-"""An FM-index on disk: a folder of `.npy` files, which are mapped into memory, and `index.json`, which describes them."""
+"""An FM-index on disk: a folder of `.npy` files, which are mapped into memory, and `index.json`, which lists them."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"The index is not whole: {file} is missing. Copy all of its files, or build it again.")
+        raise FileNotFoundError(
+            f"The index is not whole: {file} is missing. Copy all of its files, or build it again."
+        )
     size = file.stat().st_size
     if size != expected["bytes"]:
         raise ValueError(

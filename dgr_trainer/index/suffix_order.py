@@ -14,7 +14,7 @@ from dgr_trainer.index.bit_vector import BLOCK_WORDS, compiled, finish_ranks, nu
 
 
 @compiled
-def least_rotation(ring):  # type: ignore[no-untyped-def]
+def least_rotation(ring: np.ndarray) -> tuple[int, int]:
     """Where the least rotation of a ring starts, and the ring's period (its length, unless it repeats itself).
 
     Two candidates are compared symbol by symbol; the one that loses takes all positions it matched with it.
@@ -62,7 +62,7 @@ def byte_code(counts: np.ndarray) -> tuple[int, int]:
 
 
 @compiled
-def _encode(ring, start, ones, twos, out, starts):  # type: ignore[no-untyped-def]
+def _encode(ring: np.ndarray, start: int, ones: int, twos: int, out: np.ndarray, starts: np.ndarray) -> None:
     """Write the rotation of the ring that starts at `start` as bytes, and mark where symbols start."""
     size = len(ring)
     position = 0
@@ -88,7 +88,7 @@ def _encode(ring, start, ones, twos, out, starts):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _keep_symbol_starts(suffixes, starts):  # type: ignore[no-untyped-def]
+def _keep_symbol_starts(suffixes: np.ndarray, starts: np.ndarray) -> int:
     """Drop, in place, the suffixes that start inside a symbol; turn byte positions into symbol positions."""
     kept = 0
     for index in range(len(suffixes)):

@@ -1,10 +1,10 @@
 """A Huffman-shaped wavelet matrix: a sequence of symbols in about its entropy, with rank, access and distinct symbols.
 
-Claude, Navarro and Ordonez, "The wavelet matrix: an efficient wavelet tree for large alphabets", Information Systems 47
-(2015). Each symbol has a prefix code; level `l` holds, for every element whose code is longer than `l`, bit `l` of its
-code, after a stable partition by the bits before. The codes are dealt out so that on every level the codes that end
-there stand last. Symbols are numbered in the order in which their codes end. Three things follow, on which the kernels
-rest:
+Claude, Navarro and Ordonez, "The wavelet matrix: an efficient wavelet tree for large alphabets", Information Systems
+47 (2015). Each symbol has a prefix code; level `l` holds, for every element whose code is longer than `l`, bit `l` of
+its code, after a stable partition by the bits before. The codes are dealt out so that on every level the codes that
+end there stand last. Symbols are numbered in the order in which their codes end. Three things follow, on which the
+kernels rest:
 
 * an element whose position on a level is past the level's bits has reached its symbol;
 * its position past the bits, plus the number of elements of the levels above that ended, is its position in the
@@ -38,12 +38,15 @@ COLUMNS = 8
 
 
 @compiled
-def _code_lengths(counts):  # type: ignore[no-untyped-def]
-    """Lengths of Huffman codes; `counts` ascending. Two queues: the symbols, and the nodes made so far."""
-    size = len(counts)
-    weights = np.empty(2 * size - 1, np.int64)
-    weights[:size] = counts
-    parents = np.zeros(2 * size - 1, np.int64)
+def _code_lengths(weights: np.ndarray) -> None:
+    """Lengths of Huffman codes, from two queues: the symbols, and the nodes made so far.
+
+    Args:
+        weights (`np.ndarray` of int64, shape `(2 * num_symbols - 1,)`): the symbols' counts, ascending, then room for the
+            nodes; the lengths take the counts' places.
+    """
+    size = (len(weights) + 1) // 2
+    parents = np.empty(2 * size - 1, np.int64)
     symbol, node = 0, size
     for made in range(size, 2 * size - 1):
         total = 0
@@ -57,10 +60,9 @@ def _code_lengths(counts):  # type: ignore[no-untyped-def]
             parents[chosen] = made
             total += weights[chosen]
         weights[made] = total
-    depths = np.zeros(2 * size - 1, np.int64)
+    weights[-1] = 0  # the weights are used up: their place takes the depths
     for index in range(2 * size - 3, -1, -1):
-        depths[index] = depths[parents[index]] + 1
-    return depths[:size]
+        weights[index] = weights[parents[index]] + 1
 
 
 def huffman_codes(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +72,15 @@ def huffman_codes(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts (`np.ndarray` of int64, shape `(num_symbols,)`): how often each symbol occurs, at least once.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: the symbols in the order in which they are to be numbered (int64), and, in that
-        order, their codes (uint64): the bit of level 0 is the lowest, and a one stands above the last.
+        `tuple[np.ndarray, np.ndarray]`: the symbols in the order in which they are to be numbered (int64), and, in
+        that order, their codes (uint64): the bit of level 0 is the lowest, and a one stands above the last.
     """
     ascending = np.argsort(counts, kind="stable")
     lengths = np.empty(len(counts), np.int64)
-    lengths[ascending] = _code_lengths(counts[ascending].astype(np.int64))
+    weights = np.zeros(2 * len(counts) - 1, np.int64)
+    weights[: len(counts)] = counts[ascending]
+    _code_lengths(weights)
+    lengths[ascending] = weights[: len(counts)]
     order = np.argsort(lengths, kind="stable")
     codes = np.empty(len(counts), np.uint64)
     nodes = np.zeros(1, np.uint64)  # codes of the nodes of a level, in the level's order
@@ -145,7 +150,9 @@ def build_matrix(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _build_level(values, other, blocks, line, below):  # type: ignore[no-untyped-def]
+def _build_level(
+    values: np.ndarray, other: np.ndarray, blocks: np.ndarray, line: np.ndarray, below: np.ndarray
+) -> None:
     """Write one level's bits; put the elements that go on into `other`, zeros first, their used bit dropped."""
     size, first_block = line[SIZE], line[FIRST_BLOCK]
     # Codes that end below stand last there, so of the zeros that go on, all come first.
@@ -178,7 +185,7 @@ def _build_level(values, other, blocks, line, below):  # type: ignore[no-untyped
 
 
 @compiled
-def next_row(blocks, levels, row):  # type: ignore[no-untyped-def]
+def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
     """The position, in the sequence sorted by symbol, of the element at position `row` (the LF step)."""
     level = 0
     while row < levels[level, SIZE]:
@@ -189,7 +196,7 @@ def next_row(blocks, levels, row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def extend_range(blocks, levels, code, low, high):  # type: ignore[no-untyped-def]
+def extend_range(blocks: np.ndarray, levels: np.ndarray, code: np.uint64, low: int, high: int) -> tuple[int, int]:
     """The rows, in the sequence sorted by symbol, of the elements in [low, high) with this code; (0, 0) if none."""
     level = 0
     while code != np.uint64(1):
@@ -208,7 +215,16 @@ def extend_range(blocks, levels, code, low, high):  # type: ignore[no-untyped-de
 
 
 @compiled
-def distinct_symbols(blocks, levels, low, high, stack, symbols, counts, start):  # type: ignore[no-untyped-def]
+def distinct_symbols(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    low: int,
+    high: int,
+    stack: np.ndarray,
+    symbols: np.ndarray,
+    counts: np.ndarray,
+    start: int,
+) -> int:
     """Write the distinct symbols in [low, high), ascending by no particular order, with how often each occurs.
 
     Args:
