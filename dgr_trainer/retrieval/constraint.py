@@ -59,7 +59,7 @@ class IndexConstraint(LogitsProcessor):
         self.end = np.asarray(identifiers.end(view), dtype=np.int64)
         self.eos_token_id = identifiers.eos_token_id
         self._allowed = np.ones(index.vocab_size, dtype=bool)
-        self._allowed[[i for i in identifiers.forbidden_token_ids if i < index.vocab_size]] = False
+        self._allowed[np.fromiter(identifiers.forbidden_token_ids, dtype=np.int64)] = False
         self._allowed[index.separator] = index.separator in self.end
         prefix = identifiers.prefix(view)
         self._root = index.find(prefix) if prefix else index.whole
@@ -72,8 +72,8 @@ class IndexConstraint(LogitsProcessor):
             input_ids (`torch.LongTensor` of shape `(rows, length)`): Hypotheses, the decoder's start included.
             scores (`torch.FloatTensor` of shape `(rows, vocabulary)`): Log-probabilities, or logits without beams.
         """
-        if self.num_beams == 1:  # Without beams transformers hands over logits; on log-probabilities this does nothing.
-            scores = scores.log_softmax(dim=-1)
+        if self.num_beams == 1:  # Without beams, transformers hands over logits.
+            scores = scores.log_softmax(dim=-1)  # type: ignore[assignment]
         ids = input_ids[:, 1:].cpu().numpy()
         masked = torch.full_like(scores, -torch.inf)
         if ids.shape[1] == 0:
@@ -86,8 +86,8 @@ class IndexConstraint(LogitsProcessor):
         else:
             low, high = self._follow(ids)
             complete = self.is_complete(ids)
-            rows, tokens = self._next_tokens(ids, low, high, complete)
-            where = torch.from_numpy(rows).to(scores.device), torch.from_numpy(tokens).to(scores.device)
+            rows, following = self._next_tokens(ids, low, high, complete)
+            where = torch.from_numpy(rows).to(scores.device), torch.from_numpy(following).to(scores.device)
             masked[where] = scores[where]
             done = torch.from_numpy(complete).to(scores.device)
             masked[done, self.eos_token_id] = scores[done, self.eos_token_id]

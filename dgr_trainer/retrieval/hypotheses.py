@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint, match_prefixes
+from dgr_trainer.training.scoring import start_token_id
 
 
 class Hypothesis(NamedTuple):
@@ -23,13 +24,13 @@ class Hypothesis(NamedTuple):
     Attributes:
         ids: The generated ids, closing marker included.
         log_likelihood: Sum of the model's log-probabilities of `ids`, over the full vocabulary.
-        count: Occurrences in the corpus.
-        low: First row of its range in the index, which is `[low, low + count)`.
+        occurrences: How often it occurs in the corpus.
+        low: First row of its range in the index, which is `[low, low + occurrences)`.
     """
 
     ids: tuple[int, ...]
     log_likelihood: float
-    count: int
+    occurrences: int
     low: int
 
 
@@ -49,9 +50,9 @@ class HypothesisRecorder(StoppingCriteria):
 
     In each step beam search weighs the best children of its beams, twice as many as beams, and shows them to its
     stopping criteria. Their log-probabilities are those that the constraint let through. A complete hypothesis leaves
-    the beam; a query whose complete hypotheses cannot be beaten any more by `num_beams` others is settled, and what the
-    search still does with it (because others of the batch go on) is not recorded: the outcome does not depend on the
-    batch.
+    the beam. Once no open hypothesis can come among a query's `num_beams` best complete ones, the query is settled,
+    and what the search still does with it (because others of the batch go on) is not recorded: so the outcome does
+    not depend on the batch.
 
     Args:
         constraint ([`IndexConstraint`]): The constraint of the same search.
@@ -78,7 +79,7 @@ class HypothesisRecorder(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(num_queries * children, length)`): Children, best of a query first.
+            input_ids (`torch.LongTensor` of shape `(num_queries * children, length)`): Children, best first.
             scores: Not used.
 
         Returns:
@@ -86,7 +87,9 @@ class HypothesisRecorder(StoppingCriteria):
         """
         state = self.constraint.state
         if state is None:
-            raise ValueError("The recorder saw no scores: pass its constraint as a logits processor to the same search.")
+            raise ValueError(
+                "The recorder saw no scores: pass its constraint to the same search, as a logits processor."
+            )
         ids = input_ids[:, 1:].cpu().numpy()
         if ids.shape[1] == 1:
             self.first_scores = state.scores[:: self.constraint.num_beams].clone()
@@ -151,7 +154,7 @@ class ViewSearch(NamedTuple):
 
 
 def search_view(
-    model: PreTrainedModel,
+    model: Any,
     index: FMIndex,
     identifiers: Identifiers,
     queries: Sequence[str],
@@ -185,7 +188,9 @@ def search_view(
     model.generate(
         input_ids=input_ids,
         attention_mask=attention,
-        generation_config=GenerationConfig(num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams),
+        generation_config=GenerationConfig(
+            num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams
+        ),
         logits_processor=[constraint],
         stopping_criteria=[recorder],
     )
@@ -222,10 +227,10 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             "AutoModelForSeq2SeqLM."
         )
     # Shares every parameter and module; only attributes set on the copy are its own.
-    plain = copy.copy(base)
+    plain: Any = copy.copy(base)
     if "_original_forward" in vars(plain):  # Accelerate's, around which it put autocast.
-        plain.forward = plain._original_forward  # type: ignore[method-assign]
-    plain.generation_config = GenerationConfig(decoder_start_token_id=decoder_start(base))
+        plain.forward = plain._original_forward
+    plain.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(base))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     plain.eval()
@@ -235,22 +240,6 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def decoder_start(model: PreTrainedModel) -> int:
-    """The token with which the model's decoder starts.
-
-    Raises:
-        `ValueError`: if its configuration names none.
-    """
-    for config in (getattr(model, "generation_config", None), model.config):
-        for name in ("decoder_start_token_id", "bos_token_id"):
-            if getattr(config, name, None) is not None:
-                return int(getattr(config, name))
-    raise ValueError(
-        f"The configuration of {type(model).__name__} has no decoder_start_token_id, so decoding cannot start. "
-        "Set model.config.decoder_start_token_id."
-    )
 
 
 def _first_of_each(rows: np.ndarray) -> np.ndarray:

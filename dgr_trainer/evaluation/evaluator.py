@@ -1,0 +1,131 @@
+"""Retrieval metrics of a model while it trains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+
+from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_run
+from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.index import FMIndex
+from dgr_trainer.queries import queries_mapping
+from dgr_trainer.rankings import Rankings
+from dgr_trainer.retrieval.retriever import GenerativeRetriever
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.scoring import ScoringSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class RetrievalEvaluator:
+    """
+    Searches with a model and measures what it finds. Made once, called with the model as often as wanted.
+
+    Args:
+        index ([`FMIndex`]): Index of the corpus.
+        identifiers ([`Identifiers`]): Tokenizer, views, markers and prompts.
+        queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`):
+            Queries; those that the qrels do not judge are left out.
+        qrels (`Mapping[str, Mapping[str, int]]`): Judgements.
+        metrics (`Sequence[str]`, *optional*): As in [`evaluate_run`].
+        k (`int`, defaults to 100): Passages to search for a query.
+        settings ([`SearchSettings`], *optional*): How much a search looks at. A small beam is enough to compare
+            checkpoints.
+        scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
+        max_queries (`int`, *optional*): Evaluate on a sample of this many queries, the same at each call.
+        seed (`int`, defaults to 0): Of the sample.
+
+    Raises:
+        `ValueError`: if no query has a relevant passage in the index, a metric is not known or looks further than k,
+            or `max_queries` is below 1.
+
+    Example:
+
+    ```python
+    evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["hits@1", "mrr@10"], max_queries=200)
+    evaluator(model)  # {"hits@1": 0.43, "mrr@10": 0.52}
+    ```
+    """
+
+    def __init__(
+        self,
+        index: FMIndex,
+        identifiers: Identifiers,
+        queries: Dataset | Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        k: int = 100,
+        settings: SearchSettings | None = None,
+        scoring: ScoringSettings | None = None,
+        max_queries: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k={k!r}: ask for at least 1 passage.")
+        if max_queries is not None and max_queries < 1:
+            raise ValueError(f"max_queries={max_queries}: evaluate on at least 1 query, or leave it out for all.")
+        if not metrics:
+            raise ValueError("There are no metrics to compute. Name at least one, such as 'hits@10'.")
+        too_far = [name for name in metrics if (Metric.parse(name).k or 0) > k]
+        if too_far:
+            raise ValueError(f"k={k} passages are too few for {', '.join(too_far)}. Raise k.")
+        texts = queries_mapping(queries)
+        judged = {query: relevant for query, relevant in qrels.items() if query in texts and _relevant(relevant)}
+        known = index.passage_ids.positions(sorted({id for relevant in judged.values() for id in _relevant(relevant)}))
+        if not (known >= 0).any():
+            raise ValueError(
+                f"None of the {len(texts)} queries has a relevant passage in the index ({len(qrels)} queries have "
+                "qrels). Are the ids of queries and passages the same in queries, qrels and corpus?"
+            )
+        ids = sorted(judged)
+        if max_queries is not None and max_queries < len(ids):
+            ids = sorted(random.Random(seed).sample(ids, max_queries))
+        self.queries = {query: texts[query] for query in ids}
+        self.qrels = {query: dict(judged[query]) for query in ids}
+        self.index = index
+        self.identifiers = identifiers
+        self.metrics = tuple(metrics)
+        self.k = k
+        self.settings = settings
+        self.scoring = scoring
+
+    def __call__(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> dict[str, float]:
+        """
+        Evaluate a model. It is left in the mode, training or evaluation, in which it was.
+
+        Args:
+            model (`nn.Module`): The student, wrapped for distributed training or not.
+            accelerator ([`~accelerate.Accelerator`], *optional*):
+                Under several processes each, called with the same model, searches for its share of the queries.
+
+        Returns:
+            `dict[str, float]`: mean of each metric, the same on all processes.
+        """
+        return evaluate_run(self.rank(model, accelerator), self.qrels, self.metrics)
+
+    def rank(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> Rankings:
+        """The rank lists behind the metrics; arguments as of a call."""
+        retriever = GenerativeRetriever(
+            model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
+        )
+        processes = 1 if accelerator is None else accelerator.num_processes
+        if accelerator is None or processes == 1:
+            return retriever.rank(self.queries, self.k)
+        from accelerate.utils import gather_object
+
+        mine = dict(list(self.queries.items())[accelerator.process_index :: processes])
+        found: list[Any] = []
+        if mine:
+            for query, ranked in retriever.rank(mine, self.k).items():
+                found.append((query, ranked.passage_ids, ranked.scores.tolist()))
+        return Rankings({query: list(zip(ids, scores, strict=True)) for query, ids, scores in gather_object(found)})
+
+
+def _relevant(judgements: Mapping[str, int]) -> list[str]:
+    return [id for id, grade in judgements.items() if grade > 0]

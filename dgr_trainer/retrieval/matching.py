@@ -1,0 +1,309 @@
+"""Compiled kernels of passage scoring: identifiers found in passages, and credited greedily.
+
+Identifiers are numbered in the order of credit: highest weight first. `token_sets` holds each identifier's distinct
+tokens. An identifier's pattern in the index is a prefix that takes no position (a separator, a marker) and its ids,
+which do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgr_trainer.index.bit_vector import compiled
+
+_ROOT = 0
+_FREE = -1
+
+
+@compiled
+def _slot(table_keys, code):  # type: ignore[no-untyped-def]
+    """Where a (node, token) code is or would be in a hash table whose size is a power of two."""
+    mask = np.uint64(len(table_keys) - 1)
+    mixed = np.uint64(code) * np.uint64(0x9E3779B97F4A7C15)
+    place = (mixed >> np.uint64(29)) & mask
+    while table_keys[place] != _FREE and table_keys[place] != code:
+        place = (place + np.uint64(1)) & mask
+    return place
+
+
+@compiled
+def build_trie(indptr, tokens, vocab_size):  # type: ignore[no-untyped-def]
+    """
+    Put patterns into a trie.
+
+    Args:
+        indptr, tokens (`np.ndarray` of int64): The patterns, one after another.
+        vocab_size (`int`): Every token is below it.
+
+    Returns:
+        `tuple`: `first` (int32, node of each first token or -1), the hash table of the other edges (`keys`: node times
+        `vocab_size` plus token, `nodes`), `heads` (the first pattern that ends in a node or -1) and `others` (the next
+        pattern that ends where a pattern does, or -1).
+    """
+    size = 16
+    while size < 4 * len(tokens):
+        size *= 2
+    first = np.full(vocab_size, -1, np.int32)
+    keys, nodes = np.full(size, _FREE, np.int64), np.zeros(size, np.int32)
+    heads = np.full(len(tokens) + 1, -1, np.int32)
+    others = np.full(len(indptr) - 1, -1, np.int32)
+    made = _ROOT
+    for pattern in range(len(indptr) - 2, -1, -1):
+        node = _ROOT
+        for place in range(indptr[pattern], indptr[pattern + 1]):
+            token = tokens[place]
+            if node == _ROOT:
+                if first[token] < 0:
+                    made += 1
+                    first[token] = made
+                node = first[token]
+            else:
+                code = node * vocab_size + token
+                slot = _slot(keys, code)
+                if keys[slot] == _FREE:
+                    made += 1
+                    keys[slot] = code
+                    nodes[slot] = made
+                node = nodes[slot]
+        others[pattern] = heads[node]
+        heads[node] = pattern
+    return first, keys, nodes, heads, others
+
+
+@compiled
+def _discount(token_indptr, token_sets, identifier, covered, stamp, any_covered, repetition):  # type: ignore[no-untyped-def]
+    """Share of its weight that an identifier keeps, given the tokens that are covered."""
+    if not any_covered:
+        return 1.0
+    new = 0
+    for place in range(token_indptr[identifier], token_indptr[identifier + 1]):
+        if covered[token_sets[place]] != stamp:
+            new += 1
+    return 1.0 - repetition + repetition * (new / (token_indptr[identifier + 1] - token_indptr[identifier]))
+
+
+@compiled
+def _cover(token_indptr, token_sets, identifier, covered, stamp):  # type: ignore[no-untyped-def]
+    for place in range(token_indptr[identifier], token_indptr[identifier + 1]):
+        covered[token_sets[place]] = stamp
+
+
+@compiled
+def _credit(  # type: ignore[no-untyped-def]
+    codes,
+    span,
+    lengths,
+    weights,
+    token_indptr,
+    token_sets,
+    repetition,
+    taken,
+    covered,
+    stamp,
+    out_credited,
+    out_values,
+):
+    """
+    Credit identifiers to one passage, greedily.
+
+    Args:
+        codes (`np.ndarray` of int64): Occurrences as identifier times `span` plus start, ascending.
+        taken (`np.ndarray` of int64): Equals `stamp` where a position is taken.
+        covered (`np.ndarray` of int64): Equals `stamp` where a token is covered.
+
+    Returns:
+        `int`: identifiers credited; they and their values are in `out_credited` and `out_values`.
+    """
+    number = 0
+    before = -1
+    for code in codes:
+        identifier = code // span
+        start = code - identifier * span
+        repeated = identifier == before
+        value = 0.0
+        if not repeated:
+            value = weights[identifier] * _discount(
+                token_indptr, token_sets, identifier, covered, stamp, number > 0, repetition
+            )
+            if value <= 0.0:
+                continue
+        free = True
+        for position in range(start, start + lengths[identifier]):
+            if taken[position] == stamp:
+                free = False
+                break
+        if not free:
+            continue
+        for position in range(start, start + lengths[identifier]):
+            taken[position] = stamp
+        if not repeated:
+            out_credited[number] = identifier
+            out_values[number] = value
+            number += 1
+            before = identifier
+            _cover(token_indptr, token_sets, identifier, covered, stamp)
+    return number
+
+
+@compiled
+def score_occurrences(  # type: ignore[no-untyped-def]
+    passages, identifiers, starts, lengths, weights, token_indptr, token_sets, vocab_size, repetition
+):
+    """
+    First stage: score the passages in which identifiers were located.
+
+    Args:
+        passages, identifiers, starts (`np.ndarray` of int64): The occurrences; those of a passage stand together.
+        lengths (`np.ndarray` of int64), weights (`np.ndarray` of float64): One an identifier.
+
+    Returns:
+        `tuple`: (passages, int64; their scores, float64).
+    """
+    size = len(passages)
+    span = np.int64(1)
+    for index in range(size):
+        span = max(span, starts[index] + lengths[identifiers[index]])
+    taken, covered = np.full(span, -1, np.int64), np.full(vocab_size, -1, np.int64)
+    credited, values = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.float64)
+    found, scores = np.empty(size, np.int64), np.empty(size, np.float64)
+    number = 0
+    begin = 0
+    while begin < size:
+        end = begin + 1
+        while end < size and passages[end] == passages[begin]:
+            end += 1
+        codes = np.sort(identifiers[begin:end] * span + starts[begin:end])
+        count = _credit(
+            codes,
+            span,
+            lengths,
+            weights,
+            token_indptr,
+            token_sets,
+            repetition,
+            taken,
+            covered,
+            begin,
+            credited,
+            values,
+        )
+        found[number] = passages[begin]
+        scores[number] = values[:count].sum()
+        number += 1
+        begin = end
+    return found[:number], scores[:number]
+
+
+@compiled
+def score_texts(  # type: ignore[no-untyped-def]
+    text_indptr,
+    text,
+    separator,
+    first,
+    keys,
+    nodes,
+    heads,
+    others,
+    skips,
+    lengths,
+    weights,
+    token_indptr,
+    token_sets,
+    unigrams,
+    repetition,
+    with_credits,
+):
+    """
+    Second stage: find every identifier in the text of passages, credit them, and then the tokens left over.
+
+    Args:
+        text_indptr, text (`np.ndarray` of int64): The passages' tokens, without separators.
+        first, keys, nodes, heads, others: The trie of the patterns.
+        skips (`np.ndarray` of int64): Tokens of each pattern's prefix.
+        lengths (`np.ndarray` of int64), weights (`np.ndarray` of float64): Without prefix; one an identifier.
+        unigrams (`np.ndarray` of float64, shape `(vocab_size,)`): What each single token is worth.
+        with_credits (`bool`): Whether to return what was credited.
+
+    Returns:
+        `tuple`: `scores` (float64, one a passage), and in the order of credit `credit_indptr` (int64), `credited`
+        (int64: the identifier, or `-1 - token`) and `values` (float64), empty unless asked for.
+    """
+    num_passages = len(text_indptr) - 1
+    vocab_size = len(first)
+    longest = 0
+    for passage in range(num_passages):
+        longest = max(longest, text_indptr[passage + 1] - text_indptr[passage])
+    span = longest + 2
+    padded = np.empty(span, np.int64)
+    taken = np.full(span, -1, np.int64)
+    covered, counted = np.full(vocab_size, -1, np.int64), np.full(vocab_size, -1, np.int64)
+    codes = np.empty(256, np.int64)
+    credited, values = np.empty(len(lengths) + span, np.int64), np.empty(len(lengths) + span, np.float64)
+    scores = np.zeros(num_passages, np.float64)
+    credit_indptr = np.zeros(num_passages + 1, np.int64)
+    all_credited, all_values = np.empty(256, np.int64), np.empty(256, np.float64)
+    for passage in range(num_passages):
+        size = text_indptr[passage + 1] - text_indptr[passage] + 2
+        padded[0] = padded[size - 1] = separator
+        padded[1 : size - 1] = text[text_indptr[passage] : text_indptr[passage + 1]]
+        used = 0
+        for start in range(size):
+            node = first[padded[start]]
+            place = start
+            while node > 0:
+                pattern = heads[node]
+                while pattern >= 0:
+                    if used == len(codes):
+                        more = np.empty(2 * used, np.int64)
+                        more[:used] = codes
+                        codes = more
+                    codes[used] = pattern * span + start + skips[pattern]
+                    used += 1
+                    pattern = others[pattern]
+                place += 1
+                if place == size:
+                    break
+                code = node * vocab_size + padded[place]
+                slot = _slot(keys, code)
+                node = nodes[slot] if keys[slot] == code else 0
+        codes[:used].sort()
+        count = _credit(
+            codes[:used],
+            span,
+            lengths,
+            weights,
+            token_indptr,
+            token_sets,
+            repetition,
+            taken,
+            covered,
+            passage,
+            credited,
+            values,
+        )
+        any_covered = count > 0
+        for place in range(1, size - 1):
+            token = padded[place]
+            if taken[place] == passage or counted[token] == passage or unigrams[token] <= 0.0:
+                continue
+            counted[token] = passage
+            value = unigrams[token]
+            if any_covered and covered[token] == passage:
+                value *= 1.0 - repetition
+            if value > 0.0:
+                credited[count] = -1 - token
+                values[count] = value
+                count += 1
+        scores[passage] = values[:count].sum()
+        if with_credits:
+            before = credit_indptr[passage]
+            if before + count > len(all_values):
+                more_credited = np.empty(2 * (before + count), np.int64)
+                more_values = np.empty(2 * (before + count), np.float64)
+                more_credited[:before], more_values[:before] = all_credited[:before], all_values[:before]
+                all_credited, all_values = more_credited, more_values
+            all_credited[before : before + count] = credited[:count]
+            all_values[before : before + count] = values[:count]
+            credit_indptr[passage + 1] = before + count
+    total = credit_indptr[num_passages]
+    return scores, credit_indptr, all_credited[:total], all_values[:total]

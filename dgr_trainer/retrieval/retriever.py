@@ -1,0 +1,376 @@
+"""Generative retrieval: queries in, ranked passages out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier
+from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.index import FMIndex
+from dgr_trainer.queries import queries_mapping
+from dgr_trainer.rankings import Rankings
+from dgr_trainer.retrieval.hypotheses import Hypothesis, ready_to_generate, search_view
+from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, weigh_keys
+from dgr_trainer.retrieval.passage_identifiers import own_identifiers
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.scoring import ScoringSettings
+from dgr_trainer.training.scoring import score_identifiers, underlying_model
+
+if TYPE_CHECKING:
+    from dgr_trainer.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Hit:
+    """
+    A passage that was found.
+
+    Args:
+        passage_id (`str`): The passage.
+        score (`float`): Its score; the higher the better, comparable within a query.
+        identifiers (`tuple[MatchedIdentifier, ...]`): What it was found by, in the order of credit; the scores add up
+            to the passage's.
+    """
+
+    passage_id: str
+    score: float
+    identifiers: tuple[MatchedIdentifier, ...]
+
+
+class GenerativeRetriever:
+    """
+    Finds passages by letting a model generate their identifiers.
+
+    For each view the model generates identifiers that occur in the corpus. Together with words of the query and
+    probable single tokens they are weighed (`ScoringSettings`), and passages are ranked by the identifiers that they
+    hold. With `ScoringSettings(kind="log_likelihood")` and one view, title or docid, a passage's score is the
+    log-likelihood of its identifier.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The student; an encoder-decoder model.
+        identifiers ([`Identifiers`]): Tokenizer, views, markers and prompts.
+        index ([`FMIndex`]): Index of the corpus, made with the same tokenizer.
+        corpus ([`Corpus`], *optional*): The passages, to be saved with the retriever.
+        settings ([`SearchSettings`], *optional*): How much a search looks at.
+        scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
+
+    Raises:
+        `ValueError`: if model, tokenizer, index, corpus and scoring do not fit each other.
+
+    Example:
+
+    ```python
+    index = FMIndex.from_corpus(corpus, identifiers)
+    retriever = GenerativeRetriever(model, identifiers, index)
+    for hit in retriever.search("who discovered penicillin", k=3)[0]:
+        print(hit.passage_id, hit.score, [retriever.identifier_text(i) for i in hit.identifiers])
+    ```
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | torch.nn.Module,
+        identifiers: Identifiers,
+        index: FMIndex,
+        *,
+        corpus: Corpus | None = None,
+        settings: SearchSettings | None = None,
+        scoring: ScoringSettings | None = None,
+    ) -> None:
+        self.model = model
+        self.identifiers = identifiers
+        self.index = index
+        self.corpus = corpus
+        self.settings = settings or SearchSettings()
+        self.scoring = scoring or ScoringSettings()
+        index.check_tokenizer(identifiers)
+        with ready_to_generate(model):
+            pass  # Raises if it cannot generate.
+        embeddings = underlying_model(model).get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if embeddings < identifiers.vocab_size:
+            raise ValueError(
+                f"The model embeds {embeddings} tokens, but the tokenizer has {identifiers.vocab_size}. Call "
+                "model.resize_token_embeddings(len(tokenizer)) before training."
+            )
+        if corpus is not None and len(corpus) != index.num_passages:
+            raise ValueError(
+                f"The corpus has {len(corpus)} passages, but the index holds {index.num_passages}: the index was made "
+                "of another corpus. Build it again with FMIndex.from_corpus(corpus, identifiers)."
+            )
+        if self.scoring.kind == "log_likelihood" and identifiers.views not in (("title",), ("docid",)):
+            raise ValueError(
+                f"kind='log_likelihood' scores a passage by its one identifier, but the views are "
+                f"{', '.join(identifiers.views)}. Use IdentifierSettings(views=('docid',)) or ('title',), or "
+                "ScoringSettings(kind='log_odds')."
+            )
+
+    # Searching
+
+    def search(
+        self, queries: str | Sequence[str], k: int = 10, include: Sequence[Sequence[str]] | None = None
+    ) -> list[list[Hit]]:
+        """
+        Find passages.
+
+        Args:
+            queries (`str` or `Sequence[str]`): One query or many.
+            k (`int`, defaults to 10): Passages to return for each query. Fewer are returned where fewer are found.
+            include (`Sequence[Sequence[str]]`, *optional*):
+                For each query, ids of passages that are scored whether they are found or not, and returned even where
+                they rank below the k best.
+
+        Returns:
+            `list[list[Hit]]`: for each query (for one, too) its hits, best first; of equal ones the larger id first.
+            An empty query has none but the included.
+
+        Raises:
+            `TypeError`: if a query is not a string.
+            `ValueError`: if k is below 1, or there is not one include list a query.
+            `KeyError`: if an included passage is not in the index.
+        """
+        queries = [queries] if isinstance(queries, str) else list(queries)
+        wrong = next((query for query in queries if not isinstance(query, str)), None)
+        if wrong is not None:
+            raise TypeError(f"A query is {wrong!r} ({type(wrong).__name__}). Give strings.")
+        if include is None:
+            include = [()] * len(queries)
+        if len(include) != len(queries):
+            raise ValueError(
+                f"There are {len(queries)} queries but {len(include)} include lists. Give one a query, empty where "
+                "nothing is to be included."
+            )
+        return list(self._search(queries, k, include))
+
+    def rank(self, queries: Dataset | Mapping[str, str], k: int = 100) -> Rankings:
+        """
+        Rank lists of queries.
+
+        Args:
+            queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
+            k (`int`, defaults to 100): Passages a query.
+        """
+        texts = queries_mapping(queries)
+        found = self._search(list(texts.values()), k, [()] * len(texts))
+        return Rankings(
+            {
+                query_id: [(hit.passage_id, hit.score) for hit in hits]
+                for query_id, hits in zip(texts, found, strict=True)
+            }
+        )
+
+    def candidates(
+        self,
+        queries: Dataset | Mapping[str, str],
+        k: int = 100,
+        relevant: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> Candidates:
+        """
+        Passages to train on, with the identifiers by which they were found.
+
+        Args:
+            queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): Training queries.
+            k (`int`, defaults to 100): Passages a query.
+            relevant (`Mapping[str, Mapping[str, int]]`, *optional*):
+                Qrels. Relevant passages (grade above 0) are among the candidates even where they rank below k, each
+                with its title or docid at least; one that nothing led to also with its pseudo-queries and first words.
+                What is added so has credit 0.
+        """
+        texts = queries_mapping(queries)
+        relevant = relevant or {}
+        include = [[id for id, grade in relevant.get(query, {}).items() if grade > 0] for query in texts]
+        self.index.passage_positions({id for ids in include for id in ids})
+
+        def lists() -> Iterator[tuple[str, list[Candidate]]]:
+            found = self._search(list(texts.values()), k, include)
+            for query_id, wanted, hits in zip(texts, include, found, strict=True):
+                yield query_id, [self._candidate(hit, hit.passage_id in wanted) for hit in hits]
+
+        return Candidates.from_lists(
+            lists(), corpus_tokens=self.index.num_tokens, tokenizer_fingerprint=self.identifiers.fingerprint
+        )
+
+    def identifier_text(self, identifier: MatchedIdentifier) -> str:
+        """Text of an identifier, without its closing marker."""
+        return self.identifiers.text(identifier.view, identifier.ids)
+
+    # Saving and loading
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write all that a search needs to a folder, which appears only when it is complete.
+
+        The model (or adapter) and the tokenizer lie in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
+        (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them; beside them are `index/`,
+        `corpus/` if there is one, and `retriever.json`.
+
+        Args:
+            path (`str` or `os.PathLike`): A new or empty folder, or one written by this function before.
+
+        Raises:
+            `FileExistsError`: if the folder holds other files.
+            `ValueError`: if the model is an adapter that does not know its base model.
+        """
+        from dgr_trainer.retrieval.storage import save_retriever
+
+        save_retriever(self, Path(path))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: SearchSettings | None = None,
+        base_model: PreTrainedModel | None = None,
+        **model_kwargs: Any,
+    ) -> GenerativeRetriever:
+        """
+        Load a retriever that `save_pretrained` wrote.
+
+        Args:
+            path (`str` or `os.PathLike`): The folder.
+            settings ([`SearchSettings`], *optional*): In place of the saved ones.
+            base_model ([`~transformers.PreTrainedModel`], *optional*):
+                Under a saved adapter, in place of the one that its configuration names.
+            model_kwargs: Passed on to `from_pretrained` of the model, for example `dtype` or `device_map`.
+
+        Raises:
+            `FileNotFoundError`: if a part is missing.
+            `ValueError`: if the parts do not belong together, or a newer version wrote them.
+        """
+        from dgr_trainer.retrieval.storage import load_parts
+
+        parts = load_parts(Path(path), base_model, model_kwargs)
+        return cls(**{**parts, "settings": settings or parts["settings"]})
+
+    # Steps of a search
+
+    def _search(self, queries: Sequence[str], k: int, include: Sequence[Sequence[str]]) -> Iterator[list[Hit]]:
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k={k!r}: ask for at least 1 passage.")
+        positions = [self.index.passage_positions(dict.fromkeys(ids)) for ids in include]
+        size = self.settings.batch_size
+        with tqdm(total=len(queries), desc="Searching", unit="query", disable=len(queries) <= size) as progress:
+            for start in range(0, len(queries), size):
+                batch = slice(start, start + size)
+                for query_keys, wanted in zip(
+                    self._keys(queries[batch], positions[batch]), positions[batch], strict=True
+                ):
+                    yield self._hits(query_keys, int(k), wanted)
+                    progress.update()
+
+    def _keys(self, queries: Sequence[str], include: Sequence[np.ndarray]) -> list[QueryKeys]:
+        """Weighted identifiers of each query of a batch."""
+        none = QueryKeys([], np.zeros(self.index.vocab_size))
+        asked = [place for place, query in enumerate(queries) if query.strip()]
+        results = [none] * len(queries)
+        if not asked:
+            return results
+        texts = [queries[place] for place in asked]
+        found: list[dict[str, list[Hypothesis]]] = [{} for _ in texts]
+        first_scores = None
+        with ready_to_generate(self.model) as model:
+            for view in self.identifiers.views:
+                search = search_view(
+                    model, self.index, self.identifiers, texts, view,
+                    num_beams=self.settings.beam_size, length=self.settings.length(view),
+                )  # fmt: skip
+                for of_query, hypotheses in zip(found, search.hypotheses, strict=True):
+                    of_query[view] = hypotheses
+                if view == "substring":
+                    first_scores = search.first_scores
+            if self.scoring.kind == "log_likelihood":
+                view = self.identifiers.views[0]
+                extra = [self._identifiers_of(include[place]) for place in asked]
+            else:
+                view = "substring"
+                extra = [self._ngrams(text) for text in texts]
+            self._score_extra(model, texts, view, found, extra)
+        for number, place in enumerate(asked):
+            keys = weigh_keys(self.index, found[number], self.scoring)
+            if first_scores is None:
+                results[place] = QueryKeys(keys, none.unigrams)
+            else:
+                results[place] = add_unigrams(self.index, keys, first_scores[number], self.settings, self.scoring)
+        return results
+
+    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int, int]]:
+        if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
+            return []
+        return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
+
+    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int, int]]:
+        """Ids, count and first row of the one identifier of each of these passages."""
+        view = self.identifiers.views[0]
+        own = [own_identifiers(self.identifiers, self.index.extract(int(passage)), 0) for passage in passages]
+        ids = [ids for identifiers in own for _, ids in identifiers]
+        ranges = [self.index.find(self.identifiers.pattern(view, one)) for one in ids]
+        return [(one, high - low, low) for one, (low, high) in zip(ids, ranges, strict=True)]
+
+    def _score_extra(
+        self,
+        model: PreTrainedModel,
+        queries: Sequence[str],
+        view: str,
+        found: list[dict[str, list[Hypothesis]]],
+        extra: list[list[tuple[tuple[int, ...], int, int]]],
+    ) -> None:
+        """Score identifiers that the search did not come upon, and add them to what it found."""
+        known = [{hypothesis.ids for hypothesis in of_query.get(view, ())} for of_query in found]
+        extra = [[one for one in ones if one[0] not in seen] for ones, seen in zip(extra, known, strict=True)]
+        if not any(extra):
+            return
+        prompts = self.identifiers.encode_prompts(queries, view)
+        scores = score_identifiers(model, prompts, [[ids for ids, _, _ in ones] for ones in extra])
+        for of_query, ones, of_ones in zip(found, extra, scores, strict=True):
+            of_query[view] += [
+                Hypothesis(ids, score, *rest) for (ids, *rest), score in zip(ones, of_ones, strict=True)
+            ]
+
+    def _hits(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[Hit]:
+        settings = self.settings
+        wanted = set(include.tolist())
+        if self.scoring.kind == "log_likelihood":
+            ranked = likeliest_passages(self.index, self.identifiers, query_keys.keys, settings.max_occurrences)
+            scores = np.array([one.score for one in ranked])
+            kept = [ranked[place] for place in _among_best(scores, k, [one.passage in wanted for one in ranked])]
+        else:
+            scorer = PassageScorer(
+                self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
+            )
+            passages = scorer.found(settings.max_occurrences, settings.max_passages)
+            passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
+            scores = scorer.scores(passages)
+            kept = scorer.explained(passages[_among_best(scores, k, np.isin(passages, include))])
+        hits = [Hit(self.index.passage_ids[one.passage], one.score, one.identifiers) for one in kept]
+        hits.sort(key=lambda hit: (hit.score, hit.passage_id), reverse=True)
+        included = {self.index.passage_ids[passage] for passage in wanted}
+        return [hit for rank, hit in enumerate(hits) if rank < k or hit.passage_id in included]
+
+    def _candidate(self, hit: Hit, relevant: bool) -> Candidate:
+        identifiers = hit.identifiers
+        if relevant:
+            matched = {(identifier.view, identifier.ids) for identifier in identifiers}
+            tokens = self.index.extract(self.index.passage_position(hit.passage_id))
+            for view, ids in own_identifiers(self.identifiers, tokens, self.settings.substring_length):
+                if (view, ids) not in matched and (view in ("title", "docid") or not matched):
+                    count = self.index.count(self.identifiers.pattern(view, ids))
+                    identifiers += (MatchedIdentifier(view, ids, count, 0.0),)
+        return Candidate(hit.passage_id, hit.score, identifiers)
+
+
+def _among_best(scores: np.ndarray, k: int, include: Sequence[bool] | np.ndarray) -> np.ndarray:
+    """Places of the k best scores and all that equal the last of them, and of those that are to be included."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    return np.flatnonzero((scores >= np.partition(scores, -k)[-k]) | np.asarray(include, dtype=bool))

@@ -1,0 +1,109 @@
+"""A retriever's folder: model and tokenizer as Hugging Face libraries keep them, and the index beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+
+from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.corpus import Corpus
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.scoring import ScoringSettings
+
+if TYPE_CHECKING:
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
+
+DESCRIPTION = "retriever.json"
+_FORMAT_VERSION = 1
+_ADAPTER = "adapter_config.json"
+
+
+def save_retriever(retriever: GenerativeRetriever, path: Path) -> None:
+    """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
+    model: Any = retriever.model
+    for name, config in getattr(model, "peft_config", {}).items():
+        if not config.base_model_name_or_path:
+            raise ValueError(
+                f"The adapter {name!r} does not know the name or path of its base model, so it could not be loaded "
+                "again. Save the base model and set base_model_name_or_path in the adapter's configuration, or merge "
+                "the adapter with model.merge_and_unload()."
+            )
+    description = {
+        "format_version": _FORMAT_VERSION,
+        "tokenizer_fingerprint": retriever.identifiers.fingerprint,
+        "identifiers": retriever.identifiers.settings.to_dict(),
+        "search": retriever.settings.to_dict(),
+        "scoring": retriever.scoring.to_dict(),
+    }
+    with atomic_folder(path, marker=DESCRIPTION) as folder:
+        model.save_pretrained(folder)
+        retriever.identifiers.tokenizer.save_pretrained(folder)
+        retriever.index.save(folder / "index")
+        if retriever.corpus is not None:
+            retriever.corpus.save_to_disk(folder / "corpus")
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Load what `save_retriever` wrote, as arguments of [`GenerativeRetriever`]."""
+    if not (path / DESCRIPTION).is_file():
+        raise FileNotFoundError(
+            f"{path} holds no {DESCRIPTION}, so it is no folder of a retriever. Give one that "
+            "GenerativeRetriever.save_pretrained wrote."
+        )
+    description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+    version = description.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"The retriever at {path} has format version {version}; this version of dgr-trainer reads version "
+            f"{_FORMAT_VERSION}. Install the version that wrote it, or save the retriever again."
+        )
+    is_adapter = (path / _ADAPTER).is_file()
+    parts = {
+        "the model": is_adapter or (path / "config.json").is_file(),
+        "the tokenizer": (path / "tokenizer_config.json").is_file(),
+        "the index": (path / "index").is_dir(),
+    }
+    missing = [name for name, there in parts.items() if not there]
+    if missing:
+        raise FileNotFoundError(
+            f"The retriever at {path} is not whole: {' and '.join(missing)} missing. Copy the whole folder, or "
+            "save the retriever again."
+        )
+    identifiers = Identifiers(
+        AutoTokenizer.from_pretrained(path), IdentifierSettings.from_dict(description["identifiers"])
+    )
+    index = FMIndex.load(path / "index", tokenizer_fingerprint=identifiers.fingerprint)
+    return {
+        "model": _load_model(path, is_adapter, base_model, model_kwargs),
+        "identifiers": identifiers,
+        "index": index,
+        "corpus": Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,
+        "settings": SearchSettings.from_dict(description["search"]),
+        "scoring": ScoringSettings.from_dict(description["scoring"]),
+    }
+
+
+def _load_model(
+    path: Path, is_adapter: bool, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]
+) -> torch.nn.Module:
+    if not is_adapter:
+        return AutoModelForSeq2SeqLM.from_pretrained(path, **model_kwargs).eval()
+    from peft import PeftConfig, PeftModel
+
+    if base_model is None:
+        name = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+        try:
+            base_model = AutoModelForSeq2SeqLM.from_pretrained(name, **model_kwargs)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"The adapter at {path} belongs to the model {name!r}, which cannot be loaded ({error}). Pass the "
+                "model as base_model."
+            ) from error
+    return PeftModel.from_pretrained(base_model, str(path)).eval()
