@@ -203,7 +203,7 @@ class Identifiers:
 
         Every token counts as a word if the tokenizer joins words, which no span of whole words would survive.
         """
-        words = self._encode_texts(self._without_markers(text).split())
+        words = [self._without_markers(ids) for ids in self._encode_texts(text.split())]
         starts = [0]
         for word in words[:-1]:
             starts.append(starts[-1] + len(word))
@@ -216,7 +216,7 @@ class Identifiers:
         texts: list[str] = []
         for passage in passages:
             texts += [passage.title, passage.text, *passage.pseudo_queries]
-        encoded = iter(self._encode_texts([self._without_markers(text) for text in texts]))
+        encoded = iter([self._without_markers(ids) for ids in self._encode_texts(texts)])
         # A docid is never found inside a text: it is tokenised as an ordinary seq2seq target.
         docids = self._tokenise([passage.id if passage.docid is None else passage.docid for passage in passages])
         segments = []
@@ -315,15 +315,25 @@ class Identifiers:
         encoded = self.tokenizer(texts, add_special_tokens=specials, truncation=False, padding=False, verbose=False)
         return encoded["input_ids"]
 
-    def _without_markers(self, text: str) -> str:
-        """Text in which no marker occurs: the characters of one that does are set apart by spaces."""
-        markers = {getattr(self.settings, name).strip() for name in ("title_end", "query_start", "query_end")}
+    def _without_markers(self, ids: list[int]) -> list[int]:
+        """Ids of a text in which no marker occurs, not even together with the marker that may follow the text."""
+        markers = [self._title_end, self._query_start, self._query_end]
         if "docid" in self.views:
-            markers.add(self.settings.docid_start.strip())
-        for marker in sorted(markers):
-            while len(marker) > 1 and marker in text:
-                text = text.replace(marker, " ".join(marker))
-        return text
+            markers.append(self._docid_start)
+        if not any(marker[0] in ids for marker in markers):
+            return ids
+        ids = list(ids)
+        place = 0
+        while place < len(ids):
+            for marker in markers:
+                # Tokens past the end count as fitting: "@" before the marker "@@" would close a title too early.
+                if tuple(ids[place : place + len(marker)]) == marker[: len(ids) - place]:
+                    del ids[place]
+                    place = max(0, place - max(map(len, markers)))
+                    break
+            else:
+                place += 1
+        return ids
 
 
 def _common_suffix_length(a: Sequence[int], b: Sequence[int]) -> int:

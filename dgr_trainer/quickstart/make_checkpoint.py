@@ -1,0 +1,92 @@
+"""Makes the student that the quickstart starts from: the generation stage, trained from random weights.
+
+    python -m dgr_trainer.quickstart.make_checkpoint DIR
+
+It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
+quickstart itself. It takes about an hour on two cores. The checkpoint in this package was made by this script.
+"""
+
+import argparse
+import json
+import logging
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.quickstart.python_docs import python_docs_corpus
+from dgr_trainer.quickstart.student import made_up_questions, new_student, train_tokenizer
+from dgr_trainer.training.pairs import generation_pairs
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Trains the tokenizer and the student and saves both, weights in half precision, in the folder given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
+    parser.add_argument("--steps", type=int, default=3000, help="Optimiser steps of 64 examples.")
+    parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage.")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+
+    corpus = python_docs_corpus()
+    identifiers = Identifiers(train_tokenizer(corpus))
+    student = new_student(identifiers, options.seed)
+    made_up, made_up_qrels = made_up_questions(corpus, options.questions_per_passage, options.seed)
+    pairs = generation_pairs(
+        corpus,
+        identifiers,
+        made_up,
+        made_up_qrels,
+        titles_per_query=1,
+        substrings_per_query=2,
+        pseudo_queries_per_query=1,
+        samples_per_passage=2,
+        seed=options.seed,
+    )
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(options.folder / "training"),
+        max_steps=options.steps,
+        per_device_train_batch_size=64,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=300,
+        bf16=True,
+        weight_decay=0.01,
+        label_smoothing_factor=0.1,
+        train_sampling_strategy="group_by_length",
+        logging_steps=100,
+        save_strategy="steps",
+        save_steps=500,
+        save_total_limit=1,
+        report_to=[],
+        seed=options.seed,
+    )
+    trainer = Seq2SeqTrainer(
+        model=student,
+        args=arguments,
+        train_dataset=pairs,
+        data_collator=DataCollatorForSeq2Seq(identifiers.tokenizer, model=student, pad_to_multiple_of=8),
+        processing_class=identifiers.tokenizer,
+    )
+    trainer.train()
+    student.to(torch.float16).save_pretrained(options.folder)
+    identifiers.tokenizer.save_pretrained(options.folder)
+    made_with = {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+        "options": {name: value for name, value in vars(options).items() if name != "folder"},
+        "passages": len(corpus),
+    }
+    (options.folder / "made_with.json").write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
