@@ -1,0 +1,138 @@
+"""Generation pairs: what a student learns to generate, from judged queries and from passages alone."""
+
+import logging
+
+import pytest
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
+from dgr_trainer.training.pairs import generation_pairs
+
+
+def pairs_of(dataset, tokenizer):
+    """(prompt text, target text) of each pair, special tokens left out."""
+    return [
+        (
+            tokenizer.decode(row["input_ids"], skip_special_tokens=True).strip(),
+            tokenizer.decode(row["labels"], skip_special_tokens=True).strip(),
+        )
+        for row in dataset
+    ]
+
+
+def test_pairs_from_a_query(bpe_tokenizer, corpus, queries, qrels):
+    identifiers = Identifiers(bpe_tokenizer)
+    only = {"q07": qrels["q07"]}
+    dataset = generation_pairs(
+        corpus,
+        identifiers,
+        {"q07": queries["query"][6]},
+        only,
+        titles_per_query=2,
+        substrings_per_query=4,
+        pseudo_queries_per_query=5,
+        samples_per_passage=0,
+        progress=False,
+    )
+    pairs = pairs_of(dataset, bpe_tokenizer)
+    question = "who made the steam engine more efficient"
+    titles = [target for prompt, target in pairs if prompt == f"{question} || title || +"]
+    assert titles == ["Steam engine @@"] * 2 + ["James Watt @@"] * 2
+    pseudo_queries = [target for prompt, target in pairs if prompt == f"{question} || query || +"]
+    assert pseudo_queries == ["who improved the steam engine @@", "unit of power named for an engineer @@"]
+    bodies = {passage_id: corpus.get(passage_id).text for passage_id in only["q07"]}
+    substrings = [target for prompt, target in pairs if prompt == f"{question} || body || +"]
+    assert len(substrings) == 8
+    assert all(any(f" {s}" in f" {body}" for body in bodies.values()) for s in substrings)
+    assert len(pairs) == 4 + 2 + 8
+    assert all(row["labels"][-1] == identifiers.eos_token_id for row in dataset)
+
+
+def test_substrings_start_near_the_words_of_the_query(bpe_tokenizer):
+    words = [f"word{i}" for i in range(60)]
+    words[40:43] = ["molten", "rock", "surface"]
+    corpus = Corpus.from_passages([Passage("p", "", " ".join(words))])
+    settings = IdentifierSettings(views=("substring",))
+    arguments = {"queries": {"q": "molten rock surface"}, "qrels": {"q": {"p": 1}}, "samples_per_passage": 0}
+    identifiers = Identifiers(bpe_tokenizer, settings)
+    dataset = generation_pairs(
+        corpus, identifiers, substrings_per_query=400, temperature=0.3, progress=False, **arguments
+    )
+    starts = [target.split()[0] for _, target in pairs_of(dataset, bpe_tokenizer)]
+    even = generation_pairs(
+        corpus, identifiers, substrings_per_query=400, temperature=1e6, progress=False, **arguments
+    )
+    even_starts = [target.split()[0] for _, target in pairs_of(even, bpe_tokenizer)]
+    assert starts.count("molten") > 3 * even_starts.count("molten")
+
+
+def test_pairs_from_passages_alone(tokenizer, corpus):
+    identifiers = Identifiers(tokenizer, IdentifierSettings(views=VIEWS))
+    dataset = generation_pairs(corpus, identifiers, samples_per_passage=2, progress=False)
+    # Zebras have no pseudo-query; a passage whose only pseudo-query plays the query has none left to generate.
+    assert 24 * 2 * 3 <= len(dataset) <= 24 * 2 * 4
+    index = {tuple(identifiers.pattern("title", identifiers.target("title", s.title))) for s in
+             identifiers.encode_segments([corpus[i] for i in range(len(corpus))])}  # fmt: skip
+    tail = identifiers.encode_prompts([""], "title")[0][1:]
+    titles = [row["labels"][:-1] for row in dataset if row["input_ids"][-len(tail) :] == tail]
+    assert len(titles) == 48
+    assert all(tuple(identifiers.pattern("title", title)) in index for title in titles)
+
+
+def test_equal_seeds_give_equal_pairs_whatever_the_order(bpe_tokenizer, corpus, queries, qrels):
+    identifiers = Identifiers(bpe_tokenizer)
+    mapping = dict(zip(queries["query_id"], queries["query"], strict=True))
+    backwards = dict(reversed(mapping.items()))
+    first = generation_pairs(corpus, identifiers, mapping, qrels, seed=3, progress=False)
+    again = generation_pairs(corpus, identifiers, backwards, dict(reversed(qrels.items())), seed=3, progress=False)
+    other = generation_pairs(corpus, identifiers, mapping, qrels, seed=4, progress=False)
+    assert first.to_dict() == again.to_dict()
+    assert first.to_dict() != other.to_dict()
+
+
+def test_docid_pairs_are_ordinary_seq2seq_targets(bpe_tokenizer, corpus):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
+    dataset = generation_pairs(corpus, identifiers, {"q": "highest"}, {"q": {"p01": 1}}, titles_per_query=1,
+                               samples_per_passage=0, progress=False)  # fmt: skip
+    assert dataset[0] == {"input_ids": bpe_tokenizer("highest")["input_ids"],
+                          "labels": [*bpe_tokenizer("p01", add_special_tokens=False)["input_ids"], 2]}  # fmt: skip
+
+
+def test_judgements_outside_the_corpus_are_counted(bpe_identifiers, corpus, caplog):
+    with caplog.at_level(logging.WARNING):
+        generation_pairs(corpus, bpe_identifiers, {"q": "a"}, {"q": {"p01": 1, "nowhere": 1}}, progress=False)
+    assert "1 judged passages are not in the corpus" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"titles_per_query": -1}, "Counts must not be negative"),
+        ({"substring_words": 0}, "substring_words at least 1"),
+        ({"temperature": 0.0}, "temperature above 0"),
+        ({"queries": {"q": "a"}}, "queries and qrels go together"),
+        ({"samples_per_passage": 0}, "No generation pair could be made"),
+        ({"queries": {"q": "a"}, "qrels": {"q": {"p01": 0}}, "samples_per_passage": 0}, "No generation pair"),
+    ],
+)
+def test_bad_arguments(bpe_identifiers, corpus, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generation_pairs(corpus, bpe_identifiers, progress=False, **arguments)
+
+
+def test_trains_with_the_plain_trainer(bart, corpus, queries, qrels, tmp_path):
+    model, tokenizer = bart
+    dataset = generation_pairs(corpus, Identifiers(tokenizer), queries, qrels, progress=False)
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            output_dir=str(tmp_path), max_steps=30, per_device_train_batch_size=16, learning_rate=3e-3,
+            logging_steps=10, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no",
+        ),
+        train_dataset=dataset,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
