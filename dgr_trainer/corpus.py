@@ -130,7 +130,7 @@ class Corpus(Sequence[Passage]):
 
         Raises:
             TypeError: if `dataset` is no `datasets.Dataset`.
-            KeyError: if a column is missing.
+            ValueError: if a column is missing.
         """
         if isinstance(dataset, (DatasetDict, dict)):
             raise TypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
@@ -139,14 +139,14 @@ class Corpus(Sequence[Passage]):
         chosen = dict(columns or {})
         unknown = sorted(set(chosen) - set(FIELDS))
         if unknown:
-            raise KeyError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
+            raise ValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
         for name in ("id", "_id", *FIELDS[1:]):
             if name in dataset.column_names:
                 chosen.setdefault("id" if name in ID_NAMES else name, name)
         missing = sorted(set(chosen.values()) - set(dataset.column_names))
         if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
-            raise KeyError(
+            raise ValueError(
                 f"The dataset has no column {wanted}; its columns are {dataset.column_names}. "
                 'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
             )
@@ -223,11 +223,11 @@ class Corpus(Sequence[Passage]):
             cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
 
         Raises:
-            KeyError: if an id is not in the corpus.
+            ValueError: if an id is not in the corpus.
         """
         unknown = [id for id in pseudo_queries if id not in self]
         if unknown:
-            raise KeyError(
+            raise ValueError(
                 f"{len(unknown)} of {len(pseudo_queries)} passage ids with pseudo-queries are not in the corpus, "
                 f"for example {unknown[:3]}. Were they generated for another corpus?"
             )

@@ -142,14 +142,14 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
 
     Raises:
         TypeError: if `queries` is neither, or an id or a query is of the wrong type.
-        KeyError: if the dataset lacks a column.
-        ValueError: if an id is invalid or has two different queries, or a query is blank, or there are none.
+        ValueError: if the dataset lacks a column, an id is invalid or has two different queries, a query is blank, or
+            there are none.
     """
     pairs: Iterator[tuple[Any, Any]]
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "query") if name not in queries.column_names]
         if missing:
-            raise KeyError(
+            raise ValueError(
                 f"The queries have no column {' and no column '.join(map(repr, missing))}; their columns are "
                 f"{queries.column_names}. Rename with queries.rename_columns({{...}})."
             )

@@ -69,11 +69,12 @@ def sorted_list(query_id: Any, ids: Any, scores: Any) -> tuple[str, list[str], n
         counts = ["none" if values is None else len(values) for values in (ids, scores)]
         raise ValueError(f"Query {query!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one.")
     names = [_text_id(value, f"passage id of query {query!r}") for value in ids]
-    try:
-        values = np.asarray([float(score) for score in scores], dtype=np.float64)
-    except (TypeError, ValueError):
-        wrong = next(score for score in scores if not hasattr(score, "__float__"))
-        raise TypeError(f"Query {query!r}: the score {wrong!r} ({type(wrong).__name__}) is not a number.") from None
+    if not isinstance(scores, np.ndarray):
+        for score in scores:
+            if not hasattr(score, "__float__"):
+                raise TypeError(f"Query {query!r}: the score {score!r} ({type(score).__name__}) is not a number.")
+        scores = [float(score) for score in scores]
+    values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all():
         wrong = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(

@@ -174,13 +174,13 @@ class Rankings(Mapping[str, RankList]):
 
         Raises:
             TypeError: if `dataset` is no `datasets.Dataset`.
-            KeyError: if a column is missing.
+            ValueError: if a column is missing.
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
         missing = [field for field in FEATURES if field not in dataset.column_names]
         if missing:
-            raise KeyError(f"The dataset has no column {missing}; its columns are {dataset.column_names}.")
+            raise ValueError(f"The dataset has no column {missing}; its columns are {dataset.column_names}.")
         plain = dataset.select_columns(list(FEATURES)).with_format(None)
 
         def lists() -> Iterator[tuple[Any, Any, Any]]:

@@ -99,13 +99,12 @@ def compare_runs(
         [`RunComparison`], which prints as a table with `to_markdown()`.
 
     Raises:
-        ValueError: if there are no runs, or as [`evaluate_per_query`] does.
-        KeyError: if the baseline is not among the runs.
+        ValueError: if there are no runs, the baseline is not among them, or as [`evaluate_per_query`] does.
     """
     if not runs:
         raise ValueError("There are no runs to compare.")
     if baseline is not None and baseline not in runs:
-        raise KeyError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
+        raise ValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
     values = {
         name: evaluate_per_query(run, qrels, metrics, relevance_level=relevance_level) for name, run in runs.items()
     }
