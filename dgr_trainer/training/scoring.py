@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
@@ -37,15 +38,15 @@ class TokenScores(NamedTuple):
     mean_log_probabilities: Tensor
 
 
-def underlying_model(model: nn.Module) -> nn.Module:
+def underlying_model(model: nn.Module) -> Any:
     """The transformers model inside wrappers for distribution, compilation and adapters."""
-    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    return base.get_base_model() if hasattr(base, "get_base_model") else base
 
 
 def start_token_id(model: nn.Module) -> int:
     """The token with which the decoder begins. Raises a `ValueError` if the model's configuration names none."""
-    base: Any = underlying_model(model)
+    base = underlying_model(model)
     generation = getattr(base, "generation_config", None)
     for config in (base.config, generation):
         token = getattr(config, "decoder_start_token_id", None)
@@ -76,6 +77,23 @@ def can_pack(model: nn.Module) -> bool:
     if getattr(decoder, "embed_positions", None) is not None:
         return position_module(decoder) is not None
     return hasattr(decoder, "rotary_emb") or any(hasattr(m, "relative_attention_bias") for m in decoder.modules())
+
+
+def packing_attention(model: nn.Module) -> str:
+    """
+    The attention implementation of a model's decoder, which decides the form of its masks.
+
+    Raises:
+        `ValueError`: if it takes no mask for many identifiers in one row.
+    """
+    base = underlying_model(model)
+    attention = getattr(base.get_decoder().config, "_attn_implementation", None) or base.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(
+            f"The model uses attn_implementation={attention!r}, which takes no mask for many identifiers in one row. "
+            "Load it with attn_implementation='sdpa'."
+        )
+    return attention
 
 
 def score_rows(
@@ -109,7 +127,7 @@ def score_rows(
     Raises:
         `ValueError`: if the model uses an attention implementation that takes no mask, or has no start token.
     """
-    base: Any = underlying_model(model)
+    base = underlying_model(model)
     if packed is None:
         packed = can_pack(model)
         if not packed and type(base).__name__ not in _told_flat:
@@ -172,7 +190,7 @@ def score_identifiers(
     packed = pack_identifiers(
         [identifiers[q] for q in queries], [[0] * len(identifiers[q]) for q in queries], max_row_tokens
     )
-    used = (packed.segments >= 0).any(-1).nonzero()
+    used = np.nonzero((packed.segments >= 0).any(-1))
     order = sorted(zip(*used, strict=True), key=lambda row: -(packed.segments[row] >= 0).sum())
     training = model.training
     model.eval()
@@ -224,13 +242,7 @@ def sum_by_identifier(values: Tensor, segments: Tensor, num_identifiers: int) ->
 
 def _packed_mask(segments: Tensor, base: Any) -> Tensor:
     """Who may attend to whom, `(R, 1, T, T)`, in the form that the model's attention wants."""
-    decoder = base.get_decoder()
-    attention = getattr(decoder.config, "_attn_implementation", None) or base.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise ValueError(
-            f"The model uses attn_implementation={attention!r}, which takes no mask for many identifiers in one row. "
-            "Load it with attn_implementation='sdpa'."
-        )
+    attention = packing_attention(base)
     same = (segments.unsqueeze(1) == segments.unsqueeze(2)) & (segments >= 0).unsqueeze(1)
     # Cells without a token attend to themselves: a softmax over nothing is not a number.
     allowed = same.tril() | torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)

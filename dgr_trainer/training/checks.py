@@ -1,0 +1,114 @@
+"""What can be found out to be wrong before training begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.identifier_sources import StringIdentifiers
+from dgr_trainer.training.scoring import can_pack, packing_attention, position_module, start_token_id, underlying_model
+
+
+def check_trainer_arguments(
+    args: Any,
+    compute_loss_func: Callable[..., Any] | None,
+    compute_metrics: Callable[..., Any] | None,
+    preprocess_logits_for_metrics: Callable[..., Any] | None,
+) -> None:
+    """
+    Refuse arguments of the parent class that would have no effect or a wrong one.
+
+    Raises:
+        `TypeError`: if `args` are not [`DistillationTrainingArguments`].
+        `ValueError`: on a loss function or metrics of the user's own, or several GPUs in one process.
+    """
+    if not isinstance(args, DistillationTrainingArguments):
+        raise TypeError(
+            f"args are {type(args).__name__}, which lack the settings of distillation. Use "
+            "DistillationTrainingArguments, which take the same arguments and more."
+        )
+    if compute_metrics is not None or preprocess_logits_for_metrics is not None:
+        raise ValueError(
+            "compute_metrics sees the logits of teacher-forced identifiers, which say nothing about retrieval, so the "
+            "trainer does not keep them. Pass retrieval_evaluator=RetrievalEvaluator(...) in its place."
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func would take the place of the distillation loss. Choose a loss with args.ranking_loss, "
+            "or subclass the trainer."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to this one process, and torch.nn.DataParallel splits batches in a way "
+            "that packed identifiers do not survive. Start one process a GPU (`torchrun --nproc_per_node "
+            f"{args.n_gpu} script.py` or `accelerate launch`), or set CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_columns(name: str, dataset: Any, collator: Any) -> None:
+    """
+    Refuse a dataset that does not go with the collator.
+
+    Raises:
+        `ValueError`: if its columns are neither those of queries nor of pairs, or are queries without a
+            [`DistillationCollator`].
+    """
+    columns = getattr(dataset, "column_names", None)
+    if not columns:
+        return
+    queries, pairs = {"query_id", "query"} <= set(columns), {"input_ids", "labels"} <= set(columns)
+    if isinstance(collator, DistillationCollator):
+        if not queries and not pairs:
+            raise ValueError(
+                f"{name} has the columns {sorted(columns)}. Training on rank lists needs 'query_id' and 'query' "
+                "(dataset.rename_column), training on pairs 'input_ids' and 'labels'."
+            )
+    elif queries and not pairs:
+        given = "there is no data_collator" if collator is None else f"data_collator is a {type(collator).__name__}"
+        raise ValueError(
+            f"{name} holds queries, but {given}, which does not know their rank lists. Pass "
+            "data_collator=DistillationCollator(tokenizer, identifiers, rankings)."
+        )
+
+
+def check_model(model: nn.Module, collator: DistillationCollator) -> None:
+    """
+    Refuse a model that cannot be trained with a collator's batches.
+
+    Raises:
+        `ValueError`: if it is no sequence-to-sequence model, learns a prompt, has fewer embeddings than the tokenizer
+            has tokens or fewer positions than an identifier, has no start token, or an attention without masks.
+    """
+    base: Any = underlying_model(model)
+    if not getattr(base.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(base).__name__} is no sequence-to-sequence model: queries go into an encoder, identifiers come "
+            "out of a decoder. Use one such as BART or T5 (AutoModelForSeq2SeqLM)."
+        )
+    adapters = getattr(model, "peft_config", None)
+    if isinstance(adapters, dict) and any(
+        getattr(config, "is_prompt_learning", False) for config in adapters.values()
+    ):
+        raise ValueError(
+            "Prompt and prefix tuning put tokens in front of the decoder's input, which shifts packed identifiers. "
+            "Use an adapter that leaves the input alone, such as LoRA."
+        )
+    rows = base.get_input_embeddings().weight.shape[0]
+    if len(collator.tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(collator.tokenizer)} tokens, but the model only {rows} embeddings. Is it the "
+            "model's tokenizer? If tokens were added, call model.resize_token_embeddings(len(tokenizer))."
+        )
+    start_token_id(model)
+    if can_pack(model):
+        packing_attention(model)
+    limit = getattr(base.config, "max_position_embeddings", None)
+    if position_module(base.get_decoder()) is None or not isinstance(limit, int):
+        return
+    if isinstance(collator.source, StringIdentifiers) and collator.source.longest > limit:
+        raise ValueError(
+            f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
+            "Shorten the identifiers."
+        )

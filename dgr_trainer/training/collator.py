@@ -1,0 +1,278 @@
+"""The collator: from queries and a teacher's rank lists to a batch of packed identifiers."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+
+from dgr_trainer.candidates import Candidates
+from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.ids import as_id
+from dgr_trainer.queries import Qrels
+from dgr_trainer.rank_lists import RankList
+from dgr_trainer.scoring import ScoringSettings, repetition_factors
+from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
+from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.training.query_tables import QueryTable, identifier_arrays, list_arrays
+from dgr_trainer.training.sampling import Coverage, ListSampler, TrainingList
+
+logger = logging.getLogger(__name__)
+
+Target = tuple[str, Sequence[int]]
+GenerationTargets = Mapping[str, Sequence[Target]] | Callable[[str, str, np.random.Generator], Sequence[Target]]
+
+
+class DistillationCollator:
+    """
+    Turns queries into batches on which a generative retriever learns the ranking of a teacher.
+
+    There are two front doors. With one identifier string a passage, `identifiers` is a mapping from passage ids to
+    strings, and a passage's score is the log-likelihood of its string. With [`Candidates`], a passage is scored by
+    the identifiers that the student matched, weighed against their counts in the corpus, as it is at retrieval.
+
+    A query's list has its relevant passage first (where there are qrels), then others in the teacher's order. Which
+    ones are drawn depends on the seed, the epoch and the query alone: workers, processes and resumed runs agree. The
+    relevant passage's identifiers are generated as well; without qrels, those of the teacher's best passage.
+
+    Features (rows of the training dataset) need the columns `query_id` and `query`. Features with `input_ids` and
+    `labels` and no `query_id` are ordinary generation pairs and are padded as in `DataCollatorForSeq2Seq`.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or [`Identifiers`]):
+            The student's tokenizer, or with views and prompts of your own.
+        identifiers (`Mapping[str, str]` or [`Candidates`]):
+            Identifier string of each passage id, or the student's candidates.
+        rankings ([`Rankings`], *optional*): The teacher's rank lists. Without them only generation is trained.
+        qrels (`Mapping[str, Mapping[str, int]]`, *optional*): Relevant passages (grade above 0) of each query.
+        list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
+        sampling (`str`, defaults to `"reference"`):
+            `"reference"` always takes the student's best other candidate and draws the rest uniformly (and every
+            second time draws the relevant passage); `"top"` takes the teacher's first ones.
+        relevant_first (`bool`, defaults to `True`):
+            Whether the relevant passage leads the list. If not, the teacher's order alone is taught.
+        generation_targets (mapping or callable, *optional*):
+            Identifiers to generate for a relevant passage, a sequence of (view, token ids): by passage id, or
+            returned by a function of the query, the passage id and a `numpy.random.Generator`. By default the
+            passage's own identifiers, the best credited one of each view.
+        scoring ([`ScoringSettings`], *optional*):
+            How identifiers are weighed. By default log-likelihoods for strings and log-odds for candidates.
+        max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
+        seed (`int`, defaults to 42): Seed of the draws.
+
+    Raises:
+        `TypeError`: if `identifiers` is neither a mapping of strings nor [`Candidates`].
+        `ValueError`: on unusable settings, candidates of another tokenizer, a tokenizer without a padding token, or
+            rankings of which no query or no passage is known.
+
+    Example:
+
+    ```python
+    >>> collator = DistillationCollator(tokenizer, {"p1": "Mount Everest", "p2": "K2"}, rankings)
+    >>> batch = collator([{"query_id": "q1", "query": "the highest mountain"}])
+    >>> batch["labels"].shape  # (queries, rows, tokens)
+    torch.Size([1, 1, 8])
+    ```
+
+    A batch has one row a query in every tensor. V views, L prompt tokens, R decoder rows of T tokens, K identifiers, M
+    passages of I identifiers each:
+
+    | name                              | shape     | content                                             |
+    |-----------------------------------|-----------|-----------------------------------------------------|
+    | `input_ids`, `attention_mask`     | (B, V, L) | the query's prompt of each view                     |
+    | `labels`, `segments`, `positions` | (B, R, T) | packed identifiers (see [`PackedRows`])             |
+    | `row_prompts`                     | (B, R)    | the view of each row                                |
+    | `identifier_counts`               | (B, K)    | occurrences in the corpus, 0 for padding            |
+    | `identifier_is_pseudo_query`      | (B, K)    | where the bonus of pseudo-queries applies           |
+    | `generation_weights`              | (B, K)    | share in the generation loss; the sum of a row is 1 |
+    | `passage_identifiers`             | (B, M, I) | the identifiers of each passage, -1 for padding     |
+    | `passage_factors`                 | (B, M, I) | their repetition discount                           |
+    | `list_mask`, `teacher_scores`     | (B, M)    | which passages there are, and the teacher's scores  |
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | Identifiers,
+        identifiers: Mapping[str, str] | Candidates,
+        rankings: Mapping[str, RankList] | None,
+        qrels: Qrels | None = None,
+        *,
+        list_length: int = 6,
+        sampling: str = "reference",
+        relevant_first: bool = True,
+        generation_targets: GenerationTargets | None = None,
+        scoring: ScoringSettings | None = None,
+        max_row_tokens: int = 256,
+        seed: int = 42,
+    ) -> None:
+        own = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
+        if own.tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{type(own.tokenizer).__name__} has no pad_token, so queries of different length make no batch. Set "
+                "tokenizer.pad_token, for example to tokenizer.eos_token."
+            )
+        self.source: StringIdentifiers | CandidateIdentifiers
+        if isinstance(identifiers, Candidates):
+            self.source = CandidateIdentifiers(identifiers, own)
+            self.scoring = scoring or ScoringSettings()
+            self.corpus_tokens = identifiers.corpus_tokens
+            order = self.source.order
+        elif isinstance(identifiers, Mapping):
+            self.source = StringIdentifiers(cast(Mapping[str, str], identifiers), own)
+            self.scoring = scoring or ScoringSettings(kind="log_likelihood")
+            if self.scoring.kind != "log_likelihood":
+                raise ValueError(
+                    "Log-odds need the identifiers' counts in the corpus, which strings do not have. Give the "
+                    "collator Candidates, or ScoringSettings(kind='log_likelihood')."
+                )
+            self.corpus_tokens = 1
+            order = None
+        else:
+            raise TypeError(
+                f"identifiers is a {type(identifiers).__name__}; give a mapping from passage ids to identifier "
+                "strings, or the Candidates of a retriever."
+            )
+        self.identifiers = self.source.identifiers
+        self.tokenizer = own.tokenizer
+        self.rankings: Mapping[str, RankList] = {} if rankings is None else rankings
+        self.generation_targets = generation_targets
+        self.max_row_tokens = max_row_tokens
+        self.sampler = ListSampler(
+            self.rankings,
+            qrels,
+            self.source.usable,
+            order,
+            list_length=list_length,
+            sampling=sampling,
+            relevant_first=relevant_first,
+            seed=seed,
+        )
+        self._pairs = DataCollatorForSeq2Seq(own.tokenizer)
+        # Shared memory: workers that outlive an epoch see the next one begin.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._refuse_foreign_rankings()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other lists than in the epochs before. The trainer calls this; a loop of your own should, too."""
+        self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> "DistillationCollator":
+        """A copy that draws the same lists at every evaluation, whatever the epoch of training."""
+        twin = copy.copy(self)
+        twin._epoch = torch.zeros((), dtype=torch.int64)
+        return twin
+
+    def coverage(self, query_ids: Iterable[str], *, progress: bool = False) -> Coverage:
+        """Counts what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
+        return self.sampler.coverage(tqdm(query_ids, desc="Checking rank lists", disable=not progress, delay=5))
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of queries, or of generation pairs."""
+        found = set(features[0])
+        if "query_id" not in found and {"input_ids", "labels"} <= found:
+            return dict(self._pairs([dict(feature) for feature in features]))
+        missing = {"query_id", "query"} - found
+        if missing:
+            raise ValueError(
+                f"A training example has the columns {sorted(found)}, but not {sorted(missing)}. The collator needs "
+                "'query_id' and 'query'; rename the columns of the dataset (dataset.rename_column)."
+            )
+        query_ids = [as_id(feature["query_id"], "query", "Training example") for feature in features]
+        epoch = int(self._epoch)
+        lists = [self.sampler.sample(query_id, epoch) for query_id in query_ids]
+        tables = [
+            self._table(query_id, feature["query"], sampled, epoch)
+            for query_id, feature, sampled in zip(query_ids, features, lists, strict=True)
+        ]
+        packed = pack_identifiers(
+            [[ids for _, ids in table.slots] for table in tables],
+            [[self.identifiers.views.index(view) for view, _ in table.slots] for table in tables],
+            self.max_row_tokens,
+        )
+        batch = {**self._prompts([feature["query"] for feature in features]), **packed._asdict()}
+        batch |= identifier_arrays(tables)
+        batch |= list_arrays(tables, lists)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _table(self, query_id: str, query: str, sampled: TrainingList, epoch: int) -> QueryTable:
+        table = QueryTable()
+        limit = self.scoring.identifiers_per_passage
+        discounted = self.scoring.kind == "log_odds"
+        for matched in self.source.matched(query_id, sampled.passage_ids, limit):
+            own = [one.ids for one in matched]
+            factors = repetition_factors(own, self.scoring.repetition) if discounted else [1.0] * len(own)
+            table.passages.append([table.slot(one.view, one.ids, one.count) for one in matched])
+            table.factors.append(factors)
+        targets = self._targets(query_id, query, sampled, epoch)
+        for view, ids in targets:
+            slot = table.slot(view, tuple(ids), 0)
+            table.weights[slot] = table.weights.get(slot, 0.0) + 1.0 / len(targets)
+        return table
+
+    def _targets(self, query_id: str, query: str, sampled: TrainingList, epoch: int) -> list[Target]:
+        """Identifiers to generate for a query."""
+        relevant = sampled.relevant
+        if self.generation_targets is not None:
+            grades = {p: grade for p, grade in self.sampler.qrels.get(query_id, {}).items() if grade > 0}
+            if grades and relevant not in grades:
+                relevant = min(grades, key=lambda passage_id: (-grades[passage_id], passage_id))
+            if relevant is not None:
+                if callable(self.generation_targets):
+                    rng = self.sampler.rng(query_id, epoch, "generation")
+                    return self._known_views(self.generation_targets(query, relevant, rng))
+                if relevant in self.generation_targets:
+                    return self._known_views(self.generation_targets[relevant])
+        if relevant is None or relevant not in self.source.usable(query_id):
+            return []
+        matched = self.source.matched(query_id, [relevant], self.scoring.identifiers_per_passage)[0]
+        best: dict[str, Target] = {}
+        for one in matched:
+            best.setdefault(one.view, (one.view, one.ids))
+        return list(best.values())
+
+    def _known_views(self, targets: Sequence[Target]) -> list[Target]:
+        unknown = {view for view, _ in targets} - set(self.identifiers.views)
+        if unknown:
+            raise ValueError(
+                f"generation_targets hold the views {sorted(unknown)}; the views are {list(self.identifiers.views)}."
+            )
+        return list(targets)
+
+    def _prompts(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
+        """Prompts of every view, padded on the right: `(B, V, L)`."""
+        views = self.identifiers.views
+        prompts = [self.identifiers.encode_prompts(queries, view) for view in views]
+        longest = max(len(ids) for of_view in prompts for ids in of_view)
+        input_ids = np.full((len(queries), len(views), longest), self.tokenizer.pad_token_id, np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for v, of_view in enumerate(prompts):
+            for b, ids in enumerate(of_view):
+                input_ids[b, v, : len(ids)] = ids
+                attention_mask[b, v, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _refuse_foreign_rankings(self) -> None:
+        """Rankings of other queries or another corpus are found out before anything is trained."""
+        if not self.rankings:
+            return
+        if isinstance(self.source, CandidateIdentifiers):
+            shared = [query_id for query_id in self.rankings if query_id in self.source.candidates]
+            if not shared:
+                raise ValueError(
+                    "No query of the rankings has candidates: the rankings hold queries such as "
+                    f"{next(iter(self.rankings))!r}, the candidates such as {next(iter(self.source.candidates))!r}. "
+                    "Let the teacher rank the candidates of these queries."
+                )
+        else:
+            shared = list(self.rankings)
+        seen = self.sampler.coverage(shared[:200])
+        if seen.ranked_passages and seen.unknown_passages == seen.ranked_passages:
+            raise ValueError(
+                f"None of the {seen.ranked_passages} passages in the first {seen.queries} rank lists has an "
+                f"identifier; the first is {seen.example!r}. Were the rankings made for these passages, and with the "
+                "same ids?"
+            )

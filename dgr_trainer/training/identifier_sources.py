@@ -1,0 +1,128 @@
+"""Where a passage's identifiers come from in training: one string each, or what the student matched for the query."""
+
+import logging
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+
+from dgr_trainer.candidates import Candidates, MatchedIdentifier
+from dgr_trainer.corpus import Passage
+from dgr_trainer.identifiers import Identifiers
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 10_000
+_QUERIES_LOOKED_AT = 100
+
+
+class StringIdentifiers:
+    """
+    One identifier a passage, given as a string: a title, a docid, a URL. View `"docid"`, tokenised once, here.
+
+    Args:
+        strings (`Mapping[str, str]`): Identifier of each passage id.
+        identifiers ([`Identifiers`]): The student's tokenizer and prompts.
+
+    Raises:
+        `TypeError`: if a key or value is no string.
+        `ValueError`: if there is no identifier or an empty one.
+    """
+
+    def __init__(self, strings: Mapping[str, str], identifiers: Identifiers) -> None:
+        if not strings:
+            raise ValueError("identifiers is empty. Give a mapping from passage id to identifier string.")
+        self.identifiers = Identifiers(identifiers.tokenizer, replace(identifiers.settings, views=("docid",)))
+        for passage_id, string in strings.items():
+            if not isinstance(passage_id, str) or not isinstance(string, str):
+                raise TypeError(
+                    f"identifiers maps {passage_id!r} to {string!r}; both the passage id and its identifier must be "
+                    "strings."
+                )
+            if not string.strip():
+                raise ValueError(f"The identifier of passage {passage_id!r} is empty. Give it one or leave it out.")
+        self._rows = {passage_id: row for row, passage_id in enumerate(strings)}
+        tokens, lengths = [], []
+        passages = [Passage(id=passage_id, docid=string) for passage_id, string in strings.items()]
+        for start in range(0, len(passages), _BATCH):
+            segments = self.identifiers.encode_segments(passages[start : start + _BATCH])
+            targets = [self.identifiers.target("docid", segment.docid) for segment in segments]
+            lengths.append(np.fromiter(map(len, targets), np.int64, len(targets)))
+            tokens.append(np.concatenate([np.asarray(ids, np.int32) for ids in targets]))
+        self._tokens = np.concatenate(tokens)
+        self._starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        same = len(strings) - len({self._ids(passage_id) for passage_id in strings})
+        if same:
+            logger.warning(
+                "%d of %d passages share their identifier with another one, so nothing can rank one above the other.",
+                same,
+                len(strings),
+            )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest identifier."""
+        return int(np.diff(self._starts).max())
+
+    def usable(self, query_id: str) -> Container[str]:
+        """Passages with an identifier: the same for every query."""
+        return self._rows
+
+    def matched(self, query_id: str, passage_ids: Sequence[str], limit: int) -> list[tuple[MatchedIdentifier, ...]]:
+        """The identifier of each passage."""
+        return [(MatchedIdentifier("docid", self._ids(passage_id), 1, 0.0),) for passage_id in passage_ids]
+
+    def _ids(self, passage_id: str) -> tuple[int, ...]:
+        row = self._rows[passage_id]
+        return tuple(self._tokens[self._starts[row] : self._starts[row + 1]].tolist())
+
+
+class CandidateIdentifiers:
+    """
+    The identifiers by which the student found a passage for a query, with their corpus counts.
+
+    Args:
+        candidates ([`Candidates`]): What the student found.
+        identifiers ([`Identifiers`]): The student's tokenizer, views and prompts.
+
+    Raises:
+        `ValueError`: if there are no candidates, or they belong to another tokenizer or hold other views.
+    """
+
+    def __init__(self, candidates: Candidates, identifiers: Identifiers) -> None:
+        if not candidates:
+            raise ValueError("The candidates are empty. Make them with GenerativeRetriever.candidates(queries).")
+        candidates.check_tokenizer(identifiers.fingerprint)
+        self.identifiers = identifiers
+        self.candidates = candidates
+        self._refuse_other_views()
+
+    def order(self, query_id: str) -> Sequence[str]:
+        """The student's candidates of a query, best first."""
+        return self.candidates.passage_ids(query_id) if query_id in self.candidates else ()
+
+    def usable(self, query_id: str) -> Container[str]:
+        """Passages with identifiers for a query: its candidates."""
+        return frozenset(self.order(query_id))
+
+    def matched(self, query_id: str, passage_ids: Iterable[str], limit: int) -> list[tuple[MatchedIdentifier, ...]]:
+        """The first identifiers of each passage, in the order of credit."""
+        wanted = list(passage_ids)
+        if not wanted:
+            return []
+        chosen = self.candidates.select(query_id, wanted, max_identifiers=limit)
+        return [passage.identifiers for passage in chosen]
+
+    def _refuse_other_views(self) -> None:
+        """Candidates of a retriever with other views are found out at once, from the first queries."""
+        found: set[str] = set()
+        for query_id in islice(self.candidates, _QUERIES_LOOKED_AT):
+            found |= {one.view for passage in self.candidates[query_id] for one in passage.identifiers}
+        unknown = found - set(self.identifiers.views)
+        if unknown:
+            raise ValueError(
+                f"The candidates hold identifiers of the views {sorted(unknown)}, but the collator was given the "
+                f"views {list(self.identifiers.views)}. Give it Identifiers(tokenizer, settings) with the settings of "
+                "the retriever that made the candidates."
+            )
