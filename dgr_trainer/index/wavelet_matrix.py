@@ -42,8 +42,8 @@ def _code_lengths(weights: np.ndarray) -> None:
     """Lengths of Huffman codes, from two queues: the symbols, and the nodes made so far.
 
     Args:
-        weights (`np.ndarray` of int64, shape `(2 * num_symbols - 1,)`): the symbols' counts, ascending, then room for the
-            nodes; the lengths take the counts' places.
+        weights (`np.ndarray` of int64, shape `(2 * num_symbols - 1,)`): the symbols' counts, ascending, then room for
+            the nodes; the lengths take the counts' places.
     """
     size = (len(weights) + 1) // 2
     parents = np.empty(2 * size - 1, np.int64)

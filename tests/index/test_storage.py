@@ -1,0 +1,214 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dgr_trainer.index import FMIndex
+from dgr_trainer.index.build import IndexArrays
+
+SEQUENCES = [[5, 6, 7], [5, 6], [], [7, 5, 6, 7]]
+
+
+def build(sequences=SEQUENCES, **options) -> FMIndex:
+    ids = [f"p{number}" for number in range(len(sequences))]
+    return FMIndex.build(sequences, passage_ids=ids, vocab_size=9, separator=2, progress=False, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    build(tokenizer_fingerprint="tokenizer-one", corpus_fingerprint="corpus").save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_round_trip(folder, verify):
+    index, loaded = build(), FMIndex.load(folder, verify=verify)
+    assert (loaded.num_tokens, loaded.num_passages, loaded.vocab_size, loaded.separator) == (13, 4, 9, 2)
+    assert (loaded.tokenizer_fingerprint, loaded.corpus_fingerprint) == ("tokenizer-one", "corpus")
+    assert list(loaded.passage_ids) == list(index.passage_ids)
+    for pattern in ([5, 6], [2, 5], [7, 2], [2], []):
+        low, high = loaded.find(pattern)
+        assert (low, high) == index.find(pattern)
+        for ours, theirs in zip(loaded.continuations(low, high), index.continuations(low, high), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    rows = np.arange(13)
+    np.testing.assert_array_equal(loaded.locate_batch(rows, 1), index.locate_batch(rows, 1))
+    assert [loaded.extract(passage).tolist() for passage in range(4)] == SEQUENCES
+
+
+def test_loading_maps_files_and_reads_no_objects(folder, monkeypatch):
+    options = []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda *a, **kwargs: (options.append(kwargs), load(*a, **kwargs))[1])
+    FMIndex.load(folder)
+    assert options and all(option == {"mmap_mode": "r", "allow_pickle": False} for option in options)
+
+
+@pytest.mark.parametrize("sequences", [[[]], [[], []], [[1]], [[1, 1], [1, 1]]])
+def test_tiny_indexes_round_trip(tmp_path, sequences):
+    build(sequences).save(tmp_path / "index")
+    loaded = FMIndex.load(tmp_path / "index", verify=True)
+    assert [loaded.extract(passage).tolist() for passage in range(len(sequences))] == sequences
+    assert loaded.count([2]) == len(sequences)
+
+
+def test_the_same_input_gives_the_same_files(tmp_path, folder):
+    build(tokenizer_fingerprint="tokenizer-one", corpus_fingerprint="corpus").save(tmp_path / "again")
+    assert (tmp_path / "again" / "index.json").read_bytes() == (folder / "index.json").read_bytes()
+
+
+def fail_at(number, action):
+    """A `np.save` that fails at its call `number`, after writing a part of the file."""
+    calls = []
+
+    def save(stream, array, **options):
+        calls.append(array)
+        if len(calls) == number:
+            stream.write(b"part")
+            action()
+        return original(stream, array, **options)
+
+    original = np.save
+    return save
+
+
+def disk_full():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 6, 13])
+@pytest.mark.parametrize(("action", "error"), [(disk_full, OSError), (interrupted, KeyboardInterrupt)])
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, number, action, error):
+    monkeypatch.setattr(np, "save", fail_at(number, action))
+    with pytest.raises(error):
+        build().save(tmp_path / "index")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [1, 6, 13])
+def test_a_failed_save_leaves_the_older_index(folder, monkeypatch, number):
+    monkeypatch.setattr(np, "save", fail_at(number, disk_full))
+    with pytest.raises(OSError, match="No space left"):
+        build([[1, 1, 1]]).save(folder)
+    assert FMIndex.load(folder, verify=True).count([5, 6]) == 3
+    assert os.listdir(folder.parent) == ["index"]
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from dgr_trainer.index import FMIndex
+index = FMIndex.build([[1, 1, 1]], passage_ids=["x"], vocab_size=9, separator=2, progress=False)
+save, calls = np.save, []
+def killed(stream, array, **options):
+    calls.append(save(stream, array, **options))
+    if len(calls) == 6:
+        os._exit(9)
+np.save = killed
+index.save(sys.argv[1])
+"""
+
+
+def test_a_killed_save_leaves_the_older_index_and_no_new_one(folder, tmp_path):
+    for path in (folder, tmp_path / "new"):
+        assert subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=120).returncode == 9
+    assert FMIndex.load(folder, verify=True).count([5, 6]) == 3
+    with pytest.raises(FileNotFoundError, match="no index at .*new"):
+        FMIndex.load(tmp_path / "new")
+    for left in set(os.listdir(tmp_path)) - {"index"}:
+        with pytest.raises(ValueError, match="not an index"):
+            FMIndex.load(tmp_path / left)
+
+
+def test_replacing_an_index_that_is_open(folder):
+    older = FMIndex.load(folder)
+    build([[1, 1, 1]]).save(folder)
+    assert older.count([5, 6]) == 3 and older.extract(3).tolist() == SEQUENCES[3]
+    assert FMIndex.load(folder, verify=True).count([1]) == 3
+
+
+def test_a_folder_of_the_users_is_not_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="other files"):
+        build().save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_another_tokenizer_is_refused(folder):
+    assert FMIndex.load(folder, tokenizer_fingerprint="tokenizer-one").count([5]) == 3
+    with pytest.raises(ValueError, match="made with another tokenizer.*tokenizer-on.*build the index again"):
+        FMIndex.load(folder, tokenizer_fingerprint="tokenizer-two")
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no index at .*nowhere.*Build one"):
+        FMIndex.load(tmp_path / "nowhere")
+
+
+def test_not_an_index(tmp_path):
+    with pytest.raises(ValueError, match="is not an index: it has no index.json"):
+        FMIndex.load(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": "other"}')
+    with pytest.raises(ValueError, match="its index.json is of another program"):
+        FMIndex.load(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match="index.json is damaged"):
+        FMIndex.load(tmp_path)
+
+
+def edit(folder, **changes):
+    description = json.loads((folder / "index.json").read_text())
+    description = {name: value for name, value in (description | changes).items() if value is not None}
+    (folder / "index.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_unknown_version(folder, version):
+    edit(folder, format_version=version)
+    with pytest.raises(ValueError, match=f"format version {version}.*reads version 1.*Build the index again"):
+        FMIndex.load(folder)
+
+
+@pytest.mark.parametrize("changes", [{"period": None}, {"files": None}, {"files": {}}])
+def test_description_with_parts_missing(folder, changes):
+    edit(folder, **changes)
+    with pytest.raises(ValueError, match="parts of it are missing"):
+        FMIndex.load(folder)
+
+
+@pytest.mark.parametrize("name", IndexArrays.__dataclass_fields__)
+def test_missing_and_truncated_files(folder, name):
+    file = folder / f"{name}.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=f"not whole: .*{name}.npy has {len(whole) - 1} bytes, but {len(whole)}"):
+        FMIndex.load(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=f"not whole: .*{name}.npy is missing"):
+        FMIndex.load(folder)
+
+
+def test_damaged_file(folder):
+    content = bytearray((folder / "text.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "text.npy").write_bytes(content)
+    FMIndex.load(folder)
+    with pytest.raises(ValueError, match="damaged: .*text.npy does not have the SHA-256"):
+        FMIndex.load(folder, verify=True)
+
+
+def test_files_of_different_indexes(folder):
+    codes, symbols = folder / "codes.npy", folder / "symbol_rows.npy"
+    description = json.loads((folder / "index.json").read_text())
+    np.save(symbols, np.load(symbols).astype(np.uint64))
+    assert symbols.stat().st_size == description["files"]["symbol_rows.npy"]["bytes"] and codes.exists()
+    with pytest.raises(ValueError, match="symbol_rows.npy holds an array of <u8.*not of one index"):
+        FMIndex.load(folder)
