@@ -72,14 +72,14 @@ def continuations(arrays: IndexArrays, low: Integers, high: Integers) -> tuple[n
     )
 
 
-def locate(arrays: IndexArrays, period: int, rows: Integers, lengths: int | Integers) -> tuple[np.ndarray, np.ndarray]:
+def locate(arrays: IndexArrays, rows: Integers, lengths: int | Integers) -> tuple[np.ndarray, np.ndarray]:
     """See `FMIndex.locate_batch`."""
     rows = _as_integers(rows, "rows")
     if isinstance(lengths, (int, np.integer)):
         lengths = np.full(len(rows), lengths, np.int64)
     lengths = _as_integers(lengths, "lengths", len(rows))
     passages, offsets = np.empty_like(rows), np.empty_like(rows)
-    index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts, period)
+    index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts)
 
     def part(start: int, stop: int) -> int:
         return search.locate_rows(*index, rows, lengths, passages, offsets, start, stop)

@@ -91,7 +91,6 @@ def build_index(
         "num_passages": len(id_order),
         "vocab_size": vocab_size,
         "separator": separator,
-        "period": made.pop("period"),
         "sample_rate": SAMPLE_RATE,
     }
     arrays = IndexArrays(
@@ -173,7 +172,7 @@ def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size
 
 def build_text_arrays(
     text: np.ndarray, vocab_size: int, sample_rate: int = SAMPLE_RATE, force64: bool = False
-) -> dict[str, Any]:
+) -> dict[str, np.ndarray]:
     """Index a text that is a ring: after its last token comes its first.
 
     Args:
@@ -183,7 +182,7 @@ def build_text_arrays(
         force64 (`bool`, *optional*, defaults to `False`): use 64-bit positions even where 32 bits hold them.
 
     Returns:
-        `dict[str, Any]`: the text's arrays of [`IndexArrays`], by name, and `period`, the text's period.
+        `dict[str, np.ndarray]`: the text's arrays of [`IndexArrays`], by name.
     """
     token_counts = np.bincount(text, minlength=vocab_size)
     tokens = np.flatnonzero(token_counts)
@@ -215,7 +214,6 @@ def build_text_arrays(
         "marks": marks,
         "samples": samples,
         "text": text,
-        "period": period,
     }
 
 
@@ -233,8 +231,8 @@ def _transform(
 ) -> None:
     """Write the codes of the Burrows-Wheeler transform, and the text positions of every so many tokens.
 
-    A text that repeats itself has groups of equal rotations, in which steps through the transform stay in the same
-    place: the first row of each group belongs to the first copy, and so on.
+    A text that repeats itself has groups of equal rotations. A step from one group leads to the same place in another,
+    so the first row of each group is taken to be of the first copy, and so on.
     """
     size = len(ring)
     copies = size // period

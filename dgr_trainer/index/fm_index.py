@@ -382,7 +382,7 @@ class FMIndex:
             IndexError: if a row is outside the index.
             ValueError: if a length is below 1.
         """
-        return batches.locate(self._arrays, self._settings["period"], rows, lengths)
+        return batches.locate(self._arrays, rows, lengths)
 
     def extract_batch(self, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of many passages.

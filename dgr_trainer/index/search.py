@@ -118,7 +118,6 @@ def locate_rows(
     marks: np.ndarray,
     samples: np.ndarray,
     passage_starts: np.ndarray,
-    period: int,
     rows: np.ndarray,
     lengths: np.ndarray,
     passages: np.ndarray,
@@ -139,11 +138,7 @@ def locate_rows(
             row = next_row(blocks, levels, row)
             steps += 1
             sample, marked = rank_and_bit(marks, 0, row)
-        position = np.int64(samples[sample])
-        # Steps through a text that repeats itself go round in one copy of what is repeated.
-        copy = position // period * period
-        position = copy + (position - copy - steps) % period
-        position = (position - lengths[index] + 1) % size
+        position = (np.int64(samples[sample]) - steps - lengths[index] + 1) % size
         left, right = 0, num_passages
         while right - left > 1:
             middle = (left + right) // 2

@@ -22,7 +22,6 @@ _SETTINGS = (
     "num_passages",
     "vocab_size",
     "separator",
-    "period",
     "sample_rate",
     "tokenizer_fingerprint",
     "corpus_fingerprint",

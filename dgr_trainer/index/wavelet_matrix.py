@@ -144,19 +144,17 @@ def build_matrix(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     blocks = np.zeros(total * BLOCK_WORDS, np.uint64)
     other = np.empty_like(values)
     for level in range(len(levels) - 1):
-        _build_level(values, other, blocks, levels[level], levels[level + 1])
+        _build_level(values, other, blocks, levels[level])
         values, other = other, values
     return blocks
 
 
 @compiled
-def _build_level(
-    values: np.ndarray, other: np.ndarray, blocks: np.ndarray, line: np.ndarray, below: np.ndarray
-) -> None:
+def _build_level(values: np.ndarray, other: np.ndarray, blocks: np.ndarray, line: np.ndarray) -> None:
     """Write one level's bits; put the elements that go on into `other`, zeros first, their used bit dropped."""
     size, first_block = line[SIZE], line[FIRST_BLOCK]
-    # Codes that end below stand last there, so of the zeros that go on, all come first.
-    zero, one = 0, min(line[ZEROS], below[SIZE])
+    # Codes that end stand last: either no zero ends here, or every one does.
+    zero, one = 0, line[ZEROS]
     word_index, offset = first_block * BLOCK_WORDS + 1, 0
     word = np.uint64(0)
     for index in range(size):

@@ -46,3 +46,8 @@ def test_kernels_run_where_no_compiled_code_can_be_kept(monkeypatch):
 
     monkeypatch.setattr(bit_vector, "njit", njit)
     assert bit_vector.compiled(lambda value: value + 1)(1) == ("compiled", 2)
+
+
+def test_kept_code_is_named_for_the_sources_of_all_kernels():
+    assert rank_and_bit.py_func.__qualname__ == f"rank_and_bit_{bit_vector._SOURCES}"
+    assert len(bit_vector._SOURCES) == 12

@@ -177,7 +177,7 @@ def test_unknown_version(folder, version):
         FMIndex.load(folder)
 
 
-@pytest.mark.parametrize("changes", [{"period": None}, {"files": None}, {"files": {}}])
+@pytest.mark.parametrize("changes", [{"separator": None}, {"files": None}, {"files": {}}])
 def test_description_with_parts_missing(folder, changes):
     edit(folder, **changes)
     with pytest.raises(ValueError, match="parts of it are missing"):

@@ -46,6 +46,14 @@ def test_symbols_of_two_and_three_bytes(num_symbols, force64):
     assert rotations_of(ring, counts, force64) == brute_force(ring)
 
 
+@pytest.mark.parametrize("num_symbols", [257, 70_000])
+def test_every_symbol_keeps_its_place(num_symbols):
+    ring = np.random.default_rng(0).permutation(num_symbols).astype(np.int32)
+    order, start, period = sorted_rotations(ring, np.ones(num_symbols, np.int64))
+    assert ring[start] == 0 and period == num_symbols
+    np.testing.assert_array_equal(ring[(order + start) % num_symbols], np.arange(num_symbols))
+
+
 def test_byte_code_spends_one_byte_where_it_can():
     assert byte_code(np.ones(256, np.int64)) == (256, 0)
     ones, twos = byte_code(np.array([1000] * 200 + [1] * 1000))
