@@ -1,0 +1,100 @@
+"""What teachers read: the text of a passage, and the candidates that each query asks to have ranked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.rankings import Rankings
+
+logger = logging.getLogger(__name__)
+
+FIELDS = ("title", "text", "pseudo_queries")
+
+
+def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """Check the names of the passage fields a teacher is to read.
+
+    Args:
+        fields (`Sequence[str]`): some of `"title"`, `"text"` and `"pseudo_queries"`.
+
+    Returns:
+        `tuple[str, ...]`: the same names.
+
+    Raises:
+        ValueError: if there is none, or one is unknown.
+    """
+    fields = (fields,) if isinstance(fields, str) else tuple(fields)
+    unknown = [field for field in fields if field not in FIELDS]
+    if unknown or not fields:
+        raise ValueError(f"fields is {fields!r}, but it must name at least one of {FIELDS} and nothing else.")
+    return fields
+
+
+def passage_text(passage: Passage, fields: Sequence[str]) -> str:
+    """Join fields of a passage, one a line, empty ones left out.
+
+    Args:
+        passage (`Passage`): the passage.
+        fields (`Sequence[str]`): what `check_fields` returned.
+
+    Returns:
+        `str`: the text that a lexical teacher indexes.
+    """
+    texts = {"title": passage.title, "text": passage.text, "pseudo_queries": "\n".join(passage.pseudo_queries)}
+    return "\n".join(texts[field] for field in fields if texts[field])
+
+
+def check_depth(k: int) -> int:
+    """Check the length that rank lists are to have at most.
+
+    Args:
+        k (`int`): the number of passages a query.
+
+    Returns:
+        `int`: the same number.
+
+    Raises:
+        ValueError: if `k` is not a positive integer.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}, but it is the length of a rank list: give a positive integer.")
+    return k
+
+
+def candidate_lists(
+    queries: Mapping[str, str], candidates: Rankings, corpus: Corpus | None
+) -> dict[str, tuple[str, ...]]:
+    """Look up the candidates of every query.
+
+    Args:
+        queries (`Mapping[str, str]`): query id -> query.
+        candidates (`Rankings`): the candidates; their order and scores are not used.
+        corpus (`Corpus`, *optional*): where given, candidates that it does not hold are dropped, with a warning.
+
+    Returns:
+        `dict[str, tuple[str, ...]]`: query id -> passage ids; empty for a query that has no candidates.
+
+    Raises:
+        TypeError: if `candidates` is not a `Rankings`.
+        ValueError: if no query has candidates.
+    """
+    if not isinstance(candidates, Rankings):
+        raise TypeError(
+            f"candidates is a {type(candidates).__name__}, but a teacher ranks the passages of a Rankings: "
+            "for example BM25Teacher(corpus).rank(queries), or Rankings.from_trec(path)."
+        )
+    missing = [query_id for query_id in queries if query_id not in candidates]
+    if missing and len(missing) == len(queries):
+        raise ValueError(
+            f"None of the {len(queries)} queries has candidates: the queries have ids like {missing[0]!r}, "
+            f"the candidates like {next(iter(candidates), None)!r}. Give the candidates of these queries."
+        )
+    if missing:
+        logger.warning("%d of %d queries have no candidates and get an empty rank list.", len(missing), len(queries))
+    if corpus is not None:
+        candidates = candidates.check_corpus(corpus.ids)
+    return {
+        query_id: tuple(candidates[query_id].passage_ids) if query_id in candidates else () for query_id in queries
+    }
