@@ -1,0 +1,97 @@
+"""Runs Anserini, the Lucene toolkit inside Pyserini, as a program of its own.
+
+A Java machine inside the Python process makes forks hang and Ctrl-C kill Python, so it never gets there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_STACK_TRACE = re.compile(r"^\s+at [\w.$/@]+\(", re.MULTILINE)
+_TAIL = 4000  # characters of a program's output that an error shows
+
+
+def find_jar() -> Path:
+    """Find the Anserini jar of the installed Pyserini, without importing Pyserini.
+
+    Returns:
+        `pathlib.Path`: the newest `anserini-*-fatjar.jar` in the package.
+
+    Raises:
+        ImportError: if Pyserini is not installed.
+        FileNotFoundError: if it is, but holds no such jar.
+    """
+    spec = importlib.util.find_spec("pyserini")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError('PyseriniTeacher needs Pyserini: pip install "dgr-trainer[pyserini]".')
+    folders = [Path(location) / "resources" / "jars" for location in spec.submodule_search_locations]
+    jars = [jar for folder in folders for jar in folder.glob("anserini-*-fatjar.jar")]
+    if not jars:
+        raise FileNotFoundError(
+            f"The installed Pyserini has no anserini-*-fatjar.jar in {folders[0]}, so Lucene cannot run. "
+            'Reinstall it: pip install --force-reinstall "dgr-trainer[pyserini]".'
+        )
+    return max(jars, key=lambda jar: [int(number) for number in re.findall(r"\d+", jar.name)])
+
+
+def run_anserini(java: Path, jar: Path, program: str, arguments: Sequence[str], memory: str) -> str:
+    """Run a program of the jar to its end. Whatever stops the wait, Ctrl-C included, ends the program too.
+
+    Args:
+        java (`pathlib.Path`): the `java` program.
+        jar (`pathlib.Path`): the Anserini jar.
+        program (`str`): the class to run, such as `"io.anserini.search.SearchCollection"`.
+        arguments (`Sequence[str]`): its arguments.
+        memory (`str`): the most heap it may take, such as `"2g"`.
+
+    Returns:
+        `str`: what it printed.
+
+    Raises:
+        RuntimeError: if it failed, or reported an exception and went on; shows the end of what it printed.
+    """
+    command = [str(java), f"-Xmx{memory}", "-cp", str(jar), program, *arguments]
+    logger.debug("Running %s", command)
+    with tempfile.TemporaryFile() as output:
+        # A session of its own keeps the terminal's Ctrl-C to Python, which then decides.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    # Anserini drops a query that raises, and still exits with 0: a stack trace is a failure too.
+    if status != 0 or _STACK_TRACE.search(text):
+        raise RuntimeError(f"{program} failed (exit status {status}).{_advice(text, memory)} {_report(text)}")
+    return text
+
+
+def _report(text: str) -> str:
+    trace = _STACK_TRACE.search(text)
+    start = max(0, trace.start() - _TAIL // 2) if trace else max(0, len(text) - _TAIL)
+    return f"It printed:{os.linesep}{text[start : start + _TAIL].strip()}"
+
+
+def _advice(text: str, memory: str) -> str:
+    if "OutOfMemoryError" in text:
+        return f" It ran out of memory: give more than memory={memory!r}."
+    if "prebuilt index metadata" in text:
+        return (
+            " Anserini 2 asks GitHub for a list of indexes before it opens any: go online, "
+            'or install "pyserini>=1.6,<2", which works offline.'
+        )
+    return ""

@@ -1,0 +1,118 @@
+"""A Lucene index of a corpus: built once by Anserini, found again as long as corpus and settings are the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.corpus import Corpus
+from dgr_trainer.teachers.anserini import run_anserini
+from dgr_trainer.teachers.inputs import passage_text
+
+logger = logging.getLogger(__name__)
+
+MARKER = "dgr_trainer.json"
+_PASSAGES_A_FILE = 100_000  # Anserini reads one file a thread
+
+
+def build_index(
+    corpus: Corpus,
+    path: Path,
+    *,
+    java: Path,
+    jar: Path,
+    fields: Sequence[str],
+    document_vectors: bool,
+    memory: str,
+    threads: int,
+    progress: bool,
+) -> bool:
+    """Index a corpus with Lucene, unless the folder has its index already.
+
+    The index is one of Pyserini's as well: `LuceneSearcher(path)` opens it. It appears whole or not at all.
+
+    Args:
+        corpus (`Corpus`): the passages.
+        path (`pathlib.Path`): the folder. An index that this function made of other passages is replaced.
+        java (`pathlib.Path`): the `java` program.
+        jar (`pathlib.Path`): the Anserini jar.
+        fields (`Sequence[str]`): what is indexed of a passage.
+        document_vectors (`bool`): whether to store each passage's terms, which RM3 reads.
+        memory (`str`): the most heap Java may take.
+        threads (`int`): number of indexing threads.
+        progress (`bool`): whether to show progress bars.
+
+    Returns:
+        `bool`: `True` if the index was built, `False` if it was there.
+
+    Raises:
+        FileExistsError: if the folder holds something else.
+        RuntimeError: if Anserini failed.
+        ValueError: if no passage has text in `fields`.
+    """
+    wanted = {"corpus_fingerprint": corpus.fingerprint, "fields": list(fields), "jar": jar.name}
+    if _is_there(path, wanted, document_vectors):
+        logger.info("The Lucene index in %s is of this corpus already.", path)
+        return False
+    with atomic_folder(path, marker=MARKER) as folder:
+        collection = folder / "collection"
+        _write_collection(corpus, collection, fields, progress)
+        arguments = ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator"]
+        arguments += ["-input", str(collection.absolute()), "-index", str(folder.absolute())]
+        arguments += ["-threads", str(threads), "-optimize", *(["-storeDocvectors"] if document_vectors else [])]
+        output = run_anserini(java, jar, "io.anserini.index.IndexCollection", arguments, memory)
+        failed = re.search(r"\berrors:\s+([\d,]+)", output)
+        if failed and int(failed.group(1).replace(",", "")) > 0:
+            raise RuntimeError(
+                f"Anserini could not index {failed.group(1)} of {len(corpus)} passages:\n{output[-4000:]}"
+            )
+        shutil.rmtree(collection)
+        contents = wanted | {"document_vectors": document_vectors}
+        (folder / MARKER).write_text(json.dumps(contents, indent=2), encoding="utf-8")
+    return True
+
+
+def _is_there(path: Path, wanted: dict[str, Any], document_vectors: bool) -> bool:
+    marker = path / MARKER
+    if not marker.is_file():
+        return False
+    found = json.loads(marker.read_text(encoding="utf-8"))
+    changed = [name for name, value in wanted.items() if found.get(name) != value]
+    if document_vectors and not found.get("document_vectors"):
+        changed.append("document_vectors")
+    if changed:
+        logger.warning("The Lucene index in %s has another %s; it is built anew.", path, " and ".join(changed))
+    return not changed
+
+
+def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], progress: bool) -> None:
+    folder.mkdir()
+    empty = True
+    passages = tqdm(corpus, desc="Writing passages for Lucene", unit="passage", disable=not progress)
+    file = None
+    try:
+        for number, passage in enumerate(passages):
+            if number % _PASSAGES_A_FILE == 0:
+                if file is not None:
+                    file.close()
+                part = folder / f"part-{number // _PASSAGES_A_FILE:05d}.jsonl"
+                file = open(part, "w", encoding="utf-8", newline="\n")
+            contents = passage_text(passage, fields)
+            empty = empty and not contents.strip()
+            file.write(json.dumps({"id": passage.id, "contents": contents}) + "\n")  # type: ignore[union-attr]
+    finally:
+        if file is not None:
+            file.close()
+    if empty:
+        raise ValueError(
+            f"None of the {len(corpus)} passages has text in {' or '.join(fields)}: there is nothing to index. "
+            "Check the corpus and `fields`."
+        )
