@@ -1,0 +1,1 @@
+"""The command `dgr`: one subcommand a stage of the flow, thin shells over the library."""

@@ -1,0 +1,68 @@
+"""`dgr candidates`: a retriever and training queries to candidates with their matched identifiers."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from dataclasses import dataclass, field
+
+from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
+from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CandidatesOptions:
+    """Options of `dgr candidates`."""
+
+    queries: str = field(metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV or a BEIR folder."})
+    output: str = field(metadata={"metavar": "PATH", "help": "Folder to write the candidates to."})
+    qrels: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "PATH",
+            "help": "Qrels whose relevant passages are among the candidates even where they rank below k.",
+        },
+    )
+    split: str | None = field(
+        default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
+    )
+    k: int = field(default=100, metadata={"help": "Passages a query.", "aliases": ["-k"]})
+    overwrite: bool = field(default=False, metadata={"help": "Replace candidates that are there."})
+
+
+def make_parser() -> CommandParser:
+    """The command line of `dgr candidates`."""
+    parser = CommandParser(
+        [CandidatesOptions, SearchOptions, DeviceOptions],
+        command="candidates",
+        description="Find candidates for training queries, with the identifiers by which the student found them.",
+        usage="RETRIEVER --queries FILE --output DIR [options]",
+        example="  dgr candidates generation/retriever --queries train.jsonl \\\n"
+        "      --qrels train.qrels --output candidates",
+    )
+    parser.add_argument("retriever", metavar="RETRIEVER", help="Folder of a retriever.")
+    return parser
+
+
+def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions, positionals: Namespace) -> None:
+    """Run `dgr candidates`."""
+    output = output_folder("--output", options.output, "candidates.json", options.overwrite)
+    if options.k < 1:
+        raise ValueError(f"-k {options.k}: ask for at least 1 passage.")
+    check_split(options.split, options.queries, options.qrels)
+    queries = read_queries_of(options.queries, options.split)
+    qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
+    folder = check_retriever(positionals.retriever, search)
+
+    retriever = load_retriever(folder, search, device)
+    if qrels is not None:
+        from dgr_trainer.queries import check_qrels
+
+        qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
+    candidates = retriever.candidates(queries, options.k, qrels)
+    candidates.save_to_disk(output)
+    logger.info("found candidates for %s queries: %s", f"{len(candidates):,}", output)

@@ -1,0 +1,166 @@
+"""`dgr pairs`: corpus, queries and qrels to the training pairs of the generation stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
+from dgr_trainer.cli.settings import IdentifierOptions, PairOptions
+from dgr_trainer.cli.sources import (
+    check_split,
+    index_folder,
+    load_tokenizer,
+    make_identifiers,
+    read_corpus,
+    read_qrels_of,
+    read_queries_of,
+)
+from dgr_trainer.lines import file_kind, json_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasets import Dataset, Features
+
+logger = logging.getLogger(__name__)
+
+PAIRS_MARKER = "pairs.json"
+
+
+@dataclass
+class PairsOptions:
+    """Options of `dgr pairs`."""
+
+    model: str = field(
+        metadata={"metavar": "MODEL", "help": "The student whose tokenizer is used: a folder, or a name on the hub."}
+    )
+    output: str = field(
+        metadata={
+            "metavar": "PATH",
+            "help": "Where to write the pairs: a JSON Lines file if named .jsonl, else a saved datasets.Dataset.",
+        }
+    )
+    queries: str | None = field(
+        default=None, metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV or a BEIR folder."}
+    )
+    qrels: str | None = field(
+        default=None, metadata={"metavar": "PATH", "help": "Their qrels: TREC, BEIR's TSV or a BEIR folder."}
+    )
+    split: str | None = field(
+        default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
+    )
+    seed: int = field(default=42, metadata={"help": "Equal seeds give equal pairs."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace pairs that are there."})
+
+
+def make_parser() -> CommandParser:
+    """The command line of `dgr pairs`."""
+    parser = CommandParser(
+        [PairsOptions, PairOptions, IdentifierOptions],
+        command="pairs",
+        description="Make the training pairs of the generation stage: prompts, and identifiers to be generated.",
+        usage="CORPUS --model MODEL --output PATH [options]",
+        example="  dgr pairs index --model facebook/bart-base \\\n"
+        "      --queries train.jsonl --qrels train.qrels --output pairs",
+    )
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="A corpus, or the folder of its index, whose views and markers are then used."
+    )
+    return parser
+
+
+def run(
+    options: PairsOptions, pair_options: PairOptions, identifier_options: IdentifierOptions, positionals: Namespace
+) -> None:
+    """Run `dgr pairs`."""
+    as_jsonl = file_kind(options.output) == "jsonl"
+    if as_jsonl:
+        output = output_file("--output", options.output, options.overwrite)
+    else:
+        output = output_folder("--output", options.output, PAIRS_MARKER, options.overwrite)
+    source = input_path("CORPUS", positionals.corpus)
+    model = model_name("--model", options.model)
+    check_split(options.split, options.queries, options.qrels)
+    if (options.queries is None) != (options.qrels is None):
+        raise ValueError("--queries and --qrels go together: pairs are made of a query and the passage it asks for.")
+    queries = read_queries_of(options.queries, options.split) if options.queries else None
+    qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
+
+    from dgr_trainer.identifiers import IdentifierSettings
+    from dgr_trainer.training.pairs import generation_pairs
+
+    found = index_folder(source)
+    settings = (
+        IdentifierSettings(**identifier_options.given()) if found is None else found.settings(identifier_options)
+    )
+    corpus = read_corpus("CORPUS", positionals.corpus)
+    identifiers = make_identifiers(load_tokenizer(model), settings)
+    pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, **pair_options.arguments())
+    if as_jsonl:
+        with atomic_write(output) as file:
+            for row in pairs:
+                file.write(json.dumps({"input_ids": row["input_ids"], "labels": row["labels"]}) + "\n")
+    else:
+        with atomic_folder(output, marker=PAIRS_MARKER) as folder:
+            pairs.save_to_disk(str(folder))
+            description = {"tokenizer_fingerprint": identifiers.fingerprint, "identifiers": settings.to_dict()}
+            (folder / PAIRS_MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    logger.info("made %s pairs: %s", f"{len(pairs):,}", output)
+
+
+def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
+    """
+    Read what `dgr pairs` wrote, or another saved dataset with the columns `input_ids` and `labels`.
+
+    Args:
+        path (`pathlib.Path`): The folder or JSON Lines file.
+        fingerprint (`str`): Of the student's tokenizer; pairs of another are refused.
+        vocab_size (`int`): Of the student's tokenizer.
+
+    Raises:
+        `ValueError`: if the columns are others, or the pairs were made with another tokenizer.
+    """
+    import datasets
+
+    if path.is_dir():
+        if not (path / "state.json").is_file():
+            raise ValueError(f"--pairs: {path} is no saved datasets.Dataset. `dgr pairs` writes one.")
+        pairs = datasets.load_from_disk(str(path))
+        if (path / PAIRS_MARKER).is_file():
+            made_with = json.loads((path / PAIRS_MARKER).read_text(encoding="utf-8"))["tokenizer_fingerprint"]
+            if made_with != fingerprint:
+                raise ValueError(
+                    f"--pairs: {path} was made with another tokenizer (fingerprint {made_with[:12]}..., the "
+                    f"model's is {fingerprint[:12]}...). Make the pairs again with `dgr pairs --model` and this model."
+                )
+    else:
+        pairs = datasets.Dataset.from_generator(_jsonl_rows, gen_kwargs={"path": str(path)}, features=_features())
+    missing = {"input_ids", "labels"} - set(pairs.column_names)
+    if missing:
+        raise ValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")
+    for row in pairs.select(range(min(len(pairs), 1000))):
+        largest = max([*row["input_ids"], *row["labels"]], default=0)
+        if largest >= vocab_size:
+            raise ValueError(
+                f"--pairs: {path} holds token id {largest}, but the model's tokenizer has {vocab_size} tokens: the "
+                "pairs were made with another. Make them again with `dgr pairs --model` and this model."
+            )
+    return pairs
+
+
+def _features() -> Features:
+    import datasets
+
+    return datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
+
+
+def _jsonl_rows(path: str) -> Iterator[dict[str, Any]]:
+    for _, record in json_lines(path):
+        yield {"input_ids": record.get("input_ids"), "labels": record.get("labels")}

@@ -1,0 +1,227 @@
+"""Command lines of subcommands: options from dataclasses, positionals, and options from a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from dgr_trainer.atomic import atomic_write
+from dgr_trainer.lines import existing_file
+
+_YES_OR_NO = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
+_SECRETS = ("hub_token",)
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind the help of options, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", []) or action.default is argparse.SUPPRESS:
+            return action.help
+        if action.const is False:  # --no_x, whose default is that of --x
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        # An option may be spelled with hyphens, too; that need not be said of each.
+        names = [name for name in action.option_strings if "-" not in name.removeprefix("--").removeprefix("-")]
+        return ", ".join(names or action.option_strings) + _values_of(action)
+
+
+class CommandParser(HfArgumentParser):
+    """
+    Parses the command line of a subcommand.
+
+    Args:
+        dataclass_types (`Sequence[type]`): Dataclasses whose fields are the options, with `metadata={"help": ...}`.
+        command (`str`): Name of the subcommand.
+        usage (`str`, *optional*): What follows the name, in short.
+        description (`str`): What it does.
+        example (`str`, *optional*): Command lines to show under the help.
+        required (`Sequence[str]`, *optional*): Options that have to be given although their field has a default.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Sequence[Any],
+        *,
+        command: str,
+        usage: str = "",
+        description: str = "",
+        example: str = "",
+        required: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            dataclass_types,
+            prog=f"dgr {command}",
+            usage=f"dgr {command} {usage}".rstrip(),
+            description=textwrap.fill(description, 79),
+            epilog=f"example:\n{example}" if example else None,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+        options = {action.dest: action for action in self._actions}
+        for name in required:
+            options[name].required = True
+        for action in self._actions:
+            if action.const is False:
+                action.help = f"The opposite of --{action.dest}."
+        self.add_argument(
+            "--config", metavar="FILE", help="YAML file of options; what is on the command line comes first."
+        )
+        if "debug" not in options:
+            self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the command line as a `UsageError`."""
+        raise UsageError(f"{message}. `dgr {self.command} --help` lists the options.")
+
+    def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
+        """
+        Parse arguments, and the configuration file that they name.
+
+        Returns:
+            `tuple`: one instance of each dataclass, then a namespace of the positionals (with `config`).
+
+        Raises:
+            `UsageError`: if something is unknown, missing or of the wrong type.
+        """
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--config", nargs="?")
+        config = finder.parse_known_args(list(arguments))[0].config
+        if config is not None:
+            values = self._read_config(Path(config))
+            for action in self._actions:
+                if action.dest in values:
+                    action.required = False
+            self.set_defaults(**values)
+        *parsed, rest = self.parse_args_into_dataclasses(
+            self._flags(arguments), return_remaining_strings=True, look_for_args_file=False
+        )
+        if rest:
+            options = [option for option in rest if option.startswith("-")]
+            wrong = options or rest
+            near = [near for option in options for near in self._near(option, self._option_string_actions)]
+            self.error(f"unknown argument{'s' * (len(wrong) > 1)} {' '.join(wrong)}{_did_you_mean(near)}")
+        return tuple(parsed)
+
+    def _read_config(self, path: Path) -> dict[str, Any]:
+        """The options of a YAML file, each converted as it would be from the command line."""
+        try:
+            content = yaml.safe_load(existing_file(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not YAML: {error}") from None
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise UsageError(f"{path} holds a {type(content).__name__}. It needs lines of `option: value`.")
+        names = {field.name for of in self.dataclass_types for field in dataclasses.fields(of) if field.init}
+        given = {str(key).replace("-", "_"): value for key, value in content.items()}
+        unknown = [key for key in given if key not in names]
+        if unknown:
+            near = [name for key in unknown for name in self._near(key, names)]
+            raise UsageError(
+                f"{path}: `dgr {self.command}` has no option {', '.join(unknown)}{_did_you_mean(near)}. Its options "
+                "are the keys; positional arguments stay on the command line."
+            )
+        given = {key: value for key, value in given.items() if value is not None}
+        options = _Config(self.dataclass_types, command=self.command)
+        options.path = path
+        takes_many = {action.dest for action in options._actions if action.nargs == "+"}
+        tokens: list[str] = []
+        for action in options._actions:
+            action.required = False
+        for key, value in given.items():
+            if isinstance(value, list) and key not in takes_many:
+                raise UsageError(f"{path}: {key} is a list, but it takes one value.")
+            if key in takes_many:
+                tokens += [f"--{key}", *(_token(one) for one in (value if isinstance(value, list) else [value]))]
+            else:
+                tokens.append(f"--{key}={_token(value)}")
+        namespace, _ = options.parse_known_args(tokens)
+        return {key: getattr(namespace, key) for key in given}
+
+    def _flags(self, arguments: Sequence[str]) -> list[str]:
+        """`--flag` as `--flag=true` unless yes or no follows: it must not take a positional for its value."""
+        found = []
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            action = self._option_string_actions.get(argument)
+            is_flag = action is not None and action.nargs == "?" and action.const is True
+            found.append(f"{argument}=true" if is_flag and following.lower() not in _YES_OR_NO else argument)
+        return found
+
+    def _near(self, name: str, known: Any) -> list[str]:
+        return difflib.get_close_matches(name.split("=")[0], sorted(known), n=1, cutoff=0.6)
+
+    def write_config(self, options: Sequence[Any], path: Path, comment: str) -> None:
+        """
+        Write the options that differ from their defaults to a YAML file, which `--config` reads.
+
+        Args:
+            options (`Sequence`): Instances of the dataclasses, as `parse` returned them.
+            path (`pathlib.Path`): The file.
+            comment (`str`): A line to put on top.
+        """
+        values: dict[str, Any] = {}
+        for group in options:
+            for field in dataclasses.fields(group):
+                action = self._option_string_actions.get(f"--{field.name}")
+                if action is None or field.name in _SECRETS:
+                    continue
+                value = getattr(group, field.name)
+                default = field.default_factory() if callable(field.default_factory) else field.default
+                if value != default and value is not None:
+                    plain = value if isinstance(value, (str, bool, int, float, list, dict)) else str(value)
+                    values[field.name] = getattr(plain, "value", plain)
+        with atomic_write(path) as file:
+            file.write(f"# {comment}\n")
+            yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+
+
+class _Config(CommandParser):
+    """Parses the values of a configuration file."""
+
+    path: Path
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.path}: {message.replace('argument --', '')}")
+
+
+def _values_of(action: argparse.Action) -> str:
+    """What follows an option in its help."""
+    if action.nargs == 0 or (action.nargs == "?" and action.const is True):
+        return ""
+    if action.choices is not None:
+        name = "{" + ",".join(map(str, action.choices)) + "}"
+    elif action.metavar is not None:
+        name = str(action.metavar)
+    else:
+        name = {int: "N", float: "X", string_to_bool: "yes|no"}.get(action.type, "TEXT")  # type: ignore[call-overload]
+    return f" {name} ..." if action.nargs == "+" else f" {name}"
+
+
+def _token(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f" (did you mean {', '.join(dict.fromkeys(near))}?)" if near else ""

@@ -1,0 +1,74 @@
+"""`dgr quickstart`: all stages on the documentation of the Python standard library."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dgr_trainer.cli.evaluate import table
+from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.paths import output_folder
+
+_OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
+
+
+@dataclass
+class QuickstartOptions:
+    """Options of `dgr quickstart`: where to write, and the fields of `QuickstartSettings`."""
+
+    output: str = field(default="dgr-quickstart", metadata={"metavar": "PATH", "help": "Folder to write to."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+    generation_steps: int = field(default=100, metadata={"help": "Steps of the generation stage, of 32 pairs."})
+    made_up: int = field(
+        default=500, metadata={"help": "Questions made up from passages, beside those that were asked."}
+    )
+    candidates: int = field(default=50, metadata={"help": "Passages found for each training question."})
+    distillation_epochs: int = field(default=2, metadata={"help": "Epochs of each of the two ranking stages."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the results of an earlier quickstart."})
+
+
+def make_parser() -> CommandParser:
+    """The command line of `dgr quickstart`."""
+    return CommandParser(
+        [QuickstartOptions],
+        command="quickstart",
+        description="Run all stages on the documentation of the Python standard library, which needs no download: "
+        "index, generation, candidates, teacher, distillation; then compare them on held-out questions.",
+        usage="[options]",
+        example="  dgr quickstart --output dgr-quickstart",
+    )
+
+
+def run(options: QuickstartOptions, positionals: Namespace) -> None:
+    """Run `dgr quickstart`."""
+    folder = Path(options.output)
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if not found <= _OWN or not found:
+        output_folder("--output", options.output, "results.md", options.overwrite)
+    elif "results.md" in found and not options.overwrite:
+        raise FileExistsError(f"--output: {folder} holds an earlier quickstart. Add --overwrite to replace it.")
+    settings = asdict(options)
+    settings.pop("output")
+    settings.pop("overwrite")
+    wrong = [name for name, value in settings.items() if value < (0 if name in ("seed", "made_up") else 1)]
+    if wrong:
+        raise ValueError(f"--{wrong[0]} {settings[wrong[0]]} is too small.")
+
+    from tqdm import tqdm
+
+    from dgr_trainer.quickstart.pipeline import FIRST_SEARCH, QuickstartSettings, run_quickstart
+
+    # Trainers print what they log; only the results belong on standard output.
+    with redirect_stdout(sys.stderr):
+        result = run_quickstart(
+            folder, QuickstartSettings(**settings), report=lambda line: tqdm.write(line, file=sys.stderr)
+        )
+    print(f"Held-out questions, after {result.seconds:.0f} seconds:\n", flush=True)
+    print("\n".join(table(result.comparison, digits=3)))
+    print(
+        f"\nThe retriever, the runs and the table are in {folder}. Try:\n\n"
+        f'  dgr search {result.retriever} "{FIRST_SEARCH}"'
+    )

@@ -1,0 +1,218 @@
+"""What subcommands read: folders of indexes and retrievers, corpora, queries, qrels, runs, identifier strings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dgr_trainer.cli.paths import input_path
+from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
+from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+    from dgr_trainer.queries import Qrels
+    from dgr_trainer.rankings import Rankings
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
+
+logger = logging.getLogger(__name__)
+
+INDEX_MARKER = "index.json"
+SETTINGS_FILE = "identifiers.json"
+RETRIEVER_MARKER = "retriever.json"
+
+
+class IndexFolder(NamedTuple):
+    """What a folder of `dgr index`, or of a retriever, holds beside the model."""
+
+    index: Path
+    corpus: Path | None
+    description: dict[str, Any]
+
+    def settings(self, options: IdentifierOptions) -> IdentifierSettings:
+        """Settings of identifiers that the index was made with. Options that say otherwise are refused."""
+        from dgr_trainer.identifiers import IdentifierSettings
+
+        given = options.given()
+        if "identifiers" not in self.description:
+            logger.warning(
+                "%s does not say with which views and markers it was made (it has no %s); taken are %s.",
+                self.index,
+                SETTINGS_FILE,
+                "those of the options" if given else "the defaults",
+            )
+            return IdentifierSettings(**given)
+        saved = IdentifierSettings.from_dict(self.description["identifiers"])
+        wanted = IdentifierSettings.from_dict({**saved.to_dict(), **given})
+        different = [name for name in given if getattr(wanted, name) != getattr(saved, name)]
+        if different:
+            raise ValueError(
+                f"The index at {self.index} was made with {different[0]}={getattr(saved, different[0])!r}, not "
+                f"{getattr(wanted, different[0])!r}. Leave the option out, or index the corpus again with it."
+            )
+        return saved
+
+
+def index_folder(path: Path) -> IndexFolder | None:
+    """What `path` holds if it is a folder of `dgr index`, an index that was saved, or a retriever; else `None`."""
+    corpus = path / "corpus" if (path / "corpus" / "corpus.json").is_file() else None
+    if (path / RETRIEVER_MARKER).is_file():
+        return IndexFolder(path / "index", corpus, json.loads((path / RETRIEVER_MARKER).read_text(encoding="utf-8")))
+    if (path / INDEX_MARKER).is_file():
+        beside = path / SETTINGS_FILE
+        return IndexFolder(path, corpus, json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {})
+    return None
+
+
+def needed_index(option: str, path: str) -> IndexFolder:
+    """What the folder of an index or a retriever holds. Raises `ValueError` if it is neither."""
+    folder = input_path(option, path, folder=True)
+    found = index_folder(folder)
+    if found is None:
+        raise ValueError(
+            f"{option}: {path} holds neither an index ({INDEX_MARKER}) nor a retriever ({RETRIEVER_MARKER}). "
+            "Make an index with `dgr index`."
+        )
+    return found
+
+
+def read_corpus(option: str, path: str) -> Corpus:
+    """Read a corpus, or the one in the folder of an index or a retriever."""
+    from dgr_trainer.corpus import Corpus
+
+    place = input_path(option, path)
+    found = index_folder(place) if place.is_dir() else None
+    if found is None:
+        return Corpus.read(place)
+    if found.corpus is None:
+        raise ValueError(f"{option}: {path} holds an index without its corpus. Give the corpus itself.")
+    return Corpus.load_from_disk(found.corpus)
+
+
+def read_queries_of(path: str, split: str | None, option: str = "--queries") -> Dataset:
+    """Read queries from a file, or from a split of a BEIR folder."""
+    from dgr_trainer.queries import read_queries
+
+    return read_queries(input_path(option, path), split if Path(path).is_dir() else None)
+
+
+def read_qrels_of(path: str, split: str | None, option: str = "--qrels") -> Qrels:
+    """Read qrels from a file, or from a split of a BEIR folder."""
+    from dgr_trainer.queries import read_qrels
+
+    return read_qrels(input_path(option, path), split if Path(path).is_dir() else None)
+
+
+def check_split(split: str | None, *paths: str | None) -> None:
+    """Raise a `ValueError` if a split is named, but none of the paths is a folder with splits."""
+    if split is not None and not any(path is not None and Path(path).is_dir() for path in paths):
+        raise ValueError(f"--split {split} chooses in a BEIR folder, but only files are given. Leave it out.")
+
+
+def read_run(option: str, path: str) -> Rankings:
+    """Read a run: JSON Lines by its name (`.jsonl`), else TREC."""
+    from dgr_trainer.rankings import Rankings
+
+    file = input_path(option, path, folder=False)
+    return Rankings.from_jsonl(file) if file_kind(file) == "jsonl" else Rankings.from_trec(file)
+
+
+def write_run(rankings: Rankings, path: Path) -> None:
+    """Write a run: JSON Lines by its name (`.jsonl`), else TREC, whose tag may hold no whitespace."""
+    if file_kind(path) == "jsonl":
+        rankings.to_jsonl(path)
+    else:
+        rankings.to_trec(path, tag="_".join((rankings.name or "").split()) or None)
+
+
+def read_identifier_strings(option: str, path: str) -> dict[str, str]:
+    """
+    Read one identifier string a passage: JSON Lines with `id` and `identifier`, or two columns (tab-separated).
+
+    Raises:
+        `ValueError`: if a line is malformed, an id occurs twice, or there is none.
+    """
+    from dgr_trainer.ids import as_id
+
+    file = input_path(option, path, folder=False)
+    strings: dict[str, str] = {}
+    rows = _identifier_rows(file)
+    for number, passage_id, string in rows:
+        where = place(path, number)
+        key = as_id(passage_id, "passage", where)
+        if not isinstance(string, str) or not string.strip():
+            raise ValueError(f"{where}: the identifier of passage {key!r} is {string!r}. It needs a text.")
+        if strings.setdefault(key, string) != string:
+            raise ValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
+    if not strings:
+        raise ValueError(f"{option}: {path} is empty.")
+    return strings
+
+
+def _identifier_rows(file: Path) -> Any:
+    if file_kind(file) == "jsonl":
+        for number, record in json_lines(file):
+            id = record.get("id", record.get("_id"))
+            if id is None or "identifier" not in record:
+                raise ValueError(
+                    f"{place(file, number)}: a line needs 'id' and 'identifier'; found are {sorted(record)}."
+                )
+            yield number, id, record["identifier"]
+        return
+    for number, line in numbered_lines(file):
+        cells = line.split("\t")
+        if len(cells) != 2:
+            raise ValueError(
+                f"{place(file, number)}: {len(cells)} columns, but two are expected: passage id and identifier, "
+                "between them a tab."
+            )
+        yield number, *cells
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
+
+
+def make_identifiers(tokenizer: Any, settings: IdentifierSettings) -> Identifiers:
+    """Identifiers of a tokenizer."""
+    from dgr_trainer.identifiers import Identifiers
+
+    return Identifiers(tokenizer, settings)
+
+
+def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> GenerativeRetriever:
+    """Load a retriever onto a device, with the search settings that were given in place of its own."""
+    import dataclasses
+
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
+
+    transformers_logging.disable_progress_bar()
+    retriever = GenerativeRetriever.from_pretrained(path, dtype=getattr(torch, device.dtype))
+    retriever.model.to(device.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    retriever.settings = dataclasses.replace(retriever.settings, **search.given())
+    return retriever
+
+
+def check_retriever(path: str, search: SearchOptions) -> Path:
+    """The folder of a retriever, after a look at it and at the search settings."""
+    from dgr_trainer.retrieval.settings import SearchSettings
+
+    folder = input_path("RETRIEVER", path, folder=True)
+    if not (folder / RETRIEVER_MARKER).is_file():
+        raise FileNotFoundError(
+            f"{path} is no folder of a retriever: it has no {RETRIEVER_MARKER}. `dgr train --index ...` writes "
+            "one, and so does GenerativeRetriever.save_pretrained."
+        )
+    SearchSettings(**search.given())
+    return folder
