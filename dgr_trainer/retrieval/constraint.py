@@ -23,7 +23,8 @@ class BeamState:
 
     Attributes:
         ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, without the start of the decoder.
-        low, high (`np.ndarray` of int64, shape `(rows,)`): The rows of the index that start with prefix and ids.
+        low, high (`np.ndarray` of int64, shape `(rows,)`): The range of prefix and ids in the index, empty where
+            the row goes no further.
         scores (`torch.Tensor`, shape `(rows, vocabulary)`): Log-probabilities; -inf where nothing legal goes on.
     """
 
@@ -91,6 +92,7 @@ class IndexConstraint(LogitsProcessor):
             masked[where] = scores[where]
             done = torch.from_numpy(complete).to(scores.device)
             masked[done, self.eos_token_id] = scores[done, self.eos_token_id]
+            low[complete], high[complete] = 0, 0
             stuck = ~complete
             stuck[rows] = False
         masked[torch.from_numpy(stuck).to(scores.device), self.eos_token_id] = DEAD_END
@@ -132,7 +134,8 @@ class IndexConstraint(LogitsProcessor):
             )
         parents, found = match_prefixes(ids, before.ids, len(ids) // self.num_beams, before.low < before.high)
         low, high = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
-        known = np.flatnonzero(found & (ids[:, -1] < self.index.vocab_size))
+        # Where nothing was legal the end of sequence came next, and in the index the next passage would follow it.
+        known = np.flatnonzero(found & np.append(self._allowed, False)[np.minimum(ids[:, -1], len(self._allowed))])
         low[known], high[known] = self.index.extend(
             before.low[parents[known]], before.high[parents[known]], ids[known, -1]
         )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 
 from dgr_trainer.identifiers import Identifiers
@@ -207,11 +208,12 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     lengths, ...) fill every gap in what `generate` is told, so the view has none but the start of the decoder.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model, wrapped or not.
 
     Raises:
         `ValueError`: for an adapter that works by prompts, and for a model that cannot generate.
     """
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     base = model
     if hasattr(model, "get_base_model"):
         if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]

@@ -55,8 +55,8 @@ def query_ngrams(
     for first in range(len(words)):
         for last in range(first, min(first + max_words, len(words))):
             span = query[words[first].start() : words[last].end()]
-            titled = _WORD.sub(lambda word: word.group()[0].upper() + word.group()[1:], span)
-            texts |= dict.fromkeys([span, span.lower(), span[0].upper() + span[1:], titled])
+            lower = span.lower()
+            texts |= dict.fromkeys([span, lower, _capital(lower), _capitals(lower), _capitals(span)])
     patterns = list(dict.fromkeys(tuple(ids) for ids in map(identifiers.encode, texts) if ids))
     forbidden = identifiers.forbidden_token_ids | {index.separator}
     patterns = [ids for ids in patterns if not forbidden.intersection(ids)]
@@ -68,6 +68,14 @@ def query_ngrams(
         for ids, first, last in zip(patterns, low.tolist(), high.tolist(), strict=True)
         if last > first
     ]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _capitals(text: str) -> str:
+    return _WORD.sub(lambda word: _capital(word.group()), text)
 
 
 def weigh_keys(

@@ -97,7 +97,7 @@ class GenerativeRetriever:
         index.check_tokenizer(identifiers)
         with ready_to_generate(model):
             pass  # Raises if it cannot generate.
-        embeddings = underlying_model(model).get_input_embeddings().num_embeddings  # type: ignore[operator]
+        embeddings = underlying_model(model).get_input_embeddings().num_embeddings
         if embeddings < identifiers.vocab_size:
             raise ValueError(
                 f"The model embeds {embeddings} tokens, but the tokenizer has {identifiers.vocab_size}. Call "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from dgr_trainer.atomic import atomic_folder
@@ -26,7 +27,7 @@ _ADAPTER = "adapter_config.json"
 
 def save_retriever(retriever: GenerativeRetriever, path: Path) -> None:
     """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
-    model: Any = retriever.model
+    model: Any = extract_model_from_parallel(retriever.model, keep_fp32_wrapper=True, keep_torch_compile=False)
     for name, config in getattr(model, "peft_config", {}).items():
         if not config.base_model_name_or_path:
             raise ValueError(

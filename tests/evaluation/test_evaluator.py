@@ -1,0 +1,116 @@
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_models import make_bart
+
+from dgr_trainer.evaluation import RetrievalEvaluator, evaluate_run
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
+from dgr_trainer.scoring import ScoringSettings
+
+SMALL = SearchSettings(beam_size=4)
+METRICS = ("hits@1", "hits@5", "mrr@10")
+
+
+@pytest.fixture(scope="module")
+def identifiers(bpe_tokenizer):
+    return Identifiers(bpe_tokenizer, IdentifierSettings(views=("title", "substring")))
+
+
+@pytest.fixture(scope="module")
+def index(corpus, identifiers):
+    return FMIndex.from_corpus(corpus, identifiers)
+
+
+@pytest.fixture(scope="module")
+def model(bpe_tokenizer):
+    return make_bart(bpe_tokenizer)
+
+
+class Process:
+    """One of several processes: gathering is played by hand."""
+
+    def __init__(self, process_index, num_processes):
+        self.process_index, self.num_processes = process_index, num_processes
+
+
+def test_metrics_are_those_of_the_retrievers_run(model, identifiers, index, queries, qrels):
+    evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, metrics=METRICS, k=10, settings=SMALL)
+    run = GenerativeRetriever(model, identifiers, index, settings=SMALL).rank(queries, k=10)
+    expected = evaluate_run(run, qrels, METRICS)
+    assert list(expected) == list(METRICS)
+    assert evaluator(model) == expected
+    assert evaluator(model, Accelerator(cpu=True)) == expected
+    assert sum(expected.values()) > 0
+
+
+def test_processes_share_the_queries_and_agree(model, identifiers, index, queries, qrels, monkeypatch):
+    evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, k=20, settings=SMALL, max_queries=5)
+    whole = evaluator.rank(model)
+    for processes in (2, 7):  # 7: more than there are queries.
+        shares = []
+        monkeypatch.setattr("accelerate.utils.gather_object", lambda found, shares=shares: shares.append(found) or [])
+        for number in range(processes):
+            evaluator.rank(model, Process(number, processes))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        everything = [entry for share in shares for entry in share]
+        monkeypatch.setattr("accelerate.utils.gather_object", lambda found, all=everything: all)
+        together = evaluator.rank(model, Process(1, processes))
+        assert sorted(together) == sorted(whole)
+        for query_id, (ids, scores) in whole.items():
+            assert together[query_id].passage_ids == ids
+            assert together[query_id].scores == pytest.approx(scores, rel=1e-4)
+
+
+def test_a_sample_is_always_the_same_and_another_with_another_seed(identifiers, index, queries, qrels):
+    def sampled(seed):
+        return list(RetrievalEvaluator(index, identifiers, queries, qrels, max_queries=5, seed=seed).queries)
+
+    assert len(sampled(0)) == 5 and sampled(0) == sampled(0)
+    assert len({tuple(sampled(seed)) for seed in range(5)}) > 1
+    assert len(RetrievalEvaluator(index, identifiers, queries, qrels, max_queries=500).queries) == 12
+
+
+def test_queries_without_judgements_do_not_count(model, identifiers, index, queries, qrels):
+    judged = {"q01": qrels["q01"], "q05": {"p14": 0}, "elsewhere": {"p01": 1}}
+    evaluator = RetrievalEvaluator(index, identifiers, queries, judged, settings=SMALL)
+    assert list(evaluator.queries) == ["q01"] == list(evaluator.rank(model))
+
+
+def test_the_mode_of_the_model_is_kept(model, identifiers, index, queries, qrels):
+    evaluator = RetrievalEvaluator(
+        index, identifiers, queries, qrels, metrics=["hits@1"], max_queries=2, settings=SMALL
+    )
+    expected = evaluator(model)
+    model.train()
+    assert evaluator(model) == expected
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+    assert evaluator(torch.nn.DataParallel(model)) == expected
+    assert not model.training
+
+
+def test_one_identifier_a_passage(bpe_tokenizer, model, corpus, queries, qrels):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
+    evaluator = RetrievalEvaluator(
+        FMIndex.from_corpus(corpus, identifiers), identifiers, queries, qrels, metrics=["hits@100"],
+        settings=SearchSettings(beam_size=24), scoring=ScoringSettings(kind="log_likelihood"),
+    )  # fmt: skip
+    assert evaluator(model) == {"hits@100": 1.0}
+
+
+def test_what_makes_no_sense_is_refused_at_once(identifiers, index, queries, qrels):
+    with pytest.raises(ValueError, match="k=0: ask for at least 1 passage"):
+        RetrievalEvaluator(index, identifiers, queries, qrels, k=0)
+    with pytest.raises(ValueError, match="max_queries=0: evaluate on at least 1 query"):
+        RetrievalEvaluator(index, identifiers, queries, qrels, max_queries=0)
+    with pytest.raises(ValueError, match="There are no metrics to compute"):
+        RetrievalEvaluator(index, identifiers, queries, qrels, metrics=[])
+    with pytest.raises(ValueError, match="k=10 passages are too few for ndcg@20"):
+        RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["hits@1", "ndcg@20"], k=10)
+    with pytest.raises(ValueError, match="There is no metric 'accuracy'"):
+        RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["accuracy"])
+    with pytest.raises(ValueError, match="None of the 12 queries has a relevant passage in the index"):
+        RetrievalEvaluator(index, identifiers, queries, {"q01": {"nowhere": 1}})

@@ -1,0 +1,184 @@
+import copy
+
+import peft
+import pytest
+import torch
+from tiny_models import make_bart
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.constraint import IndexConstraint
+from dgr_trainer.retrieval.hypotheses import HypothesisRecorder, ready_to_generate, search_view
+
+QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
+ignore_peft = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+LENGTHS = {"title": 20, "substring": 6, "pseudo_query": 40, "docid": 12}
+
+
+def find(model, index, identifiers, view, queries=QUERIES, beams=5, length=None):
+    with ready_to_generate(model) as ready:
+        return search_view(ready, index, identifiers, queries, view, num_beams=beams, length=length or LENGTHS[view])
+
+
+def teacher_forced(model, prompt, ids):
+    """log p of a sequence by one plain forward pass."""
+    read = torch.tensor([[model.config.decoder_start_token_id, *ids[:-1]]])
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=read, use_cache=False).logits[0]
+    return logits.log_softmax(-1)[range(len(ids)), list(ids)].sum().item()
+
+
+@pytest.mark.parametrize("beams", [1, 5, 30])
+@pytest.mark.parametrize("view", VIEWS)
+def test_all_that_is_recorded_is_in_the_corpus_and_scored_exactly(
+    student, every_index, every_view, text, count, view, beams
+):
+    model, _ = student
+    found = find(model, every_index, every_view, view, beams=beams)
+    prompts = every_view.encode_prompts(QUERIES, view)
+    for prompt, hypotheses in zip(prompts, found.hypotheses, strict=True):
+        assert hypotheses
+        assert len({hypothesis.ids for hypothesis in hypotheses}) == len(hypotheses)
+        end = every_view.end(view)
+        for hypothesis in hypotheses[:4] + hypotheses[-4:]:
+            assert hypothesis.occurrences == count(text, every_view.pattern(view, hypothesis.ids)) > 0
+            assert every_index.find(every_view.pattern(view, hypothesis.ids))[0] == hypothesis.low
+            assert len(hypothesis.ids) > len(end) and hypothesis.ids[len(hypothesis.ids) - len(end) :] == end
+            exact = teacher_forced(model, prompt, hypothesis.ids)
+            assert hypothesis.log_likelihood == pytest.approx(exact, rel=1e-5, abs=1e-5)
+
+
+def test_every_child_that_the_search_looks_at_is_recorded(student, every_index, every_view):
+    found = find(student[0], every_index, every_view, "substring", beams=7).hypotheses
+    never = every_view.forbidden_token_ids | {every_view.eos_token_id}
+    for hypotheses in found:
+        by_length = [[h for h in hypotheses if len(h.ids) == length] for length in range(1, 7)]
+        assert len(by_length[0]) == 14
+        for shorter, longer in zip(by_length, by_length[1:], strict=False):
+            kept = {h.ids for h in sorted(shorter, key=lambda h: -h.log_likelihood)[:7]}
+            children = set()
+            for ids in kept:
+                following, _ = every_index.continuations(*every_index.find(ids))
+                children |= {(*ids, token) for token in following.tolist() if token not in never}
+            assert {h.ids for h in longer} <= children
+            assert len(longer) == min(14, len(children))
+
+
+@pytest.mark.parametrize("view", ["title", "docid", "pseudo_query"])
+def test_a_beam_as_wide_as_the_corpus_finds_what_enumerating_finds(student, every_index, every_view, passages, view):
+    model, _ = student
+    targets = set()
+    for segments in every_view.encode_segments(passages):
+        own = segments.pseudo_queries if view == "pseudo_query" else [getattr(segments, view)]
+        targets |= {every_view.target(view, segment) for segment in own}
+    # What holds an unknown character can be indexed but never be generated.
+    targets = {ids for ids in targets if not every_view.forbidden_token_ids.intersection(ids)}
+    query = QUERIES[0]
+    prompt = every_view.encode_prompts([query], view)[0]
+    exact = {ids: teacher_forced(model, prompt, ids) for ids in targets}
+    found = find(model, every_index, every_view, view, [query], beams=len(targets), length=64).hypotheses[0]
+    assert {h.ids: h.log_likelihood for h in found} == pytest.approx(exact, rel=1e-5)
+    ranked = [h.ids for h in sorted(found, key=lambda h: -h.log_likelihood)]
+    assert ranked == sorted(targets, key=lambda ids: -exact[ids])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_other_queries_of_the_batch_change_nothing(student, every_index, every_view, view):
+    together = find(student[0], every_index, every_view, view, beams=4).hypotheses
+    for query, expected in zip(QUERIES, together, strict=True):
+        alone = find(student[0], every_index, every_view, view, [query], beams=4).hypotheses[0]
+        assert [h.ids for h in alone] == [h.ids for h in expected]
+        assert [h.log_likelihood for h in alone] == pytest.approx([h.log_likelihood for h in expected], rel=1e-5)
+
+
+def test_a_checkpoints_generation_settings_do_not_leak_in(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    expected = find(model, index, identifiers, "title").hypotheses
+    settings = model.generation_config
+    for name, value in {
+        "forced_eos_token_id": tokenizer.eos_token_id, "forced_bos_token_id": 300, "no_repeat_ngram_size": 1,
+        "min_length": 9, "num_beams": 2, "length_penalty": 2.0, "early_stopping": True, "repetition_penalty": 3.0,
+        "suppress_tokens": [300, 301], "do_sample": True, "temperature": 0.3, "num_return_sequences": 2,
+        "max_length": 3, "use_cache": False, "encoder_repetition_penalty": 2.0, "bad_words_ids": [[305]],
+    }.items():  # fmt: skip
+        setattr(settings, name, value)
+    before = copy.deepcopy(settings.to_dict())
+    assert find(model, index, identifiers, "title").hypotheses == expected
+    assert model.generation_config is settings and settings.to_dict() == before
+
+
+def test_dropout_is_off_and_every_module_keeps_its_mode(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    expected = find(model, index, identifiers, "substring").hypotheses
+    model.train()
+    model.get_encoder().eval()
+    model.config.use_cache = False
+    modes = [module.training for module in model.modules()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert find(model, index, identifiers, "substring").hypotheses == expected
+    assert [module.training for module in model.modules()] == modes
+    assert model.config.use_cache is False
+
+
+@ignore_peft
+def test_an_adapter_takes_part(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    plain = find(model, index, identifiers, "title").hypotheses
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    found = find(adapted, index, identifiers, "title").hypotheses
+    assert found != plain
+    prompt = identifiers.encode_prompts(QUERIES, "title")[0]
+    adapted.eval()
+    exact = teacher_forced(adapted, prompt, found[0][0].ids)
+    assert found[0][0].log_likelihood == pytest.approx(exact, rel=1e-5)
+
+
+def test_fewer_identifiers_than_beams(bart, passages):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer, IdentifierSettings(views=("docid",)))
+    sequences = identifiers.encode_passages(passages[:2])
+    index = FMIndex.build(sequences, passage_ids=["p01", "p02"], vocab_size=identifiers.vocab_size,
+                          separator=identifiers.eos_token_id, progress=False)  # fmt: skip
+    for hypotheses in find(model, index, identifiers, "docid", beams=20).hypotheses:
+        assert sorted(identifiers.text("docid", h.ids) for h in hypotheses) == ["p01", "p02"]
+        assert all(-1e3 < h.log_likelihood < 0 for h in hypotheses)
+
+
+def test_the_first_scores_are_those_of_every_token(student, every_index, every_view):
+    model, _ = student
+    found = find(model, every_index, every_view, "substring", beams=3)
+    prompt = every_view.encode_prompts(QUERIES, "substring")[1]
+    legal = torch.nonzero(found.first_scores[1] > -torch.inf).flatten().tolist()
+    assert len(legal) > 100 and not every_view.forbidden_token_ids.intersection(legal)
+    for token in legal[::40]:
+        exact = teacher_forced(model, prompt, [token])
+        assert found.first_scores[1, token].item() == pytest.approx(exact, rel=1e-5, abs=1e-5)
+
+
+def test_a_recorder_needs_its_constraint(every_index, every_view):
+    recorder = HypothesisRecorder(IndexConstraint(every_index, every_view, "title"), 1)
+    with pytest.raises(ValueError, match="The recorder saw no scores"):
+        recorder(torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 3)))
+
+
+def test_models_that_cannot_generate_from_a_query_are_refused():
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder-decoder model"):
+        with ready_to_generate(model):
+            pass
+
+
+@ignore_peft
+def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
+    config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
+    model = peft.get_peft_model(make_bart(bpe_tokenizer), config)
+    with pytest.raises(ValueError, match="PROMPT_TUNING, which puts virtual tokens before the query"):
+        with ready_to_generate(model):
+            pass
