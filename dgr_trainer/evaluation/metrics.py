@@ -146,7 +146,8 @@ def evaluate_per_query(
         )
     _warn_of_missing(qrels, lists, relevance_level)
 
-    judged = {query_id: {id: int(level) for id, level in levels.items()} for query_id, levels in qrels.items()}
+    # Below 0 is as little relevant as 0; pytrec_eval never returns from a query whose judgements are all below 0.
+    judged = {query_id: {id: max(int(level), 0) for id, level in levels.items()} for query_id, levels in qrels.items()}
     found: dict[str, dict[str, float]] = {}
     for length in sorted({metric.list_length for metric in parsed}, key=lambda value: value or 0):
         wanted = [metric for metric in parsed if metric.list_length == length]
