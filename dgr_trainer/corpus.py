@@ -77,6 +77,7 @@ class Corpus(Sequence[Passage]):
     >>> corpus = Corpus.from_passages([Passage("p1", "Herring", "A fish."), Passage("p2", "Heron", "A bird.")])
     >>> corpus.get("p2").title
     'Heron'
+
     ```
     """
 

@@ -47,6 +47,7 @@ class Rankings(Mapping[str, RankList]):
     >>> rankings = Rankings({"q1": {"p1": 0.5, "p2": 2.5, "p3": 0.5}})
     >>> rankings["q1"].passage_ids
     ('p2', 'p3', 'p1')
+
     ```
     """
 

@@ -88,6 +88,7 @@ def evaluate_run(
     >>> from dgr_trainer import Rankings, evaluate_run
     >>> evaluate_run(Rankings({"q1": {"p1": 2.0, "p2": 1.0}}), {"q1": {"p2": 1}}, ["hits@1", "hits@2", "mrr"])
     {'hits@1': 0.0, 'hits@2': 1.0, 'mrr': 0.5}
+
     ```
     """
     values = evaluate_per_query(rankings, qrels, metrics, relevance_level=relevance_level)
