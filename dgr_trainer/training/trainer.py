@@ -31,7 +31,7 @@ from dgr_trainer.training.scoring import sum_by_identifier
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("query_id", "query", "input_ids", "attention_mask", "labels")
-_TERMS = ("loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
+_TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
 
 
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
@@ -193,6 +193,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 f"A batch holds {sorted(inputs)}, which is neither a batch of DistillationCollator nor of pairs with "
                 "input_ids, attention_mask and labels. Give the trainer data_collator=DistillationCollator(...)."
             )
+        if not model.training:
+            terms.add("loss", loss.expand(len(inputs["labels"])))
         return (loss, {}) if return_outputs else loss
 
     def _distillation_loss(
@@ -316,7 +318,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The parent's loop; adds the loss terms and the metrics of retrieval to its metrics."""
+        """The parent's loop; adds the loss terms, a loss in which every query counts once, and what retrieval gave."""
         self._terms["eval"].clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         averages = self._terms["eval"].averages(self.accelerator)

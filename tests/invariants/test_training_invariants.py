@@ -1,0 +1,237 @@
+"""What must not change a training run: accumulation, packing, padding, processes, workers, interruption."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sample_corpus import QUERIES
+from tiny_models import bpe_tokenizer as load_tokenizer
+from tiny_models import make_bart
+from training_examples import make_collator, make_trainer, query_dataset
+
+from dgr_trainer.training import batches, scoring
+
+QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+
+
+def quiet_bart(tokenizer, **overrides):
+    return make_bart(tokenizer, **{**QUIET, **overrides})
+
+
+def run(trainer, **kwargs):
+    """Losses, gradient norms and parameters of a run."""
+    trainer.train(**kwargs)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    figures = {name: [log[name] for log in logs] for name in ("loss", "grad_norm", "loss_ranking", "loss_generation")}
+    return figures, {
+        name: p.detach() for name, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+    }
+
+
+def assert_same_run(one, other, tolerance=1e-4):
+    (figures, parameters), (other_figures, other_parameters) = one, other
+    for name, values in figures.items():
+        assert values == pytest.approx(other_figures[name], rel=tolerance), name
+    for name, value in parameters.items():
+        torch.testing.assert_close(value, other_parameters[name], rtol=tolerance, atol=2e-5, msg=name)
+
+
+# SGD shows gradients as they are, where Adam would hide a wrong scale and turn rounding noise into steps.
+SGD = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1e-7, "lr_scheduler_type": "constant"}
+
+
+@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "listnet"])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_eight_steps_of_accumulation_are_one_batch(clipped, ranking_loss, bpe_tokenizer, tmp_path):
+    settings = {**SGD, "max_grad_norm": 1.0, "learning_rate": 1e-3} if clipped else SGD
+    runs = [
+        run(
+            make_trainer(
+                tmp_path,
+                bpe_tokenizer,
+                quiet_bart,
+                per_device_train_batch_size=8 // steps,
+                gradient_accumulation_steps=steps,
+                train_dataset=query_dataset().select(range(8)),
+                ranking_loss=ranking_loss,
+                **settings,
+            )
+        )
+        for steps in (1, 8)
+    ]
+    assert_same_run(*runs)
+
+
+def test_accumulation_of_ragged_batches_is_one_batch(bpe_tokenizer, tmp_path):
+    # 12 queries in steps of 5, 5 and 2 queries; some without a rank list.
+    rankings = {q: ranks for q, ranks in make_collator(bpe_tokenizer).rankings.items() if q not in ("q02", "q07")}
+    runs = [
+        run(
+            make_trainer(
+                tmp_path,
+                bpe_tokenizer,
+                quiet_bart,
+                collator=make_collator(bpe_tokenizer, rankings=rankings),
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=steps,
+                max_steps=2,
+                **SGD,
+            )
+        )
+        for size, steps in ((12, 1), (5, 3))
+    ]
+    assert_same_run(*runs)
+
+
+def test_packed_and_flat_rows_train_alike(bpe_tokenizer, tmp_path, monkeypatch):
+    packed = run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, **SGD))
+    monkeypatch.setattr(scoring, "can_pack", lambda model: False)
+    flat = run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, **SGD))
+    assert_same_run(packed, flat)
+
+
+@pytest.mark.parametrize("max_row_tokens", [6, 1000])
+def test_the_length_of_rows_does_not_matter(max_row_tokens, bpe_tokenizer, tmp_path):
+    normal = run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, **SGD))
+    collator = make_collator(bpe_tokenizer, max_row_tokens=max_row_tokens)
+    assert_same_run(normal, run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, collator=collator, **SGD)))
+
+
+def test_padding_does_not_change_a_query(model_and_tokenizer, tmp_path):
+    model, tokenizer = model_and_tokenizer
+    trainer = make_trainer(tmp_path, tokenizer, model=model)
+    features = [*query_dataset()]
+    features[3] = {**features[3], "query": " ".join([features[3]["query"]] * 5)}
+    together = trainer.compute_loss(model.eval(), trainer.data_collator(features)).item()
+    alone = [trainer.compute_loss(model, trainer.data_collator([feature])).item() for feature in features]
+    assert together == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_an_identifier_of_several_passages_is_scored_once(bpe_tokenizer, tmp_path, monkeypatch):
+    collator = make_collator(bpe_tokenizer)
+    scored = []
+    plain = batches.score_rows
+    monkeypatch.setattr(batches, "score_rows", lambda *a, **k: scored.append((a[5] >= 0).sum()) or plain(*a, **k))
+    trainer = make_trainer(tmp_path, bpe_tokenizer, collator=collator)
+    batch = collator([*query_dataset()])
+    trainer.compute_loss(trainer.model, batch)
+    distinct = 0
+    for b in range(len(QUERIES)):
+        found = {
+            (int(batch["row_prompts"][b, r]), tuple(batch["labels"][b, r][batch["segments"][b, r] == k].tolist()))
+            for r in range(batch["segments"].shape[1])
+            for k in batch["segments"][b, r].unique().tolist()
+            if k >= 0
+        }
+        distinct += sum(len(ids) for _, ids in found)
+    assert scored == [distinct]
+
+
+@pytest.mark.parametrize(
+    ("workers", "steps_before"), [(0, 4), (2, 4), (0, 3)], ids=["mid-epoch", "workers", "epoch-end"]
+)
+def test_a_resumed_run_is_the_uninterrupted_one(workers, steps_before, bpe_tokenizer, tmp_path):
+    """With dropout, sampling by epoch and shuffling: 2 epochs of 3 steps, stopped after some of them."""
+
+    def trainer(name, **settings):
+        return make_trainer(
+            tmp_path / name,
+            bpe_tokenizer,
+            collator=make_collator(bpe_tokenizer, list_length=4),
+            max_steps=6,
+            dataloader_num_workers=workers,
+            save_strategy="steps",
+            save_steps=steps_before,
+            **settings,
+        )
+
+    whole = run(trainer("whole"))
+    resumed = run(trainer("resumed"), resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{steps_before}"))
+    assert len(whole[0]["loss"]) == 6
+    # The log before the checkpoint is the checkpoint's own; what follows was computed again.
+    assert whole[0] == resumed[0]
+    assert all(torch.equal(value, resumed[1][name]) for name, value in whole[1].items())
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_do_not_change_a_run(persistent, bpe_tokenizer, tmp_path):
+    runs = [
+        run(
+            make_trainer(
+                tmp_path,
+                bpe_tokenizer,
+                quiet_bart,
+                collator=make_collator(bpe_tokenizer, list_length=4),
+                max_steps=6,
+                **settings,
+            )
+        )
+        for settings in ({}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent})
+    ]
+    assert runs[0][0] == runs[1][0]
+
+
+def test_epochs_draw_different_lists(bpe_tokenizer, tmp_path):
+    drawn = []
+    collator = make_collator(bpe_tokenizer, list_length=4)
+    sample = collator.sampler.sample
+    collator.sampler.sample = lambda query_id, epoch: drawn.append((query_id, epoch)) or sample(query_id, epoch)
+    make_trainer(tmp_path, bpe_tokenizer, collator=collator, max_steps=6).train()
+    assert sorted(drawn) == sorted((query_id, epoch) for epoch in (0, 1) for query_id in QUERIES)
+
+
+WORKER = "import test_training_invariants as t, sys; t.run_in_process(t.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+SETTINGS = {"plain": {}, "checkpointing": {"activation_checkpointing": True}}
+
+
+def run_in_process(folder: Path, processes: int) -> None:
+    """What each process does; the first one writes what came out."""
+    torch.set_num_threads(1)
+    queries = query_dataset().select(range(8))
+    for name, settings in SETTINGS.items():
+        own = {"per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 4, "max_steps": 2, **SGD}
+        trainer = make_trainer(folder, load_tokenizer(), quiet_bart, train_dataset=queries, **own, **settings)
+        assert trainer.accelerator.num_processes == processes
+        figures, parameters = run(trainer)
+        evaluation = trainer.evaluate(queries)
+        if trainer.is_world_process_zero():
+            figures["eval"] = [value for name, value in sorted(evaluation.items()) if name.startswith("eval_loss")]
+            torch.save(parameters, folder / f"{name}-{processes}.pt")
+            (folder / f"{name}-{processes}.json").write_text(json.dumps(figures))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    here = Path(__file__).parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path), "2"],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        run_in_process(tmp_path, 1)
+        assert [process.wait(timeout=240) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    for name in SETTINGS:
+        one, two = (
+            (
+                json.loads((tmp_path / f"{name}-{processes}.json").read_text()),
+                torch.load(tmp_path / f"{name}-{processes}.pt", weights_only=True),
+            )
+            for processes in (1, 2)
+        )
+        assert_same_run(one, two)

@@ -1,0 +1,52 @@
+import dataclasses
+
+import pytest
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+
+
+def test_the_command_line_reads_them(tmp_path):
+    parser = HfArgumentParser(DistillationTrainingArguments)
+    words = f"--output_dir {tmp_path} --ranking_loss listnet --generation_weight 2.5 --temperature 50 --max_steps 3"
+    (args,) = parser.parse_args_into_dataclasses([*words.split(), "--ranking_weight", "0.5", "--report_to", "none"])
+    assert (args.ranking_loss, args.generation_weight, args.temperature, args.ranking_weight) == (
+        "listnet",
+        2.5,
+        50,
+        0.5,
+    )
+    assert args.margin is None and args.max_steps == 3
+
+
+def test_every_changed_default_is_documented():
+    parent = {field.name: field for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    for field in dataclasses.fields(DistillationTrainingArguments):
+        same = field.name in parent and field.default == parent[field.name].default
+        assert (
+            same
+            or f"`{field.name}`" in DistillationTrainingArguments.__doc__
+            or (f"{field.name} (" in DistillationTrainingArguments.__doc__)
+        )
+    changed = {
+        field.name
+        for field in dataclasses.fields(DistillationTrainingArguments)
+        if field.name in parent and field.default != parent[field.name].default
+    }
+    assert changed == {"learning_rate"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ranking_loss": "best"}, "ranking_loss='best' is unknown; use one of distilled_ranknet, "),
+        ({"margin": -1.0}, "margin=-1.0 must be at least 0"),
+        ({"temperature": 0.0}, "temperature=0.0 must be greater than 0"),
+        ({"ranking_weight": 0, "generation_weight": 0}, "both 0, so there is nothing to train"),
+        ({"reference_reduction": True, "ranking_loss": "listnet"}, "ranking_loss is 'listnet'. Leave one"),
+        ({"predict_with_generate": True}, "generates without the index.*retrieval_evaluator"),
+    ],
+)
+def test_errors(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainingArguments(output_dir=str(tmp_path), **settings)

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from transformers.trainer_pt_utils import LabelSmoother
+
+from dgr_trainer.scoring import ScoringSettings, identifier_weights
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.log_probabilities import token_log_probabilities
+from dgr_trainer.training.losses import distilled_ranknet_loss, margin_rank_loss
+from dgr_trainer.training.objective import RANKING_LOSSES, RankingObjective, generation_losses, passage_scores
+from dgr_trainer.training.scoring import TokenScores
+
+MASK = torch.tensor([[True] * 4, [True] * 2 + [False] * 2, [True] + [False] * 3])
+
+
+def objective(tmp_path, kind="log_odds", **settings) -> RankingObjective:
+    return RankingObjective.from_arguments(DistillationTrainingArguments(output_dir=str(tmp_path), **settings), kind)
+
+
+def test_defaults_have_the_scale_of_the_scores(tmp_path):
+    odds, likelihoods = objective(tmp_path), objective(tmp_path, "log_likelihood")
+    assert (odds.margin, odds.margin_gap, odds.temperature, odds.generation_weight) == (300, 100, 100, 500)
+    assert (likelihoods.margin, likelihoods.margin_gap, likelihoods.temperature) == (1, 0.5, 1)
+    assert likelihoods.generation_weight == objective(tmp_path, ranking_loss="listnet").generation_weight == 1
+    own = objective(tmp_path, margin=7.0, margin_gap=0.0, temperature=2.0, generation_weight=0.0)
+    assert (own.margin, own.margin_gap, own.temperature, own.generation_weight) == (7, 0, 2, 0)
+
+
+@pytest.mark.parametrize("name", RANKING_LOSSES)
+def test_every_loss_gives_a_loss_a_list(name, tmp_path):
+    scores = (torch.randn(3, 4) * 200).requires_grad_()
+    teacher = torch.randn(3, 4)
+    losses = objective(tmp_path, ranking_loss=name).ranking_losses(scores, teacher, MASK)
+    assert losses.shape == (3,) and losses[2] == 0 and losses[0] > 0
+    losses.sum().backward()
+    assert scores.grad[0].abs().sum() > 0 and (scores.grad[~MASK] == 0).all()
+    statistics = objective(tmp_path, ranking_loss=name).statistics(scores, teacher, MASK)
+    assert ("violated_margins" in statistics) == (name in ("distilled_ranknet", "margin_rank"))
+    assert all(values.shape == (3,) and values[2].isnan() for values in statistics.values())
+
+
+def test_settings_reach_the_losses(tmp_path):
+    scores, teacher = torch.randn(3, 4) * 200, torch.randn(3, 4)
+    got = objective(tmp_path, margin=5.0, margin_gap=2.0, first_weight=9.0).ranking_losses(scores, teacher, MASK)
+    wanted = distilled_ranknet_loss(scores, MASK, margin=5.0, margin_gap=2.0, first_weight=9.0, reduction="none")
+    torch.testing.assert_close(got, wanted)
+    got = objective(tmp_path, ranking_loss="margin_rank").ranking_losses(scores, teacher, MASK)
+    settings = {"margin": 300.0, "margin_gap": 100.0, "reduction": "none"}
+    torch.testing.assert_close(got, margin_rank_loss(scores, MASK, num_candidates=None, **settings))
+    got = objective(tmp_path, reference_reduction=True).ranking_losses(scores, teacher, MASK)
+    wanted = distilled_ranknet_loss(scores, MASK, margin=300.0, margin_gap=100.0, reduction="active")
+    torch.testing.assert_close(got, wanted)
+
+
+def test_a_passage_is_the_sum_of_its_discounted_identifiers():
+    log_likelihoods = torch.tensor([[-1.0, -2.0, -3.0]])
+    batch = {
+        "identifier_counts": torch.tensor([[2, 5, 1]]),
+        "identifier_is_pseudo_query": torch.tensor([[False, False, True]]),
+        "passage_identifiers": torch.tensor([[[0, 2], [1, -1], [-1, -1]]]),
+        "passage_factors": torch.tensor([[[1.0, 0.5], [1.0, 0.9], [0.7, 0.7]]]),
+    }
+    settings = ScoringSettings()
+    w = identifier_weights(
+        log_likelihoods, batch["identifier_counts"], 1000, settings, batch["identifier_is_pseudo_query"]
+    )[0]
+    scores = passage_scores(log_likelihoods, batch, 1000, settings)
+    torch.testing.assert_close(scores, torch.stack([w[0] + 0.5 * w[2], w[1], w.new_zeros(())]).unsqueeze(0))
+
+
+def test_generation_is_a_mean_over_tokens_then_identifiers():
+    log_p = torch.tensor([[[-1.0, -3.0, -7.0, -5.0]], [[-2.0, 0.0, 0.0, 0.0]]])
+    batch = {
+        "segments": torch.tensor([[[0, 0, 1, 2]], [[0, -1, -1, -1]]]),
+        "generation_weights": torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]),
+    }
+    losses = generation_losses(TokenScores(log_p, torch.zeros_like(log_p)), batch, 0.0)
+    assert losses.tolist() == [0.5 * 2.0 + 0.5 * 5.0, 0.0]
+
+
+def test_label_smoothing_is_that_of_transformers():
+    logits, labels = torch.randn(1, 6, 11), torch.randint(0, 11, (1, 6))
+    tokens = TokenScores(*token_log_probabilities(logits, labels))
+    batch = {"segments": torch.zeros(1, 1, 6, dtype=torch.long), "generation_weights": torch.ones(1, 1)}
+    got = generation_losses(TokenScores(*(t.unsqueeze(1) for t in tokens)), batch, 0.1)
+    torch.testing.assert_close(got[0], LabelSmoother(epsilon=0.1)({"logits": logits}, labels))

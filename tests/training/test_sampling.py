@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from dgr_trainer.rankings import Rankings
+from dgr_trainer.training.sampling import ListSampler
+
+# The teacher's order is a > b > ... > j; the student's is the reverse.
+PASSAGES = "abcdefghij"
+RANKINGS = Rankings({"q": {p: 10.0 - place for place, p in enumerate(PASSAGES)}, "short": {"a": 2.0, "zzz": 3.0}})
+
+
+def sampler(qrels=None, student=True, usable=frozenset(PASSAGES), **settings) -> ListSampler:
+    settings = {"list_length": 4, "sampling": "reference", "relevant_first": True, "seed": 0, **settings}
+    order = (lambda query_id: tuple(reversed(PASSAGES))) if student else None
+    return ListSampler(RANKINGS, qrels, lambda query_id: usable, order, **settings)
+
+
+def test_relevant_first_then_the_teachers_order():
+    drawn = sampler({"q": {"e": 1}})
+    for epoch in range(20):
+        found = drawn.sample("q", epoch)
+        assert found.relevant == found.passage_ids[0] == "e"
+        assert list(found.passage_ids[1:]) == sorted(found.passage_ids[1:]) and len(found.passage_ids) == 4
+        assert "j" in found.passage_ids, "the student's best other candidate is always there"
+        assert found.teacher_scores == tuple(10.0 - PASSAGES.index(p) for p in found.passage_ids)
+
+
+def test_the_teachers_best_stands_in_for_a_student_without_order():
+    drawn = sampler({"q": {"e": 1}}, student=False)
+    assert all("a" in drawn.sample("q", epoch).passage_ids for epoch in range(20))
+
+
+def test_without_qrels_the_teachers_order_alone():
+    found = sampler().sample("q", 0)
+    assert list(found.passage_ids) == sorted(found.passage_ids)
+    assert found.relevant == found.passage_ids[0], "the teacher's best passage of the list is generated"
+
+
+def test_relevant_first_can_be_turned_off():
+    lists = [sampler({"q": {"e": 1}}, relevant_first=False).sample("q", epoch) for epoch in range(30)]
+    assert all(list(found.passage_ids) == sorted(found.passage_ids) for found in lists)
+    assert {found.relevant for found in lists} == {"e"}
+    assert {"e" in found.passage_ids for found in lists} == {True, False}, "drawn like any other"
+
+
+def test_top_takes_the_teachers_first():
+    assert sampler({"q": {"e": 1}}, sampling="top").sample("q", 3).passage_ids == ("e", "a", "b", "c")
+    assert sampler(sampling="top").sample("q", 3).passage_ids == ("a", "b", "c", "d")
+
+
+def test_draws_differ_by_epoch_seed_and_query_but_not_otherwise():
+    drawn = sampler()
+    lists = [drawn.sample("q", epoch) for epoch in range(30)]
+    assert lists == [sampler().sample("q", epoch) for epoch in range(30)]
+    assert len(set(lists)) > 5
+    assert lists != [sampler(seed=1).sample("q", epoch) for epoch in range(30)]
+
+
+def test_the_rest_is_drawn_uniformly():
+    drawn = sampler({"q": {"e": 1}})
+    counts = dict.fromkeys(PASSAGES, 0)
+    for epoch in range(2000):
+        for passage_id in drawn.sample("q", epoch).passage_ids:
+            counts[passage_id] += 1
+    assert counts["e"] == counts["j"] == 2000
+    # Two of the other eight: each a quarter of the time, within 5 standard deviations.
+    assert all(abs(counts[p] - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75) for p in "abcdfghi")
+
+
+def test_of_several_relevant_passages_the_best_leads_most_often_and_none_is_a_candidate():
+    lists = [sampler({"q": {"b": 1, "c": 2, "d": 0, "h": 1}}).sample("q", epoch) for epoch in range(600)]
+    leads = [found.passage_ids[0] for found in lists]
+    assert set(leads) == {"b", "c", "h"}
+    assert 330 < leads.count("c") < 470, "half of the time as the best, a sixth by the uniform draw"
+    assert not any({"b", "c", "h"} & set(found.passage_ids[1:]) for found in lists)
+    assert any("d" in found.passage_ids[1:] for found in lists), "grade 0 is not relevant"
+
+
+def test_equal_grades_are_told_apart_by_the_student():
+    assert sampler({"q": {"b": 1, "h": 1}}, sampling="top").sample("q", 0).passage_ids[0] == "h"
+    assert sampler({"q": {"b": 1, "h": 1}}, sampling="top", student=False).sample("q", 0).passage_ids[0] == "b"
+
+
+def test_a_relevant_passage_that_the_teacher_did_not_rank_counts_as_its_best():
+    found = sampler({"q": {"x": 1}}, usable=frozenset(PASSAGES + "x"), sampling="top").sample("q", 0)
+    assert found.passage_ids == ("x", "a", "b", "c")
+    assert found.teacher_scores == (10.0, 10.0, 9.0, 8.0)
+
+
+def test_what_is_unknown_is_left_out():
+    assert sampler(usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
+    assert sampler({"q": {"x": 1}}, usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
+    assert sampler().sample("unheard of", 0) == ((), (), None)
+    assert sampler({"new": {"b": 1}}).sample("new", 0) == (("b",), (0.0,), "b")
+
+
+def test_coverage_counts():
+    found = sampler({"q": {"e": 1}, "new": {"b": 1}, "short": {"x": 1}}).coverage(["q", "new", "short", "nothing"])
+    assert vars(found) == {
+        "queries": 4,
+        "rank_lists": 1,
+        "without_rank_list": 2,
+        "short_lists": 1,
+        "without_target": 1,
+        "without_relevant": 2,
+        "ranked_passages": 12,
+        "unknown_passages": 1,
+        "example": "zzz",
+    }
+    assert found.gaps() == [
+        "2 of 4 queries have no rank list",
+        "1 of 4 queries have fewer passages to compare than the list length",
+        "2 of 4 queries have no relevant passage with identifiers",
+        "1 of 4 queries have no passage to generate",
+        "1 of 12 ranked passages have no identifiers (such as 'zzz')",
+    ]
+    assert sampler().coverage(["q"]).gaps() == []
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="list_length=1.*at least 2"):
+        sampler(list_length=1)
+    with pytest.raises(ValueError, match="sampling='best' is unknown; use one of reference, top"):
+        sampler(sampling="best")
