@@ -133,7 +133,7 @@ def add_unigrams(
     number = min(settings.unigrams, index.vocab_size)
     if number == 0:
         return QueryKeys(keys, unigrams)
-    scores, tokens = first_scores[: index.vocab_size].double().cpu().topk(number)
+    scores, tokens = first_scores[: index.vocab_size].cpu().double().topk(number)
     legal = scores > -torch.inf
     scores, best = scores[legal], tokens[legal].numpy()
     counts = torch.from_numpy(np.asarray(index.token_counts[best], dtype=np.int64))

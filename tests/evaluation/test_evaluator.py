@@ -1,3 +1,9 @@
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -61,6 +67,47 @@ def test_processes_share_the_queries_and_agree(model, identifiers, index, querie
         for query_id, (ids, scores) in whole.items():
             assert together[query_id].passage_ids == ids
             assert together[query_id].scores == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_return_what_one_returns(tmp_path):
+    script = tmp_path / "evaluate.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from accelerate import Accelerator
+            from sample_corpus import PASSAGES, QRELS, QUERIES
+            from tiny_models import bpe_tokenizer, make_bart
+            from dgr_trainer import Corpus, FMIndex, Identifiers, RetrievalEvaluator, SearchSettings
+
+            accelerator = Accelerator(cpu=True)
+            model, identifiers = make_bart(bpe_tokenizer()), Identifiers(bpe_tokenizer())
+            index = FMIndex.from_corpus(Corpus.from_passages(PASSAGES), identifiers)
+            evaluator = RetrievalEvaluator(index, identifiers, QUERIES, QRELS, settings=SearchSettings(beam_size=3))
+            alone = evaluator(model)
+            wrapped = accelerator.prepare(model).train()
+            assert evaluator(wrapped, accelerator) == alone and wrapped.training
+            (Path(sys.argv[1]) / str(accelerator.process_index)).write_text(str(accelerator.num_processes))
+            """
+        )
+    )
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+                   "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}  # fmt: skip
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2", "2"]
 
 
 def test_a_sample_is_always_the_same_and_another_with_another_seed(identifiers, index, queries, qrels):

@@ -125,6 +125,18 @@ def test_dropout_is_off_and_every_module_keeps_its_mode(bart, corpus):
     assert model.config.use_cache is False
 
 
+def test_autocast_around_the_forward_pass_is_left_out(bart, corpus):
+    """As Accelerate prepares a model for mixed precision."""
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    expected = find(model, index, identifiers, "title").hypotheses
+    model._original_forward = model.forward
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    assert find(model, index, identifiers, "title").hypotheses == expected
+    assert model.forward is not model._original_forward
+
+
 @ignore_peft
 def test_an_adapter_takes_part(bart, corpus):
     model, tokenizer = bart
