@@ -58,9 +58,12 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         raise ValueError(f"--digits {options.digits}: give 0 to 12.")
     paths = [input_path("RUN", path, folder=False) for path in positionals.runs]
     check_split(options.split, options.qrels)
-    qrels = read_qrels_of(options.qrels, options.split)
-
     from dgr_trainer.evaluation.comparison import compare_runs
+    from dgr_trainer.evaluation.metrics import Metric
+
+    for metric in options.metrics:
+        Metric.parse(metric)
+    qrels = read_qrels_of(options.qrels, options.split)
 
     names = _names(paths)
     runs = {name: read_run("RUN", str(path)) for name, path in zip(names, paths, strict=True)}

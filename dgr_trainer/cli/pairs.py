@@ -22,12 +22,12 @@ from dgr_trainer.cli.sources import (
     read_qrels_of,
     read_queries_of,
 )
-from dgr_trainer.lines import file_kind, json_lines
+from dgr_trainer.lines import file_kind, json_lines, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,8 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
     """
     import datasets
 
+    from dgr_trainer.arrow import dataset_from_rows
+
     if path.is_dir():
         if not (path / "state.json").is_file():
             raise ValueError(f"--pairs: {path} is no saved datasets.Dataset. `dgr pairs` writes one.")
@@ -141,7 +143,9 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
                     f"model's is {fingerprint[:12]}...). Make the pairs again with `dgr pairs --model` and this model."
                 )
     else:
-        pairs = datasets.Dataset.from_generator(_jsonl_rows, gen_kwargs={"path": str(path)}, features=_features())
+        ids = datasets.List(datasets.Value("int32"))
+        features = datasets.Features({"input_ids": ids, "labels": ids})
+        pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
     missing = {"input_ids", "labels"} - set(pairs.column_names)
     if missing:
         raise ValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")
@@ -155,12 +159,13 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
     return pairs
 
 
-def _features() -> Features:
-    import datasets
-
-    return datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
-
-
-def _jsonl_rows(path: str) -> Iterator[dict[str, Any]]:
-    for _, record in json_lines(path):
-        yield {"input_ids": record.get("input_ids"), "labels": record.get("labels")}
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, record in json_lines(path):
+        for name in ("input_ids", "labels"):
+            ids = record.get(name)
+            if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
+                raise ValueError(
+                    f"{place(path, number)}: {name} has to be a list of token ids, but is {ids!r}. `dgr pairs` writes "
+                    "such files."
+                )
+        yield {"input_ids": record["input_ids"], "labels": record["labels"]}

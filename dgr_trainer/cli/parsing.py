@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,7 +100,8 @@ class CommandParser(HfArgumentParser):
         Parse arguments, and the configuration file that they name.
 
         Returns:
-            `tuple`: one instance of each dataclass, then a namespace of the positionals (with `config`).
+            `tuple`: one instance of each dataclass, then a namespace of the positionals, in which `given` has the
+            options that differ from their defaults, by name.
 
         Raises:
             `UsageError`: if something is unknown, missing or of the wrong type.
@@ -114,14 +115,24 @@ class CommandParser(HfArgumentParser):
                 if action.dest in values:
                     action.required = False
             self.set_defaults(**values)
+        tokens = self._flags(arguments)
+        self._refuse_unknown(tokens)
+        options = vars(self.parse_known_args(tokens)[0])
         *parsed, rest = self.parse_args_into_dataclasses(
-            self._flags(arguments), return_remaining_strings=True, look_for_args_file=False
+            tokens, return_remaining_strings=True, look_for_args_file=False
         )
-        if rest:
-            options = [option for option in rest if option.startswith("-")]
-            wrong = options or rest
-            near = [near for option in options for near in self._near(option, self._option_string_actions)]
-            self.error(f"unknown argument{'s' * (len(wrong) > 1)} {' '.join(wrong)}{_did_you_mean(near)}")
+        last = next((action for action in reversed(self._actions) if not action.option_strings), None)
+        if rest and last is not None and last.nargs in ("*", "+") and not any(one.startswith("-") for one in rest):
+            # Positionals of which options stand in the middle: argparse takes those in front of the options only.
+            setattr(parsed[-1], last.dest, [*(getattr(parsed[-1], last.dest) or []), *rest])
+        elif rest:
+            self.error(f"unknown argument{'s' * (len(rest) > 1)} {' '.join(rest)}")
+        parsed[-1].given = {
+            field.name: options[field.name]
+            for of in self.dataclass_types
+            for field in dataclasses.fields(of)
+            if field.name in options and field.name not in _SECRETS and options[field.name] != _default(field)
+        }
         return tuple(parsed)
 
     def _read_config(self, path: Path) -> dict[str, Any]:
@@ -144,7 +155,7 @@ class CommandParser(HfArgumentParser):
                 "are the keys; positional arguments stay on the command line."
             )
         given = {key: value for key, value in given.items() if value is not None}
-        options = _Config(self.dataclass_types, command=self.command)
+        options = _Config(list(self.dataclass_types), command=self.command)
         options.path = path
         takes_many = {action.dest for action in options._actions if action.nargs == "+"}
         tokens: list[str] = []
@@ -160,6 +171,16 @@ class CommandParser(HfArgumentParser):
         namespace, _ = options.parse_known_args(tokens)
         return {key: getattr(namespace, key) for key in given}
 
+    def _refuse_unknown(self, tokens: Sequence[str]) -> None:
+        """Say that an option is unknown, which argparse does only after it has missed others."""
+        for token in tokens:
+            name = token.split("=")[0]
+            if name == "--":
+                return
+            if name.startswith("--") and name not in self._option_string_actions:
+                near = self._near(name, self._option_string_actions)
+                self.error(f"unknown argument {name}{_did_you_mean(near)}")
+
     def _flags(self, arguments: Sequence[str]) -> list[str]:
         """`--flag` as `--flag=true` unless yes or no follows: it must not take a positional for its value."""
         found = []
@@ -170,31 +191,21 @@ class CommandParser(HfArgumentParser):
         return found
 
     def _near(self, name: str, known: Any) -> list[str]:
-        return difflib.get_close_matches(name.split("=")[0], sorted(known), n=1, cutoff=0.6)
+        return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
 
-    def write_config(self, options: Sequence[Any], path: Path, comment: str) -> None:
-        """
-        Write the options that differ from their defaults to a YAML file, which `--config` reads.
 
-        Args:
-            options (`Sequence`): Instances of the dataclasses, as `parse` returned them.
-            path (`pathlib.Path`): The file.
-            comment (`str`): A line to put on top.
-        """
-        values: dict[str, Any] = {}
-        for group in options:
-            for field in dataclasses.fields(group):
-                action = self._option_string_actions.get(f"--{field.name}")
-                if action is None or field.name in _SECRETS:
-                    continue
-                value = getattr(group, field.name)
-                default = field.default_factory() if callable(field.default_factory) else field.default
-                if value != default and value is not None:
-                    plain = value if isinstance(value, (str, bool, int, float, list, dict)) else str(value)
-                    values[field.name] = getattr(plain, "value", plain)
-        with atomic_write(path) as file:
-            file.write(f"# {comment}\n")
-            yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+def write_config(given: Mapping[str, Any], path: Path, comment: str) -> None:
+    """
+    Write options to a YAML file, which `--config` reads.
+
+    Args:
+        given (`Mapping[str, Any]`): Options by name, as `CommandParser.parse` found them.
+        path (`pathlib.Path`): The file.
+        comment (`str`): A line to put on top.
+    """
+    with atomic_write(path) as file:
+        file.write(f"# {comment}\n")
+        yaml.safe_dump(dict(given), file, sort_keys=False, allow_unicode=True)
 
 
 class _Config(CommandParser):
@@ -206,6 +217,10 @@ class _Config(CommandParser):
         raise UsageError(f"{self.path}: {message.replace('argument --', '')}")
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def _values_of(action: argparse.Action) -> str:
     """What follows an option in its help."""
     if action.nargs == 0 or (action.nargs == "?" and action.const is True):
@@ -215,7 +230,7 @@ def _values_of(action: argparse.Action) -> str:
     elif action.metavar is not None:
         name = str(action.metavar)
     else:
-        name = {int: "N", float: "X", string_to_bool: "yes|no"}.get(action.type, "TEXT")  # type: ignore[call-overload]
+        name = {int: "N", float: "X", string_to_bool: "yes|no"}.get(action.type, "TEXT")
     return f" {name} ..." if action.nargs == "+" else f" {name}"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WIDEST = 100
+_LEGEND = "Under a passage: what an identifier earned it, view, count in the corpus, text."
 _LINES_OF_TEXT = 3
 
 
@@ -77,11 +78,11 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
         raise ValueError(f"-k {options.k} has to be at least 1, and --identifiers {options.identifiers} at least 0.")
     output = None if options.output is None else output_file("--output", options.output, options.overwrite)
     check_split(options.split, options.queries)
-    queries: dict[str | None, str]
+    queries: dict[str, str] = {}
     if options.queries:
         from dgr_trainer.queries import queries_mapping
 
-        queries = {**queries_mapping(read_queries_of(options.queries, options.split))}
+        queries = queries_mapping(read_queries_of(options.queries, options.split))
     folder = check_retriever(positionals.retriever, search)
     retriever = load_retriever(folder, search, device)
     if output is not None:
@@ -89,7 +90,8 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
         write_run(rankings, output)
         logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
         return
-    asked = list(queries.items()) if options.queries else [(None, query) for query in positionals.query]
+    asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
+    asked += queries.items()
     size = retriever.settings.batch_size
     for start in range(0, len(asked), size):
         batch = asked[start : start + size]
@@ -100,6 +102,8 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
                 print(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
             else:
                 print("\n".join([""] * (place > 0) + list(_lines(retriever, query, hits, options.identifiers))))
+    if not options.json and options.identifiers:
+        print(f"\n{_LEGEND}")
 
 
 def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hits: list[Hit]) -> dict[str, Any]:
@@ -120,9 +124,9 @@ def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hi
 
 def _lines(retriever: GenerativeRetriever, query: str, hits: list[Hit], shown: int) -> Iterator[str]:
     width = min(_WIDEST, shutil.get_terminal_size((80, 24)).columns)
-    yield _bold(_cut(query, width))
+    yield _bold(_cut(query, width)) if query.strip() else "(an empty query)"
     if not hits:
-        yield "  no passage found" + ("" if query.strip() else ": the query is empty")
+        yield "  no passage found"
     for rank, hit in enumerate(hits, start=1):
         passage = None if retriever.corpus is None else retriever.corpus.get(hit.passage_id)
         title = "" if passage is None else " ".join(passage.title.split())

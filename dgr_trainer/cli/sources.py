@@ -30,7 +30,7 @@ RETRIEVER_MARKER = "retriever.json"
 class IndexFolder(NamedTuple):
     """What a folder of `dgr index`, or of a retriever, holds beside the model."""
 
-    index: Path
+    path: Path
     corpus: Path | None
     description: dict[str, Any]
 
@@ -42,7 +42,7 @@ class IndexFolder(NamedTuple):
         if "identifiers" not in self.description:
             logger.warning(
                 "%s does not say with which views and markers it was made (it has no %s); taken are %s.",
-                self.index,
+                self.path,
                 SETTINGS_FILE,
                 "those of the options" if given else "the defaults",
             )
@@ -52,7 +52,7 @@ class IndexFolder(NamedTuple):
         different = [name for name in given if getattr(wanted, name) != getattr(saved, name)]
         if different:
             raise ValueError(
-                f"The index at {self.index} was made with {different[0]}={getattr(saved, different[0])!r}, not "
+                f"The index at {self.path} was made with {different[0]}={getattr(saved, different[0])!r}, not "
                 f"{getattr(wanted, different[0])!r}. Leave the option out, or index the corpus again with it."
             )
         return saved
@@ -199,7 +199,8 @@ def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> 
 
     transformers_logging.disable_progress_bar()
     retriever = GenerativeRetriever.from_pretrained(path, dtype=getattr(torch, device.dtype))
-    retriever.model.to(device.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model: torch.nn.Module = retriever.model
+    model.to(device.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     retriever.settings = dataclasses.replace(retriever.settings, **search.given())
     return retriever
 

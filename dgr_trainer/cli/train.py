@@ -14,7 +14,7 @@ from typing import Any
 
 from dgr_trainer._version import __version__
 from dgr_trainer.atomic import atomic_folder
-from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions
 from dgr_trainer.cli.sources import RETRIEVER_MARKER
@@ -87,8 +87,7 @@ def run(
     if trainer.is_world_process_zero():
         for folder in old:
             shutil.rmtree(folder)
-        groups = [options, lora, evaluation, pair_options, identifier_options, scoring_options, arguments]
-        make_parser().write_config(groups, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
+        write_config(positionals.given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
     # Trainers print what they log; standard output is for the metrics at the end.
     with redirect_stdout(sys.stderr):
         trainer.train(resume_from_checkpoint=checkpoint)

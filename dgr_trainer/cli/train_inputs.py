@@ -153,7 +153,7 @@ def read(
     identifiers = make_identifiers(load_tokenizer(name), settings)
     index = corpus = None
     if found is not None:
-        index = FMIndex.load(found.index, tokenizer_fingerprint=identifiers.fingerprint)
+        index = FMIndex.load(found.path, tokenizer_fingerprint=identifiers.fingerprint)
         index.check_tokenizer(identifiers)
         corpus = None if found.corpus is None else Corpus.load_from_disk(found.corpus)
     search, scoring = _settings(options, index_folder(Path(name)) if Path(name).is_dir() else None, scoring_options)
