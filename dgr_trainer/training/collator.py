@@ -74,8 +74,9 @@ class DistillationCollator:
     ```python
     >>> collator = DistillationCollator(tokenizer, {"p1": "Mount Everest", "p2": "K2"}, rankings)
     >>> batch = collator([{"query_id": "q1", "query": "the highest mountain"}])
-    >>> batch["labels"].shape  # (queries, rows, tokens)
-    torch.Size([1, 1, 8])
+    >>> batch["passage_identifiers"]  # (queries, passages, identifiers): numbers of the identifiers scored
+    tensor([[[0],
+             [1]]])
     ```
 
     A batch has one row a query in every tensor. V views, L prompt tokens, R decoder rows of T tokens, K identifiers, M

@@ -169,7 +169,7 @@ def score_identifiers(
     identifiers: Sequence[Sequence[Sequence[int]]],
     *,
     max_row_tokens: int = 256,
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int = 2048,
 ) -> list[list[float]]:
     """
     Log-likelihoods of identifiers under a prompt each, without gradients and without dropout.
@@ -179,7 +179,7 @@ def score_identifiers(
         prompts (`Sequence[Sequence[int]]`): Token ids of the encoder input of each query.
         identifiers (`Sequence[Sequence[Sequence[int]]]`): Token ids of the identifiers to score for each query.
         max_row_tokens (`int`, defaults to 256): Longest decoder row.
-        max_batch_tokens (`int`, defaults to 8192): Decoder tokens, padding included, in one forward pass.
+        max_batch_tokens (`int`, defaults to 2048): Decoder tokens, padding included, in one forward pass.
 
     Returns:
         `list[list[float]]`: l(i|q) = sum of log p, natural logarithm, for each identifier of each query.
