@@ -1,0 +1,135 @@
+"""The guide's code and commands, run in order, page by page, on the data of examples/ and small random models."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import make_bart
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+# Runs a page's blocks: Python blocks share their names, as in one session; shell blocks are shells of their own.
+_DRIVER = """
+import json, subprocess, sys
+names = {"__name__": "__main__"}
+for language, code in json.load(open(sys.argv[1], encoding="utf-8")):
+    print(code, flush=True)
+    if language == "python":
+        exec(compile(code, "<block>", "exec"), names)
+    else:
+        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, stdin=subprocess.DEVNULL)
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The Python and shell blocks of a page that can be run here."""
+    found = []
+    for match in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+        note, language, code = match["note"] or "", match["language"], match["code"]
+        if language not in ("python", "bash") or note.startswith(("run by hand", "command:")):
+            continue
+        if not code.startswith("pip install"):
+            found.append((language, code))
+    return found
+
+
+def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Puts into a folder what the guide takes for granted: `data`, and small models under the names it uses."""
+    shutil.copytree(ROOT / "examples" / "data", folder / "data")
+    make_bart(tokenizer).save_pretrained(folder / "facebook" / "bart-base")
+    tokenizer.save_pretrained(folder / "facebook" / "bart-base")
+    cross_encoder = folder / "cross-encoder" / "ms-marco-MiniLM-L6-v2"
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(cross_encoder)
+    tokenizer.save_pretrained(cross_encoder)
+
+
+def run(code: list[tuple[str, str]], folder: Path) -> str:
+    (folder / "blocks.json").write_text(json.dumps(code), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, "blocks.json"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", "swap", "pipeline", "teachers", "cli"])
+def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
+    code = blocks(ROOT / "docs" / f"{name}.md")
+    assert code
+    prepare(tmp_path, bpe_tokenizer)
+    run(code, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_swap_of_the_readme_runs(tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
+    prepare(tmp_path, bpe_tokenizer)
+    shutil.copy(tmp_path / "data" / "bm25.run", tmp_path)
+    (swap,) = (code for language, code in blocks(ROOT / "README.md") if language == "python")
+    given = """
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from dgr_trainer import read_queries
+model = AutoModelForSeq2SeqLM.from_pretrained("facebook/bart-base")
+tokenizer = AutoTokenizer.from_pretrained("facebook/bart-base")
+queries = read_queries("data", split="train")
+"""
+    # The ids of the run are p01 to p24.
+    swap = swap.replace('"p1"', '"p01"').replace('"p2"', '"p02"').replace('"p3"', '"p03"')
+    run([("python", given + swap)], tmp_path)
+
+
+def test_the_readme_has_two_set_up_commands_of_one_line() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = {match["note"]: match["code"] for match in _BLOCK.finditer(text) if "command:" in (match["note"] or "")}
+    assert list(commands) == ["command: quickstart", "command: tests"]
+    assert text.count("<!-- command:") == 2
+    for command in commands.values():
+        assert command.count("\n") == 1
+        assert command.startswith("pip install -c constraints.txt ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_compile(page: Path) -> None:
+    for match in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+        if match["language"] == "python":
+            compile(match["code"], page.name, "exec")
