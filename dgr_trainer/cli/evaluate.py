@@ -44,7 +44,7 @@ def make_parser() -> CommandParser:
         command="evaluate",
         description="Measure runs on the same qrels. Each is tested against the first.",
         usage="RUN [RUN ...] --qrels FILE [options]",
-        example="  dgr evaluate bm25.trec dgr.trec --qrels test.qrels --metrics hits@1 hits@5 ndcg@10",
+        example="  dgr evaluate bm25.trec dgr.trec --qrels test.qrels --metrics hits@5 ndcg@10",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Run files: TREC, or JSON Lines if named .jsonl.")
     return parser
@@ -115,5 +115,5 @@ def table(comparison: RunComparison, digits: int) -> list[str]:
             lines.append(line.rstrip())
     lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
     if tested:
-        lines.append(f"p: paired randomisation test against {first}, not corrected for the number of comparisons.")
+        lines.append(f"p: paired randomisation test against {first}.")
     return lines

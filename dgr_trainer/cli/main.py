@@ -81,9 +81,8 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
         except SystemExit as exit:
             return _code(exit)
         except KeyboardInterrupt:
-            print(
-                f"\n{name}: interrupted. What was finished is on the disk; nothing is there by half.", file=sys.stderr
-            )
+            again = " Go on from the last checkpoint with --resume_from_checkpoint last." if command == "train" else ""
+            print(f"\n{name}: interrupted; no file was left half written.{again}", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:
             # Whoever read the output has gone. The interpreter would complain once more when it flushes at its end.

@@ -1,0 +1,224 @@
+"""The whole flow through the command line, on the sample corpus."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from dgr_trainer import (
+    Candidates,
+    Corpus,
+    FMIndex,
+    GenerativeRetriever,
+    Identifiers,
+    Rankings,
+    generation_pairs,
+    read_queries,
+)
+
+TRAINING = ("--use_cpu", "--per_device_train_batch_size", 4, "--report_to", "none", "--logging_steps", 1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+def test_flow(dgr, files, work):
+    """index -> pairs -> generation -> candidates -> teacher -> distillation -> search -> evaluation."""
+    queries = ("--queries", files / "queries.tsv")
+    judged = (*queries, "--qrels", files / "qrels.txt")
+
+    assert dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", work / "index").code == 0
+    assert FMIndex.load(work / "index").num_passages == 24
+    assert json.loads((work / "index" / "identifiers.json").read_text())["identifiers"]["title_end"] == "@@"
+
+    made = dgr("pairs", work / "index", "--model", files / "bart", *judged, "--output", work / "pairs")
+    assert made.code == 0 and "pairs" in made.err and made.out == ""
+    pairs = datasets.load_from_disk(str(work / "pairs"))
+    assert pairs.column_names == ["input_ids", "labels"] and len(pairs) > 100
+
+    generation = work / "generation"
+    student = ("--model", files / "bart", "--index", work / "index", "--pairs", work / "pairs")
+    evaluated = ("--eval_queries", files / "queries.tsv", "--eval_qrels", files / "qrels.txt", "--eval_beam_size", 2)
+    trained = dgr(
+        "train", "--stage", "generation", *student, *evaluated, *TRAINING, "--output_dir", generation,
+        "--max_steps", 4, "--save_steps", 2, "--learning_rate", "1e-3", "--eval_metrics", "hits@5", "mrr@10",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert set(json.loads(trained.out)) == {"eval_hits@5", "eval_mrr@10"}  # What it logs is on standard error.
+    assert "loss_generation" in trained.err
+    retriever = GenerativeRetriever.from_pretrained(generation / "retriever")
+    assert len(retriever.corpus) == 24
+
+    found = dgr(
+        "candidates", generation / "retriever", *judged, "-k", 8, "--output", work / "candidates", "--beam_size", 2
+    )
+    assert found.code == 0, found.err
+    candidates = Candidates.load_from_disk(work / "candidates")
+    assert len(candidates) == 12
+    assert {"p07", "p08"} <= {one.passage_id for one in candidates["q03"]}
+
+    ranked = dgr(
+        "rank", "--teacher", "bm25", "--corpus", work / "index", *queries, "--candidates", work / "candidates",
+        "--output", work / "teacher.trec", "--k1", 1.2,
+    )  # fmt: skip
+    assert ranked.code == 0, ranked.err
+    teacher = Rankings.from_trec(work / "teacher.trec")
+    assert {query: set(of.passage_ids) for query, of in teacher.items()} == {
+        query: {one.passage_id for one in of} for query, of in candidates.items()
+    }
+
+    distilled = work / "distilled"
+    stage = ("--stage", "distillation", "--candidates", work / "candidates", "--run", work / "teacher.trec")
+    trained = dgr(
+        "train", *stage, "--model", generation / "retriever", *judged, *TRAINING,
+        "--output_dir", distilled, "--max_steps", 2, "--list_length", 4, "--scoring_smoothing", 6,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert "loss_ranking" in trained.err and trained.out == ""
+    final = GenerativeRetriever.from_pretrained(distilled / "retriever")
+    assert final.scoring.smoothing == 6
+    assert any((a != b).any() for a, b in zip(final.model.parameters(), retriever.model.parameters(), strict=True))
+    used = yaml.safe_load((distilled / "train.yaml").read_text())
+    assert used["list_length"] == 4 and used["max_steps"] == 2 and "learning_rate" not in used
+
+    shown = dgr("search", distilled / "retriever", "-k", 3, "who discovered penicillin", "--beam_size", 3)
+    assert shown.code == 0, shown.err
+    assert shown.out.startswith("who discovered penicillin\n\n  1. ")
+    assert "substring" in shown.out and max(map(len, shown.out.splitlines())) <= 80
+    lines = dgr("search", distilled / "retriever", "--json", "who discovered penicillin", "").out.splitlines()
+    first, empty = map(json.loads, lines)
+    assert empty == {"query": "", "hits": []}
+    hits = final.search("who discovered penicillin", k=5)[0]
+    assert [hit["passage_id"] for hit in first["hits"]] == [hit.passage_id for hit in hits]
+    assert first["hits"][0]["identifiers"][0]["text"] == final.identifier_text(hits[0].identifiers[0])
+    assert first["hits"][0]["title"] == final.corpus.get(hits[0].passage_id).title
+
+    written = dgr("search", distilled / "retriever", *queries, "-k", 20, "--output", work / "dgr.trec")
+    assert written.code == 0 and written.out == ""
+    run = Rankings.from_trec(work / "dgr.trec")
+    again = final.rank(read_queries(files / "queries.tsv"), k=20)
+    assert {query: of.passage_ids for query, of in run.items()} == {
+        query: of.passage_ids for query, of in again.items() if of.passage_ids
+    }
+
+    measured = (files / "best.trec", work / "dgr.trec", "--qrels", files / "qrels.txt", "--metrics", "hits@1", "ndcg")
+    table = dgr("evaluate", *measured)
+    assert table.code == 0, table.err
+    head, best, *_ = table.out.splitlines()
+    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p"]
+    assert best.split() == ["hits@1", "best", "1.000", "1.000", "-", "1.000"]
+    assert max(map(len, table.out.splitlines())) <= 80
+    found = json.loads(dgr("evaluate", *measured, "--json").out)
+    assert found["baseline"] == "best" and found["runs"]["best"]["hits@1"]["mean"] == 1.0
+    assert found["runs"]["dgr"]["hits@1"]["test"]["difference"] < 0
+    assert dgr("evaluate", *measured, "--markdown").out.startswith("| run ")
+
+
+def test_resume_gives_the_same_student(dgr, files, tmp_path):
+    def train(output, *others):
+        stage = ("train", "--stage", "generation", "--model", files / "bart", "--corpus", files / "corpus.jsonl")
+        return dgr(*stage, *TRAINING, "--output_dir", output, "--max_steps", 4, "--save_steps", 2, *others)
+
+    assert train(tmp_path / "a").code == 0
+    assert train(tmp_path / "b").code == 0
+    whole = (tmp_path / "a" / "model" / "model.safetensors").read_bytes()
+    assert whole == (tmp_path / "b" / "model" / "model.safetensors").read_bytes()
+
+    refused = train(tmp_path / "b")
+    assert refused.code == 2 and "--resume_from_checkpoint last" in refused.err
+    for path in (tmp_path / "b" / "checkpoint-4").iterdir():
+        path.unlink()  # As if the last checkpoint had been interrupted.
+    resumed = train(tmp_path / "b", "--resume_from_checkpoint", "last")
+    assert resumed.code == 0, resumed.err
+    assert whole == (tmp_path / "b" / "model" / "model.safetensors").read_bytes()
+
+    assert train(tmp_path / "b", "--overwrite", "--save_strategy", "no").code == 0
+    assert not list((tmp_path / "b").glob("checkpoint-*"))
+
+
+# peft asks models for an attribute that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_one_identifier_a_passage_with_lora(dgr, files, tmp_path):
+    """The swap: strings and a run, no index; then the same with an index of these strings."""
+    trained = dgr(
+        "train", "--stage", "distillation", "--model", files / "bart", "--identifiers", files / "identifiers.tsv",
+        "--run", files / "best.trec", "--queries", files / "queries.tsv", "--qrels", files / "qrels.txt", *TRAINING,
+        "--output_dir", tmp_path / "swap", "--max_steps", 2, "--lora_r", 2,
+        "--lora_target_modules", "q_proj", "v_proj",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    adapter = json.loads((tmp_path / "swap" / "model" / "adapter_config.json").read_text())
+    assert (
+        adapter["r"] == 2 and adapter["lora_alpha"] == 4 and sorted(adapter["target_modules"]) == ["q_proj", "v_proj"]
+    )
+
+    rows = [json.loads(line) for line in (files / "corpus.jsonl").read_text().splitlines()]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({**row, "docid": row["title"]}) + "\n" for row in rows))
+    made = dgr("index", corpus, "--model", files / "bart", "--output", tmp_path / "index", "--views", "docid")
+    assert made.code == 0, made.err
+    trained = dgr(
+        "train", "--stage", "distillation", "--model", tmp_path / "swap" / "model", "--index", tmp_path / "index",
+        "--identifiers", files / "identifiers.tsv", "--run", files / "best.trec", "--queries", files / "queries.tsv",
+        *TRAINING, "--output_dir", tmp_path / "more", "--max_steps", 2, "--teacher_order",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    retriever = GenerativeRetriever.from_pretrained(tmp_path / "more" / "retriever")
+    assert retriever.identifiers.views == ("docid",) and retriever.scoring.kind == "log_likelihood"
+    shown = dgr("search", tmp_path / "more" / "retriever", "stripes of a horse", "-k", 2)
+    assert shown.code == 0 and "docid" in shown.out
+
+
+def test_pairs_as_json_lines(dgr, files, tmp_path):
+    made = dgr("pairs", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "pairs.jsonl")
+    assert made.code == 0, made.err
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    identifiers = Identifiers(AutoTokenizer.from_pretrained(files / "bart"))
+    assert rows == list(generation_pairs(Corpus.read(files / "corpus.jsonl"), identifiers, progress=False))
+    trained = dgr(
+        "train", "--stage", "generation", "--model", files / "bart", "--pairs", tmp_path / "pairs.jsonl", *TRAINING,
+        "--output_dir", tmp_path / "out", "--max_steps", 1,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert (tmp_path / "out" / "model" / "tokenizer_config.json").is_file()
+
+
+def test_rank_a_run_and_search(dgr, files, tmp_path):
+    of = ("rank", "--teacher", "bm25", "--corpus", files / "corpus.jsonl", "--queries", files / "queries.tsv")
+    assert dgr(*of, "--output", tmp_path / "all.jsonl", "-k", 3).code == 0
+    searched = Rankings.from_jsonl(tmp_path / "all.jsonl")
+    assert searched["q03"].passage_ids[0] == "p07" and max(len(ids) for ids, _ in searched.values()) <= 3
+    assert dgr(*of, "--run", files / "best.trec", "--depth", 2, "--output", tmp_path / "two.trec").code == 0
+    assert {len(ids) for ids, _ in Rankings.from_trec(tmp_path / "two.trec").values()} == {2}
+
+
+def test_beir_folder(dgr, files, tmp_path):
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_bytes((files / "corpus.jsonl").read_bytes())
+    queries = [line.split("\t") for line in (files / "queries.tsv").read_text().splitlines()]
+    rows = [json.dumps({"_id": id, "text": text}) + "\n" for id, text in queries]
+    (folder / "queries.jsonl").write_text("".join(rows))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq03\tp07\t1\n")
+    found = dgr(
+        "rank", "--teacher", "bm25", "--corpus", folder, "--queries", folder, "--split", "test",
+        "--output", tmp_path / "run.trec",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert list(Rankings.from_trec(tmp_path / "run.trec")) == ["q03"]
+    measured = dgr("evaluate", tmp_path / "run.trec", "--qrels", folder, "--split", "test", "--metrics", "hits@1")
+    assert measured.code == 0 and "1.000" in measured.out
+
+
+def test_an_index_without_a_corpus(dgr, files, tmp_path):
+    made = dgr(
+        "index", "--no_save_corpus", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index"
+    )
+    assert made.code == 0 and not Path(tmp_path / "index" / "corpus").exists()
+    refused = dgr("pairs", tmp_path / "index", "--model", files / "bart", "--output", tmp_path / "pairs")
+    assert refused.code == 2 and "without its corpus" in refused.err

@@ -1,0 +1,144 @@
+"""Exit codes, messages, and what an interruption leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dgr_trainer.cli import evaluate, main
+
+DGR = [sys.executable, "-m", "dgr_trainer.cli.main"]
+
+
+def test_unknown_command(dgr):
+    found = dgr("serach")
+    assert found.code == 2 and "invalid choice: 'serach'" in found.err and "dgr --help" in found.err and not found.out
+
+
+def test_an_error_is_one_message(dgr, files, tmp_path):
+    found = dgr("evaluate", tmp_path / "run.trec", "--qrels", files / "qrels.txt")
+    assert found.code == 2 and found.out == ""
+    assert found.err.startswith(f"dgr evaluate: error: RUN: {tmp_path / 'run.trec'} is not there.")
+    assert "Traceback" not in found.err and len(found.err.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(dgr, files, tmp_path):
+    for arguments in (("--debug", "evaluate", "no.trec"), ("evaluate", "no.trec", "--debug")):
+        found = dgr(*arguments, "--qrels", files / "qrels.txt")
+        assert found.code == 2 and "Traceback" in found.err and "FileNotFoundError" in found.err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("No passage has the id 'x'."), "error: No passage has the id 'x'.\n"),
+        (ImportError('BM25Teacher needs bm25s: pip install "dgr-trainer[bm25]".'), 'pip install "dgr-trainer[bm25]"'),
+        (OSError(28, "No space left on device", "index/text.npy"), "No space left on device: 'index/text.npy'"),
+        (MemoryError(), "error: MemoryError\n"),
+    ],
+)
+def test_errors_of_the_library(dgr, files, monkeypatch, error, message):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(evaluate, "run", fail)
+    found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert found.code == 2 and message in found.err and "Traceback" not in found.err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(dgr, files, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr(evaluate, "run", fail)
+    with pytest.raises(AssertionError, match="impossible"):
+        dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+
+
+def test_interrupted(dgr, files, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "run", interrupt)
+    found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert found.code == 130
+    assert found.err == "\ndgr evaluate: interrupted; no file was left half written.\n"
+
+
+def test_colour_is_for_terminals(monkeypatch):
+    assert main._coloured("error", "31") == "error"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert main._coloured("error", "31") == "\033[31merror\033[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main._coloured("error", "31") == "error"
+
+
+def test_nobody_reads_the_output(files):
+    """As under `dgr ... | head`: the reader is gone before the first line."""
+    command = [*DGR, "evaluate", str(files / "best.trec"), "--qrels", str(files / "qrels.txt")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_training(files, tmp_path):
+    output = tmp_path / "out"
+    command = [*DGR, "train", "--stage", "generation", "--model", str(files / "bart")]
+    command += ["--corpus", str(files / "corpus.jsonl"), "--output_dir", str(output), "--use_cpu"]
+    command += ["--max_steps", "100000", "--save_steps", "5", "--save_total_limit", "2", "--logging_steps", "5"]
+    code, err = _interrupt(
+        command, lambda: (output / "checkpoint-5" / "trainer_state.json").is_file(), tmp_path / "log"
+    )
+    assert code == 130 and "Traceback" not in err
+    assert "dgr train: interrupted" in err and "--resume_from_checkpoint last" in err
+    assert not (output / "model").exists()
+    assert {path.name.split("-")[0] for path in output.iterdir()} <= {"checkpoint", "train.yaml"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_candidates_are_found(dgr, files, tmp_path):
+    made = dgr(
+        "train", "--stage", "generation", "--model", files / "bart", "--index", _index(dgr, files, tmp_path),
+        "--output_dir", tmp_path / "gen", "--use_cpu", "--max_steps", 1,
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("".join(f"q{number}\tanimal number {number} with stripes\n" for number in range(20_000)))
+    command = [*DGR, "candidates", str(tmp_path / "gen" / "retriever"), "--queries", str(queries)]
+    command += ["--output", str(tmp_path / "found" / "candidates"), "--beam_size", "2"]
+    log = tmp_path / "log"
+    code, err = _interrupt(command, lambda: "Searching" in log.read_text(encoding="utf-8"), log)
+    assert code == 130 and "dgr candidates: interrupted" in err and "Traceback" not in err
+    assert not (tmp_path / "found").exists() or not list((tmp_path / "found").iterdir())
+
+
+def _index(dgr, files, tmp_path):
+    assert dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index").code == 0
+    return tmp_path / "index"
+
+
+def _interrupt(command, ready, log):
+    """Run a command until it is ready, press Ctrl-C, and return its exit code and what it wrote to standard error."""
+    with open(log, "w", encoding="utf-8") as stream:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
+        try:
+            for _ in range(1200):
+                if ready() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+    return code, log.read_text(encoding="utf-8")
