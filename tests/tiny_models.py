@@ -1,7 +1,12 @@
-"""Tokenizers trained on the sample corpus, and random models small enough to build in a test."""
+"""Tokenizers trained on the sample corpus, and random models small enough to build in a test.
+
+Training a Unigram or WordPiece tokenizer breaks ties differently in every process, so what was trained is kept in
+tests/data. To train again after a change of the sample corpus: python tests/tiny_models.py
+"""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from sample_corpus import PASSAGES, QUERIES
@@ -15,6 +20,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+DATA = Path(__file__).with_name("data")
+
 
 def _texts() -> Iterator[str]:
     for passage in PASSAGES:
@@ -24,8 +31,7 @@ def _texts() -> Iterator[str]:
             yield f"{query} || {view} || +"
 
 
-@lru_cache
-def bpe_tokenizer() -> PreTrainedTokenizerBase:
+def train_bpe() -> Tokenizer:
     """Byte-level BPE with BART's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,18 +43,10 @@ def bpe_tokenizer() -> PreTrainedTokenizerBase:
     )
     tokenizer.train_from_iterator(_texts(), trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )
+    return tokenizer
 
 
-@lru_cache
-def unigram_tokenizer() -> PreTrainedTokenizerBase:
+def train_unigram() -> Tokenizer:
     """SentencePiece's Unigram with T5's special tokens."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
@@ -59,11 +57,10 @@ def unigram_tokenizer() -> PreTrainedTokenizerBase:
     )
     tokenizer.train_from_iterator(_texts(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    return tokenizer
 
 
-@lru_cache
-def plain_tokenizer() -> PreTrainedTokenizerBase:
+def train_plain() -> Tokenizer:
     """Lower-casing WordPiece that has a [SEP] but no end-of-sequence token."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -74,9 +71,41 @@ def plain_tokenizer() -> PreTrainedTokenizerBase:
     )
     tokenizer.train_from_iterator(_texts(), trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, sep_token="[SEP]", cls_token="[CLS]", pad_token="[PAD]", unk_token="[UNK]"
-    )
+    return tokenizer
+
+
+_TRAIN = {"bpe": train_bpe, "unigram": train_unigram, "plain": train_plain}
+_SPECIALS = {
+    "bpe": {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+    "unigram": {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},
+    "plain": {"sep_token": "[SEP]", "cls_token": "[CLS]", "pad_token": "[PAD]", "unk_token": "[UNK]"},
+}
+
+
+@lru_cache
+def _trained(name: str) -> PreTrainedTokenizerBase:
+    return PreTrainedTokenizerFast(tokenizer_file=str(DATA / f"{name}_tokenizer.json"), **_SPECIALS[name])
+
+
+def bpe_tokenizer() -> PreTrainedTokenizerBase:
+    """Byte-level BPE with BART's special tokens."""
+    return _trained("bpe")
+
+
+def unigram_tokenizer() -> PreTrainedTokenizerBase:
+    """SentencePiece's Unigram with T5's special tokens."""
+    return _trained("unigram")
+
+
+def plain_tokenizer() -> PreTrainedTokenizerBase:
+    """Lower-casing WordPiece that has a [SEP] but no end-of-sequence token."""
+    return _trained("plain")
 
 
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
@@ -126,3 +155,9 @@ def make_t5(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **overrides: obje
         "decoder_start_token_id": tokenizer.pad_token_id,
     }
     return T5ForConditionalGeneration(T5Config(**{**settings, **overrides})).eval()
+
+
+if __name__ == "__main__":
+    DATA.mkdir(exist_ok=True)
+    for name, train in _TRAIN.items():
+        train().save(str(DATA / f"{name}_tokenizer.json"))

@@ -28,7 +28,7 @@ def main() -> None:
     """Trains the tokenizer and the student and saves both, weights in half precision, in the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
-    parser.add_argument("--steps", type=int, default=3000, help="Optimiser steps of 64 examples.")
+    parser.add_argument("--steps", type=int, default=2500, help="Optimiser steps of 64 examples.")
     parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage.")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
@@ -58,13 +58,14 @@ def main() -> None:
         lr_scheduler_type="cosine",
         warmup_steps=300,
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         weight_decay=0.01,
         label_smoothing_factor=0.1,
         train_sampling_strategy="group_by_length",
         logging_steps=100,
         save_strategy="steps",
         save_steps=500,
-        save_total_limit=1,
+        save_total_limit=2,
         report_to=[],
         seed=options.seed,
     )

@@ -68,6 +68,8 @@ def new_student(identifiers: Identifiers, seed: int) -> BartForConditionalGenera
             decoder_ffn_dim=512,
             max_position_embeddings=128,
             dropout=0.1,
+            # The usual 0.02 suits wider models: at this width attention would start out blind, and stay so for long.
+            init_std=0.06,
             bos_token_id=0,
             pad_token_id=1,
             eos_token_id=2,

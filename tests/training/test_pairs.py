@@ -74,7 +74,8 @@ def test_pairs_from_passages_alone(tokenizer, corpus):
     assert 24 * 2 * 3 <= len(dataset) <= 24 * 2 * 4
     index = {tuple(identifiers.pattern("title", identifiers.target("title", s.title))) for s in
              identifiers.encode_segments([corpus[i] for i in range(len(corpus))])}  # fmt: skip
-    tail = identifiers.encode_prompts([""], "title")[0][1:]
+    one, other = identifiers.encode_prompts(["ice", "river"], "title")
+    tail = one[-next(n for n in range(1, len(one)) if one[-1 - n] != other[-1 - n]) :]
     titles = [row["labels"][:-1] for row in dataset if row["input_ids"][-len(tail) :] == tail]
     assert len(titles) == 48
     assert all(tuple(identifiers.pattern("title", title)) in index for title in titles)

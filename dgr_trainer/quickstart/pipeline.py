@@ -1,0 +1,258 @@
+"""The quickstart: from the documentation of the standard library to a distilled retriever, every stage for real."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, set_seed
+
+from dgr_trainer.atomic import atomic_write
+from dgr_trainer.candidates import Candidates
+from dgr_trainer.corpus import Corpus
+from dgr_trainer.evaluation.comparison import RunComparison, compare_runs
+from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.index import FMIndex
+from dgr_trainer.queries import Qrels, write_qrels
+from dgr_trainer.quickstart.plots import plot_training
+from dgr_trainer.quickstart.python_docs import python_docs_corpus
+from dgr_trainer.quickstart.questions import load_questions
+from dgr_trainer.quickstart.student import made_up_questions
+from dgr_trainer.rankings import Rankings
+from dgr_trainer.retrieval.retriever import GenerativeRetriever
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.teachers.bm25 import BM25Teacher
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.pairs import generation_pairs
+from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = Path(__file__).with_name("checkpoint")
+METRICS = ("hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10")
+FIRST_SEARCH = "parse an ISO date"
+SEARCH = SearchSettings(beam_size=8, pseudo_query_length=24)
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """
+    How much the quickstart does.
+
+    Args:
+        seed (`int`, defaults to 0): Of everything random.
+        generation_steps (`int`, defaults to 100): Steps of 32 pairs on the training questions.
+        made_up (`int`, defaults to 500): Questions made up from passages, beside those that were asked.
+        candidates (`int`, defaults to 50): Passages that the student finds for each training question.
+        distillation_epochs (`int`, defaults to 2): Epochs of each of the two ranking stages.
+    """
+
+    seed: int = 0
+    generation_steps: int = 100
+    made_up: int = 500
+    candidates: int = 50
+    distillation_epochs: int = 2
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """
+    What the quickstart made.
+
+    Args:
+        comparison ([`RunComparison`]): The held-out questions: teacher, generation only, LTRGR, DGR.
+        retriever (`Path`): Folder of the distilled retriever.
+        seconds (`float`): How long it took.
+    """
+
+    comparison: RunComparison
+    retriever: Path
+    seconds: float
+
+
+def run_quickstart(
+    output_dir: Path,
+    settings: QuickstartSettings | None = None,
+    *,
+    report: Callable[[str], None] = logger.info,
+) -> QuickstartResult:
+    """
+    Runs every stage on the documentation of the Python standard library and compares what came of it.
+
+    Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`, `qrels.test.tsv`,
+    `results.md` and, where matplotlib is installed, `training.png`.
+
+    Args:
+        output_dir (`Path`): Made if it does not exist.
+        settings ([`QuickstartSettings`], *optional*): How much to do.
+        report (`Callable[[str], None]`): Told about each stage, a line at a time.
+
+    Returns:
+        [`QuickstartResult`]
+
+    Raises:
+        `ImportError`: without the extra `bm25`, before anything else is done.
+        `FileExistsError`: if `output_dir/retriever` is a folder of something else.
+    """
+    settings = settings or QuickstartSettings()
+    quickstart = _Quickstart(Path(output_dir), settings, report)
+    return quickstart.run()
+
+
+class _Quickstart:
+    def __init__(self, output_dir: Path, settings: QuickstartSettings, report: Callable[[str], None]) -> None:
+        self.output_dir = output_dir
+        self.settings = settings
+        self.say = report
+        self.started = time.monotonic()
+
+    def stage(self, title: str) -> None:
+        self.say(f"[{time.monotonic() - self.started:4.0f} s] {title}")
+
+    def run(self) -> QuickstartResult:
+        import bm25s  # noqa: F401  # The teacher needs it, four minutes from now.
+
+        set_seed(self.settings.seed)
+        self.stage("Corpus: the documentation of Python's standard library")
+        corpus = python_docs_corpus()
+        asked, asked_qrels = load_questions("train", corpus)
+        tested, tested_qrels = load_questions("test", corpus)
+        self.say(f"  {len(corpus):,} passages; {len(asked)} questions to train on, {len(tested)} held out")
+
+        self.stage("Index: every title, substring and pseudo-query, as the student's tokens")
+        identifiers = Identifiers(AutoTokenizer.from_pretrained(CHECKPOINT))
+        index = FMIndex.from_corpus(corpus, identifiers, progress=False)
+        self.say(f"  {index.num_tokens:,} tokens")
+
+        self.stage("Generation: the student learns what the training questions ask for")
+        self.say("  It starts from a checkpoint of this package that has read the documentation, but no question.")
+        student = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+        self.train_generation(student, corpus, identifiers, asked, asked_qrels)
+
+        def retriever(model: PreTrainedModel) -> GenerativeRetriever:
+            return GenerativeRetriever(model, identifiers, index, corpus=corpus, settings=SEARCH)
+
+        self.stage("Candidates: what the student finds for the training questions, and for made-up ones")
+        queries, qrels = self.training_queries(corpus, asked, asked_qrels)
+        candidates = retriever(student).candidates(queries, k=self.settings.candidates, relevant=qrels)
+
+        self.stage("Teacher: BM25 orders the candidates")
+        teacher = BM25Teacher(corpus, progress=False)
+        rankings = teacher.rank(queries, candidates.to_rankings(), k=self.settings.candidates)
+
+        self.stage(
+            "Distillation: one student learns relevant before irrelevant (LTRGR), one the teacher's order (DGR)"
+        )
+        own_order = candidates.to_rankings()
+        ltrgr, _ = self.train_ranking(student, identifiers, candidates, own_order, queries, qrels, "margin_rank", 3)
+        dgr, history = self.train_ranking(
+            student, identifiers, candidates, rankings, queries, qrels, "distilled_ranknet", 6
+        )
+
+        self.stage("Evaluation on the held-out questions")
+        runs = {"BM25 (teacher)": teacher.rank(tested, k=100)}
+        for name, model in {"generation only": student, "LTRGR": ltrgr, "DGR": dgr}.items():
+            runs[name] = retriever(model).rank(tested, k=100)
+        comparison = compare_runs(runs, tested_qrels, METRICS, baseline="generation only")
+        self.save(retriever(dgr), runs, tested_qrels, comparison, history)
+        return QuickstartResult(comparison, self.output_dir / "retriever", time.monotonic() - self.started)
+
+    def arguments(self, **others: Any) -> DistillationTrainingArguments:
+        return DistillationTrainingArguments(
+            output_dir=str(self.output_dir / "training"),
+            seed=self.settings.seed,
+            save_strategy="no",
+            report_to=[],
+            logging_steps=10,
+            lr_scheduler_type="linear",
+            warmup_steps=10,
+            use_cpu=not torch.cuda.is_available(),
+            **others,
+        )
+
+    def train_generation(
+        self,
+        student: PreTrainedModel,
+        corpus: Corpus,
+        identifiers: Identifiers,
+        queries: datasets.Dataset,
+        qrels: Qrels,
+    ) -> None:
+        pairs = generation_pairs(
+            corpus, identifiers, queries, qrels, samples_per_passage=0, seed=self.settings.seed, progress=False
+        )
+        DistillationGenerativeRetrievalTrainer(
+            model=student,
+            args=self.arguments(
+                max_steps=self.settings.generation_steps,
+                per_device_train_batch_size=32,
+                learning_rate=2e-4,
+                label_smoothing_factor=0.1,
+                ranking_weight=0.0,
+            ),
+            train_dataset=pairs,
+            processing_class=identifiers.tokenizer,
+        ).train()
+
+    def training_queries(
+        self, corpus: Corpus, asked: datasets.Dataset, asked_qrels: Qrels
+    ) -> tuple[datasets.Dataset, Qrels]:
+        """The questions that were asked, and as many made-up ones as the settings say."""
+        seed = self.settings.seed + 1  # Other questions than the checkpoint learned from.
+        made_up, made_up_qrels = made_up_questions(corpus, 1, seed)
+        made_up = made_up.shuffle(seed=seed).select(range(min(self.settings.made_up, len(made_up))))
+        queries = datasets.concatenate_datasets([asked, made_up])
+        return queries, asked_qrels | {query_id: made_up_qrels[query_id] for query_id in made_up["query_id"]}
+
+    def train_ranking(
+        self,
+        student: PreTrainedModel,
+        identifiers: Identifiers,
+        candidates: Candidates,
+        rankings: Rankings,
+        queries: datasets.Dataset,
+        qrels: Qrels,
+        loss: str,
+        list_length: int,
+    ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+        """A copy of the student, trained on rank lists, and what was logged meanwhile."""
+        copy = type(student)(student.config)
+        copy.load_state_dict(student.state_dict())
+        trainer = DistillationGenerativeRetrievalTrainer(
+            model=copy,
+            args=self.arguments(
+                num_train_epochs=self.settings.distillation_epochs,
+                per_device_train_batch_size=8,
+                learning_rate=1e-4,
+                ranking_loss=loss,
+            ),
+            data_collator=DistillationCollator(
+                identifiers, candidates, rankings, qrels, list_length=list_length, seed=self.settings.seed
+            ),
+            train_dataset=queries,
+        )
+        trainer.train()
+        return copy, trainer.state.log_history
+
+    def save(
+        self,
+        retriever: GenerativeRetriever,
+        runs: dict[str, Rankings],
+        qrels: Qrels,
+        comparison: RunComparison,
+        history: list[dict[str, float]],
+    ) -> None:
+        retriever.save_pretrained(self.output_dir / "retriever")
+        for name, run in runs.items():
+            file_name = name.split(" (")[0].replace(" ", "-").lower()
+            run.to_trec(self.output_dir / "runs" / f"{file_name}.trec", tag=file_name)
+        write_qrels(qrels, self.output_dir / "qrels.test.tsv")
+        with atomic_write(self.output_dir / "results.md") as file:
+            file.write(comparison.to_markdown() + "\n")
+        if not plot_training(history, self.output_dir / "training.png"):
+            self.say('  No plot of the training: matplotlib is missing (pip install "dgr-trainer[plots]").')

@@ -1,0 +1,40 @@
+"""A picture of a distillation: how the loss falls and how far the student comes to agree with the teacher."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dgr_trainer.atomic import atomic_write
+
+
+def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
+    """
+    Draws what a distillation logged.
+
+    Args:
+        history (`Sequence[Mapping[str, float]]`): `trainer.state.log_history`.
+        path (`Path`): The PNG file to write.
+
+    Returns:
+        `bool`: Whether it was drawn; `False` if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    logged = [entry for entry in history if "loss_ranking" in entry]
+    steps = [entry["step"] for entry in logged]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, [entry["loss_ranking"] for entry in logged], color="tab:blue")
+    left.set(xlabel="step", ylabel="distilled RankNet loss", title="Ranking loss", ylim=(0, None))
+    right.plot(steps, [entry["violated_margins"] for entry in logged], color="tab:red", label="violated margins")
+    right.plot(steps, [entry["kendall_tau"] for entry in logged], color="tab:green", label="Kendall's tau")
+    right.set(xlabel="step", title="Agreement with the teacher's order", ylim=(-1, 1))
+    right.axhline(0, color="grey", linewidth=0.5)
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic_write(path, "wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
+    return True
