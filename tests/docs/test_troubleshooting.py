@@ -251,7 +251,7 @@ def message_of(provoke: Callable[[Given], None], given: Given, caplog: pytest.Lo
         with caplog.at_level(logging.WARNING, logger="dgr_trainer"):
             provoke(given)
         return "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("dgr_trainer"))
-    with pytest.raises(Exception) as raised:  # noqa: PT011
+    with pytest.raises(Exception) as raised:
         provoke(given)
     return str(raised.value)
 
