@@ -11,6 +11,7 @@ from pathlib import Path
 from dgr_trainer.cli.evaluate import table
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.lines import listing
 
 _OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
 
@@ -19,7 +20,10 @@ _OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "tr
 class QuickstartOptions:
     """Options of `dgr quickstart`: where to write, and the fields of `QuickstartSettings`."""
 
-    output: str = field(default="dgr-quickstart", metadata={"metavar": "PATH", "help": "Folder to write to."})
+    output: str = field(
+        default="dgr-quickstart",
+        metadata={"metavar": "DIR", "help": "Folder to write to; an earlier quickstart in it is replaced."},
+    )
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
     generation_steps: int = field(default=100, metadata={"help": "Steps of the generation stage, of 32 pairs."})
     made_up: int = field(
@@ -27,7 +31,6 @@ class QuickstartOptions:
     )
     candidates: int = field(default=50, metadata={"help": "Passages found for each training question."})
     distillation_epochs: int = field(default=2, metadata={"help": "Epochs of each of the two ranking stages."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the results of an earlier quickstart."})
 
 
 def make_parser() -> CommandParser:
@@ -46,13 +49,14 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
     """Run `dgr quickstart`."""
     folder = Path(options.output)
     found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if not found <= _OWN or not found:
-        output_folder("--output", options.output, "results.md", options.overwrite)
-    elif "results.md" in found and not options.overwrite:
-        raise FileExistsError(f"--output: {folder} holds an earlier quickstart. Add --overwrite to replace it.")
+    if not found <= _OWN:
+        raise FileExistsError(
+            f"--output: {folder} holds other files ({listing(folder, 4)}) than a quickstart's. Give a new folder."
+        )
+    if not found:
+        output_folder("--output", options.output, "results.md", overwrite=False)
     settings = asdict(options)
     settings.pop("output")
-    settings.pop("overwrite")
     wrong = [name for name, value in settings.items() if value < (0 if name in ("seed", "made_up") else 1)]
     if wrong:
         raise ValueError(f"--{wrong[0]} {settings[wrong[0]]} is too small.")

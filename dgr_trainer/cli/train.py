@@ -25,6 +25,7 @@ from dgr_trainer.training.arguments import DistillationTrainingArguments
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train.yaml"
+_OF_THIS_RUN = ("overwrite", "resume_from_checkpoint")  # Not to be repeated with the other options.
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -87,7 +88,8 @@ def run(
     if trainer.is_world_process_zero():
         for folder in old:
             shutil.rmtree(folder)
-        write_config(positionals.given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
+        given = {name: value for name, value in positionals.given.items() if name not in _OF_THIS_RUN}
+        write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
     # Trainers print what they log; standard output is for the metrics at the end.
     with redirect_stdout(sys.stderr):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -239,12 +239,6 @@ def test_nothing_is_overwritten_unasked(dgr, files, index, tmp_path):
     assert (index / "corpus" / "corpus.json").is_file()
 
 
-def test_quickstart_keeps_an_earlier_one(dgr, tmp_path):
-    (tmp_path / "results.md").write_text("| run |\n")
-    found = dgr("quickstart", "--output", tmp_path)
-    assert found.code == 2 and "holds an earlier quickstart. Add --overwrite" in found.err
-
-
 def test_paths(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file, but a folder is needed"):

@@ -138,6 +138,8 @@ def test_resume_gives_the_same_student(dgr, files, tmp_path):
     assert whole == (tmp_path / "b" / "model" / "model.safetensors").read_bytes()
 
     assert train(tmp_path / "b", "--overwrite", "--save_strategy", "no").code == 0
+    again = yaml.safe_load((tmp_path / "b" / "train.yaml").read_text())
+    assert again["save_strategy"] == "no" and not {"overwrite", "resume_from_checkpoint"} & set(again)
     assert not list((tmp_path / "b").glob("checkpoint-*"))
 
 

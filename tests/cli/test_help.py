@@ -90,7 +90,7 @@ def test_options_are_the_settings_of_the_library():
     assert {name for name in names(IdentifierOptions) if name.endswith("_prompt")} == {
         f"{view}_prompt" for view in IdentifierSettings().prompts
     }
-    assert names(QuickstartOptions) - {"output", "overwrite"} == names(QuickstartSettings)
+    assert names(QuickstartOptions) - {"output"} == names(QuickstartSettings)
     pairs = inspect.signature(generation_pairs).parameters
     assert set(PairOptions().arguments()) | {"seed", "progress"} == {
         name for name, parameter in pairs.items() if parameter.kind is parameter.KEYWORD_ONLY
