@@ -81,8 +81,10 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
         except SystemExit as exit:
             return _code(exit)
         except KeyboardInterrupt:
-            again = " Go on from the last checkpoint with --resume_from_checkpoint last." if command == "train" else ""
-            print(f"\n{name}: interrupted; no file was left half written.{again}", file=sys.stderr)
+            rest = "its output was not written"
+            if command == "train":
+                rest = "go on from the last whole checkpoint, if there is one, with --resume_from_checkpoint last"
+            print(f"\n{name}: interrupted; {rest}.", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:
             # Whoever read the output has gone. The interpreter would complain once more when it flushes at its end.

@@ -65,7 +65,7 @@ def test_interrupted(dgr, files, monkeypatch):
     monkeypatch.setattr(evaluate, "run", interrupt)
     found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
     assert found.code == 130
-    assert found.err == "\ndgr evaluate: interrupted; no file was left half written.\n"
+    assert found.err == "\ndgr evaluate: interrupted; its output was not written.\n"
 
 
 def test_colour_is_for_terminals(monkeypatch):
