@@ -3,7 +3,8 @@
     python -m dgr_trainer.quickstart.make_checkpoint DIR
 
 It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
-quickstart itself. It takes about an hour on two cores. The checkpoint in this package was made by this script.
+quickstart itself. It takes an hour or two on two cores; interrupted, it goes on after the last finished round. The
+checkpoint in this package was made by this script.
 """
 
 import argparse
@@ -14,8 +15,15 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    BartForConditionalGeneration,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
+from dgr_trainer.corpus import Corpus
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.student import made_up_questions, new_student, train_tokenizer
@@ -28,8 +36,9 @@ def main() -> None:
     """Trains the tokenizer and the student and saves both, weights in half precision, in the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
-    parser.add_argument("--steps", type=int, default=2500, help="Optimiser steps of 64 examples.")
-    parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage.")
+    parser.add_argument("--rounds", type=int, default=2, help="Times that new questions are made up and learned from.")
+    parser.add_argument("--steps", type=int, default=2500, help="Optimiser steps of 64 examples in a round.")
+    parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage and round.")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
     options = parser.parse_args()
@@ -37,21 +46,45 @@ def main() -> None:
 
     corpus = python_docs_corpus()
     identifiers = Identifiers(train_tokenizer(corpus))
-    student = new_student(identifiers, options.seed)
-    made_up, made_up_qrels = made_up_questions(corpus, options.questions_per_passage, options.seed)
+    student: PreTrainedModel = new_student(identifiers, options.seed)
+    for number in range(options.rounds):
+        finished = options.folder / "training" / f"round-{number}"
+        if finished.is_dir():
+            logger.info("Round %d is in %s already.", number, finished)
+            student = BartForConditionalGeneration.from_pretrained(finished)
+            continue
+        train_round(student, corpus, identifiers, options.seed + number, options)
+        student.save_pretrained(finished)
+    student.to(torch.float16).save_pretrained(options.folder)
+    identifiers.tokenizer.save_pretrained(options.folder)
+    made_with = {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+        "options": {name: value for name, value in vars(options).items() if name != "folder"},
+        "passages": len(corpus),
+    }
+    (options.folder / "made_with.json").write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
+
+
+def train_round(
+    student: PreTrainedModel, corpus: Corpus, identifiers: Identifiers, seed: int, options: argparse.Namespace
+) -> None:
+    """Makes questions up and trains the student to generate the identifiers of their passages."""
+    made_up, qrels = made_up_questions(corpus, options.questions_per_passage, seed)
     pairs = generation_pairs(
         corpus,
         identifiers,
         made_up,
-        made_up_qrels,
+        qrels,
         titles_per_query=1,
         substrings_per_query=2,
         pseudo_queries_per_query=1,
         samples_per_passage=2,
-        seed=options.seed,
+        seed=seed,
     )
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(options.folder / "training"),
+        output_dir=str(options.folder / "training" / "unfinished"),
         max_steps=options.steps,
         per_device_train_batch_size=64,
         learning_rate=options.learning_rate,
@@ -63,11 +96,9 @@ def main() -> None:
         label_smoothing_factor=0.1,
         train_sampling_strategy="group_by_length",
         logging_steps=100,
-        save_strategy="steps",
-        save_steps=500,
-        save_total_limit=2,
+        save_strategy="no",
         report_to=[],
-        seed=options.seed,
+        seed=seed,
     )
     trainer = Seq2SeqTrainer(
         model=student,
@@ -77,16 +108,6 @@ def main() -> None:
         processing_class=identifiers.tokenizer,
     )
     trainer.train()
-    student.to(torch.float16).save_pretrained(options.folder)
-    identifiers.tokenizer.save_pretrained(options.folder)
-    made_with = {
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-        "transformers": transformers.__version__,
-        "options": {name: value for name, value in vars(options).items() if name != "folder"},
-        "passages": len(corpus),
-    }
-    (options.folder / "made_with.json").write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def run_quickstart(
     """
     Runs every stage on the documentation of the Python standard library and compares what came of it.
 
-    Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`, `qrels.test.tsv`,
-    `results.md` and, where matplotlib is installed, `training.png`.
+    Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`,
+    `qrels.test.tsv`, `results.md` and, where matplotlib is installed, `training.png`.
 
     Args:
         output_dir (`Path`): Made if it does not exist.
@@ -203,7 +203,7 @@ class _Quickstart:
         self, corpus: Corpus, asked: datasets.Dataset, asked_qrels: Qrels
     ) -> tuple[datasets.Dataset, Qrels]:
         """The questions that were asked, and as many made-up ones as the settings say."""
-        seed = self.settings.seed + 1  # Other questions than the checkpoint learned from.
+        seed = self.settings.seed + 1000  # Other questions than the checkpoint learned from.
         made_up, made_up_qrels = made_up_questions(corpus, 1, seed)
         made_up = made_up.shuffle(seed=seed).select(range(min(self.settings.made_up, len(made_up))))
         queries = datasets.concatenate_datasets([asked, made_up])

@@ -1,4 +1,4 @@
-"""The quickstart's student: a small BART, its tokenizer, and the questions made from the corpus that it learns from."""
+"""The quickstart's student: a small BART, its tokenizer, and the made-up questions that it learns from."""
 
 import re
 import zlib
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.identifiers import IdentifierSettings, Identifiers
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.queries import Qrels
 
 VOCABULARY = 4096
