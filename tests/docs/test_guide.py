@@ -69,6 +69,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
         "TQDM_DISABLE": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
