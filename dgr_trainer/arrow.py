@@ -17,9 +17,9 @@ def dataset_from_rows(
     """
     Writes rows to an Arrow file and opens it memory-mapped.
 
-    Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so changed files never meet a stale
-    copy. The file lives in the temporary folder of `datasets` (under `TMPDIR`) and goes when the process ends; keep a
-    dataset with `save_to_disk`.
+    Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so changed files never meet a
+    stale copy. The file lives in the temporary folder of `datasets` (under `TMPDIR`) and goes when the process ends;
+    keep a dataset with `save_to_disk`.
 
     Args:
         rows (`Iterable[Mapping[str, Any]]`): Consumed once, in order.

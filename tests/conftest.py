@@ -8,11 +8,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import datasets
 import pytest
 import torch
-from dgr_trainer.corpus import Corpus, Passage
 from sample_corpus import PASSAGES, QRELS, QUERIES
 from tiny_models import TOKENIZERS, make_bart, make_t5
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dgr_trainer.corpus import Corpus, Passage
 from dgr_trainer.identifiers import Identifiers
 
 datasets.disable_progress_bars()
