@@ -189,7 +189,7 @@ class Identifiers:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, stripped of the space in front."""
-        return self.tokenizer.decode(list(map(int, ids)), clean_up_tokenization_spaces=False).strip()
+        return str(self.tokenizer.decode(list(map(int, ids)), clean_up_tokenization_spaces=False)).strip()
 
     def text(self, view: str, ids: Sequence[int]) -> str:
         """Text of an identifier, without its closing marker."""

@@ -3,7 +3,7 @@
     python -m dgr_trainer.quickstart.make_checkpoint DIR
 
 It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
-quickstart itself. It takes an hour or two on two cores; interrupted, it goes on after the last finished round. The
+quickstart itself. It takes about an hour on two cores; interrupted, it goes on after the last finished round. The
 checkpoint in this package was made by this script.
 """
 
@@ -36,8 +36,9 @@ def main() -> None:
     """Trains the tokenizer and the student and saves both, weights in half precision, in the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
-    parser.add_argument("--rounds", type=int, default=2, help="Times that new questions are made up and learned from.")
-    parser.add_argument("--steps", type=int, default=2500, help="Optimiser steps of 64 examples in a round.")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[2500, 2000], help="Optimiser steps, of 64 examples, of each round."
+    )
     parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage and round.")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
@@ -47,15 +48,17 @@ def main() -> None:
     corpus = python_docs_corpus()
     identifiers = Identifiers(train_tokenizer(corpus))
     student: PreTrainedModel = new_student(identifiers, options.seed)
-    for number in range(options.rounds):
+    for number, steps in enumerate(options.steps):
         finished = options.folder / "training" / f"round-{number}"
         if finished.is_dir():
             logger.info("Round %d is in %s already.", number, finished)
             student = BartForConditionalGeneration.from_pretrained(finished)
             continue
-        train_round(student, corpus, identifiers, options.seed + number, options)
+        train_round(student, corpus, identifiers, number, steps, options)
         student.save_pretrained(finished)
-    student.to(torch.float16).save_pretrained(options.folder)
+    half = student.state_dict()
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in half.items()}
+    student.save_pretrained(options.folder, state_dict=half)
     identifiers.tokenizer.save_pretrained(options.folder)
     made_with = {
         "python": platform.python_version(),
@@ -68,9 +71,15 @@ def main() -> None:
 
 
 def train_round(
-    student: PreTrainedModel, corpus: Corpus, identifiers: Identifiers, seed: int, options: argparse.Namespace
+    student: PreTrainedModel,
+    corpus: Corpus,
+    identifiers: Identifiers,
+    number: int,
+    steps: int,
+    options: argparse.Namespace,
 ) -> None:
     """Makes questions up and trains the student to generate the identifiers of their passages."""
+    seed = options.seed + number
     made_up, qrels = made_up_questions(corpus, options.questions_per_passage, seed)
     pairs = generation_pairs(
         corpus,
@@ -78,14 +87,17 @@ def train_round(
         made_up,
         qrels,
         titles_per_query=1,
-        substrings_per_query=2,
+        substrings_per_query=2 if number == 0 else 3,
         pseudo_queries_per_query=1,
         samples_per_passage=2,
+        # First substrings from all over a passage, to learn the language; then those that begin with the question's
+        # words, to learn to take up rare words, which single out a passage.
+        temperature=1.0 if number == 0 else 0.15,
         seed=seed,
     )
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(options.folder / "training" / "unfinished"),
-        max_steps=options.steps,
+        max_steps=steps,
         per_device_train_batch_size=64,
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 from datasets import Dataset, Features, Value
 
+from dgr_trainer.corpus import Corpus
 from dgr_trainer.queries import Qrels
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def all_questions() -> Iterator[Question]:
         yield Question(**json.loads(line))
 
 
-def load_questions(split: Split, corpus: Container[str]) -> tuple[Dataset, Qrels]:
+def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Dataset, Qrels]:
     """Loads the questions of one split, with those of their relevant passages that the corpus has.
 
     The questions are phrased as people ask or search ("how many days has February 2023", "RuntimeError: no running

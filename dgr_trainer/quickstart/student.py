@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections.abc import Iterator
 
 import datasets
 import numpy as np
@@ -24,7 +25,7 @@ def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer of 4,096 tokens, with BART's special tokens, on a corpus."""
     settings = IdentifierSettings()
 
-    def texts():
+    def texts() -> Iterator[str]:
         for passage in corpus:
             markers = [f"{settings.query_start} {query} {settings.query_end}" for query in passage.pseudo_queries]
             # The space in front gives a title's first word the token that it has inside a text.
