@@ -115,11 +115,10 @@ class _Quickstart:
         self.say(f"[{time.monotonic() - self.started:4.0f} s] {title}")
 
     def run(self) -> QuickstartResult:
-        import bm25s  # noqa: F401  # The teacher needs it, four minutes from now.
-
         set_seed(self.settings.seed)
         self.stage("Corpus: the documentation of Python's standard library")
         corpus = python_docs_corpus()
+        teacher = BM25Teacher(corpus, progress=False)  # Found missing now, not after minutes of training.
         asked, asked_qrels = load_questions("train", corpus)
         tested, tested_qrels = load_questions("test", corpus)
         self.say(f"  {len(corpus):,} passages; {len(asked)} questions to train on, {len(tested)} held out")
@@ -142,7 +141,6 @@ class _Quickstart:
         candidates = retriever(student).candidates(queries, k=self.settings.candidates, relevant=qrels)
 
         self.stage("Teacher: BM25 orders the candidates")
-        teacher = BM25Teacher(corpus, progress=False)
         rankings = teacher.rank(queries, candidates.to_rankings(), k=self.settings.candidates)
 
         self.stage(
