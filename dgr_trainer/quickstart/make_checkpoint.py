@@ -56,9 +56,7 @@ def main() -> None:
             continue
         train_round(student, corpus, identifiers, number, steps, options)
         student.save_pretrained(finished)
-    half = student.state_dict()
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in half.items()}
-    student.save_pretrained(options.folder, state_dict=half)
+    student.half().save_pretrained(options.folder)
     identifiers.tokenizer.save_pretrained(options.folder)
     made_with = {
         "python": platform.python_version(),

@@ -46,14 +46,14 @@ class QuickstartSettings:
 
     Args:
         seed (`int`, defaults to 0): Of everything random.
-        generation_steps (`int`, defaults to 100): Steps of 32 pairs on the training questions.
+        generation_steps (`int`, defaults to 60): Steps of 32 pairs on the training questions.
         made_up (`int`, defaults to 500): Questions made up from passages, beside those that were asked.
         candidates (`int`, defaults to 50): Passages that the student finds for each training question.
         distillation_epochs (`int`, defaults to 2): Epochs of each of the two ranking stages.
     """
 
     seed: int = 0
-    generation_steps: int = 100
+    generation_steps: int = 60
     made_up: int = 500
     candidates: int = 50
     distillation_epochs: int = 2
@@ -182,14 +182,24 @@ class _Quickstart:
         qrels: Qrels,
     ) -> None:
         pairs = generation_pairs(
-            corpus, identifiers, queries, qrels, samples_per_passage=0, seed=self.settings.seed, progress=False
+            corpus,
+            identifiers,
+            queries,
+            qrels,
+            titles_per_query=2,
+            substrings_per_query=5,
+            pseudo_queries_per_query=1,
+            samples_per_passage=0,
+            temperature=0.15,
+            seed=self.settings.seed,
+            progress=False,
         )
         DistillationGenerativeRetrievalTrainer(
             model=student,
             args=self.arguments(
                 max_steps=self.settings.generation_steps,
                 per_device_train_batch_size=32,
-                learning_rate=2e-4,
+                learning_rate=5e-5,
                 label_smoothing_factor=0.1,
                 ranking_weight=0.0,
             ),
