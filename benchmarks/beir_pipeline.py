@@ -9,6 +9,7 @@ one JSON object.
 """
 
 import argparse
+import copy
 import json
 import logging
 import time
@@ -127,7 +128,7 @@ def main() -> None:
             options.cross_encoder, corpus, template=options.template, max_length=256
         )
     rankings, runs = {}, {}
-    first_stage = bm25.rank(test, k=100)
+    first_stage = bm25.rank(test, k=20)
     for name, teacher in teachers.items():
         rankings[name] = teacher.rank(asked, own, k=options.candidates)
         # A cross-encoder ranks what BM25 finds.
@@ -136,17 +137,16 @@ def main() -> None:
 
     runs["generation only"] = retriever(student).rank(test, k=100)
     done("evaluating generation only")
-    stages = {"LTRGR": (own, "margin_rank", 3)}
     if "Pyserini BM25" in rankings:
         del rankings["BM25"]
-    stages |= {
-        f"DGR from {name}": (ranked, "distilled_ranknet", options.list_length) for name, ranked in rankings.items()
-    }
+    stages = {}
+    for name, ranked in rankings.items():
+        stages[f"DGR from {name}"] = (ranked, "distilled_ranknet", options.list_length)
+    stages["LTRGR"] = (own, "margin_rank", 3)
     for name, (ranked, loss, list_length) in stages.items():
-        copy = type(student)(student.config)
-        copy.load_state_dict(student.state_dict())
+        distilled = copy.deepcopy(student)
         trainer = DistillationGenerativeRetrievalTrainer(
-            model=copy,
+            model=distilled,
             args=arguments(
                 num_train_epochs=1, per_device_train_batch_size=options.ranking_batch,
                 learning_rate=options.ranking_learning_rate, ranking_loss=loss, margin=options.margin,
@@ -159,7 +159,7 @@ def main() -> None:
         )  # fmt: skip
         trainer.train()
         done(f"training {name}")
-        runs[name] = retriever(copy).rank(test, k=100)
+        runs[name] = retriever(distilled).rank(test, k=100)
         done(f"evaluating {name}")
         (options.output / "runs").mkdir(parents=True, exist_ok=True)
         print(compare_runs(runs, test_qrels, METRICS, baseline="generation only").to_markdown(), flush=True)

@@ -1,5 +1,6 @@
 """The quickstart: from the documentation of the standard library to a distilled retriever, every stage for real."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -229,10 +230,9 @@ class _Quickstart:
         list_length: int,
     ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
         """A copy of the student, trained on rank lists, and what was logged meanwhile."""
-        copy = type(student)(student.config)
-        copy.load_state_dict(student.state_dict())
+        distilled = copy.deepcopy(student)
         trainer = DistillationGenerativeRetrievalTrainer(
-            model=copy,
+            model=distilled,
             args=self.arguments(
                 num_train_epochs=self.settings.distillation_epochs,
                 per_device_train_batch_size=8,
@@ -245,7 +245,7 @@ class _Quickstart:
             train_dataset=queries,
         )
         trainer.train()
-        return copy, trainer.state.log_history
+        return distilled, trainer.state.log_history
 
     def save(
         self,
