@@ -1,6 +1,12 @@
 """Shared fixtures: a small real corpus, tokenizers trained on it, and tiny random models built in memory."""
 
 import os
+import signal
+import threading
+
+# Started in the background, a process ignores Ctrl-C, and so do its children: those that tests interrupt must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
