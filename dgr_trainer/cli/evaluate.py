@@ -115,5 +115,5 @@ def table(comparison: RunComparison, digits: int) -> list[str]:
             lines.append(line.rstrip())
     lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
     if tested:
-        lines.append(f"p: paired randomisation test against {first}.")
+        lines.append(f"p: paired randomisation test against {comparison.baseline}.")
     return lines
