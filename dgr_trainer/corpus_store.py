@@ -44,6 +44,13 @@ CACHED_FILE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class StoredCorpus:
+    """Checked passages and what identifies them.
+
+    Args:
+        dataset (`datasets.Dataset`): the passages, columns as in `FEATURES`.
+        fingerprint (`str`): SHA-256 of ids and contents, in order.
+    """
+
     dataset: Dataset
     fingerprint: str
 

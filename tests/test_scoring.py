@@ -55,7 +55,7 @@ def test_finite_with_finite_gradient_at_the_ends(dtype):
 def test_gradient():
     likelihoods = torch.tensor([-0.2, -1.0, -3.0], dtype=torch.float64, requires_grad=True)
     counts = torch.tensor([1, 40, 7])
-    torch.autograd.gradcheck(lambda x: identifier_weights(x, counts, 10**6, ScoringSettings()), likelihoods)
+    assert torch.autograd.gradcheck(lambda x: identifier_weights(x, counts, 10**6, ScoringSettings()), likelihoods)
 
 
 def test_pseudo_query_bonus():
