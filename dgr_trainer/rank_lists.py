@@ -33,7 +33,7 @@ class RankList(NamedTuple):
 
 
 def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
-    """Ids and scores of a list given as a mapping or as pairs; raises a `TypeError` that names the query if neither."""
+    """Ids and scores of a list given as a mapping or as pairs; a `TypeError` names the query if it is neither."""
     items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
     for item in items:
         if isinstance(item, str) or not isinstance(item, (tuple, list)) or len(item) != 2:

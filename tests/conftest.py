@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Several workers share the cores.
 
 import datasets
+import hypothesis
 import pytest
 import torch
 from sample_corpus import PASSAGES, QRELS, QUERIES
@@ -23,6 +24,9 @@ from dgr_trainer.corpus import Corpus, Passage
 from dgr_trainer.identifiers import Identifiers
 
 datasets.disable_progress_bars()
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("dgr", deadline=None)
+hypothesis.settings.load_profile("dgr")
 
 
 @pytest.fixture(autouse=True)
