@@ -3,7 +3,7 @@
     python -m dgr_trainer.quickstart.make_checkpoint DIR
 
 It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
-quickstart itself. It takes about an hour on two cores; interrupted, it goes on after the last finished round. The
+quickstart itself. It takes about forty minutes on one core; interrupted, it goes on after the last finished round. The
 checkpoint in this package was made by this script.
 """
 
