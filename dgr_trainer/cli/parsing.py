@@ -8,6 +8,7 @@ import difflib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -184,7 +185,7 @@ class CommandParser(HfArgumentParser):
     def _flags(self, arguments: Sequence[str]) -> list[str]:
         """`--flag` as `--flag=true` unless yes or no follows: it must not take a positional for its value."""
         found = []
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
             action = self._option_string_actions.get(argument)
             is_flag = action is not None and action.nargs == "?" and action.const is True
             found.append(f"{argument}=true" if is_flag and following.lower() not in _YES_OR_NO else argument)

@@ -1,6 +1,7 @@
 """What `dgr quickstart` hands to the quickstart, and what it shows of the result."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,13 @@ def test_settings_and_results(dgr, calls, tmp_path):
     assert "loss" not in found.out and "after 61 seconds" in found.out
     assert "hits@1  BM25 (teacher)  1.000" in found.out and "        DGR             0.000" in found.out
     assert f'dgr search {tmp_path / "out" / "retriever"} "{pipeline.FIRST_SEARCH}"' in found.out
+
+
+def test_it_needs_no_argument(dgr, calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = dgr("quickstart")
+    assert found.code == 0, found.err
+    assert calls == [(Path("dgr-quickstart"), pipeline.QuickstartSettings())]
 
 
 def test_only_an_earlier_quickstart_is_replaced(dgr, calls, tmp_path):
