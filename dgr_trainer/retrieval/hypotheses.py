@@ -178,25 +178,35 @@ def search_view(
     """
     constraint = IndexConstraint(index, identifiers, view, num_beams)
     recorder = HypothesisRecorder(constraint, len(queries))
-    prompts = identifiers.encode_prompts(queries, view)
-    width = max(map(len, prompts))
-    pad = model.config.pad_token_id or 0
-    device = next(model.parameters()).device
-    input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=device)
-    attention = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=device)
-    # What is left out here is looked up in the model's own settings: see `ready_to_generate`.
-    beams = {"early_stopping": "never", "length_penalty": 0.0} if num_beams > 1 else {}
     model.generate(
-        input_ids=input_ids,
-        attention_mask=attention,
-        generation_config=GenerationConfig(
-            num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams
-        ),
+        **encoder_inputs(model, identifiers, queries, view),
+        generation_config=beam_settings(num_beams, length),
         logits_processor=[constraint],
         stopping_criteria=[recorder],
     )
     assert recorder.first_scores is not None  # Every search makes at least one step.
     return ViewSearch(recorder.hypotheses(), recorder.first_scores)
+
+
+def encoder_inputs(
+    model: PreTrainedModel, identifiers: Identifiers, queries: Sequence[str], view: str
+) -> dict[str, torch.Tensor]:
+    """Prompts that ask for identifiers of a view, padded and on the device of the model."""
+    prompts = identifiers.encode_prompts(queries, view)
+    width = max(map(len, prompts))
+    pad = model.config.pad_token_id or 0
+    device = next(model.parameters()).device
+    return {
+        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=device),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=device),
+    }
+
+
+def beam_settings(num_beams: int, length: int) -> GenerationConfig:
+    """Plain beam search for so many tokens, which nothing but its stopping criteria ends earlier."""
+    # What is left out here is looked up in the model's own settings: see `ready_to_generate`.
+    beams = {"early_stopping": "never", "length_penalty": 0.0} if num_beams > 1 else {}
+    return GenerationConfig(num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams)
 
 
 @contextmanager
