@@ -23,14 +23,15 @@ class BeamState:
 
     Attributes:
         ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, without the start of the decoder.
-        low, high (`np.ndarray` of int64, shape `(rows,)`): The range of prefix and ids in the index, empty where
-            the row goes no further.
+        ranges (`np.ndarray` of int64, shape `(rows, segments, 2)`): The range of prefix and ids in the index, empty
+            where the row goes no further.
+        open (`np.ndarray` of bool, shape `(rows,)`): Where that range is not empty.
         scores (`torch.Tensor`, shape `(rows, vocabulary)`): Log-probabilities; -inf where nothing legal goes on.
     """
 
     ids: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    ranges: np.ndarray
+    open: np.ndarray
     scores: torch.Tensor
 
 
@@ -78,25 +79,25 @@ class IndexConstraint(LogitsProcessor):
         ids = input_ids[:, 1:].cpu().numpy()
         masked = torch.full_like(scores, -torch.inf)
         if ids.shape[1] == 0:
-            low, high = (np.full(len(ids), bound, dtype=np.int64) for bound in self._root)
+            ranges = np.repeat(self._root[None], len(ids), axis=0)
             tokens = self._first_tokens().to(scores.device)
             stuck = np.ones(len(ids), dtype=bool)
             if len(tokens):  # All beams of a query are equal here, and beam search heeds only the first.
                 masked[:: self.num_beams, tokens] = scores[:: self.num_beams, tokens]
                 stuck[:: self.num_beams] = False
         else:
-            low, high = self._follow(ids)
+            ranges = self._follow(ids)
             complete = self.is_complete(ids)
-            rows, following = self._next_tokens(ids, low, high, complete)
+            ranges[complete] = 0
+            rows, following = self._next_tokens(ids, ranges)
             where = torch.from_numpy(rows).to(scores.device), torch.from_numpy(following).to(scores.device)
             masked[where] = scores[where]
             done = torch.from_numpy(complete).to(scores.device)
             masked[done, self.eos_token_id] = scores[done, self.eos_token_id]
-            low[complete], high[complete] = 0, 0
             stuck = ~complete
             stuck[rows] = False
         masked[torch.from_numpy(stuck).to(scores.device), self.eos_token_id] = DEAD_END
-        self.state = BeamState(ids, low, high, masked)
+        self.state = BeamState(ids, ranges, self.index.counts(ranges) > 0, masked)
         return masked  # type: ignore[return-value]
 
     def is_complete(self, ids: np.ndarray) -> np.ndarray:
@@ -117,14 +118,14 @@ class IndexConstraint(LogitsProcessor):
     def _first_tokens(self) -> torch.Tensor:
         """Tokens that an identifier can start with."""
         if self._root_tokens is None:
-            tokens, _ = self.index.continuations(*self._root)
+            tokens, _ = self.index.continuations(self._root)
             legal = self._allowed[tokens]
             if len(self.end) == 1:
                 legal &= tokens != self.end[0]
             self._root_tokens = torch.from_numpy(np.asarray(tokens[legal], dtype=np.int64))
         return self._root_tokens
 
-    def _follow(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _follow(self, ids: np.ndarray) -> np.ndarray:
         """Ranges of the rows' ids, from the ranges of the step before; empty for rows that have no legal parent."""
         before = self.state
         if before is None or before.ids.shape != (len(ids), ids.shape[1] - 1):
@@ -132,22 +133,17 @@ class IndexConstraint(LogitsProcessor):
                 f"The constraint got hypotheses of {ids.shape[1]} tokens without having seen them grow: it needs a "
                 "decoder that starts with one token, every step of the search, and one search at a time."
             )
-        parents, found = match_prefixes(ids, before.ids, len(ids) // self.num_beams, before.low < before.high)
-        low, high = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+        parents, found = match_prefixes(ids, before.ids, len(ids) // self.num_beams, before.open)
+        ranges = self.index.empty(len(ids))
         # Where nothing was legal the end of sequence came next, and in the index the next passage would follow it.
         known = np.flatnonzero(found & np.append(self._allowed, False)[np.minimum(ids[:, -1], len(self._allowed))])
-        low[known], high[known] = self.index.extend(
-            before.low[parents[known]], before.high[parents[known]], ids[known, -1]
-        )
-        return low, high
+        ranges[known] = self.index.extend(before.ranges[parents[known]], ids[known, -1])
+        return ranges
 
-    def _next_tokens(
-        self, ids: np.ndarray, low: np.ndarray, high: np.ndarray, complete: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _next_tokens(self, ids: np.ndarray, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Legal (row, token) pairs."""
-        live = np.flatnonzero((low < high) & ~complete)
-        offsets, tokens, _ = self.index.continuations_batch(low[live], high[live])
-        rows = np.repeat(live, np.diff(offsets))
+        offsets, tokens, _ = self.index.continuations_batch(ranges)
+        rows = np.repeat(np.arange(len(ids)), np.diff(offsets))
         legal = self._allowed[tokens]
         if len(self.end) > 1 and ids.shape[1] == len(self.end) - 1:
             empty = (ids == self.end[:-1]).all(axis=1)

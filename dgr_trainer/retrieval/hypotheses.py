@@ -26,13 +26,11 @@ class Hypothesis(NamedTuple):
         ids: The generated ids, closing marker included.
         log_likelihood: Sum of the model's log-probabilities of `ids`, over the full vocabulary.
         occurrences: How often it occurs in the corpus.
-        low: First row of its range in the index, which is `[low, low + occurrences)`.
     """
 
     ids: tuple[int, ...]
     log_likelihood: float
     occurrences: int
-    low: int
 
 
 class _Step(NamedTuple):
@@ -41,8 +39,7 @@ class _Step(NamedTuple):
     query: np.ndarray
     ids: np.ndarray
     score: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    occurrences: np.ndarray
 
 
 class HypothesisRecorder(StoppingCriteria):
@@ -95,7 +92,7 @@ class HypothesisRecorder(StoppingCriteria):
         if ids.shape[1] == 1:
             self.first_scores = state.scores[:: self.constraint.num_beams].clone()
         queries = np.arange(len(ids)) // (len(ids) // self.num_queries)
-        rows, in_beam = match_prefixes(ids, state.ids, self.num_queries, state.low < state.high)
+        rows, in_beam = match_prefixes(ids, state.ids, self.num_queries, state.open)
         parents, known = match_prefixes(ids, self._ids, self.num_queries, self._open)
         picked = torch.from_numpy(rows).to(state.scores.device), input_ids[:, -1].to(state.scores.device)
         token_scores = state.scores[picked].float().cpu().numpy()
@@ -103,13 +100,12 @@ class HypothesisRecorder(StoppingCriteria):
 
         legal = in_beam & known & (token_scores > DEAD_END / 10) & ~self._settled[queries]
         legal[legal] = _first_of_each(np.column_stack([rows[legal], ids[legal, -1]]))
-        low, high = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
-        low[legal], high[legal] = self.constraint.index.extend(
-            state.low[rows[legal]], state.high[rows[legal]], ids[legal, -1]
-        )
+        index = self.constraint.index
+        occurrences = np.zeros(len(ids), dtype=np.int64)
+        occurrences[legal] = index.counts(index.extend(state.ranges[rows[legal]], ids[legal, -1]))
         complete = legal & self.constraint.is_complete(ids)
         keep = complete if len(self.constraint.end) else legal
-        self._steps.append(_Step(queries[keep], ids[keep], totals[keep], low[keep], high[keep]))
+        self._steps.append(_Step(queries[keep], ids[keep], totals[keep], occurrences[keep]))
 
         self._ids, self._scores, self._open = ids, totals, legal & ~complete
         self._settle(complete)
@@ -132,12 +128,11 @@ class HypothesisRecorder(StoppingCriteria):
                 step.query.tolist(),
                 step.ids.tolist(),
                 step.score.tolist(),
-                (step.high - step.low).tolist(),
-                step.low.tolist(),
+                step.occurrences.tolist(),
                 strict=True,
             )
-            for query, ids, score, count, low in values:
-                found[query].append(Hypothesis(tuple(ids), score, count, low))
+            for query, ids, score, count in values:
+                found[query].append(Hypothesis(tuple(ids), score, count))
         return found
 
 

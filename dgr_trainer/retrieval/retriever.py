@@ -304,18 +304,17 @@ class GenerativeRetriever:
                 results[place] = add_unigrams(self.index, keys, first_scores[number], self.settings, self.scoring)
         return results
 
-    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int, int]]:
+    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int]]:
         if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
             return []
         return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
 
-    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int, int]]:
-        """Ids, count and first row of the one identifier of each of these passages."""
+    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
+        """Ids and count of the one identifier of each of these passages."""
         view = self.identifiers.views[0]
         own = [own_identifiers(self.identifiers, self.index.extract(int(passage)), 0) for passage in passages]
         ids = [ids for identifiers in own for _, ids in identifiers]
-        ranges = [self.index.find(self.identifiers.pattern(view, one)) for one in ids]
-        return [(one, high - low, low) for one, (low, high) in zip(ids, ranges, strict=True)]
+        return [(one, self.index.count(self.identifiers.pattern(view, one))) for one in ids]
 
     def _score_extra(
         self,
@@ -323,7 +322,7 @@ class GenerativeRetriever:
         queries: Sequence[str],
         view: str,
         found: list[dict[str, list[Hypothesis]]],
-        extra: list[list[tuple[tuple[int, ...], int, int]]],
+        extra: list[list[tuple[tuple[int, ...], int]]],
     ) -> None:
         """Score identifiers that the search did not come upon, and add them to what it found."""
         known = [{hypothesis.ids for hypothesis in of_query.get(view, ())} for of_query in found]
@@ -331,10 +330,10 @@ class GenerativeRetriever:
         if not any(extra):
             return
         prompts = self.identifiers.encode_prompts(queries, view)
-        scores = score_identifiers(model, prompts, [[ids for ids, _, _ in ones] for ones in extra])
+        scores = score_identifiers(model, prompts, [[ids for ids, _ in ones] for ones in extra])
         for of_query, ones, of_ones in zip(found, extra, scores, strict=True):
             of_query[view] += [
-                Hypothesis(ids, score, *rest) for (ids, *rest), score in zip(ones, of_ones, strict=True)
+                Hypothesis(ids, score, count) for (ids, count), score in zip(ones, of_ones, strict=True)
             ]
 
     def _hits(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[Hit]:
