@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint, match_prefixes
+from dgr_trainer.retrieval.beams import match_prefixes
+from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 from dgr_trainer.training.scoring import start_token_id
 
 
@@ -99,7 +100,7 @@ class HypothesisRecorder(StoppingCriteria):
         totals = self._scores[parents] + token_scores
 
         legal = in_beam & known & (token_scores > DEAD_END / 10) & ~self._settled[queries]
-        legal[legal] = _first_of_each(np.column_stack([rows[legal], ids[legal, -1]]))
+        legal[legal] = _first_of_each(rows[legal] * state.scores.shape[1] + ids[legal, -1])
         index = self.constraint.index
         occurrences = np.zeros(len(ids), dtype=np.int64)
         occurrences[legal] = index.counts(index.extend(state.ranges[rows[legal]], ids[legal, -1]))
@@ -171,7 +172,7 @@ def search_view(
         num_beams (`int`): Beams a query.
         length (`int`): Longest identifier in tokens, closing marker included.
     """
-    constraint = IndexConstraint(index, identifiers, view, num_beams)
+    constraint = IndexConstraint(index, identifiers, view, num_beams, best=2 * num_beams)
     recorder = HypothesisRecorder(constraint, len(queries))
     model.generate(
         **encoder_inputs(model, identifiers, queries, view),
@@ -249,9 +250,8 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             module.training = training
 
 
-def _first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Which rows are the first of their equals."""
-    first = np.zeros(len(rows), dtype=bool)
-    if len(rows):
-        first[np.unique(rows, axis=0, return_index=True)[1]] = True
+def _first_of_each(values: np.ndarray) -> np.ndarray:
+    """Which values are the first of their equals."""
+    first = np.zeros(len(values), dtype=bool)
+    first[np.unique(values, return_index=True)[1]] = True
     return first

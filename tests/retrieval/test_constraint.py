@@ -5,7 +5,8 @@ from transformers import GenerationConfig
 
 from dgr_trainer.identifiers import VIEWS, Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint, match_prefixes
+from dgr_trainer.retrieval.beams import match_prefixes
+from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 
 
 def legal_by_looking(text, identifiers, view, ids):
@@ -114,10 +115,10 @@ def test_hypotheses_that_fell_from_the_sky_are_refused(every_index, every_view):
 def test_a_constraint_starts_anew_with_each_search(every_index, every_view):
     constraint = IndexConstraint(every_index, every_view, "substring")
     start, scores = torch.zeros((2, 1), dtype=torch.long), torch.zeros((2, every_view.vocab_size))
-    first = constraint(start, scores)
+    first = constraint(start, scores.clone())
     token = int(first[0].argmax())
-    constraint(torch.tensor([[0, token], [0, token]]), scores)
-    assert torch.equal(constraint(start, scores), first)
+    constraint(torch.tensor([[0, token], [0, token]]), scores.clone())
+    assert torch.equal(constraint(start, scores.clone()), first)
 
 
 def test_prefixes_match_within_their_query_and_only_usable_ones():
