@@ -279,9 +279,9 @@ def decode(
         "ratio": round(median(seconds["bound"]) / median(seconds["free"]), 3),
         "constraint_ms_per_step": round(per_step, 2),
     }  # fmt: skip
+    parts = ", ".join(f"{name} {1000 * value / clock.calls[name]:.2f}" for name, value in clock.seconds.items())
     print(f"{beams:>5} {length:>6} {row['free_s']:>8} {row['bound_s']:>8} {row['ratio']:>6} {per_step:>18.2f}"
-          f"   ({', '.join(f'{name} {1000 * value / clock.calls[name]:.2f}' for name, value in clock.seconds.items())})",
-          flush=True)  # fmt: skip
+          f"   ({parts})", flush=True)  # fmt: skip
     return row
 
 

@@ -21,7 +21,7 @@ _DIGITS = {sign: value for value, sign in enumerate(
 
 
 def entries(folder: Path) -> Iterator[tuple[str, str]]:
-    """Headwords and texts of dictionaries in the format of dictd; a text with several headwords comes with the first."""
+    """Headwords and texts of dictionaries in the format of dictd; a text of several headwords comes with the first."""
     for index in sorted(folder.glob("*.index")):
         text = gzip.decompress(index.with_suffix(".dict.dz").read_bytes())
         seen = set()

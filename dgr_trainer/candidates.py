@@ -130,12 +130,21 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         Raises:
             `ValueError`: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
         """
-        pairs = iter(lists.items() if isinstance(lists, Mapping) else lists)
+        pairs = lists.items() if isinstance(lists, Mapping) else lists
+        rows = (pack(query_id, candidates) for query_id, candidates in pairs)
+        return cls.from_rows(rows, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
+    ) -> Candidates:
+        """Candidates of queries that were packed one by one, by [`pack`]; the other arguments as of `from_lists`."""
+        remaining = iter(rows)
         schema = pa.schema(_COLUMNS)
-        batches = []
-        while rows := [_pack(query_id, candidates) for query_id, candidates in islice(pairs, _ROWS_A_BATCH)]:
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
-        dataset = datasets.Dataset(pa.Table.from_batches(batches, schema=schema))
+        tables = [schema.empty_table()]
+        while batch := list(islice(remaining, _ROWS_A_BATCH)):
+            tables.append(pa.Table.from_batches(batch, schema=schema).combine_chunks())
+        dataset = datasets.Dataset(pa.concat_tables(tables))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
@@ -252,7 +261,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return arrays
 
 
-def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
+    """The candidates of one query as one row, for [`Candidates.from_rows`]; raises as [`Candidates.from_lists`]."""
     passage_ids = [candidate.passage_id for candidate in candidates]
     if len(set(passage_ids)) < len(passage_ids):
         raise ValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
@@ -265,7 +275,7 @@ def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
         raise ValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
     if not all(identifier.ids for identifier in identifiers):
         raise ValueError(f"Query {query_id!r} has an identifier without tokens.")
-    return {
+    row = {
         "query_id": query_id,
         "passage_ids": passage_ids,
         "scores": scores,
@@ -276,6 +286,7 @@ def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
         "credits": [float(identifier.score) for identifier in identifiers],
         "tokens": [int(token) for identifier in identifiers for token in identifier.ids],
     }
+    return pa.RecordBatch.from_pylist([row], schema=pa.schema(_COLUMNS))
 
 
 def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) -> Candidate:

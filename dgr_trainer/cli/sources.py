@@ -12,6 +12,7 @@ from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOpt
 from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from datasets import Dataset
 
     from dgr_trainer.corpus import Corpus
@@ -188,7 +189,9 @@ def make_identifiers(tokenizer: Any, settings: IdentifierSettings) -> Identifier
     return Identifiers(tokenizer, settings)
 
 
-def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> GenerativeRetriever:
+def load_retriever(
+    path: Path, search: SearchOptions, device: DeviceOptions, processes: PartialState | None = None
+) -> GenerativeRetriever:
     """Load a retriever onto a device, with the search settings that were given in place of its own."""
     import dataclasses
 
@@ -200,7 +203,8 @@ def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> 
     transformers_logging.disable_progress_bar()
     retriever = GenerativeRetriever.from_pretrained(path, dtype=getattr(torch, device.dtype))
     model: torch.nn.Module = retriever.model
-    model.to(device.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    own = ("cuda" if torch.cuda.is_available() else "cpu") if processes is None else processes.device
+    model.to(device.device or own)
     retriever.settings = dataclasses.replace(retriever.settings, **search.given())
     return retriever
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dgr_trainer.index.bit_vector import compiled
 
-# Scores that are looked at together: most blocks hold none that is good enough, which is seen without a branch a score.
+# Scores that are looked at together: most blocks hold none that is good enough, which takes no branch a score to see.
 _BLOCK = 256
 
 

@@ -160,9 +160,7 @@ class IndexConstraint(LogitsProcessor):
         ranges[known] = self.index.extend(before.ranges[parents[known]], ids[known, -1])
         return ranges
 
-    def _next_tokens(
-        self, ids: np.ndarray, ranges: np.ndarray, scores: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _next_tokens(self, ids: np.ndarray, ranges: np.ndarray, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Legal (row, token) pairs: all of a row, or at least `best` of the best."""
         # The closing marker is not legal where it would close an empty identifier.
         empty = np.zeros(len(ids), dtype=bool)
