@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -193,3 +194,43 @@ def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
     with pytest.raises(ValueError, match="PROMPT_TUNING, which puts virtual tokens before the query"):
         with ready_to_generate(model):
             pass
+
+
+# Closed sets
+
+
+@pytest.mark.parametrize("view", ["title", "docid"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_only_complete_members_of_a_closed_set_are_found_and_prefixes_are_members_too(student, every_view, view, seed):
+    """Semantic ids: a tree of short codes in which inner nodes are members as leaves are."""
+    model, _ = student
+    rng = np.random.default_rng(seed)
+    never = every_view.forbidden_token_ids | {every_view.eos_token_id}
+    codes = [token for token in range(every_view.vocab_size - 40, every_view.vocab_size) if token not in never][:4]
+    nodes = [(a, b, c)[:depth] for a in codes for b in codes for c in codes for depth in (1, 2, 3)]
+    members = sorted(set(nodes))
+    members = [members[place] for place in rng.choice(len(members), size=40, replace=False)]
+    assert sum(one[:depth] in members for one in members for depth in (1, 2) if depth < len(one)) > 10
+    around = [every_view.prefix("docid"), ()] if view == "docid" else [(), every_view.end("title")]
+    # The text after a title, or before a docid, says the same codes: it is not to be taken for members.
+    text = rng.choice(codes, size=(len(members), 5)).tolist()
+    passages = [[*(of_text if view == "docid" else []), *around[0], *one, *around[1],
+                 *(of_text if view == "title" else [])]
+                for of_text, one in zip(text, members, strict=True)]  # fmt: skip
+    index = FMIndex.build(
+        passages, passage_ids=[f"p{number}" for number in range(len(members))], vocab_size=every_view.vocab_size,
+        separator=every_view.eos_token_id, progress=False,
+    )  # fmt: skip
+    targets = {every_view.target(view, one) for one in members}
+    everything = find(model, index, every_view, view, QUERIES[:2], beams=len(members), length=12).hypotheses
+    narrow = find(model, index, every_view, view, QUERIES[:2], beams=3, length=12).hypotheses
+    for prompt, of_query, few in zip(every_view.encode_prompts(QUERIES[:2], view), everything, narrow, strict=True):
+        assert {one.ids for one in of_query} == targets and len(of_query) == len(targets)
+        exact = {ids: teacher_forced(model, prompt, ids) for ids in targets}
+        assert {one.ids: one.log_likelihood for one in of_query} == pytest.approx(exact, rel=1e-5)
+        assert all(one.occurrences == 1 for one in of_query)
+        assert few and {one.ids for one in few} <= targets
+    # Cut short, it finds the members that fit and no pieces of others.
+    short = 1 + len(every_view.end(view))
+    cut = find(model, index, every_view, view, QUERIES[:1], beams=len(members), length=short).hypotheses[0]
+    assert {one.ids for one in cut} == {ids for ids in targets if len(ids) <= short}
