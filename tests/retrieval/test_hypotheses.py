@@ -196,6 +196,22 @@ def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
             pass
 
 
+@pytest.mark.parametrize("view", ["title", "substring"])
+def test_a_model_in_bfloat16(student, every_index, every_view, view):
+    """Its log-probabilities are summed in float32, so that they are those of its own logits."""
+    model = copy.deepcopy(student[0]).to(torch.bfloat16)
+    found = find(model, every_index, every_view, view).hypotheses
+    for prompt, hypotheses in zip(every_view.encode_prompts(QUERIES, view), found, strict=True):
+        assert hypotheses
+        for hypothesis in hypotheses[:5]:
+            read = torch.tensor([[model.config.decoder_start_token_id, *hypothesis.ids[:-1]]])
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=read, use_cache=False).logits[0]
+            exact = logits.float().log_softmax(-1)[range(len(hypothesis.ids)), list(hypothesis.ids)].sum().item()
+            # bfloat16 has 8 bits; caching and padding round in other places.
+            assert hypothesis.log_likelihood == pytest.approx(exact, rel=0.03)
+
+
 # Closed sets
 
 
