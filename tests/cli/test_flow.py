@@ -110,7 +110,7 @@ def test_flow(dgr, files, work):
     table = dgr("evaluate", *measured)
     assert table.code == 0, table.err
     head, best, *_ = table.out.splitlines()
-    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p"]
+    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p", "p(t)"]
     assert best.split() == ["hits@1", "best", "1.000", "1.000", "-", "1.000"]
     assert max(map(len, table.out.splitlines())) <= 80
     found = json.loads(dgr("evaluate", *measured, "--json").out)
