@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import datasets
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 
 from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.compressed import SUFFIXES
@@ -27,7 +27,9 @@ from dgr_trainer.corpus_store import (
     store,
     stored_under,
 )
-from dgr_trainer.formats import kilt
+from dgr_trainer.formats import ir_datasets_ids, kilt
+from dgr_trainer.formats.huggingface import column_names
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import IdColumn
 from dgr_trainer.lines import existing_file, file_kind, listing
 from dgr_trainer.records import read_records
@@ -121,37 +123,38 @@ class Corpus(Sequence[Passage]):
 
     @classmethod
     def from_dataset(
-        cls, dataset: Dataset, columns: Mapping[str, str] | None = None, *, cache_dir: PathLike | None = None
+        cls,
+        dataset: Dataset | IterableDataset,
+        columns: Mapping[str, str] | None = None,
+        *,
+        cache_dir: PathLike | None = None,
     ) -> Corpus:
-        """A corpus of the rows of a dataset.
+        """A corpus of the rows of a dataset, which may be streamed.
 
         Args:
-            dataset (`datasets.Dataset`): the passages.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): the passages.
             columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name,
                 for example `{"id": "docno", "text": "contents"}`. Fields are `id`, `title`, `text`, `pseudo_queries`
                 and `docid`; all but the id, and one of title and text, may be missing.
             cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
 
         Raises:
-            TypeError: if `dataset` is no `datasets.Dataset`.
+            TypeError: if `dataset` is no dataset.
             ValueError: if a column is missing.
         """
-        if isinstance(dataset, (DatasetDict, dict)):
-            raise TypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
-        if not isinstance(dataset, Dataset):
-            raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
+        present = column_names(dataset)
         chosen = dict(columns or {})
         unknown = sorted(set(chosen) - set(FIELDS))
         if unknown:
             raise ValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
         for name in ("id", "_id", *FIELDS[1:]):
-            if name in dataset.column_names:
+            if name in present:
                 chosen.setdefault("id" if name in ID_NAMES else name, name)
-        missing = sorted(set(chosen.values()) - set(dataset.column_names))
+        missing = sorted(set(chosen.values()) - set(present))
         if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
             raise ValueError(
-                f"The dataset has no column {wanted}; its columns are {dataset.column_names}. "
+                f"The dataset has no column {wanted}; its columns are {present}. "
                 'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
             )
         return cls._of(store(dataset_rows(dataset, chosen), cache_dir=cache_dir))
@@ -203,8 +206,12 @@ class Corpus(Sequence[Passage]):
 
         A folder is a saved corpus, a saved `datasets.Dataset` or a BEIR folder; a file is JSON Lines (`.jsonl`,
         `.ndjson`, `.json`) or tab-separated (`.tsv`, `.txt`), plain or compressed (`.gz`, `.zst`), or a table
-        (`.parquet`, `.arrow`). Of KILT's knowledge source, each page is a passage.
+        (`.parquet`, `.arrow`). Of KILT's knowledge source, each page is a passage. `irds:ID` is a data set of
+        ir_datasets.
         """
+        name = ir_datasets_id(path)
+        if name is not None:
+            return cls._of(store(ir_datasets_ids.passage_rows(name), cache_dir=cache_dir))
         path = Path(path)
         if path.is_dir():
             if (path / MARKER).is_file():

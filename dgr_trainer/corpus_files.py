@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dgr_trainer.formats import huggingface
 from dgr_trainer.ids import as_id
 from dgr_trainer.lines import numbered_lines, place
 from dgr_trainer.records import read_records
@@ -141,13 +142,9 @@ def dataset_rows(dataset: Any, columns: Mapping[str, str]) -> PassageRows:
     """The passages of a `datasets.Dataset` or `IterableDataset`, whose column `columns[field]` holds the field."""
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        table = dataset.select_columns(sorted(set(columns.values()))).with_format(None)
-        number = 0
-        for batch in table.iter(batch_size=1000):
-            for position in range(len(batch[columns["id"]])):
-                values = {name: batch[columns[name]][position] if name in columns else None for name in FIELDS}
-                yield number, passage_row(f"row {number} of the dataset", **values)
-                number += 1
+        for number, row in huggingface.rows(dataset, columns):
+            values = {name: row.get(name) for name in FIELDS}
+            yield number, passage_row(f"row {number} of the dataset", **values)
 
     return PassageRows(rows(), lambda number: f"row {number}", "the dataset")
 

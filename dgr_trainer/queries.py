@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 
 from dgr_trainer.atomic import atomic_write
 from dgr_trainer.compressed import SUFFIXES
+from dgr_trainer.formats import ir_datasets_ids
+from dgr_trainer.formats.huggingface import dataset_judgement_rows, dataset_query_rows
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import as_id
 from dgr_trainer.lines import listing
 from dgr_trainer.query_files import judgement_rows, query_rows
@@ -32,6 +35,7 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
     - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
       the columns is skipped.
+    - `irds:ID`: a data set of ir_datasets.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
       `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
 
@@ -51,19 +55,64 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     """
     path = Path(path)
     judged: Collection[str] | None = None
-    if path.is_dir():
+    name = ir_datasets_id(path)
+    if name is None and path.is_dir():
         folder, path = path, _split_file(path, split)
         if split is not None and path.name.startswith("queries.jsonl"):
             judged = read_qrels(folder, split)
     elif split is not None:
         raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
+    which = "" if judged is None else f" is judged in the split {split!r}"
+    return _checked_queries(found, os.fspath(path), judged, which)
 
+
+def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
+    """The queries of a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each query.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `query` and `answers`, where it
+            has another name, for example `{"query": "question", "answers": "answer"}`. Without a column of ids, the
+            numbers of the rows are the ids, from 0.
+
+    Returns:
+        `datasets.Dataset`: as [`read_queries`] gives it.
+
+    Raises:
+        TypeError, ValueError: as [`read_queries`] does, with the row; or if a column is missing.
+    """
+    return _checked_queries(dataset_query_rows(dataset, columns), "the dataset")
+
+
+def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Qrels:
+    """The judgements in a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each judgement.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `passage_id` and `relevance`,
+            where it has another name than that, or than BEIR's (`query-id`, `corpus-id`, `score`). Without a column of
+            relevance, every passage named is relevant.
+
+    Raises:
+        TypeError, ValueError: as [`read_qrels`] does, with the row; or if a column is missing.
+    """
+    return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
+
+
+def _checked_queries(
+    found: Iterable[tuple[str, str, str, list[str]]],
+    name: str,
+    judged: Collection[str] | None = None,
+    which: str = "",
+) -> Dataset:
+    """Queries as a dataset, each id once, those that are judged; blank ones are dropped."""
     rows: dict[str, tuple[str, list[str]]] = {}
     places: dict[str, str] = {}
     blank = 0
-    for where, query_id, query, answers in query_rows(path):
+    for where, query_id, query, answers in found:
         if query_id in places:
-            earlier = places[query_id].removeprefix(f"{path}, ")
+            earlier = places[query_id].removeprefix(f"{name}, ")
             raise ValueError(f"{where}: the query id {query_id!r} was already on {earlier}. Make ids unique.")
         places[query_id] = where
         if judged is not None and query_id not in judged:
@@ -73,9 +122,9 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
             continue
         rows[query_id] = (query, answers)
     if blank:
-        logger.warning("%s: %d of %d queries are blank and were dropped.", path, blank, blank + len(rows))
+        logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
-        raise ValueError(f"{path}: no query in it{'' if judged is None else f' is judged in the split {split!r}'}.")
+        raise ValueError(f"{name}: no query in it{which}.")
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -155,7 +204,7 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
     `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
     `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
-    passages are relevant; of a task of KILT the pages of the provenance.
+    passages are relevant; of a task of KILT the pages of the provenance. `irds:ID` is a data set of ir_datasets.
 
     Args:
         path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
@@ -170,18 +219,25 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
             judgement.
     """
     path = Path(path)
-    if path.is_dir():
+    name = ir_datasets_id(path)
+    if name is None and path.is_dir():
         folder = path / "qrels" if (path / "qrels").is_dir() else path
         files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
-        found = next((file for file in files if split is not None and file.is_file()), None)
-        if found is None:
+        of_split = next((file for file in files if split is not None and file.is_file()), None)
+        if of_split is None:
             wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
             raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
-        path = found
+        path = of_split
     elif split is not None:
         raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
+    return _checked_qrels(found, os.fspath(path))
+
+
+def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qrels:
+    """Judgements by query and passage, each passage judged in one way."""
     qrels: Qrels = {}
-    for where, query_id, passage_id, relevance in judgement_rows(path):
+    for where, query_id, passage_id, relevance in found:
         known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
         if known != relevance:
             raise ValueError(
@@ -189,7 +245,7 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
                 "earlier line. Keep one of the two."
             )
     if not qrels:
-        raise ValueError(f"{path}: no judgement in it.")
+        raise ValueError(f"{name}: no judgement in it.")
     return qrels
 
 
