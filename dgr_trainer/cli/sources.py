@@ -116,11 +116,19 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run: JSON Lines by its name (`.jsonl`), else TREC."""
+    """Read a run: by its name JSON Lines (`.jsonl`) or a table (`.parquet`, `.arrow`), else TREC."""
+    from datasets import Dataset
+
     from dgr_trainer.rankings import Rankings
 
     file = input_path(option, path, folder=False)
-    return Rankings.from_jsonl(file) if file_kind(file) == "jsonl" else Rankings.from_trec(file)
+    kind = file_kind(file)
+    if kind == "jsonl":
+        return Rankings.from_jsonl(file)
+    if kind in ("parquet", "arrow"):
+        table = Dataset.from_parquet(str(file)) if kind == "parquet" else Dataset.from_file(str(file))
+        return Rankings.from_dataset(table)
+    return Rankings.from_trec(file)
 
 
 def write_run(rankings: Rankings, path: Path) -> None:

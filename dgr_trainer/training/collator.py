@@ -52,7 +52,11 @@ class DistillationCollator:
         list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
         sampling (`str`, defaults to `"reference"`):
             `"reference"` always takes the student's best other candidate and draws the rest uniformly (and every
-            second time draws the relevant passage); `"top"` takes the teacher's first ones.
+            second time draws the relevant passage); `"top"` takes the teacher's first ones, `"spread"` draws from all
+            parts of the rank list, `"gap"` takes the ones whose scores lie furthest apart.
+        false_negative_margin (`float`, *optional*):
+            Leave out passages without a judgement that the teacher scores above the relevant one by more than this,
+            since they may be relevant, too. By default they are kept.
         relevant_first (`bool`, defaults to `True`):
             Whether the relevant passage leads the list. If not, the teacher's order alone is taught.
         generation_targets (mapping or callable, *optional*):
@@ -104,6 +108,7 @@ class DistillationCollator:
         *,
         list_length: int = 6,
         sampling: str = "reference",
+        false_negative_margin: float | None = None,
         relevant_first: bool = True,
         generation_targets: GenerationTargets | None = None,
         scoring: ScoringSettings | None = None,
@@ -149,6 +154,7 @@ class DistillationCollator:
             order,
             list_length=list_length,
             sampling=sampling,
+            false_negative_margin=false_negative_margin,
             relevant_first=relevant_first,
             seed=seed,
         )
