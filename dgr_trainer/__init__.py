@@ -10,6 +10,7 @@ from dgr_trainer._version import __version__
 
 _HOME_OF = {
     "BM25Teacher": "dgr_trainer.teachers.bm25",
+    "CausalLMTeacher": "dgr_trainer.teachers.causal_lm",
     "Candidate": "dgr_trainer.candidates",
     "Candidates": "dgr_trainer.candidates",
     "Corpus": "dgr_trainer.corpus",
@@ -28,6 +29,7 @@ _HOME_OF = {
     "PyseriniTeacher": "dgr_trainer.teachers.pyserini",
     "Rankings": "dgr_trainer.rankings",
     "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
+    "Seq2SeqTeacher": "dgr_trainer.teachers.seq2seq",
     "ScoringSettings": "dgr_trainer.scoring",
     "SearchSettings": "dgr_trainer.retrieval.settings",
     "answer_qrels": "dgr_trainer.evaluation.answers",

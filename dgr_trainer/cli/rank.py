@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from dgr_trainer.cli.parsing import CommandParser
@@ -100,15 +99,18 @@ class TeacherOptions:
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
-    batch_size: int | None = field(default=None, metadata={"help": "cross-encoder: pairs at once. (default: 64)"})
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={"help": "cross-encoder: tokens at once, padding included; by default 2048 on a CPU, else 16384."},
+    )
     device: str | None = field(
         default=None, metadata={"help": "cross-encoder: such as cuda:1. (default: a GPU if there is one)"}
     )
-    log: str | None = field(
+    cache: str | None = field(
         default=None,
         metadata={
-            "metavar": "FILE",
-            "help": "cross-encoder: file of finished scores, from which the same call goes on after a stop.",
+            "metavar": "DIR",
+            "help": "cross-encoder: folder of finished scores, from which the same call goes on after a stop.",
         },
     )
 
@@ -143,15 +145,10 @@ def run(options: RankOptions, teacher_options: TeacherOptions, positionals: Name
     _check(options, settings)
     queries = read_queries_of(options.queries, options.split)
     candidates = _read_candidates(options)
-    if "log" in settings:
-        Path(settings["log"]).absolute().parent.mkdir(parents=True, exist_ok=True)
-    log = settings.pop("log", None)
+    cache = {"cache": settings.pop("cache")} if "cache" in settings else {}
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
     teacher = _teacher(options.teacher, corpus, settings)
-    if options.teacher == "cross-encoder":
-        rankings = teacher.rank(queries, candidates, options.k, log=log)
-    else:
-        rankings = teacher.rank(queries, candidates, options.k)
+    rankings = teacher.rank(queries, candidates, options.k, **cache)
     write_run(rankings, output)
     logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
 

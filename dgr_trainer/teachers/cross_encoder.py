@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
-from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth
-from dgr_trainer.teachers.score_log import ScoreLog
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.templates import PairTemplate
 
-if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder
-
-DTYPES = ("float32", "bfloat16", "float16")
-_BATCHES_AT_ONCE = 32  # batches that are sorted by length together
+SIMLM: dict[str, Any] = {"passage_template": "{title}: {text}", "missing_title": "-", "max_length": 192}
+"""Settings of SimLM's rerankers (Wang et al., 2022), such as intfloat/simlm-msmarco-reranker."""
 
 
-class CrossEncoderTeacher:
+class _Input(NamedTuple):
+    ids: np.ndarray
+    types: np.ndarray | None
+
+
+class CrossEncoderTeacher(ModelTeacher):
     """Ranks candidates by the raw scores of a cross-encoder.
 
-    A model with one label scores by its logit, with no sigmoid over it; a model with two labels by the log-odds of
-    the second, `logits[1] - logits[0]`.
+    Any model that `AutoModelForSequenceClassification` loads, which the cross-encoders of sentence-transformers are. A
+    model with one label scores by its logit, with no sigmoid over it; a model with two labels by the log-odds of the
+    second, `logits[1] - logits[0]`.
 
     Args:
         model_name_or_path (`str` or `os.PathLike`): a sequence-classification model, a folder or a name on the hub.
@@ -40,24 +38,29 @@ class CrossEncoderTeacher:
             are the passage's, `{passage}` is `title: text`, or the one that there is.
         template (`str`, *optional*): the only segment, for models that want one, such as
             `"Query: {query}\\nSentence: {text}"`.
+        passage_first (`bool`, *optional*, defaults to `False`): whether the passage is the first segment.
+        missing_title (`str`, *optional*, defaults to `""`): what `{title}` becomes for a passage without one.
         max_length (`int`, *optional*, defaults to what the model takes): tokens of an input; longer ones are cut.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
-        batch_size (`int`, *optional*, defaults to 64): pairs a forward pass. Pairs of like length go together.
-        device (`str`, *optional*): such as `"cuda:1"`; by default the accelerator if there is one.
-        model_kwargs (`Mapping[str, Any]`, *optional*): further arguments of `CrossEncoder`, such as `revision` or
-            `trust_remote_code`.
+        batch_tokens (`int`, *optional*, defaults to 2048 on a CPU, else 16384): tokens of a forward pass at most,
+            padding included. Inputs of like length go together.
+        compile (`bool`, *optional*, defaults to `False`): whether to compile the model (`torch.compile`).
+        device (`str`, *optional*): such as `"cuda:1"`; by default the accelerator if there is one, and that of the
+            process under `accelerate launch`.
+        model_kwargs (`Mapping[str, Any]`, *optional*): further arguments of `from_pretrained`, such as `revision`,
+            `trust_remote_code` or `attn_implementation`.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
 
     Raises:
-        ImportError: if sentence-transformers is not installed.
-        ValueError: if the model has more than two labels, takes fewer than `max_length` tokens, or a setting is out of
-            its range.
+        ValueError: if the model has more than two labels, takes fewer than `max_length` tokens, is made of further
+            modules of sentence-transformers, or a setting is out of its range.
 
     Example:
 
     ```python
     candidates = BM25Teacher(corpus).rank(queries, k=100)
     rankings = CrossEncoderTeacher("cross-encoder/ms-marco-MiniLM-L6-v2", corpus).rank(queries, candidates)
+    simlm = CrossEncoderTeacher("intfloat/simlm-msmarco-reranker", corpus, **SIMLM).rank(queries, candidates)
     ```
     """
 
@@ -68,162 +71,96 @@ class CrossEncoderTeacher:
         query_template: str = "{query}",
         passage_template: str = "{passage}",
         template: str | None = None,
+        passage_first: bool = False,
+        missing_title: str = "",
         max_length: int | None = None,
         dtype: str = "float32",
-        batch_size: int = 64,
+        batch_tokens: int | None = None,
+        compile: bool = False,
         device: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         progress: bool = True,
     ):
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 pair.")
-        self._template = PairTemplate(query_template, passage_template, template)
-        self.corpus = corpus
-        self.batch_size = batch_size
-        self.progress = progress
-        self._name = os.fspath(model_name_or_path)
-        self._dtype = dtype
-        self.model = _load(self._name, dtype, max_length, device, model_kwargs or {})
-        self.num_labels = self.model.num_labels
+        self._template = PairTemplate(query_template, passage_template, template, missing_title)
+        self._passage_first = passage_first
+        _check_modules(model_name_or_path)
+        from transformers import AutoModelForSequenceClassification
+
+        super().__init__(
+            model_name_or_path,
+            corpus,
+            AutoModelForSequenceClassification,
+            max_length=max_length,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            compile=compile,
+            device=device,
+            model_kwargs=model_kwargs,
+            progress=progress,
+        )
+        self.num_labels = self.model.config.num_labels
         if self.num_labels not in (1, 2):
             raise ValueError(
-                f"{self._name} has {self.num_labels} labels, of which no one is the score of a pair. "
+                f"{self.name} has {self.num_labels} labels, of which no one is the score of a pair. "
                 "Give a model with one label, or with two (irrelevant, relevant)."
             )
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        if max_length is not None and positions is not None and max_length > positions:
-            raise ValueError(f"max_length is {max_length}, but {self._name} has positions for {positions} tokens.")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"The tokenizer of {self.name} has no padding token, so pairs cannot be put in batches. Set its "
+                "pad_token (and the model's config.pad_token_id) and save both."
+            )
 
-    def rank(
-        self,
-        queries: Dataset | Mapping[str, str],
-        candidates: Rankings,
-        k: int = 100,
-        log: str | os.PathLike[str] | None = None,
-    ) -> Rankings:
-        """Rank the candidates of every query. All candidates are scored: give `candidates.top(n)` to score fewer.
+    def content(self, query: str, passage: Passage) -> tuple[bytes, bytes]:
+        """The filled-in segments; where there is one only, it is taken as the passage's."""
+        segments = self._template(query, passage)
+        return segments[0].encode(errors="surrogatepass") if len(segments) == 2 else b"", segments[-1].encode(
+            errors="surrogatepass"
+        )
 
-        Args:
-            queries (`datasets.Dataset` or `Mapping[str, str]`): columns `query_id` and `query`, or id -> query.
-            candidates (`Rankings`): the passages to rank, such as those of `BM25Teacher`.
-            k (`int`, *optional*, defaults to 100): length of a rank list at most.
-            log (`str` or `os.PathLike`, *optional*): a file to which scores are added as queries are finished. The
-                same call after an interruption goes on from there.
-
-        Returns:
-            `Rankings`: raw scores, best first. A query without candidates gets an empty rank list.
-
-        Raises:
-            FloatingPointError: if the model gives a score that is not a finite number; names the pair.
-            TypeError: if `candidates` is not a `Rankings`.
-            ValueError: if `k` is not positive, no query has candidates, or `log` holds scores made otherwise.
-        """
-        check_depth(k)
-        texts = queries_mapping(queries)
-        wanted = candidate_lists(texts, candidates, self.corpus)
-        lists: dict[str, dict[str, float]] = {}
-        with ScoreLog(log, self._settings()) if log is not None else nullcontext() as finished:
-            for query_id, passage_ids in wanted.items():
-                known = finished.scores(query_id, texts[query_id]) if finished is not None else {}
-                lists[query_id] = {id: known[id] for id in passage_ids if id in known}
-            open_pairs = {
-                query_id: [id for id in passage_ids if id not in lists[query_id]]
-                for query_id, passage_ids in wanted.items()
-            }
-            total = sum(map(len, open_pairs.values()))
-            with tqdm(total=total, desc="Cross-encoder", unit="pair", disable=not self.progress) as bar:
-                for chunk in _chunks(open_pairs, self.batch_size * _BATCHES_AT_ONCE):
-                    pairs = [(query_id, passage_id) for query_id in chunk for passage_id in open_pairs[query_id]]
-                    for (query_id, passage_id), score in zip(pairs, self._scores(texts, pairs, bar), strict=True):
-                        lists[query_id][passage_id] = score
-                    if finished is not None:
-                        for query_id in chunk:
-                            finished.add(query_id, texts[query_id], lists[query_id])
-        return Rankings(lists, name=self._name).top(k)
-
-    def _scores(self, texts: Mapping[str, str], pairs: list[tuple[str, str]], bar: Any) -> list[float]:
-        inputs: list[Any] = [
-            self._template(texts[query_id], self.corpus.get(passage_id)) for query_id, passage_id in pairs
+    def encode(self, pairs: Sequence[tuple[str, Passage]]) -> Sequence[_Input]:
+        """Token ids, and token types if the model has any."""
+        columns = list(zip(*(self._template(*pair) for pair in pairs), strict=True))
+        if self._passage_first:
+            columns.reverse()
+        encoded = self.tokenizer(
+            *map(list, columns), truncation=True, max_length=self.max_length, return_attention_mask=False
+        )
+        types: Any = encoded.get("token_type_ids") or [None] * len(pairs)
+        return [
+            _Input(np.array(ids, np.int32), None if of is None else np.array(of, np.int32))
+            for ids, of in zip(encoded["input_ids"], types, strict=True)
         ]
-        # Longest first: a batch has little padding, and too little memory shows at once.
-        order = sorted(range(len(inputs)), key=lambda i: -sum(map(len, inputs[i])))
-        scores = np.empty(len(inputs), dtype=np.float64)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            logits = self._logits([inputs[i] for i in batch])
-            scores[batch] = logits[:, 1] - logits[:, 0] if self.num_labels == 2 else logits.reshape(-1)
-            bar.update(len(batch))
-        for (query_id, passage_id), score in zip(pairs, scores, strict=True):
-            if not np.isfinite(score):
-                raise FloatingPointError(
-                    f"{self._name} gives the score {score} to query {query_id!r} and passage {passage_id!r}. "
-                    f"Its weights may be damaged, or {self._dtype} too narrow for it: try dtype='float32'."
-                )
-        return scores.tolist()
 
-    def _logits(self, batch: list[Any]) -> np.ndarray:
-        # (pairs,) or (pairs, labels) float32
-        if self._template.single is None:
-            return self.model.predict(batch, batch_size=len(batch), show_progress_bar=False)
-        # CrossEncoder.predict takes pairs alone: a single segment goes the way that it takes inside.
-        import torch
+    def length(self, encoded: _Input) -> int:
+        """Number of tokens of an input."""
+        return len(encoded.ids)
 
-        self.model.eval()
-        with torch.inference_mode():
-            features = self.model.preprocess([text for (text,) in batch])
-            features = {
-                name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in features.items()
-            }
-            return self.model(features)["scores"].float().cpu().numpy()
+    def score(self, batch: Sequence[_Input]) -> np.ndarray:
+        """The logit, or the difference of the two."""
+        inputs = {"input_ids": self._padded([one.ids for one in batch], self.tokenizer.pad_token_id)}
+        inputs["attention_mask"] = self._padded([np.ones(len(one.ids)) for one in batch], 0)
+        if batch[0].types is not None:
+            inputs["token_type_ids"] = self._padded(
+                [one.types for one in batch if one.types is not None], self.tokenizer.pad_token_type_id
+            )
+        logits = self._run(**inputs).logits.double().cpu().numpy()
+        return logits[:, 1] - logits[:, 0] if self.num_labels == 2 else logits[:, 0]
 
-    def _settings(self) -> dict[str, object]:
-        # What the scores depend on; a few weights of every layer tell a model that was trained further.
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
-        return {
-            "corpus": self.corpus.fingerprint,
-            "dtype": self._dtype,
-            "max_length": self.model.max_seq_length,
-            "query_template": self._template.query,
-            "passage_template": self._template.passage,
-            "template": self._template.single,
-            "weights": digest.hexdigest(),
-        }
+    def settings(self) -> Mapping[str, object]:
+        """What scores depend on beside query and passage; templates are in the content."""
+        segments = "one" if self._template.single is not None else "two"
+        return {**super().settings(), "segments": segments, "passage_first": self._passage_first}
 
 
-def _chunks(open_pairs: Mapping[str, list[str]], pairs: int) -> Iterator[list[str]]:
-    # Queries in groups of about so many pairs, queries with none left out.
-    chunk: list[str] = []
-    size = 0
-    for query_id, passage_ids in open_pairs.items():
-        if not passage_ids:
-            continue
-        chunk.append(query_id)
-        size += len(passage_ids)
-        if size >= pairs:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _load(
-    name: str, dtype: str, max_length: int | None, device: str | None, model_kwargs: Mapping[str, Any]
-) -> CrossEncoder:
-    try:
-        from sentence_transformers import CrossEncoder
-    except ImportError as error:
-        raise ImportError(
-            'CrossEncoderTeacher needs sentence-transformers: pip install "dgr-trainer[cross-encoder]".'
-        ) from error
-    import torch
-
-    arguments = dict(model_kwargs)
-    arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}
-    # By default a model with one label would be given a sigmoid.
-    return CrossEncoder(name, max_length=max_length, device=device, activation_fn=torch.nn.Identity(), **arguments)
+def _check_modules(name: str | os.PathLike[str]) -> None:
+    path = Path(name) / "modules.json"
+    if not path.is_file():
+        return
+    modules = json.loads(path.read_text(encoding="utf-8"))
+    if [module["type"].rpartition(".")[2] for module in modules] != ["Transformer"] or modules[0].get("path"):
+        names = ", ".join(module["type"].rpartition(".")[2] for module in modules)
+        raise ValueError(
+            f"{name} is made of the modules {names} of sentence-transformers, not of a sequence-classification model "
+            "alone. A language model that answers yes or no is CausalLMTeacher's; for others, give the loaded "
+            "CrossEncoder's predict to FunctionTeacher."
+        )

@@ -1,38 +1,25 @@
-import sys
+import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from teachers.reranker_models import save_cross_encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dgr_trainer.corpus import Corpus, Passage
 from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.cross_encoder import CrossEncoderTeacher
-
-pytest.importorskip("sentence_transformers", reason="needs the extra cross-encoder")
+from dgr_trainer.teachers.cross_encoder import SIMLM, CrossEncoderTeacher
 
 
 @pytest.fixture(scope="module")
-def make_model(plain_tokenizer, tmp_path_factory):
+def make_model(tmp_path_factory):
     """Saves a tiny random BERT with so many labels; returns its folder."""
     folders = {}
 
     def make(labels):
         if labels not in folders:
-            torch.manual_seed(labels)
-            config = BertConfig(
-                vocab_size=len(plain_tokenizer),
-                hidden_size=16,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=32,
-                max_position_embeddings=128,
-                num_labels=labels,
-                initializer_range=1.0,  # random scores that differ clearly
-                pad_token_id=plain_tokenizer.pad_token_id,
-            )
-            folders[labels] = tmp_path_factory.mktemp(f"labels{labels}")
-            BertForSequenceClassification(config).save_pretrained(folders[labels])
-            plain_tokenizer.save_pretrained(folders[labels])
+            folders[labels] = save_cross_encoder(tmp_path_factory.mktemp(f"labels{labels}"), labels)
         return folders[labels]
 
     return make
@@ -57,7 +44,7 @@ def scores_of(rankings):
 
 @pytest.mark.parametrize("labels", [1, 2])
 def test_scores_are_the_raw_logits_of_each_pair(make_model, plain_tokenizer, corpus, queries, candidates, labels):
-    teacher = CrossEncoderTeacher(make_model(labels), corpus, batch_size=5, progress=False)
+    teacher = CrossEncoderTeacher(make_model(labels), corpus, batch_tokens=300, progress=False)
     found = scores_of(teacher.rank(queries, candidates))
     texts = dict(zip(queries["query_id"], queries["query"], strict=True))
     for query_id in list(found)[:4]:
@@ -85,7 +72,9 @@ def test_templates_make_the_input(make_model, plain_tokenizer, corpus):
 def test_batches_and_the_order_of_candidates_do_not_change_scores(make_model, corpus, queries, candidates):
     whole = scores_of(CrossEncoderTeacher(make_model(2), corpus, progress=False).rank(queries, candidates))
     turned = Rankings({id: dict(reversed(scores_of(candidates)[id].items())) for id in reversed(list(candidates))})
-    single = scores_of(CrossEncoderTeacher(make_model(2), corpus, batch_size=1, progress=False).rank(queries, turned))
+    single = scores_of(
+        CrossEncoderTeacher(make_model(2), corpus, batch_tokens=1, progress=False).rank(queries, turned)
+    )
     for query_id in whole:
         assert single[query_id] == pytest.approx(whole[query_id], rel=1e-4, abs=1e-4)
 
@@ -112,47 +101,58 @@ def test_max_length_cuts_the_input(make_model, plain_tokenizer, corpus):
         CrossEncoderTeacher(make_model(1), corpus, max_length=129)
 
 
-def test_k_cuts_and_queries_without_candidates_get_an_empty_list(make_model, corpus, queries, candidates):
+def test_the_passage_may_come_first(make_model, plain_tokenizer, corpus):
+    teacher = CrossEncoderTeacher(
+        make_model(1), corpus, passage_template="{title}", passage_first=True, progress=False
+    )
+    score = scores_of(teacher.rank({"q": "two wheels"}, Rankings({"q": {"p09": 0.0}})))["q"]["p09"]
+    expected = one_at_a_time(make_model(1), plain_tokenizer, ("Bicycle", "two wheels")).item()
+    assert score == pytest.approx(expected, rel=1e-4)
+
+
+def test_simlm_reads_title_and_text_or_a_dash(make_model, plain_tokenizer):
+    corpus = Corpus.from_passages([Passage("a", "Nile", "a river"), Passage("b", "", "a river " * 200)])
+    teacher = CrossEncoderTeacher(make_model(1), corpus, **{**SIMLM, "max_length": 100}, progress=False)
+    assert SIMLM["max_length"] == 192
+    found = scores_of(teacher.rank({"q": "water"}, Rankings({"q": {"a": 0.0, "b": 0.0}})))["q"]
+    model = AutoModelForSequenceClassification.from_pretrained(make_model(1)).eval()
+    for passage_id, second in (("a", "Nile: a river"), ("b", "-: " + "a river " * 200)):
+        inputs = plain_tokenizer("water", second, truncation=True, max_length=100, return_tensors="pt")
+        assert found[passage_id] == pytest.approx(model(**inputs).logits.item(), rel=1e-4)
+
+
+def test_scores_are_those_of_sentence_transformers(make_model, corpus, queries, candidates):
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="needs the extra sentence-transformers"
+    )
+    found = scores_of(CrossEncoderTeacher(make_model(1), corpus, progress=False).rank(queries, candidates))
+    theirs = sentence_transformers.CrossEncoder(str(make_model(1)), activation_fn=torch.nn.Identity(), device="cpu")
+    texts = dict(zip(queries["query_id"], queries["query"], strict=True))
+    names = [(query_id, passage_id) for query_id in found for passage_id in found[query_id]]
+    pairs = [(texts[q], f"{corpus.get(p).title}: {corpus.get(p).text}") for q, p in names]
+    expected = theirs.predict(pairs, show_progress_bar=False)
+    assert np.allclose([found[q][p] for q, p in names], expected, atol=1e-3)
+
+
+def test_a_cache_is_of_one_model(make_model, corpus, queries, candidates, tmp_path, monkeypatch):
     teacher = CrossEncoderTeacher(make_model(1), corpus, progress=False)
-    asked = {"q01": "mountain", "other": "nothing"}
-    full, cut = teacher.rank(asked, candidates), teacher.rank(asked, candidates, k=2)
-    assert cut["q01"].passage_ids == full["q01"].passage_ids[:2]
-    assert cut["other"].passage_ids == ()
-
-
-def test_a_log_goes_on_where_it_stopped(make_model, corpus, queries, candidates, tmp_path, monkeypatch):
-    monkeypatch.setattr("dgr_trainer.teachers.cross_encoder._BATCHES_AT_ONCE", 1)
-    teacher = CrossEncoderTeacher(make_model(1), corpus, batch_size=12, progress=False)
-    expected = teacher.rank(queries, candidates)
-    predict, calls = teacher.model.predict, []
-
-    def failing(inputs, **options):
-        calls.append(len(inputs))
-        if sum(calls) == 36:
-            raise KeyboardInterrupt
-        return predict(inputs, **options)
-
-    monkeypatch.setattr(teacher.model, "predict", failing)
-    with pytest.raises(KeyboardInterrupt):
-        teacher.rank(queries, candidates, log=tmp_path / "scores.jsonl")
-    assert calls == [12, 12, 12]
-    assert teacher.rank(queries, candidates, log=tmp_path / "scores.jsonl") == expected
-    assert sum(calls) == 36 + 48
-    assert teacher.rank(queries, candidates, log=tmp_path / "scores.jsonl") == expected
-    assert sum(calls) == 36 + 48
-    wider = Rankings({"q01": {**scores_of(candidates)["q01"], "p24": 0.0}})
-    assert len(teacher.rank({"q01": queries["query"][0]}, wider, log=tmp_path / "scores.jsonl")["q01"].scores) == 7
-    assert sum(calls) == 36 + 48 + 1
-
-
-def test_a_log_of_another_model_is_refused(make_model, corpus, candidates, tmp_path):
-    query, path = {"q01": "mountain"}, tmp_path / "scores.jsonl"
-    CrossEncoderTeacher(make_model(1), corpus, progress=False).rank(query, candidates, log=path)
-    with pytest.raises(ValueError, match="were made with weights="):
-        CrossEncoderTeacher(make_model(2), corpus, progress=False).rank(query, candidates, log=path)
-    with pytest.raises(ValueError, match="were made with passage_template='{passage}', but now it is '{text}'"):
-        teacher = CrossEncoderTeacher(make_model(1), corpus, passage_template="{text}", progress=False)
-        teacher.rank(query, candidates, log=path)
+    expected = teacher.rank(queries, candidates, cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "score", None)
+        assert teacher.rank(queries, candidates, cache=tmp_path) == expected
+    for other in (
+        CrossEncoderTeacher(make_model(2), corpus, progress=False),
+        CrossEncoderTeacher(make_model(1), corpus, max_length=20, progress=False),
+        CrossEncoderTeacher(make_model(1), corpus, dtype="bfloat16", progress=False),
+        CrossEncoderTeacher(make_model(1), corpus, passage_first=True, progress=False),
+        CrossEncoderTeacher(make_model(1), corpus, passage_template="{text}", progress=False),
+        CrossEncoderTeacher(make_model(1), corpus, template="{query} {passage}", progress=False),
+    ):
+        assert other.rank(queries, candidates, cache=tmp_path) == other.rank(queries, candidates) != expected
+    with torch.no_grad():
+        list(teacher.model.parameters())[-1].add_(1.0)
+    shifted = teacher.rank(queries, candidates, cache=tmp_path)
+    assert shifted["q01"].scores == pytest.approx(expected["q01"].scores + 1, abs=1e-5)
 
 
 def test_a_score_that_is_no_number_is_refused_with_its_pair(make_model, corpus, candidates):
@@ -161,6 +161,50 @@ def test_a_score_that_is_no_number_is_refused_with_its_pair(make_model, corpus, 
         next(teacher.model.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="the score nan to query 'q01' and passage 'p0.'"):
         teacher.rank({"q01": "mountain"}, candidates)
+
+
+def test_too_little_memory_is_explained(make_model, corpus, candidates, monkeypatch):
+    teacher = CrossEncoderTeacher(make_model(1), corpus, progress=False)
+
+    def full(**inputs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(teacher, "_forward", full)
+    with pytest.raises(
+        MemoryError, match=r"a batch of 6 inputs of \d+ tokens on cpu. Give a smaller batch_tokens than 2048"
+    ):
+        teacher.rank({"q01": "mountain"}, candidates)
+
+
+@pytest.mark.slow
+def test_compiled_models_score_the_same(make_model, corpus, queries, candidates):
+    plain = scores_of(CrossEncoderTeacher(make_model(1), corpus, progress=False).rank(queries, candidates))
+    teacher = CrossEncoderTeacher(make_model(1), corpus, compile=True, progress=False)
+    compiled = scores_of(teacher.rank(queries, candidates))
+    for query_id in plain:
+        assert compiled[query_id] == pytest.approx(plain[query_id], rel=1e-3, abs=1e-3)
+
+
+def test_folders_of_sentence_transformers(make_model, corpus, candidates, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_model(1), folder)
+    whole = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([whole]))
+    assert len(CrossEncoderTeacher(folder, corpus, progress=False).rank({"q01": "x"}, candidates)["q01"].scores) == 6
+    second = {"idx": 1, "name": "1", "path": "1_LogitScore", "type": "sentence_transformers.x.LogitScore"}
+    (folder / "modules.json").write_text(json.dumps([whole, second]))
+    with pytest.raises(ValueError, match="is made of the modules Transformer, LogitScore of sentence-transformers"):
+        CrossEncoderTeacher(folder, corpus)
+
+
+def test_a_tokenizer_without_padding_is_refused(make_model, corpus, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_model(1), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="The tokenizer of .* has no padding token"):
+        CrossEncoderTeacher(folder, corpus)
 
 
 def test_more_labels_are_refused(make_model, corpus):
@@ -172,7 +216,7 @@ def test_more_labels_are_refused(make_model, corpus):
     ("options", "message"),
     [
         ({"dtype": "int8"}, "dtype is 'int8', but the model can be loaded as one of"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"template": "{query}"}, "has no {passage} or {title} or {text}"),
     ],
 )
@@ -184,9 +228,3 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(corpus, options, me
 def test_candidates_are_needed(make_model, corpus):
     with pytest.raises(TypeError, match="a teacher ranks the passages of a Rankings"):
         CrossEncoderTeacher(make_model(1), corpus, progress=False).rank({"q": "water"}, None)
-
-
-def test_missing_sentence_transformers_names_the_extra(corpus, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ImportError, match=r'pip install "dgr-trainer\[cross-encoder\]"'):
-        CrossEncoderTeacher("any/model", corpus)

@@ -1,0 +1,150 @@
+"""The resumable scorer, killed: at random moments by the system, and in the middle of a write."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+from teachers.reranker_models import save_cross_encoder
+
+from dgr_trainer.rankings import Rankings
+
+# Loads everything once, then forks a worker for every round; whoever survives writes its rankings. With a budget of
+# bytes, a worker dies in the middle of the write that would go beyond it.
+_ROUNDS = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+import torch
+
+torch.set_num_threads(1)
+from dgr_trainer import Corpus, CrossEncoderTeacher, Rankings, read_queries
+from dgr_trainer.teachers import pair_scoring, score_store
+
+folder, model, rounds = Path(sys.argv[1]), sys.argv[2], json.load(open(sys.argv[3]))
+pair_scoring._PAIRS_A_CHUNK = 25
+corpus = Corpus.read(folder / "corpus.jsonl")
+queries, candidates = read_queries(folder / "queries.tsv"), Rankings.from_trec(folder / "candidates.trec")
+teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, progress=False)
+
+
+def limited(budget):
+    write = os.write
+
+    def cut(descriptor, data):
+        nonlocal budget
+        part = data[: max(0, budget)]
+        budget -= len(data)
+        written = write(descriptor, part)
+        if budget <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+    os.write = cut
+
+
+def worker(cache, output, budget):
+    if budget is not None:
+        limited(budget)
+    score = teacher.score
+    log = open(folder / "scored.log", "ab", buffering=0)
+
+    def counted(batch):
+        scores = score(batch)
+        time.sleep(0.004)  # Slow enough to be killed in between.
+        log.write(b"%d\\n" % len(batch))
+        return scores
+
+    teacher.score = counted
+    rankings = teacher.rank(queries, candidates, cache=cache)
+    rankings.to_jsonl(folder / output)
+
+
+for cache, output, budget, seconds in rounds:
+    child = os.fork()
+    if child == 0:
+        try:
+            worker(folder / cache, output, budget)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, passages, queries):
+    folder = tmp_path_factory.mktemp("work")
+    rows = [json.dumps({"id": p.id, "title": p.title, "text": p.text}) + "\n" for p in passages]
+    (folder / "corpus.jsonl").write_text("".join(rows))
+    lines = [f"{id}\t{query}\n" for id, query in zip(queries["query_id"], queries["query"], strict=True)]
+    (folder / "queries.tsv").write_text("".join(lines))
+    Rankings({id: {p.id: 0.0 for p in passages} for id in queries["query_id"]}).to_trec(folder / "candidates.trec")
+    save_cross_encoder(folder / "model")
+    return folder
+
+
+def run(folder, rounds):
+    """Runs the rounds; returns the exit code of each worker."""
+    (folder / "rounds.json").write_text(json.dumps(rounds))
+    arguments = [sys.executable, "-c", _ROUNDS, str(folder), str(folder / "model"), str(folder / "rounds.json")]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [int(line) for line in done.stdout.split()]
+
+
+def scored(folder):
+    log = folder / "scored.log"
+    counts = [int(line) for line in log.read_text().split()]
+    log.unlink()
+    return counts
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_killed_twenty_times_the_result_is_the_same(work):
+    """Whatever is killed when, each pair is kept once, and the rankings are the same to the last bit."""
+    pairs, record, head = 12 * 24, 24, 12
+    generator = random.Random(5)
+    kills = [("moments", "none.jsonl", None, generator.uniform(0.01, 0.12)) for _ in range(10)]
+    # Together they stay below what there is to write, so that none of them gets through.
+    writes = [("writes", "none.jsonl", generator.randrange(1, pairs * record // 10), None) for _ in range(10)]
+    last = [(name, f"{name}.jsonl", None, None) for name in ("whole", "moments", "writes")]
+    codes = run(work, [last[0], *kills, last[1], *writes, last[2]])
+    assert codes[0] == codes[11] == codes[22] == 0
+    assert codes[12:22] == [-signal.SIGKILL] * 10
+    assert codes[1:11].count(-signal.SIGKILL) >= 5
+    for name in ("whole", "moments", "writes"):
+        assert (work / f"{name}.jsonl").read_bytes() == (work / "whole.jsonl").read_bytes()
+        (kept,) = (work / name).glob("*/*.scores")
+        assert kept.name == "merged.scores" and kept.stat().st_size == pairs * record + head
+    # A batch whose write was cut is scored again, and nothing else: at most one batch a kill.
+    batches = scored(work)
+    assert 0 <= sum(batches) - 3 * pairs <= 20 * max(batches)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_shards_of_workers_at_the_same_time_are_put_together(work):
+    """Two jobs on one cache: neither loses what it wrote, whoever merges first."""
+    rounds = work / "rounds.json"
+    rounds.write_text(json.dumps([("shared", "first.jsonl", None, None)]))
+    arguments = [sys.executable, "-c", _ROUNDS, str(work), str(work / "model"), str(rounds)]
+    jobs = [
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) for _ in "ab"
+    ]
+    assert [job.communicate(timeout=300)[0] for job in jobs] == [b"0\n", b"0\n"]
+    scored(work)
+    codes = run(work, [("shared", "third.jsonl", None, None), ("alone", "fourth.jsonl", None, None)])
+    assert codes == [0, 0] and sum(scored(work)) == 12 * 24  # Those of "alone" only.
+    assert (work / "third.jsonl").read_bytes() == (work / "fourth.jsonl").read_bytes()

@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.rankings import Rankings
+from dgr_trainer.teachers import pair_scoring
+from dgr_trainer.teachers.pair_scoring import plan_batches
+from dgr_trainer.teachers.pair_teacher import PairTeacher
+from dgr_trainer.teachers.processes import Processes
+
+
+class Counting(PairTeacher):
+    """Scores depend on what else is in the batch, as padding and kernels make them; and every batch is recorded."""
+
+    def __init__(self, corpus, version=0, processes=None):
+        super().__init__("counting", corpus, 40, False, processes or Processes())
+        self.version, self.batches = version, []
+
+    def content(self, query, passage):
+        return query.encode(), passage.text.encode()
+
+    def encode(self, pairs):
+        return [f"{query} {passage.text}" for query, passage in pairs]
+
+    def score(self, batch):
+        self.batches.append(batch)
+        longest = max(map(len, batch))
+        return np.array([hash((one, self.version)) % 1000 + longest / 7 for one in batch])
+
+    def settings(self):
+        return {"version": self.version}
+
+    @property
+    def scored(self):
+        return [one for batch in self.batches for one in batch]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(pair_scoring, "_PAIRS_A_CHUNK", 7)
+    corpus = Corpus.from_passages([Passage(f"p{i}", text="word " * (i % 5 + 1) + str(i)) for i in range(12)])
+    queries = {f"q{i}": f"query {i}" for i in range(4)}
+    candidates = Rankings({q: {f"p{(i + j) % 12}": 0.0 for j in range(6)} for i, q in enumerate(queries)})
+    return corpus, queries, candidates
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 80))
+def test_batches_hold_every_input_once_within_the_budget(lengths, budget):
+    batches = list(plan_batches(np.array(lengths, dtype=np.int64), budget))
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(1, max(lengths[row] for row in batch)) <= budget
+    in_order = [lengths[row] for batch in batches for row in batch]
+    assert in_order == sorted(lengths, reverse=True)
+
+
+def test_the_order_of_queries_and_candidates_does_not_matter(small):
+    corpus, queries, candidates = small
+    expected = Counting(corpus).rank(queries, candidates)
+    turned = Rankings({q: dict(reversed(list(zip(*candidates[q], strict=True)))) for q in reversed(list(candidates))})
+    again = Counting(corpus).rank(dict(reversed(queries.items())), turned)
+    assert list(again) == list(reversed(list(expected))) and again == expected
+    assert list(expected) == list(queries)
+
+
+def test_the_same_content_is_scored_once(small):
+    _, queries, _ = small
+    corpus = Corpus.from_passages([Passage(f"p{i}", text="all the same") for i in range(5)])
+    teacher = Counting(corpus)
+    ranked = teacher.rank({"a": "q", "b": "q"}, Rankings({q: {f"p{i}": 0.0 for i in range(5)} for q in "ab"}))
+    assert teacher.scored == ["q all the same"]
+    assert len({score for q in "ab" for score in ranked[q].scores}) == 1
+
+
+def test_a_cache_is_by_content(small, tmp_path):
+    corpus, queries, candidates = small
+    first = Counting(corpus)
+    expected = first.rank(queries, candidates, cache=tmp_path)
+    again = Counting(corpus)
+    assert again.rank(queries, candidates, cache=tmp_path) == expected and not again.scored
+    # Other ids, another corpus, the same texts: nothing is scored.
+    renamed = Corpus.from_passages([Passage(f"x{p.id}", text=p.text) for p in corpus])
+    moved = Rankings({f"x{q}": {f"x{p}": 0.0 for p in candidates[q].passage_ids} for q in candidates})
+    other = Counting(renamed)
+    found = other.rank({f"x{q}": text for q, text in queries.items()}, moved, cache=tmp_path)
+    assert not other.scored
+    assert found["xq0"].scores.tolist() == expected["q0"].scores.tolist()
+    # Another text or another model is scored.
+    changed = Counting(corpus)
+    changed.rank({**queries, "q0": "another query"}, candidates, cache=tmp_path)
+    assert len(changed.scored) == 6 and all(one.startswith("another query") for one in changed.scored)
+    newer = Counting(corpus, version=1)
+    newer.rank(queries, candidates, cache=tmp_path)
+    assert len(newer.scored) == 24
+
+
+@pytest.mark.parametrize("fails_at", range(12))
+def test_nothing_is_scored_twice_after_an_interruption(small, tmp_path, fails_at):
+    corpus, queries, candidates = small
+    expected = Counting(corpus).rank(queries, candidates)
+    teacher = Counting(corpus)
+    score, calls = teacher.score, []
+
+    def failing(batch):
+        calls.append(batch)
+        if len(calls) == fails_at + 1:
+            raise KeyboardInterrupt
+        return score(batch)
+
+    teacher.score = failing
+    with pytest.raises(KeyboardInterrupt):
+        teacher.rank(queries, candidates, cache=tmp_path)
+    assert teacher.rank(queries, candidates, cache=tmp_path) == expected
+    assert sorted(teacher.scored) == sorted(set(teacher.scored)) and len(teacher.scored) == 24
+    assert len(list(tmp_path.glob("*/*.scores"))) == 1
+
+
+def test_the_number_of_processes_does_not_matter(small, tmp_path):
+    corpus, queries, candidates = small
+    expected = Counting(corpus).rank(queries, candidates)
+    for count in (2, 3):
+        teachers = []
+        for index in range(count):
+            processes = Processes()
+            processes.count, processes.index = count, index
+            teachers.append(Counting(corpus, processes=processes))
+            # Alone, a process knows its own scores only; the others are missing.
+            with pytest.raises(ValueError, match="is nan"):
+                teachers[-1].rank(queries, candidates, cache=tmp_path / str((count, index)))
+        scored = [one for teacher in teachers for one in teacher.scored]
+        assert sorted(scored) == sorted(set(scored)) and len(scored) == 24
+        assert all(teacher.scored for teacher in teachers)
+        # Their scores together are those of one.
+        together = tmp_path / f"together{count}"
+        for index in range(count):
+            for folder in (tmp_path / str((count, index))).iterdir():
+                target = together / folder.name
+                target.mkdir(parents=True, exist_ok=True)
+                (target / "settings.json").write_bytes((folder / "settings.json").read_bytes())
+                for number, shard in enumerate(folder.glob("*.scores")):
+                    (target / f"{index}-{number}.scores").write_bytes(shard.read_bytes())
+        last = Counting(corpus)
+        assert last.rank(queries, candidates, cache=together) == expected and not last.scored
+
+
+def test_a_score_that_is_no_number_is_refused_with_its_pair(small, tmp_path):
+    corpus, queries, candidates = small
+    teacher = Counting(corpus)
+    teacher.score = lambda batch: np.full(len(batch), np.inf)
+    with pytest.raises(FloatingPointError, match="counting gives the score inf to query 'q0' and passage 'p"):
+        teacher.rank(queries, candidates, cache=tmp_path)
+    assert not list(tmp_path.glob("*/*.scores"))
+
+
+def test_k_cuts_and_queries_without_candidates_get_an_empty_list(small):
+    corpus, queries, candidates = small
+    full = Counting(corpus).rank({**queries, "other": "nothing"}, candidates)
+    cut = Counting(corpus).rank({**queries, "other": "nothing"}, candidates, k=2)
+    assert cut["q0"].passage_ids == full["q0"].passage_ids[:2] and full.name == "counting"
+    assert cut["other"].passage_ids == ()
+    with pytest.raises(TypeError, match="a teacher ranks the passages of a Rankings"):
+        Counting(corpus).rank(queries, None)
