@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dgr_trainer.index import search
+from dgr_trainer.index import search, walks
 from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.threads import in_threads, number_of_threads
@@ -158,7 +158,7 @@ def _locate_in(
     index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts, arrays.end_passages)
 
     def part(start: int, stop: int) -> None:
-        search.locate_rows(*index, segment.first_end, rows, lengths, passages, offsets, start, stop)
+        walks.locate_rows(*index, segment.first_end, rows, lengths, passages, offsets, start, stop)
 
     _in_parts(part, len(rows), len(rows) * SAMPLE_RATE // 2)
     return segment.remaining_numbers(passages), offsets
@@ -196,7 +196,7 @@ def _extract_from(
     index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows, arrays.first_rows)
 
     def part(start: int, stop: int) -> None:
-        search.read_passages(*index, passages, starts, sizes, tokens, start, stop)
+        walks.read_passages(*index, passages, starts, sizes, tokens, start, stop)
 
     _in_parts(part, len(passages), int(sizes.sum()), sizes)
 

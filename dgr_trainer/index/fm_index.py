@@ -316,7 +316,7 @@ class FMIndex(IndexQueries):
 
     # What is in it
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """Number of tokens of the passages, with a separator for each."""
         return int(self.token_counts.sum())

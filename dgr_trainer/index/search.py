@@ -16,7 +16,6 @@ from dgr_trainer.index.wavelet_matrix import (
     distinct_symbols,
     extend_range,
     next_row,
-    next_row_and_symbol,
 )
 
 # Levels of the wavelet matrix whose nodes are kept while a range is extended by many tokens.
@@ -246,83 +245,6 @@ def merge_continuations(
                 used += 1
         out_offsets[index + 1] = used
     return out_offsets, out_tokens[:used], out_counts[:used]
-
-
-@compiled
-def locate_rows(
-    blocks: np.ndarray,
-    levels: np.ndarray,
-    marks: np.ndarray,
-    samples: np.ndarray,
-    passage_starts: np.ndarray,
-    end_passages: np.ndarray,
-    first_end: int,
-    rows: np.ndarray,
-    lengths: np.ndarray,
-    passages: np.ndarray,
-    offsets: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
-    """Where the occurrences of patterns start, given their rows and the patterns' lengths.
-
-    From a row the text is followed to the next place that is kept, or to the end of the passage.
-    """
-    for index in range(start, stop):
-        row = rows[index]
-        steps = np.int64(0)
-        while True:
-            if first_end <= row < first_end + len(end_passages):
-                passage = np.int64(end_passages[row - first_end])
-                place = passage_starts[passage + 1] - 1
-                break
-            sample, marked = rank_and_bit(marks, 0, row)
-            if marked:
-                place = np.int64(samples[sample])
-                passage, right = np.int64(0), np.int64(len(end_passages))
-                while right - passage > 1:
-                    middle = (passage + right) // 2
-                    if passage_starts[middle] <= place:
-                        passage = middle
-                    else:
-                        right = middle
-                break
-            row = next_row(blocks, levels, row)
-            steps += 1
-        passages[index] = passage
-        offsets[index] = place - steps - lengths[index] + 1 - passage_starts[passage]
-
-
-@compiled
-def read_passages(
-    blocks: np.ndarray,
-    levels: np.ndarray,
-    symbols: np.ndarray,
-    symbol_rows: np.ndarray,
-    first_rows: np.ndarray,
-    passages: np.ndarray,
-    starts: np.ndarray,
-    sizes: np.ndarray,
-    tokens: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
-    """Write the tokens of passages, without separators, each from its place in `starts` on."""
-    for index in range(start, stop):
-        if sizes[index] == 0:
-            continue
-        row = np.int64(first_rows[passages[index]])
-        low, high = 0, len(symbols)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if symbol_rows[middle] <= row:
-                low = middle
-            else:
-                high = middle
-        tokens[starts[index]] = symbols[low]
-        for place in range(starts[index] + 1, starts[index] + sizes[index]):
-            row, symbol = next_row_and_symbol(blocks, levels, row)
-            tokens[place] = symbols[symbol]
 
 
 @compiled

@@ -28,7 +28,7 @@ class Text(NamedTuple):
 
 
 def read_texts(
-    sequences: Iterable[Sequence[int]] | Iterable[np.ndarray],
+    sequences: Iterable[Sequence[int] | np.ndarray],
     passage_ids: Iterable[str],
     vocab_size: int,
     separator: int,
@@ -57,7 +57,7 @@ def read_texts(
     with tqdm(total=total, desc="Reading passages", unit=" passages", disable=not progress) as bar:
         while chunk := list(islice(iterator, _CHUNK)):
             lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
-            tokens = np.array(list(chain.from_iterable(chunk))) if lengths.any() else np.empty(0, np.int64)
+            tokens = _flat(chunk) if lengths.any() else np.empty(0, np.int64)
             _check_tokens(tokens, lengths, done, vocab_size, separator)
             ends = np.cumsum(lengths + 1) - 1
             text = np.empty(len(tokens) + len(chunk), dtype)
@@ -88,6 +88,13 @@ def read_texts(
     if not done:
         raise ValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
     yield _joined(waiting, names)
+
+
+def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """The tokens of sequences, one after another."""
+    if all(isinstance(sequence, np.ndarray) for sequence in sequences):
+        return np.concatenate([sequence for sequence in sequences if len(sequence)])
+    return np.array(list(chain.from_iterable(sequences)))
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]], names: list[str]) -> Text:

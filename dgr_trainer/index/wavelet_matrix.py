@@ -233,22 +233,6 @@ def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
 
 
 @compiled
-def next_row_and_symbol(blocks: np.ndarray, levels: np.ndarray, row: int) -> tuple[int, int]:
-    """As `next_row`, with the element's symbol."""
-    level, node = 0, 0
-    while row < levels[level, SIZE]:
-        ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
-        if bit:
-            row, node = levels[level, ZEROS] + ones, levels[level, NODES] + node
-        else:
-            row -= ones
-        level += 1
-    return levels[level, FIRST_ROW] + row - levels[level, SIZE], levels[level, FIRST_SYMBOL] + node - levels[
-        level, NODES
-    ]
-
-
-@compiled
 def child_range(
     blocks: np.ndarray, levels: np.ndarray, level: int, code: np.uint64, low: int, high: int
 ) -> tuple[int, int]:

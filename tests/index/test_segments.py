@@ -267,7 +267,12 @@ def build_new(folder):
 
 @pytest.mark.parametrize(
     ("change", "old", "new"),
-    [(add_and_remove, OLD, NEW), (compact, NEW, NEW), (build_new, OLD, NEW), (build_new, None, NEW)],
+    [
+        (add_and_remove, OLD, NEW),
+        (build_new, None, NEW),
+        pytest.param(compact, NEW, NEW, marks=pytest.mark.slow),
+        pytest.param(build_new, OLD, NEW, marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, change, old, new):
     context = multiprocessing.get_context("fork")
