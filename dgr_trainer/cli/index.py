@@ -1,17 +1,33 @@
-"""`dgr index`: corpus to FM-index."""
+"""`dgr index`: corpus to FM-index, and passages into and out of one that is there."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from argparse import Namespace
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.atomic import atomic_folder
-from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.parsing import CommandParser, UsageError
 from dgr_trainer.cli.paths import input_path, model_name, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
-from dgr_trainer.cli.sources import INDEX_MARKER, SETTINGS_FILE, load_tokenizer, make_identifiers, read_corpus
+from dgr_trainer.cli.sources import (
+    INDEX_MARKER,
+    SETTINGS_FILE,
+    load_tokenizer,
+    make_identifiers,
+    needed_index,
+    read_corpus,
+)
+from dgr_trainer.lines import numbered_lines
+
+if TYPE_CHECKING:
+    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.index import FMIndex
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +36,6 @@ logger = logging.getLogger(__name__)
 class IndexOptions:
     """Options of `dgr index`."""
 
-    model: str = field(
-        metadata={"metavar": "MODEL", "help": "The student whose tokenizer is used: a folder, or a name on the hub."}
-    )
     output: str = field(metadata={"metavar": "PATH", "help": "Folder to write the index to."})
     pseudo_queries: list[str] | None = field(
         default=None,
@@ -30,6 +43,30 @@ class IndexOptions:
             "metavar": "PATH",
             "help": "Files of pseudo-queries: of `dgr pseudo_queries`, docTTTTTquery, InPars, or a pickle of lists by "
             "passage id, which is read as data. In place of those in the corpus.",
+        },
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "MODEL",
+            "help": "The student whose tokenizer is used: a folder, or a name on the hub. With --add by default the "
+            "one that the index was made with.",
+        },
+    )
+    add: bool = field(default=False, metadata={"help": "Add the passages of CORPUS to the index at --output."})
+    remove: str | None = field(
+        default=None,
+        metadata={"metavar": "FILE", "help": "Remove passages from the index at --output: a file of ids, one a line."},
+    )
+    compact: bool = field(
+        default=False, metadata={"help": "Index what the index at --output holds anew, in one piece."}
+    )
+    segment_tokens: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "Index in segments of at most so many tokens, which takes less memory. If it is interrupted, the "
+            "same command goes on after the last segment.",
         },
     )
     save_corpus: bool = field(
@@ -44,13 +81,16 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [IndexOptions, IdentifierOptions],
         command="index",
-        description="Index a corpus, so that a model can generate what occurs in it.",
-        usage="CORPUS --model MODEL --output DIR [options]",
-        example="  dgr index corpus.jsonl --model facebook/bart-base --output index",
+        description="Index a corpus, so that a model can generate what occurs in it; or change an index: remove "
+        "passages, add those of a corpus, and compact it, in this order.",
+        usage="[CORPUS] --output DIR [--model MODEL] [options]",
+        example="  dgr index corpus.jsonl --model facebook/bart-base --output index\n"
+        "  dgr index news.jsonl --output index --add --remove outdated.txt",
     )
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
+        nargs="?",
         help="JSON Lines (id, title, text, pseudo_queries, docid), TSV (MS MARCO's, DPR's), Parquet, a BEIR folder, "
         "KILT's knowledge source, or a saved corpus; files may be compressed (.gz, .zst).",
     )
@@ -59,28 +99,96 @@ def make_parser() -> CommandParser:
 
 def run(options: IndexOptions, identifier_options: IdentifierOptions, positionals: Namespace) -> None:
     """Run `dgr index`."""
+    if options.add or options.remove is not None or options.compact:
+        _change(options, identifier_options, positionals.corpus)
+        return
+    if positionals.corpus is None or options.model is None:
+        missing = "CORPUS" if positionals.corpus is None else "--model"
+        raise UsageError(f"the following arguments are required: {missing}. `dgr index --help` lists the options.")
     output = output_folder("--output", options.output, INDEX_MARKER, options.overwrite)
     model = model_name("--model", options.model)
     from dgr_trainer.identifiers import IdentifierSettings
 
     settings = IdentifierSettings(**identifier_options.given())
-    files = [input_path("--pseudo_queries", path, folder=False) for path in options.pseudo_queries or ()]
-    corpus = read_corpus("CORPUS", positionals.corpus)
-    if files:
-        from dgr_trainer.pseudo_queries import read_pseudo_queries
-
-        corpus = corpus.with_pseudo_queries(read_pseudo_queries(files, corpus.ids))
+    corpus = _passages(options, positionals.corpus)
     identifiers = make_identifiers(load_tokenizer(model), settings)
 
     from dgr_trainer.index import FMIndex
 
-    index = FMIndex.from_corpus(corpus, identifiers)
+    beside = output.with_name(f".{output.name}.segments") if options.segment_tokens is not None else None
+    index = FMIndex.from_corpus(corpus, identifiers, folder=beside, segment_tokens=options.segment_tokens)
+    description = {"model": options.model, "identifiers": settings.to_dict()}
+    _write(output, index, corpus if options.save_corpus else None, description)
+    if beside is not None:
+        shutil.rmtree(beside)
+
+
+def _passages(options: IndexOptions, path: str) -> Corpus:
+    """The corpus to index, with the pseudo-queries of the files that were named."""
+    files = [input_path("--pseudo_queries", file, folder=False) for file in options.pseudo_queries or ()]
+    corpus = read_corpus("CORPUS", path)
+    if not files:
+        return corpus
+    from dgr_trainer.pseudo_queries import read_pseudo_queries
+
+    return corpus.with_pseudo_queries(read_pseudo_queries(files, corpus.ids))
+
+
+def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus_path: str | None) -> None:
+    """Remove, add and compact."""
+    if options.add != (corpus_path is not None):
+        raise UsageError(
+            "--add takes a CORPUS, whose passages are added."
+            if options.add
+            else "a CORPUS is given, but an index that is there is changed. Give --add to add its passages."
+        )
+    if options.pseudo_queries and not options.add:
+        raise UsageError("--pseudo_queries are those of passages to index: give a CORPUS, and --add to add it.")
+    if options.overwrite or options.segment_tokens is not None:
+        raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of one that is there.")
+    found = needed_index("--output", options.output)
+    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.index import FMIndex
+
+    index = FMIndex.load(found.path)
+    corpus = None if found.corpus is None else Corpus.load_from_disk(found.corpus)
+    added: Corpus | None = None
+    if options.remove is not None:
+        file = input_path("--remove", options.remove, folder=False)
+        index = index.remove([line.strip() for _, line in numbered_lines(file)])
+    remaining = index.passage_ids
+    if corpus_path is not None:
+        model = options.model or found.description.get("model")
+        if model is None:
+            raise UsageError("--add needs --model: the index does not say with which it was made.")
+        identifiers = make_identifiers(
+            load_tokenizer(model_name("--model", model)), found.settings(identifier_options)
+        )
+        added = _passages(options, corpus_path)
+        index = index.add_corpus(added, identifiers)
+    if options.compact:
+        index = index.compact()
+    if corpus is None:
+        index.save(found.path)
+        _report(index, found.path)
+        return
+    kept = (passage for passage in corpus if passage.id in remaining)
+    changed = Corpus.from_passages(chain(kept, added if added is not None else ()))
+    _write(found.path, index, changed, found.description)
+
+
+def _write(output: Path, index: FMIndex, corpus: Corpus | None, description: dict[str, Any]) -> None:
+    """Write an index with its corpus, which take the place of what is there together."""
     with atomic_folder(output, marker=INDEX_MARKER) as folder:
         index.save(folder)
-        if options.save_corpus:
+        if corpus is not None:
             corpus.save_to_disk(folder / "corpus")
-        description = {"model": options.model, "identifiers": settings.to_dict()}
-        (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        if description:
+            (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    _report(index, output)
+
+
+def _report(index: FMIndex, output: Path) -> None:
     logger.info(
         "indexed %s passages, %s tokens (%.1f MB): %s",
         f"{index.num_passages:,}",

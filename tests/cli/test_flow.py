@@ -226,3 +226,54 @@ def test_an_index_without_a_corpus(dgr, files, tmp_path):
     assert made.code == 0 and not Path(tmp_path / "index" / "corpus").exists()
     refused = dgr("pairs", tmp_path / "index", "--model", files / "bart", "--output", tmp_path / "pairs")
     assert refused.code == 2 and "without its corpus" in refused.err
+
+
+def test_passages_are_added_and_removed(dgr, files, tmp_path):
+    made = ("--model", files / "bart", "--output", tmp_path / "index")
+    assert dgr("index", files / "corpus.jsonl", *made, "--segment_tokens", 200).code == 0
+    index = FMIndex.load(tmp_path / "index")
+    assert index.num_passages == 24 and index.num_segments > 1
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    (tmp_path / "gone.txt").write_text("p07\np01\n")
+    new = {"id": "new", "title": "Mount Fuji", "text": "Mount Fuji is the highest mountain in Japan."}
+    (tmp_path / "more.jsonl").write_text(json.dumps(new) + "\n")
+    changed = dgr("index", tmp_path / "more.jsonl", "--output", tmp_path / "index", "--add", "--remove",
+                  tmp_path / "gone.txt")  # fmt: skip
+    assert changed.code == 0 and "indexed 23 passages" in changed.err, changed.err
+    larger = FMIndex.load(tmp_path / "index")
+    assert larger.num_segments == index.num_segments + 1
+    ids = [id for id in index.passage_ids if id not in ("p07", "p01")] + ["new"]
+    assert list(larger.passage_ids) == ids
+    assert dgr("index", "--output", tmp_path / "index", "--compact").code == 0
+    compacted = FMIndex.load(tmp_path / "index")
+    assert list(compacted.passage_ids) == ids and compacted.num_tokens == larger.num_tokens
+    assert list(Corpus.load_from_disk(tmp_path / "index" / "corpus").ids) == ids
+    assert json.loads((tmp_path / "index" / "identifiers.json").read_text())["identifiers"]["title_end"] == "@@"
+
+    plain = tmp_path / "plain"
+    assert (
+        dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", plain, "--no_save_corpus").code
+        == 0
+    )
+    assert dgr("index", "--output", plain, "--remove", tmp_path / "gone.txt").code == 0
+    assert FMIndex.load(plain).num_passages == 22
+
+
+def test_changes_that_cannot_be_made(dgr, files, tmp_path):
+    made = dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index")
+    assert made.code == 0
+    (tmp_path / "unknown.txt").write_text("nobody\n")
+    corpus, output = files / "corpus.jsonl", ("--output", tmp_path / "index")
+    for arguments, message in [
+        ((*output, "--add"), "--add takes a CORPUS"),
+        ((corpus, *output, "--compact"), "Give --add to add its passages"),
+        ((*output, "--compact", "--overwrite"), "are for new indexes"),
+        ((*output, "--remove", tmp_path / "unknown.txt"), "has the id 'nobody'"),
+        ((corpus, *output, "--add"), "is in the index already"),
+        ((corpus, "--output", tmp_path / "none"), "required: --model"),
+        (("--output", tmp_path / "none"), "required: CORPUS"),
+        ((corpus, "--output", tmp_path / "none", "--add"), "none is not there"),
+    ]:
+        found = dgr("index", *arguments)
+        assert found.code == 2 and message in found.err, found.err
+    assert list(FMIndex.load(tmp_path / "index").passage_ids) == list(Corpus.read(corpus).ids)

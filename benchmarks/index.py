@@ -1,0 +1,270 @@
+"""What the index costs: build, disk, memory, opening, and each kind of query, at growing sizes.
+
+    python benchmarks/index.py --tokens 1000000 10000000 100000000
+    python benchmarks/index.py --data DIR
+
+With `--data` the passages are those of a corpus (whatever `Corpus.read` reads), encoded by a byte-level BPE tokenizer
+of 50,000 tokens that is trained on them; sizes are then prefixes of the corpus. Without it they are drawn at random:
+phrases of one to eight tokens, both by Zipf's law. Each size is measured in a process of its own, queries on the index
+as opened from the disk, five times each (the median counts). Beside the numbers stands what a C++ index (sdsl, by way
+of SEAL) takes at 10 million tokens of English text on two cores of the same kind. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dgr_trainer import Corpus, FMIndex
+
+VOCABULARY = 50_000
+SEPARATOR = 2
+PASSAGE = 100
+REPEATS = 5
+SIZES = [1_000_000, 10_000_000, 100_000_000]
+# Of the C++ index at 10 million tokens: what `peers` is compared with, and whether more is better.
+PEERS = {
+    "build_tokens_per_s": (740_000, True),
+    "bytes_per_token": (3.32, False),
+    "open_ms": (150.0, False),
+    "locate_per_s": (12_600, True),
+    "count_ngrams_per_s": (60_000, True),
+    "continuations_1_ms": (171.0, False),
+    "continuations_2_ms": (41.0, False),
+    "continuations_4_ms": (24.7, False),
+    "continuations_8_ms": (13.0, False),
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="Corpus to index; left out, tokens are drawn at random.")
+    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="Sizes in tokens.")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def zipf(generator: np.random.Generator, number: int, size: int, exponent: float) -> np.ndarray:
+    """Draw numbers from 0 on, the low ones often."""
+    weights = np.cumsum(1 / (np.arange(number) + 2.7) ** exponent)
+    return np.searchsorted(weights, generator.random(size) * weights[-1])
+
+
+def write_random(path: Path, size: int, seed: int) -> None:
+    """Write a text of Zipfian phrases, in passages of `PASSAGE` tokens with their separators."""
+    generator = np.random.default_rng(seed)
+    phrases = max(1000, size // 40)
+    lengths = generator.integers(1, 9, phrases)
+    starts = np.cumsum(lengths) - lengths
+    words = zipf(generator, VOCABULARY - SEPARATOR - 1, int(lengths.sum()), 1.0) + SEPARATOR + 1
+    text = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(size,))
+    done = 0
+    while done < size:
+        chosen = zipf(generator, phrases, min(1_000_000, size), 0.9)
+        counts = lengths[chosen]
+        places = np.repeat(starts[chosen] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        part = words[places][: size - done]
+        text[done : done + len(part)] = part
+        done += len(part)
+    text[PASSAGE - 1 :: PASSAGE] = SEPARATOR
+    text[-1] = SEPARATOR
+    text.flush()
+
+
+def write_corpus(path: Path, data: Path) -> int:
+    """Write the text of a corpus, and return its number of tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    corpus = Corpus.read(data)
+    texts = [f"{passage.title} @@ {passage.text}" for passage in tqdm(corpus, desc="Reading")]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        texts[:: max(1, len(texts) // 50_000)], VOCABULARY, special_tokens=["<s>", "<pad>", "</s>"]
+    )
+    parts = []
+    for start in tqdm(range(0, len(texts), 10_000), desc="Encoding"):
+        for encoding in tokenizer.encode_batch(texts[start : start + 10_000]):
+            parts.append(np.array([*encoding.ids, SEPARATOR], np.uint16))
+    text = np.concatenate(parts)
+    np.save(path, text)
+    return len(text)
+
+
+def passages_of(text: np.ndarray) -> Iterator[np.ndarray]:
+    """The passages of a text, without separators."""
+    step = 1 << 22
+    start = 0
+    for begin in range(0, len(text), step):
+        for end in (np.flatnonzero(text[begin : begin + step] == SEPARATOR) + begin).tolist():
+            yield text[start:end]
+            start = end + 1
+
+
+class PeakMemory(threading.Thread):
+    """The most memory this process has held of its own (not of mapped files) since the start."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.first = self.peak = self._now()
+        self.done = threading.Event()
+
+    def _now(self) -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("This system does not say how much memory a process holds of its own.")
+
+    def run(self) -> None:
+        while not self.done.wait(0.01):
+            self.peak = max(self.peak, self._now())
+
+    def stop(self) -> int:
+        self.done.set()
+        self.join()
+        return self.peak - self.first
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[REPEATS // 2]
+
+
+def measure(file: Path, size: int, folder: Path, seed: int, results: Any) -> None:
+    """Build an index of the first `size` tokens in a fresh process, and measure it."""
+    text = np.load(file, mmap_mode="r")[:size]
+    last = len(text) - int(np.argmax(text[::-1] == SEPARATOR))
+    text = text[:last]
+    # Compiles every kernel.
+    queries(build(np.asarray(text[: min(last, 20_000)]) if last <= 20_000 else with_end(text[:20_000])), seed, 200)
+    memory = PeakMemory()
+    memory.start()
+    began = time.perf_counter()
+    index = build(text)
+    built = time.perf_counter() - began
+    peak = memory.stop()
+    index.save(folder / "index")
+    saved = time.perf_counter() - began
+    del index
+    files = sum(path.stat().st_size for path in (folder / "index").rglob("*") if path.is_file())
+    result = {
+        "tokens": len(text),
+        "build_s": built,
+        "build_tokens_per_s": len(text) / built,
+        "build_and_save_tokens_per_s": len(text) / saved,
+        "bytes_per_token": files / len(text),
+        "peak_build_bytes_per_token": peak / len(text),
+        "open_ms": 1000 * seconds(lambda: FMIndex.load(folder / "index")),
+    }
+    results.put(result | queries(FMIndex.load(folder / "index"), seed, 200_000))
+
+
+def with_end(text: np.ndarray) -> np.ndarray:
+    return np.append(text, np.uint16(SEPARATOR))
+
+
+def build(text: np.ndarray) -> FMIndex:
+    passages = int(np.count_nonzero(text == SEPARATOR))
+    return FMIndex.build(
+        passages_of(text), passage_ids=map(str, range(passages)), vocab_size=VOCABULARY + 1, separator=SEPARATOR,
+        progress=False,
+    )  # fmt: skip
+
+
+def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
+    """Time each kind of query, of n-grams that occur, drawn in proportion to how often they do."""
+    generator = np.random.default_rng(seed)
+    long = np.flatnonzero(index.passage_lengths >= 8)
+    indptr, tokens = index.extract_batch(generator.choice(long, 20_000))
+
+    def ngrams(length: int, size: int) -> np.ndarray:
+        passages = generator.integers(0, len(indptr) - 1, size)
+        room = np.diff(indptr)[passages] - length
+        starts = indptr[passages] + (generator.random(size) * (room + 1)).astype(np.int64)
+        return tokens[starts[:, None] + np.arange(length)]
+
+    patterns = ngrams(3, number)
+    ranges = index.find_batch(patterns)
+    rare = ranges[:50_000]
+    found = len(index.locate_batch(rare, 3, 5)[0])
+    frequent = np.argsort(-index.token_counts, kind="stable")[:51]
+    frequent = frequent[frequent != SEPARATOR][:50]
+    beams = {1: index.find_batch(np.resize(frequent, (150, 1)))}
+    beams |= {length: index.find_batch(ngrams(length, 150)) for length in (2, 4, 8)}
+    likely = np.argsort(-index.token_counts, kind="stable")[zipf(generator, 10_000, 150 * 60, 1.0).reshape(150, 60)]
+    return {
+        "count_ngrams_per_s": number / seconds(lambda: index.find_batch(patterns)),
+        "locate_per_s": found / seconds(lambda: index.locate_batch(rare, 3, 5)),
+        "extract_tokens_per_s": len(tokens) / seconds(lambda: index.extract_batch(generator.choice(long, 20_000))),
+        "continuations_150_ranges_ms": {
+            str(length): 1000 * seconds(lambda of=of: index.continuations_batch(of)) for length, of in beams.items()
+        },
+        "extend_150_ranges_by_60_tokens_ms": 1000 * seconds(lambda: index.extend(beams[1], likely)),
+    }
+
+
+def main() -> None:
+    options = parse()
+    context = multiprocessing.get_context("spawn")
+    measured = []
+    with tempfile.TemporaryDirectory() as work:
+        sizes = sorted(options.tokens)
+        file = Path(work) / "text.npy"
+        if options.data is not None:
+            available = write_corpus(file, options.data)
+            sizes = [size for size in sizes if size < available] + [available] * (max(sizes) >= available)
+        else:
+            write_random(file, max(sizes), options.seed)
+        for size in tqdm(sizes, desc="Measuring"):
+            results = context.Queue()
+            folder = Path(work) / str(size)
+            process = context.Process(target=measure, args=(file, size, folder, options.seed, results))
+            process.start()
+            while process.is_alive() and results.empty():
+                time.sleep(0.1)
+            if results.empty():
+                raise SystemExit(f"Measuring {size} tokens failed (exit status {process.exitcode}).")
+            measured.append(results.get())
+            process.join()
+    report(measured)
+
+
+def report(measured: list[dict[str, Any]]) -> None:
+    rows = [
+        {**one, **{f"continuations_{n}_ms": ms for n, ms in one["continuations_150_ranges_ms"].items()}}
+        for one in measured
+    ]
+    reference = min(rows, key=lambda row: abs(np.log(row["tokens"] / 10_000_000)))
+    print(f"{'':34}" + "".join(f"{row['tokens']:>14,}" for row in rows) + f"{'peer':>12}{'ratio':>8}")
+    for name in rows[0]:
+        if name in ("tokens", "continuations_150_ranges_ms"):
+            continue
+        line = f"{name:34}" + "".join(f"{row[name]:>14,.2f}" for row in rows)
+        if name in PEERS:
+            peer, more_is_better = PEERS[name]
+            ratio = reference[name] / peer if more_is_better else peer / reference[name]
+            line += f"{peer:>12,.2f}{ratio:>7.1f}x"
+        print(line)
+    print(f"The ratio is how many times better, at {reference['tokens']:,} tokens.")
+    exponent = None
+    if len(rows) > 1:
+        sizes, times = (np.log([row[name] for row in rows]) for name in ("tokens", "build_s"))
+        exponent = float(np.polyfit(sizes, times, 1)[0])
+        print(f"Time to build grows with the size to the power of {exponent:.3f}.")
+    print(json.dumps({"sizes": measured, "growth_exponent": exponent}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+import importlib.util
+import queue
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "index.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmarks_index", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_size_is_measured(script, tmp_path, capsys, monkeypatch):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is read from /proc")
+    monkeypatch.setattr(script, "REPEATS", 1)
+    script.write_random(tmp_path / "text.npy", 30_000, seed=0)
+    results = queue.SimpleQueue()
+    for size in (20_000, 30_000):
+        script.measure(tmp_path / "text.npy", size, tmp_path / str(size), 0, results)
+    measured = [results.get(), results.get()]
+    assert [one["tokens"] for one in measured] == [20_000, 30_000]
+    for one in measured:
+        assert set(one["continuations_150_ranges_ms"]) == {"1", "2", "4", "8"}
+        assert all(value > 0 for value in one.values() if isinstance(value, float))
+    script.report(measured)
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].startswith('{"sizes": [{"tokens": 20000') and '"growth_exponent": ' in out[-1]
+
+
+def test_random_texts_are_passages_of_zipfian_phrases(script, tmp_path):
+    script.write_random(tmp_path / "text.npy", 50_000, seed=0)
+    text = np.load(tmp_path / "text.npy")
+    passages = list(script.passages_of(text))
+    assert {len(passage) for passage in passages} == {script.PASSAGE - 1} and len(passages) == 500
+    counts = np.sort(np.bincount(text))[::-1]
+    assert counts[1:11].sum() > 0.1 * len(text) and np.count_nonzero(counts) > 1000
