@@ -156,10 +156,13 @@ class _View:
             self.first_scores[:, first] = scores[:, first]
             best, places = scores[:, first].topk(min(2 * self.num_beams, len(first)), dim=-1)
             rows = np.repeat(np.arange(len(scores)), best.shape[1])
-            return rows, self.legal.first[places.flatten().cpu().numpy()], best.flatten().cpu().numpy()
-        rows, tokens = self.legal.next(self.ids, self._ranges, scores)
-        pairs = torch.from_numpy(rows).to(scores.device), torch.from_numpy(tokens).to(scores.device)
-        return rows, tokens, self.scores[rows] + scores[pairs].cpu().numpy()
+            tokens, totals = self.legal.first[places.flatten().cpu().numpy()], best.flatten().cpu().numpy()
+        else:
+            rows, tokens = self.legal.next(self.ids, self._ranges, scores)
+            pairs = torch.from_numpy(rows).to(scores.device), torch.from_numpy(tokens).to(scores.device)
+            totals = self.scores[rows] + scores[pairs].cpu().numpy()
+        possible = totals > -np.inf  # Some models rule tokens out by themselves.
+        return rows[possible], tokens[possible], totals[possible]
 
     def _beams(self, queries: np.ndarray, totals: np.ndarray, complete: np.ndarray) -> np.ndarray:
         """Which children are the next beams: the best open ones of queries that are not done."""

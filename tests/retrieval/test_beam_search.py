@@ -265,6 +265,18 @@ def test_a_view_that_the_corpus_lacks_finds_nothing(bart):
     ] * 3
 
 
+def test_tokens_that_the_model_itself_rules_out_are_not_found(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    before = find(model, index, identifiers, "substring", beams=40).hypotheses
+    ruled_out = {before[0][0].ids[0], before[0][-1].ids[-1]}
+    model.final_logits_bias[0, list(ruled_out)] = -torch.inf
+    for hypotheses in find(model, index, identifiers, "substring", beams=40).hypotheses:
+        assert hypotheses and not any(ruled_out.intersection(one.ids) for one in hypotheses)
+        assert all(one.log_likelihood > -1e4 for one in hypotheses)
+
+
 def test_a_model_without_a_cache_is_refused(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
