@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 
 from dgr_trainer.index import search
 from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays
+from dgr_trainer.index.segment import Segment
+from dgr_trainer.index.threads import in_threads, number_of_threads
 
 T = TypeVar("T")
 
 Integers = np.ndarray | Sequence[int]
-Segments = Sequence[IndexArrays]
-
-# Steps through the index for which a second thread is worth its start.
-_WORTH_A_THREAD = 8192
+Segments = Sequence[Segment]
 
 
 def counts(segments: Segments, ranges: np.ndarray) -> np.ndarray:
     """See `FMIndex.counts`."""
     ranges = _as_ranges(segments, ranges)
-    return np.maximum(ranges[..., 1] - ranges[..., 0], 0).sum(axis=-1)
+    flat = ranges.reshape(-1, len(segments), 2)
+    result = np.zeros(len(flat), np.int64)
+    for number, segment in enumerate(segments):
+        search.count_ranges(segment.removed.rows, flat, number, result)
+    return result.reshape(ranges.shape[:-2])
 
 
 def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int | None) -> np.ndarray:
@@ -36,14 +37,15 @@ def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int
     if enough is not None and enough < 1:
         raise ValueError(f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on.")
     extended = np.empty((*table.shape, len(segments), 2), np.int64)
-    for number, arrays in enumerate(segments):
-        index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of)
+    for number, segment in enumerate(segments):
+        arrays = segment.arrays
+        index = (arrays.blocks, arrays.levels, segment.removed.rows, arrays.codes, arrays.symbol_of)
 
         def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
             wanted = table.shape[1] if enough is None else enough
             return search.extend_ranges(*index, ranges, number, table, wanted, extended, start, stop)
 
-        _check_tokens(arrays, _in_threads(part, len(table), table.size), table.reshape(-1))
+        _check_tokens(segments, _in_parts(part, len(table), table.size), table.reshape(-1))
     return extended.reshape(*tokens.shape, len(segments), 2)
 
 
@@ -58,27 +60,42 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
         np.cumsum(np.fromiter(map(len, patterns), np.int64, len(patterns)), out=indptr[1:])
         tokens = _as_integers(list(chain.from_iterable(patterns)), "patterns")
     found = np.empty((len(patterns), len(segments), 2), np.int64)
-    for number, arrays in enumerate(segments):
-        index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of, arrays.symbol_rows)
+    for number, segment in enumerate(segments):
+        arrays = segment.arrays
+        index = (
+            arrays.blocks, arrays.levels, segment.removed.rows, arrays.codes, arrays.symbol_of, arrays.symbol_rows,
+            segment.separator,
+        )  # fmt: skip
 
         def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
             return search.find_patterns(*index, indptr, tokens, number, found, start, stop)
 
-        _check_tokens(arrays, _in_threads(part, len(patterns), len(tokens)), tokens)
+        _check_tokens(segments, _in_parts(part, len(patterns), len(tokens)), tokens)
     return found
 
 
 def continuations(segments: Segments, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `FMIndex.continuations_batch`."""
     ranges = _as_ranges(segments, ranges, 3)
-    (arrays,) = segments
-    index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows)
+    merged = None
+    for number, segment in enumerate(segments):
+        found = _continuations_in(segment, ranges, number)
+        if merged is not None:
+            found = search.merge_continuations(*merged, *found, len(segment.arrays.symbol_of))
+        merged = found
+    assert merged is not None  # An index has a segment.
+    return merged
+
+
+def _continuations_in(segment: Segment, ranges: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    arrays = segment.arrays
+    index = (arrays.blocks, arrays.levels, segment.removed.rows, arrays.codes, arrays.symbols, arrays.symbol_rows)
 
     def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return search.continue_ranges(*index, ranges, 0, start, stop)
+        return search.continue_ranges(*index, ranges, number, start, stop)
 
-    work = np.minimum(np.maximum(ranges[:, 0, 1] - ranges[:, 0, 0], 0), len(arrays.symbols))
-    parts = _in_threads(part, len(ranges), int(work.sum()), work)
+    work = np.minimum(np.maximum(ranges[:, number, 1] - ranges[:, number, 0], 0), len(arrays.symbols))
+    parts = _in_parts(part, len(ranges), int(work.sum()), work)
     if len(parts) == 1:
         return parts[0]
     before = np.cumsum([0, *(len(tokens) for _, tokens, _ in parts)])
@@ -106,37 +123,82 @@ def locate(
         )
     if limit is not None and limit < 0:
         raise ValueError(f"limit is {limit}, but no pattern has fewer than 0 occurrences. Give a number from 0 on.")
-    (arrays,) = segments
-    wanted = counts(segments, ranges)
-    if limit is not None:
-        wanted = np.minimum(wanted, limit)
-    numbers = np.repeat(np.arange(len(ranges)), wanted)
-    rows = np.arange(len(numbers)) + np.repeat(ranges[:, 0, 0] - np.cumsum(wanted) + wanted, wanted)
+    left = np.full(len(ranges), np.iinfo(np.int64).max if limit is None else limit)
+    parts = []
+    base = 0
+    for place, segment in enumerate(segments):
+        of_segment = np.zeros(len(ranges), np.int64)
+        search.count_ranges(segment.removed.rows, ranges, place, of_segment)
+        wanted = np.minimum(of_segment, left)
+        left -= wanted
+        numbers = np.repeat(np.arange(len(ranges)), wanted)
+        passages, offsets = _locate_in(segment, ranges[:, place, 0], wanted, lengths[numbers])
+        parts.append((numbers, passages + base, offsets))
+        base += segment.num_passages
+    if len(parts) == 1:
+        return parts[0]
+    numbers, passages, offsets = map(np.concatenate, zip(*parts, strict=True))
+    order = np.argsort(numbers, kind="stable")
+    return numbers[order], passages[order], offsets[order]
+
+
+def _locate_in(
+    segment: Segment, lows: np.ndarray, wanted: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Passages and offsets of the first living rows of ranges."""
+    arrays, dead = segment.arrays, segment.removed.rows
+    rows = np.empty(len(lengths), np.int64)
+    ends = np.cumsum(wanted)
+    if len(dead):
+        for low, end, size in zip(lows.tolist(), ends.tolist(), wanted.tolist(), strict=True):
+            search.living_rows(dead, low, rows[end - size : end])
+    else:
+        rows[:] = np.arange(len(rows)) + np.repeat(lows - ends + wanted, wanted)
     passages, offsets = np.empty_like(rows), np.empty_like(rows)
-    index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts)
+    index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts, arrays.end_passages)
 
     def part(start: int, stop: int) -> None:
-        search.locate_rows(*index, rows, lengths[numbers], passages, offsets, start, stop)
+        search.locate_rows(*index, segment.first_end, rows, lengths, passages, offsets, start, stop)
 
-    _in_threads(part, len(rows), len(rows) * SAMPLE_RATE // 2)
-    return numbers, passages, offsets
+    _in_parts(part, len(rows), len(rows) * SAMPLE_RATE // 2)
+    return segment.remaining_numbers(passages), offsets
 
 
-def extract(arrays: IndexArrays, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
+def extract(segments: Segments, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
     """See `FMIndex.extract_batch`."""
     passages = _as_integers(passages, "passages")
-    starts = arrays.passage_starts
-    bad = np.flatnonzero((passages < 0) | (passages >= len(starts) - 1))
+    bases = np.cumsum([0, *(segment.num_passages for segment in segments)])
+    bad = np.flatnonzero((passages < 0) | (passages >= bases[-1]))
     if len(bad):
         raise IndexError(
             f"There is no passage {passages[bad[0]]} (number {bad[0]}): the index holds passages 0 to "
-            f"{len(starts) - 2}. Use FMIndex.passage_position to find a passage by its id."
+            f"{bases[-1] - 1}. Use FMIndex.passage_position to find a passage by its id."
         )
-    indptr = np.zeros(len(passages) + 1, np.int64)
-    np.cumsum(starts[passages + 1] - starts[passages] - 1, out=indptr[1:])
+    owners = np.searchsorted(bases, passages, side="right") - 1
+    sizes = np.empty(len(passages), np.int64)
+    wanted = []
+    for number, segment in enumerate(segments):
+        places = np.flatnonzero(owners == number)
+        own = segment.own_numbers(passages[places] - bases[number])
+        starts = segment.arrays.passage_starts
+        sizes[places] = starts[own + 1] - starts[own] - 1
+        wanted.append((segment.arrays, places, own))
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     tokens = np.empty(indptr[-1], np.int64)
-    search.copy_passages(arrays.text, starts, passages, indptr, tokens)
+    for arrays, places, own in wanted:
+        _extract_from(arrays, own, indptr[places], sizes[places], tokens)
     return indptr, tokens
+
+
+def _extract_from(
+    arrays: IndexArrays, passages: np.ndarray, starts: np.ndarray, sizes: np.ndarray, tokens: np.ndarray
+) -> None:
+    index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows, arrays.first_rows)
+
+    def part(start: int, stop: int) -> None:
+        search.read_passages(*index, passages, starts, sizes, tokens, start, stop)
+
+    _in_parts(part, len(passages), int(sizes.sum()), sizes)
 
 
 def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tuple[int, ...] = (1,)) -> np.ndarray:
@@ -164,7 +226,7 @@ def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = 
         )
     if ranges.dtype.kind not in "iu" and ranges.size:
         raise TypeError(f"The ranges are of type {ranges.dtype}. Give ranges that this index returned, int64.")
-    sizes = np.array([len(arrays.text) for arrays in segments], np.int64)[:, None]
+    sizes = np.array([segment.arrays.num_rows for segment in segments], np.int64)[:, None]
     bad = np.argwhere((ranges < 0) | (ranges > sizes))
     if len(bad):
         low, high = ranges[tuple(bad[0][:-1])]
@@ -175,25 +237,22 @@ def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = 
     return np.ascontiguousarray(ranges, np.int64)
 
 
-def _check_tokens(arrays: IndexArrays, bad: list[int], tokens: np.ndarray) -> None:
+def _check_tokens(segments: Segments, bad: list[int], tokens: np.ndarray) -> None:
     for place in bad:
         if place >= 0:
             raise ValueError(
-                f"Token id {tokens[place]} is outside the vocabulary of the index (0 to {len(arrays.symbol_of) - 1}). "
-                "Encode patterns with the tokenizer that the index was made with."
+                f"Token id {tokens[place]} is outside the vocabulary of the index (0 to "
+                f"{len(segments[0].arrays.symbol_of) - 1}). Encode patterns with the tokenizer that the index was "
+                "made with."
             )
 
 
-def _in_threads(run: Callable[[int, int], T], size: int, work: int, weights: np.ndarray | None = None) -> list[T]:
-    """Call `run(start, stop)` on the whole of a batch, or on its parts in threads where there is much to do."""
-    threads = min(int(numba.config.NUMBA_NUM_THREADS), size, work // _WORTH_A_THREAD)  # type: ignore[attr-defined]
-    if threads <= 1:
-        return [run(0, size)]
-    if weights is None:
-        bounds = np.linspace(0, size, threads + 1).astype(np.int64)
+def _in_parts(run: Callable[[int, int], T], size: int, work: int, weights: np.ndarray | None = None) -> list[T]:
+    """Call `run(start, stop)` on the whole of a batch, or on parts of about equal weight in threads."""
+    parts = min(number_of_threads(work), max(size, 1))
+    if weights is None or parts == 1:
+        bounds = np.linspace(0, size, parts + 1).astype(np.int64)
     else:
-        bounds = np.searchsorted(np.cumsum(weights), np.linspace(0, work, threads + 1))
+        bounds = np.searchsorted(np.cumsum(weights), np.linspace(0, work, parts + 1))
         bounds[-1] = size
-    # A pool of its own for each call: threads kept between calls would be missing in a forked process.
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, bounds[:-1].tolist(), bounds[1:].tolist()))
+    return in_threads(run, bounds, work)

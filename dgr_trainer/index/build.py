@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from dgr_trainer.index.bit_vector import BLOCK_WORDS, compiled, finish_ranks, num_blocks, set_bit
+from dgr_trainer.index.bit_vector import BLOCK_BITS, BLOCK_WORDS, compiled, finish_ranks, num_blocks, set_bit
 from dgr_trainer.index.passage_ids import pack_ids
+from dgr_trainer.index.passage_order import sorted_suffixes
 from dgr_trainer.index.suffix_order import sorted_rotations
+from dgr_trainer.index.texts import Text
+from dgr_trainer.index.threads import in_threads, number_of_threads
 from dgr_trainer.index.wavelet_matrix import build_matrix, huffman_codes, level_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dgr_trainer.corpus import Corpus
     from dgr_trainer.identifiers import Identifiers
 
@@ -24,23 +27,27 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16
 MAX_VOCAB_SIZE = 1 << 24
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class IndexArrays:
-    """The arrays an FM-index consists of; all are read-only, and are mapped from files when it was loaded."""
+    """The arrays of one segment of an FM-index; all are read-only, and are mapped from files when it was loaded.
 
-    blocks: np.ndarray  # uint64: bits of the wavelet matrix over the Burrows-Wheeler transform
+    A row stands for a place of the text. Rows are sorted by what leads up to their place, read backwards to the
+    separator before the passage.
+    """
+
+    blocks: np.ndarray  # uint64: bits of the wavelet matrix over the tokens that follow each row's place
     levels: np.ndarray  # int64 (levels, 8): see wavelet_matrix
     codes: np.ndarray  # uint64 (symbols): codes of the symbols that occur
     symbols: np.ndarray  # int32 (symbols): their token ids
     symbol_of: np.ndarray  # int32 (vocab_size): the symbol of each token id, -1 if it does not occur
     symbol_rows: np.ndarray  # int64 (symbols + 1): first row of each symbol
-    marks: np.ndarray  # uint64: bit vector of the rows whose text position is kept
-    samples: np.ndarray  # uint32 or uint64: these positions
-    text: np.ndarray  # uint16 or uint32 (num_tokens): the corpus, each passage followed by the separator
+    marks: np.ndarray  # uint64: bit vector of the rows whose place is kept
+    samples: np.ndarray  # uint32 or uint64: these places
     passage_starts: np.ndarray  # int64 (num_passages + 1): where each passage starts in the text
+    first_rows: np.ndarray  # uint32 or uint64 (num_passages): the row of each passage's first token
+    end_passages: np.ndarray  # uint32 or uint64 (num_passages): the passage of each row of the separator
     id_bytes: np.ndarray  # uint8: the passage ids in UTF-8, one after the other
     id_offsets: np.ndarray  # int64 (num_passages + 1): where each id starts
     id_order: np.ndarray  # int64 (num_passages): the passages in the order of their ids' bytes
@@ -52,20 +59,19 @@ class IndexArrays:
             array.setflags(write=False)
             object.__setattr__(self, field.name, array)
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows: one for each token, separators included."""
+        return int(self.symbol_rows[-1])
 
-def build_index(
-    sequences: Iterable[Sequence[int]],
-    passage_ids: Iterable[str],
-    vocab_size: int,
-    separator: int,
-    progress: bool,
-    total: int | None = None,
-) -> tuple[IndexArrays, dict[str, Any]]:
-    """Index token sequences: see `FMIndex.build`.
+    @property
+    def num_passages(self) -> int:
+        """Number of passages."""
+        return len(self.first_rows)
 
-    Returns:
-        `tuple[IndexArrays, dict[str, Any]]`: the arrays, and the numbers that describe them.
-    """
+
+def check_vocabulary(vocab_size: int, separator: int) -> None:
+    """Refuse a vocabulary that no index can have."""
     if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
         raise ValueError(
             f"vocab_size is {vocab_size}, but an index has 1 to {MAX_VOCAB_SIZE} token ids. Give len(tokenizer)."
@@ -75,175 +81,156 @@ def build_index(
             f"The separator is {separator}, which is outside the vocabulary (0 to {vocab_size - 1}). "
             "Give the tokenizer's end-of-sequence token id."
         )
-    for sized in (sequences, passage_ids):
-        if total is None and isinstance(sized, Sized):
-            total = len(sized)
-    id_bytes, id_offsets, id_order = pack_ids(passage_ids)
-    text, passage_starts = collect_text(sequences, vocab_size, separator, total, progress)
-    if len(passage_starts) != len(id_offsets):
-        raise ValueError(
-            f"There are {len(passage_starts) - 1} sequences but {len(id_offsets) - 1} passage ids. "
-            "Give one id for each sequence, in the same order."
-        )
-    made = build_text_arrays(text, vocab_size)
-    settings = {
-        "num_tokens": len(text),
-        "num_passages": len(id_order),
-        "vocab_size": vocab_size,
-        "separator": separator,
-        "sample_rate": SAMPLE_RATE,
-    }
-    arrays = IndexArrays(
-        **made, passage_starts=passage_starts, id_bytes=id_bytes, id_offsets=id_offsets, id_order=id_order
-    )
-    return arrays, settings
 
 
-def encoded_passages(corpus: Corpus, identifiers: Identifiers, batch_size: int) -> Iterator[list[int]]:
-    """The tokens of each passage of a corpus, encoded in batches."""
-    passages = iter(corpus)
+def encoded_passages(corpus: Corpus, identifiers: Identifiers, batch_size: int, start: int = 0) -> Iterator[list[int]]:
+    """The tokens of each passage of a corpus from `start` on, encoded in batches."""
+    passages = islice(corpus, start, None)
     while batch := list(islice(passages, batch_size)):
         yield from identifiers.encode_passages(batch)
 
 
-def collect_text(
-    sequences: Iterable[Sequence[int]], vocab_size: int, separator: int, total: int | None, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate token sequences, each followed by the separator.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: the text (uint16 or uint32), and where each passage starts in it (int64, one
-        more than there are passages).
+def index_text(text: Text, vocab_size: int) -> IndexArrays:
+    """Index a text.
 
     Raises:
-        TypeError: if a sequence holds anything but integers.
-        ValueError: if there is no sequence, a token is outside the vocabulary, or a sequence holds the separator.
+        TypeError: if a passage id is not a string.
+        ValueError: if a passage id is not valid or occurs twice.
     """
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    parts: list[np.ndarray] = []
-    sizes: list[np.ndarray] = []
-    done = 0
-    iterator = iter(sequences)
-    with tqdm(total=total, desc="Reading passages", unit=" passages", disable=not progress) as bar:
-        while chunk := list(islice(iterator, _CHUNK)):
-            lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
-            tokens = np.array(list(chain.from_iterable(chunk))) if lengths.any() else np.empty(0, np.int64)
-            _check_tokens(tokens, lengths, done, vocab_size, separator)
-            ends = np.cumsum(lengths + 1) - 1
-            text = np.empty(len(tokens) + len(chunk), dtype)
-            is_token = np.ones(len(text), bool)
-            is_token[ends] = False
-            text[is_token] = tokens
-            text[ends] = separator
-            parts.append(text)
-            sizes.append(lengths + 1)
-            done += len(chunk)
-            bar.update(len(chunk))
-    if not parts:
-        raise ValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-    return np.concatenate(parts), starts
-
-
-def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size: int, separator: int) -> None:
-    if tokens.dtype.kind not in "iu":
-        raise TypeError(
-            f"A sequence among passages {done} to {done + len(lengths) - 1} holds values of type {tokens.dtype}, but "
-            "an index is made of token ids. Give sequences of integers, one sequence a passage."
-        )
-
-    def passage_of(position: int) -> int:
-        return done + int(np.searchsorted(np.cumsum(lengths), position, side="right"))
-
-    outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
-    if len(outside):
-        raise ValueError(
-            f"The sequence of passage {passage_of(outside[0])} holds token id {tokens[outside[0]]}, which is outside "
-            f"the vocabulary (0 to {vocab_size - 1}). Give the size of the tokenizer that made it: len(tokenizer)."
-        )
-    separators = np.flatnonzero(tokens == separator)
-    if len(separators):
-        raise ValueError(
-            f"The sequence of passage {passage_of(separators[0])} holds the separator (token id {separator}), which "
-            "only the index may put after each passage. Tokenise passages without special tokens, and remove the "
-            "separator's text from them."
-        )
+    id_bytes, id_offsets, id_order = pack_ids(text.passage_ids)
+    made = build_text_arrays(text.tokens, text.passage_starts, vocab_size)
+    return IndexArrays(
+        **made, passage_starts=text.passage_starts, id_bytes=id_bytes, id_offsets=id_offsets, id_order=id_order
+    )
 
 
 def build_text_arrays(
-    text: np.ndarray, vocab_size: int, sample_rate: int = SAMPLE_RATE, force64: bool = False
+    tokens: np.ndarray,
+    passage_starts: np.ndarray,
+    vocab_size: int,
+    sample_rate: int = SAMPLE_RATE,
+    force64: bool = False,
+    force_rotations: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Index a text that is a ring: after its last token comes its first.
+    """Index a text of passages, each followed by the separator.
 
     Args:
-        text (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): token ids.
+        tokens (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): token ids.
+        passage_starts (`np.ndarray` of int64, shape `(num_passages + 1,)`): where each passage starts.
         vocab_size (`int`): number of token ids.
-        sample_rate (`int`, *optional*, defaults to 16): the position of every so many tokens is kept.
-        force64 (`bool`, *optional*, defaults to `False`): use 64-bit positions even where 32 bits hold them.
+        sample_rate (`int`, *optional*, defaults to 16): the place of every so many tokens is kept.
+        force64 (`bool`, *optional*, defaults to `False`): use 64-bit places even where 32 bits hold them.
+        force_rotations (`bool`, *optional*, defaults to `False`): sort in the way that suits passages which repeat
+            themselves, whether they do or not.
 
     Returns:
         `dict[str, np.ndarray]`: the text's arrays of [`IndexArrays`], by name.
     """
-    token_counts = np.bincount(text, minlength=vocab_size)
-    tokens = np.flatnonzero(token_counts)
-    order, codes = huffman_codes(token_counts[tokens])
-    symbols = tokens[order].astype(np.int32)
+    size = len(tokens)
+    token_counts = np.bincount(tokens, minlength=vocab_size)
+    occurring = np.flatnonzero(token_counts)
+    order, codes = huffman_codes(token_counts[occurring])
+    symbols = occurring[order].astype(np.int32)
     counts = token_counts[symbols]
     levels = level_table(codes, counts)
     symbol_of = np.full(vocab_size, -1, np.int32)
     symbol_of[symbols] = np.arange(len(symbols), dtype=np.int32)
+    symbol_rows = np.concatenate([[0], np.cumsum(counts)])
+    separator = int(symbol_of[tokens[-1]])
+    places = np.dtype(np.uint64 if force64 or size > 1 << 32 else np.uint32)
     # Read backwards, appending a token to a pattern is one backward step of the search.
-    ring = symbol_of[text[::-1]]
-    logger.info("Sorting the suffixes of %d tokens", len(text))
-    rotations, start, period = sorted_rotations(ring, counts, force64)
+    reverse = symbol_of.astype(np.uint16 if len(symbols) <= 1 << 16 else np.uint32)[tokens[::-1]]
+    logger.info("Sorting the suffixes of %d tokens", size)
+    suffixes = None if force_rotations else sorted_suffixes(reverse, separator, symbol_rows, places)
+    if suffixes is None:
+        suffixes = _rotations(reverse, counts, places, force64)
     logger.info("Building the wavelet matrix: %d symbols, %d levels", len(symbols), len(levels))
-    values = np.empty(len(text), np.uint32 if len(levels) <= 32 else np.uint64)
-    marks = np.zeros(num_blocks(len(text)) * BLOCK_WORDS, np.uint64)
-    full, rest = divmod(period, sample_rate)
-    samples = np.empty((full + (rest > 0)) * (len(text) // period), np.uint32 if len(text) <= 1 << 32 else np.uint64)
-    _transform(ring, rotations, start, period, codes, sample_rate, values, marks, samples)
-    del ring, rotations
-    finish_ranks(marks, 0, len(text))
+    values, made = _rows(reverse, suffixes, separator, codes, passage_starts, sample_rate, symbol_rows)
+    del reverse, suffixes
     return {
         "blocks": build_matrix(values, levels),
         "levels": levels,
         "codes": codes,
         "symbols": symbols,
         "symbol_of": symbol_of,
-        "symbol_rows": np.concatenate([[0], np.cumsum(counts)]),
-        "marks": marks,
-        "samples": samples,
-        "text": text,
+        "symbol_rows": symbol_rows,
+        **made,
     }
+
+
+def _rows(
+    reverse: np.ndarray,
+    suffixes: np.ndarray,
+    separator: int,
+    codes: np.ndarray,
+    passage_starts: np.ndarray,
+    sample_rate: int,
+    symbol_rows: np.ndarray,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The codes of what follows each row's place, and the arrays that say where rows are in the text."""
+    size = len(reverse)
+    values = np.empty(size, np.uint32 if int(codes.max()) < 1 << 32 else np.uint64)
+    marks = np.zeros(num_blocks(size) * BLOCK_WORDS, np.uint64)
+    first_rows = np.empty(len(passage_starts) - 1, suffixes.dtype)
+
+    def part(start: int, stop: int) -> np.ndarray:
+        return _transform(
+            reverse, suffixes, separator, codes, passage_starts, sample_rate, values, marks, first_rows, start, stop
+        )
+
+    # Parts start with a block of the bit vector, so that no two write to the same word.
+    parts = 8 * number_of_threads(size)
+    bounds = np.unique(np.linspace(0, size // BLOCK_BITS, parts, endpoint=False).astype(np.int64)) * BLOCK_BITS
+    samples = np.concatenate(in_threads(part, np.append(bounds, size), size)).astype(suffixes.dtype)
+    finish_ranks(marks, 0, size)
+    ends = size - 1 - suffixes[symbol_rows[separator] : symbol_rows[separator + 1]].astype(np.int64)
+    end_passages = (np.searchsorted(passage_starts, ends, side="right") - 1).astype(suffixes.dtype)
+    return values, {"marks": marks, "samples": samples, "first_rows": first_rows, "end_passages": end_passages}
+
+
+def _rotations(reverse: np.ndarray, counts: np.ndarray, dtype: np.dtype, force64: bool) -> np.ndarray:
+    """The starts of the sorted rotations of a text; equal ones in the order of the text."""
+    rotations, start, period = sorted_rotations(reverse.astype(np.int32), counts, force64)
+    suffixes = ((rotations.astype(np.int64) + start) % len(reverse)).astype(dtype)
+    return np.sort(suffixes.reshape(-1, len(reverse) // period), axis=1).reshape(-1)
 
 
 @compiled
 def _transform(
-    ring: np.ndarray,
-    rotations: np.ndarray,
-    start: int,
-    period: int,
+    reverse: np.ndarray,
+    suffixes: np.ndarray,
+    separator: int,
     codes: np.ndarray,
+    passage_starts: np.ndarray,
     rate: int,
     values: np.ndarray,
     marks: np.ndarray,
-    samples: np.ndarray,
-) -> None:
-    """Write the codes of the Burrows-Wheeler transform, and the text positions of every so many tokens.
+    first_rows: np.ndarray,
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    """Write, for the rows [start, stop), the codes of what follows them; return the places of every so many tokens.
 
-    A text that repeats itself has groups of equal rotations. A step from one group leads to the same place in another,
-    so the first row of each group is taken to be of the first copy, and so on.
+    Rows of the separator are not among the marked: where a passage ends is known.
     """
-    size = len(ring)
-    copies = size // period
+    size = len(reverse)
+    samples = np.empty(stop - start, np.uint64)
     taken = 0
-    for row in range(size):
-        rotation = np.int64(rotations[row]) + start
-        if rotation >= size:
-            rotation -= size
-        values[row] = codes[ring[rotation - 1 if rotation > 0 else size - 1]]
-        inside = (size - 1 - rotation) % period
-        if inside % rate == 0:
+    for row in range(start, stop):
+        suffix = np.int64(suffixes[row])
+        values[row] = codes[reverse[suffix - 1 if suffix > 0 else size - 1]]
+        place = size - 1 - suffix
+        if place % rate == 0 and reverse[suffix] != separator:
             set_bit(marks, 0, row)
-            samples[taken] = inside + (row % copies) * period
+            samples[taken] = place
             taken += 1
+        if reverse[suffix + 1 if suffix + 1 < size else 0] == separator:
+            low, high = 0, len(passage_starts) - 1
+            while high - low > 1:
+                middle = (low + high) // 2
+                if passage_starts[middle] <= place:
+                    low = middle
+                else:
+                    high = middle
+            first_rows[low] = row
+    return samples[:taken].copy()

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dgr_trainer.index import batches
-from dgr_trainer.index.batches import Integers
-from dgr_trainer.index.build import IndexArrays, build_index, encoded_passages
-from dgr_trainer.index.passage_ids import PassageIds
-from dgr_trainer.index.storage import load_index, save_index
+from dgr_trainer.index.build import encoded_passages
+from dgr_trainer.index.queries import IndexQueries
+from dgr_trainer.index.segment import Segment
+from dgr_trainer.index.segments import RemainingIds, add_segments, compacted, without_passages
+from dgr_trainer.index.storage import build_in_folder, load_index, new_settings, save_index
+from dgr_trainer.index.texts import Text, read_texts
 
 if TYPE_CHECKING:
     from dgr_trainer.corpus import Corpus
     from dgr_trainer.identifiers import Identifiers
 
 
-class FMIndex:
-    """Full-text index over a corpus of token sequences, in four to five bytes a token.
+class FMIndex(IndexQueries):
+    """Full-text index over a corpus of token sequences, in about three bytes a token.
 
     It answers, for any sequence of tokens (a pattern): how often does it occur in the corpus, which tokens follow it,
     and in which passages does it occur. Appending a token to a pattern costs the same however long the pattern and
@@ -29,13 +32,19 @@ class FMIndex:
     int64 of shape `(num_segments, 2)`, many of them an array of shape `(n, num_segments, 2)`. Ranges can be stacked,
     selected and reordered along their first axis as any array; what stands in them is for this index alone to read.
 
-    Each passage is followed by a separator, and the last is followed by the first: so every passage, the first too,
-    stands between separators. A pattern may hold the separator; `(separator, *title)` occurs where a passage
-    starts with that title.
+    Each passage stands between two separators. A pattern may start or end with the separator: `(separator, *title)`
+    occurs where a passage starts with that title. No pattern goes on from one passage into another: one with a
+    separator inside does not occur, and what [`FMIndex.continuations`] gives for one that ends with the separator
+    means nothing, except for the separator alone, which the first tokens of the passages follow.
+
+    An index consists of segments, which never change. [`FMIndex.add`], [`FMIndex.remove`] and [`FMIndex.compact`]
+    return another index, which shares with this one what is the same in both; all answers are exact for the passages
+    that remain, whatever the segments. Saved to the folder it was loaded from, an index writes only what is new, and
+    those who have the older one open keep it.
 
     Ferragina and Manzini, "Opportunistic data structures with applications" (FOCS 2000), on the reversed text, so that
     backward search appends; the Burrows-Wheeler transform is kept in a Huffman-shaped wavelet matrix (Claude,
-    Navarro and Ordonez, Information Systems 47, 2015). Beside it the text itself is kept, for extraction.
+    Navarro and Ordonez, Information Systems 47, 2015). The text is not kept beside it but read out of it.
 
     Queries have a form for one pattern and a form for many, which runs in compiled code without the interpreter's
     lock, and for large batches in `numba.config.NUMBA_NUM_THREADS` threads. Results do not depend on their number.
@@ -52,20 +61,21 @@ class FMIndex:
     >>> tokens, counts = index.continuations(found)
     >>> dict(zip(tokens.tolist(), counts.tolist()))
     {2: 1, 7: 1}
+    >>> index.add([[5, 6, 3]], passage_ids=["c"]).remove(["a"]).count([5, 6])
+    2
     ```
     """
 
-    def __init__(self, arrays: IndexArrays, settings: dict[str, Any]) -> None:
-        self._arrays = arrays
-        self._segments = (arrays,)
+    def __init__(self, segments: Sequence[Segment], settings: dict[str, Any]) -> None:
+        self._segments = tuple(segments)
         self._settings = settings
-        self.num_tokens: int = settings["num_tokens"]
-        self.num_passages: int = settings["num_passages"]
+        self._opened: tuple[Path, str] | None = None
+        self.num_passages: int = sum(segment.num_passages for segment in segments)
         self.vocab_size: int = settings["vocab_size"]
         self.separator: int = settings["separator"]
         self.tokenizer_fingerprint: str = settings["tokenizer_fingerprint"]
         self.corpus_fingerprint: str = settings["corpus_fingerprint"]
-        self.passage_ids = PassageIds(arrays.id_bytes, arrays.id_offsets, arrays.id_order)
+        self.passage_ids = RemainingIds(self._segments)
 
     # Making, saving, loading
 
@@ -79,6 +89,7 @@ class FMIndex:
         separator: int,
         tokenizer_fingerprint: str = "",
         corpus_fingerprint: str = "",
+        segment_tokens: int | None = None,
         progress: bool = True,
         total: int | None = None,
     ) -> FMIndex:
@@ -93,6 +104,8 @@ class FMIndex:
             tokenizer_fingerprint (`str`, *optional*, defaults to `""`): says which tokenizer made the sequences, see
                 [`FMIndex.load`].
             corpus_fingerprint (`str`, *optional*, defaults to `""`): says which corpus they are of.
+            segment_tokens (`int`, *optional*): most tokens of a segment; by default all are one segment, which is
+                fastest to search. Building takes memory in proportion to the largest segment.
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
             total (`int`, *optional*): number of sequences, for the progress bar; not needed if `sequences` or
                 `passage_ids` has a length.
@@ -105,13 +118,23 @@ class FMIndex:
             ValueError: if there is no sequence, a token is outside the vocabulary or is the separator, an id occurs
                 twice, or there are not as many ids as sequences.
         """
-        arrays, settings = build_index(sequences, passage_ids, int(vocab_size), int(separator), progress, total)
-        settings |= {"tokenizer_fingerprint": tokenizer_fingerprint, "corpus_fingerprint": corpus_fingerprint}
-        return cls(arrays, settings)
+        settings = new_settings(vocab_size, separator, tokenizer_fingerprint, corpus_fingerprint, segment_tokens)
+        for sized in (sequences, passage_ids):
+            if total is None and isinstance(sized, Sized):
+                total = len(sized)
+        texts = read_texts(sequences, passage_ids, vocab_size, separator, segment_tokens, total, progress)
+        return cls(add_segments([], texts, vocab_size, separator), settings)
 
     @classmethod
     def from_corpus(
-        cls, corpus: Corpus, identifiers: Identifiers, *, batch_size: int = 1024, progress: bool = True
+        cls,
+        corpus: Corpus,
+        identifiers: Identifiers,
+        *,
+        batch_size: int = 1024,
+        folder: str | os.PathLike[str] | None = None,
+        segment_tokens: int | None = None,
+        progress: bool = True,
     ) -> FMIndex:
         """Index the passages of a corpus, with their titles, pseudo-queries and docids.
 
@@ -119,44 +142,132 @@ class FMIndex:
             corpus ([`Corpus`]): the passages.
             identifiers ([`Identifiers`]): turns a passage into tokens; its end-of-sequence token is the separator.
             batch_size (`int`, *optional*, defaults to 1024): passages that are tokenised together.
+            folder (`str` or `os.PathLike`, *optional*): where to write the index, segment by segment, so that not all
+                of it has to be in memory. It appears there when it is complete. If building is interrupted, the same
+                call goes on after the last segment that was finished.
+            segment_tokens (`int`, *optional*): most tokens of a segment, see [`FMIndex.build`].
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
         Returns:
-            [`FMIndex`]: the index, in memory.
+            [`FMIndex`]: the index; in memory, or loaded from `folder`.
 
         Raises:
             ValueError: as [`FMIndex.build`].
+            FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
         """
-
-        return cls.build(
-            encoded_passages(corpus, identifiers, batch_size),
-            passage_ids=corpus.ids,
-            vocab_size=identifiers.vocab_size,
-            separator=identifiers.eos_token_id,
-            tokenizer_fingerprint=identifiers.fingerprint,
-            corpus_fingerprint=corpus.fingerprint,
-            progress=progress,
-            total=len(corpus),
+        settings = new_settings(
+            identifiers.vocab_size,
+            identifiers.eos_token_id,
+            identifiers.fingerprint,
+            corpus.fingerprint,
+            segment_tokens,
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a folder, which appears only when all of it is on the disk.
+        def texts(start: int) -> Iterator[Text]:
+            return read_texts(
+                encoded_passages(corpus, identifiers, batch_size, start), islice(corpus.ids, start, None),
+                identifiers.vocab_size, identifiers.eos_token_id, segment_tokens, len(corpus) - start, progress,
+            )  # fmt: skip
 
-        An older index at `path` stays usable until then.
+        if folder is None:
+            return cls(add_segments([], texts(0), identifiers.vocab_size, identifiers.eos_token_id), settings)
+        build_in_folder(folder, texts, len(corpus), settings)
+        return cls.load(folder)
+
+    def add(
+        self, sequences: Iterable[Sequence[int]], *, passage_ids: Iterable[str], progress: bool = False
+    ) -> FMIndex:
+        """The index with more passages, which come after those that are there.
+
+        Args:
+            sequences (`Iterable[Sequence[int]]`): the token ids of each passage, as for [`FMIndex.build`].
+            passage_ids (`Iterable[str]`): the id of each passage, in the same order.
+            progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+
+        Returns:
+            [`FMIndex`]: an index with one segment more.
+
+        Raises:
+            TypeError, ValueError: as [`FMIndex.build`]; also if an id is in the index already.
+        """
+        texts = read_texts(
+            sequences, passage_ids, self.vocab_size, self.separator, self._settings["segment_tokens"], None, progress
+        )
+        return self._changed(add_segments(self._segments, texts, self.vocab_size, self.separator))
+
+    def add_corpus(self, corpus: Corpus, identifiers: Identifiers, *, progress: bool = True) -> FMIndex:
+        """The index with the passages of a corpus; see [`FMIndex.add`] and [`FMIndex.from_corpus`].
+
+        Raises:
+            ValueError: as [`FMIndex.add`]; also if the index was made with another tokenizer.
+        """
+        self.check_tokenizer(identifiers)
+        return self.add(encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
+
+    def remove(self, passage_ids: Iterable[str]) -> FMIndex:
+        """The index without some passages. They take no part in any answer; those after them move up.
+
+        They stay in their segment, which they make a little slower, until [`FMIndex.compact`].
+
+        Args:
+            passage_ids (`Iterable[str]`): their ids.
+
+        Returns:
+            [`FMIndex`]: the index without them.
+
+        Raises:
+            KeyError: if no passage has one of the ids.
+            ValueError: if no passage would remain.
+        """
+        passages = np.unique(self.passage_positions(passage_ids))
+        if len(passages) == self.num_passages:
+            raise ValueError(
+                f"All {self.num_passages} passages of the index would be removed, but an index has at least one. "
+                "Delete its folder instead, or add the new passages before the old are removed."
+            )
+        return self._changed(without_passages(self._segments, passages) if len(passages) else self._segments)
+
+    def compact(self, *, progress: bool = True) -> FMIndex:
+        """The same passages in the same order, indexed anew in as few segments as there can be.
+
+        Args:
+            progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+        Returns:
+            [`FMIndex`]: the index; its answers are the same, its ranges are not.
+        """
+        limit = self._settings["segment_tokens"]
+        return self._changed(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
+
+    def _changed(self, segments: Sequence[Segment]) -> FMIndex:
+        changed = FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
+        changed._opened = self._opened
+        return changed
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a folder, where it appears only when all of it is on the disk.
+
+        An older index at `path` stays usable until then. What the folder has of this index is not written again.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
 
         Raises:
             FileExistsError: if `path` is a file, or a folder with anything but an index in it.
+            RuntimeError: if this index was made from the one at `path`, which has been changed since.
         """
-        save_index(path, self._arrays, self._settings)
+        opened = self._opened[1] if self._opened and self._opened[0] == Path(path).absolute() else None
+        segments, checksum = save_index(path, self._segments, self._settings, opened)
+        self._segments, self._opened = tuple(segments), (Path(path).absolute(), checksum)
 
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None, verify: bool = False
     ) -> FMIndex:
         """Open an index. Its files are mapped into memory: opening takes no time, and processes share the memory.
+
+        That all files are whole, and the small ones undamaged, is checked always. A damaged byte in a large file (of
+        an index above 16 MiB) is found only with `verify`, which reads all: after copying an index, for example.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
@@ -171,7 +282,9 @@ class FMIndex:
             FileNotFoundError: if there is no such folder, or a file of the index is missing.
             ValueError: if the folder is no index, of an unknown version or damaged, or made with another tokenizer.
         """
-        index = cls(*load_index(path, verify))
+        segments, settings, checksum = load_index(path, verify)
+        index = cls(segments, settings)
+        index._opened = Path(path).absolute(), checksum
         if tokenizer_fingerprint is not None:
             index._check_fingerprint(tokenizer_fingerprint)
         return index
@@ -204,40 +317,28 @@ class FMIndex:
     # What is in it
 
     @property
-    def num_segments(self) -> int:
-        """Number of parts that the index consists of, and so of parts of a range."""
-        return len(self._segments)
-
-    @cached_property
-    def whole(self) -> np.ndarray:
-        """The range of the empty pattern: all occurrences (int64, shape `(num_segments, 2)`)."""
-        whole = batches.find(self._segments, [[]])[0]
-        whole.setflags(write=False)
-        return whole
-
-    def empty(self, size: int) -> np.ndarray:
-        """Ranges of patterns that do not occur (int64, shape `(size, num_segments, 2)`)."""
-        return np.zeros((size, self.num_segments, 2), np.int64)
+    def num_tokens(self) -> int:
+        """Number of tokens of the passages, with a separator for each."""
+        return int(self.token_counts.sum())
 
     @cached_property
     def token_counts(self) -> np.ndarray:
         """How often each token id occurs; the separator once a passage (int64, shape `(vocab_size,)`)."""
-        counts = np.zeros(self.vocab_size, np.int64)
-        counts[self._arrays.symbols] = np.diff(self._arrays.symbol_rows)
+        counts = np.sum([segment.token_counts for segment in self._segments], axis=0)
         counts.setflags(write=False)
         return counts
 
     @cached_property
     def passage_lengths(self) -> np.ndarray:
         """Number of tokens of each passage, without its separator (int64, shape `(num_passages,)`)."""
-        lengths = np.diff(self._arrays.passage_starts) - 1
+        lengths = np.concatenate([segment.passage_lengths for segment in self._segments])
         lengths.setflags(write=False)
         return lengths
 
     @property
     def num_bytes(self) -> int:
-        """Size of the index in memory or on the disk, in bytes."""
-        return sum(array.nbytes for array in vars(self._arrays).values())
+        """Size of the index in memory or on the disk, in bytes, removed passages included."""
+        return sum(segment.num_bytes for segment in self._segments)
 
     def passage_position(self, passage_id: str) -> int:
         """Number of a passage, given its id.
@@ -277,159 +378,3 @@ class FMIndex:
 
     def __repr__(self) -> str:
         return f"FMIndex({self.num_passages} passages, {self.num_tokens} tokens, {self.vocab_size} token ids)"
-
-    # Queries, one at a time
-
-    def find(self, ids: Sequence[int]) -> np.ndarray:
-        """The range of a pattern.
-
-        Args:
-            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern has all occurrences.
-
-        Returns:
-            `np.ndarray` of int64, shape `(num_segments, 2)`: the range; zeros if the pattern does not occur.
-
-        Raises:
-            ValueError: if a token is outside the vocabulary.
-        """
-        return self.find_batch([ids])[0]
-
-    def count(self, ids: Sequence[int]) -> int:
-        """How often a pattern occurs; see [`FMIndex.find`]."""
-        return int(self.counts(self.find(ids)))
-
-    def continuations(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that follow the occurrences of a pattern; see [`FMIndex.continuations_batch`].
-
-        Args:
-            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: the distinct tokens, and how often each follows (int64).
-        """
-        _, tokens, counts = self.continuations_batch(np.asarray(found)[None])
-        return tokens, counts
-
-    def locate(self, found: np.ndarray, length: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Where a pattern occurs; see [`FMIndex.locate_batch`].
-
-        Args:
-            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
-            length (`int`): number of tokens of the pattern.
-            limit (`int`, *optional*): occurrences to give at most.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: the passage of each occurrence, and the offset of its first token in it.
-        """
-        _, passages, offsets = self.locate_batch(np.asarray(found)[None], length, limit)
-        return passages, offsets
-
-    def extract(self, passage: int) -> np.ndarray:
-        """The tokens of a passage, without the separator (int64); see [`FMIndex.extract_batch`]."""
-        return self.extract_batch([passage])[1]
-
-    # Queries, many at a time
-
-    def counts(self, ranges: np.ndarray) -> np.ndarray:
-        """How often each of many patterns occurs.
-
-        Args:
-            ranges (`np.ndarray` of int64, shape `(..., num_segments, 2)`): the patterns' ranges.
-
-        Returns:
-            `np.ndarray` of int64, shape `(...)`: the numbers of occurrences; 0 for empty ranges.
-
-        Raises:
-            ValueError: if a range is not of this index.
-        """
-        return batches.counts(self._segments, ranges)
-
-    def extend(self, ranges: np.ndarray, tokens: Integers, enough: int | None = None) -> np.ndarray:
-        """Append a token to each of many patterns, or try several for each.
-
-        Args:
-            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; empty ones stay empty.
-            tokens (`np.ndarray` of int64, shape `(n,)` or `(n, m)`): the token to append to each, or `m` tokens of
-                which each makes a pattern of its own. Those of one range share what they can: `(n, m)` takes less time
-                than the range `m` times over.
-            enough (`int`, *optional*): tokens of a range, in the order given, that are looked for: once so many were
-                found to occur, those that come after are not tried and get empty ranges.
-
-        Returns:
-            `np.ndarray` of int64, shape `(n, num_segments, 2)` or `(n, m, num_segments, 2)`: the new ranges; zeros
-            where the new pattern does not occur.
-
-        Raises:
-            ValueError: if a range is not of this index, a token is outside the vocabulary, or `enough` is below 1.
-        """
-        return batches.extend(self._segments, ranges, tokens, enough)
-
-    def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
-        """The ranges of many patterns.
-
-        Args:
-            patterns (`Iterable[Sequence[int]]`): token ids of each pattern. Fastest is an array of shape
-                `(n, length)`.
-
-        Returns:
-            `np.ndarray` of int64, shape `(n, num_segments, 2)`: the ranges; zeros where a pattern does not occur.
-
-        Raises:
-            ValueError: if a token is outside the vocabulary.
-        """
-        return batches.find(self._segments, patterns)
-
-    def continuations_batch(self, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tokens that follow the occurrences of each of many patterns.
-
-        Where a passage ends, what follows is the separator.
-
-        Args:
-            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; nothing follows empty
-                ones.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray, np.ndarray]`: `offsets` (int64, shape `(n + 1,)`), `tokens` and `counts`
-            (int64). The distinct tokens that follow pattern `i` are `tokens[offsets[i]:offsets[i + 1]]`, in an order
-            that is always the same but means nothing; `counts` in the same places says how often each follows.
-
-        Raises:
-            ValueError: if a range is not of this index.
-        """
-        return batches.continuations(self._segments, ranges)
-
-    def locate_batch(
-        self, ranges: np.ndarray, lengths: int | Integers, limit: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where many patterns occur.
-
-        Args:
-            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges.
-            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of each pattern, which its range
-                does not say.
-            limit (`int`, *optional*): occurrences to give of each pattern at most; always the same ones.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray, np.ndarray]`: for each occurrence (int64) the number of its pattern,
-            ascending, the passage of its first token, and the token's offset in it. An occurrence that starts with
-            the separator is at offset -1 of the passage that follows.
-
-        Raises:
-            ValueError: if a range is not of this index, or a length is below 1.
-        """
-        return batches.locate(self._segments, ranges, lengths, limit)
-
-    def extract_batch(self, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of many passages.
-
-        Args:
-            passages (`np.ndarray` of int64, shape `(n,)`): passages, from 0.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: `indptr` (int64, shape `(n + 1,)`) and `tokens` (int64); those of the
-            `i`-th passage, without the separator, are `tokens[indptr[i]:indptr[i + 1]]`.
-
-        Raises:
-            IndexError: if there is no such passage.
-        """
-        return batches.extract(self._arrays, passages)

@@ -1,5 +1,8 @@
 """The FM-index's queries as compiled kernels over batches; each works on the part [start, stop) of its batch.
 
+`dead` is a bit vector of the rows whose passage was removed, without blocks where none was. A range without any other
+row is empty.
+
 Where a kernel checks its input it returns the place of the first bad item, or -1.
 """
 
@@ -7,17 +10,55 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled, rank_and_bit
-from dgr_trainer.index.wavelet_matrix import child_range, distinct_symbols, extend_range, next_row
+from dgr_trainer.index.bit_vector import compiled, rank_and_bit, set_bit
+from dgr_trainer.index.wavelet_matrix import (
+    child_range,
+    distinct_symbols,
+    extend_range,
+    next_row,
+    next_row_and_symbol,
+)
 
 # Levels of the wavelet matrix whose nodes are kept while a range is extended by many tokens.
 _KEPT_LEVELS = 8
 
 
 @compiled
+def living(dead: np.ndarray, low: int, high: int) -> int:
+    """Number of rows in [low, high) whose passages were not removed."""
+    if low >= high:
+        return 0
+    if len(dead) == 0:
+        return high - low
+    before, _ = rank_and_bit(dead, 0, low)
+    after, _ = rank_and_bit(dead, 0, high)
+    return high - low - (after - before)
+
+
+@compiled
+def count_ranges(dead: np.ndarray, ranges: np.ndarray, segment: int, counts: np.ndarray) -> None:
+    """Add to `counts` the number of living rows of each range."""
+    for index in range(len(ranges)):
+        counts[index] += living(dead, ranges[index, segment, 0], ranges[index, segment, 1])
+
+
+@compiled
+def living_rows(dead: np.ndarray, low: int, rows: np.ndarray) -> None:
+    """Write the first living rows from `low` on."""
+    row = low
+    for index in range(len(rows)):
+        if len(dead):
+            while rank_and_bit(dead, 0, row)[1]:
+                row += 1
+        rows[index] = row
+        row += 1
+
+
+@compiled
 def extend_ranges(
     blocks: np.ndarray,
     levels: np.ndarray,
+    dead: np.ndarray,
     codes: np.ndarray,
     symbol_of: np.ndarray,
     ranges: np.ndarray,
@@ -69,6 +110,8 @@ def extend_ranges(
                     code >>= np.uint64(1)
                     level += 1
                 low, high = extend_range(blocks, levels, code, level, low, high)
+                if len(dead) and living(dead, low, high) == 0:
+                    low, high = np.int64(0), np.int64(0)
             extended[index, place, segment, 0], extended[index, place, segment, 1] = low, high
             occurs = low < high
             for before in range(segment):
@@ -81,9 +124,11 @@ def extend_ranges(
 def find_patterns(
     blocks: np.ndarray,
     levels: np.ndarray,
+    dead: np.ndarray,
     codes: np.ndarray,
     symbol_of: np.ndarray,
     symbol_rows: np.ndarray,
+    separator: int,
     indptr: np.ndarray,
     tokens: np.ndarray,
     segment: int,
@@ -91,20 +136,26 @@ def find_patterns(
     start: int,
     stop: int,
 ) -> int:
-    """Find the ranges of patterns in one segment; the empty pattern has all rows. Returns the place of a bad token."""
+    """Find the ranges of patterns in one segment; the empty pattern has all rows. Returns the place of a bad token.
+
+    No occurrence goes on past a separator, unless it starts with it.
+    """
     for index in range(start, stop):
         low, high = np.int64(0), symbol_rows[-1]
-        for place in range(indptr[index], indptr[index + 1]):
+        first = indptr[index]
+        for place in range(first, indptr[index + 1]):
             token = tokens[place]
             if token < 0 or token >= len(symbol_of):
                 return place
             symbol = symbol_of[token]
-            if low >= high or symbol < 0:
+            if low >= high or symbol < 0 or (place > first + 1 and tokens[place - 1] == separator):
                 low, high = np.int64(0), np.int64(0)
-            elif place == indptr[index]:
+            elif place == first:
                 low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
             else:
                 low, high = extend_range(blocks, levels, codes[symbol], 0, low, high)
+        if len(dead) and living(dead, low, high) == 0:
+            low, high = np.int64(0), np.int64(0)
         found[index, segment, 0], found[index, segment, 1] = low, high
     return -1
 
@@ -113,6 +164,8 @@ def find_patterns(
 def continue_ranges(
     blocks: np.ndarray,
     levels: np.ndarray,
+    dead: np.ndarray,
+    codes: np.ndarray,
     symbols: np.ndarray,
     symbol_rows: np.ndarray,
     ranges: np.ndarray,
@@ -144,10 +197,55 @@ def continue_ranges(
                     used += 1
             else:
                 used = distinct_symbols(blocks, levels, first, last, stack, tokens, counts, used)
+            kept = begin
             for place in range(begin, used):
-                tokens[place] = symbols[tokens[place]]
+                symbol = tokens[place]
+                count = counts[place]
+                if len(dead):
+                    if last - first < symbol_rows[-1]:
+                        low, high = extend_range(blocks, levels, codes[symbol], 0, first, last)
+                    else:
+                        low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
+                    count = living(dead, low, high)
+                if count:
+                    tokens[kept], counts[kept] = symbols[symbol], count
+                    kept += 1
+            used = kept
         offsets[index - start + 1] = used
     return offsets, tokens[:used], counts[:used]
+
+
+@compiled
+def merge_continuations(
+    offsets: np.ndarray,
+    tokens: np.ndarray,
+    counts: np.ndarray,
+    more_offsets: np.ndarray,
+    more_tokens: np.ndarray,
+    more_counts: np.ndarray,
+    vocab_size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The continuations of ranges over two parts of the corpus, from those in each."""
+    out_offsets = np.zeros(len(offsets), np.int64)
+    out_tokens = np.empty(len(tokens) + len(more_tokens), np.int64)
+    out_counts = np.empty(len(out_tokens), np.int64)
+    places = np.full(vocab_size, -1, np.int64)
+    used = 0
+    for index in range(len(offsets) - 1):
+        begin = used
+        for entry in range(offsets[index], offsets[index + 1]):
+            places[tokens[entry]] = used
+            out_tokens[used], out_counts[used] = tokens[entry], counts[entry]
+            used += 1
+        for entry in range(more_offsets[index], more_offsets[index + 1]):
+            token = more_tokens[entry]
+            if places[token] >= begin:
+                out_counts[places[token]] += more_counts[entry]
+            else:
+                out_tokens[used], out_counts[used] = token, more_counts[entry]
+                used += 1
+        out_offsets[index + 1] = used
+    return out_offsets, out_tokens[:used], out_counts[:used]
 
 
 @compiled
@@ -157,6 +255,8 @@ def locate_rows(
     marks: np.ndarray,
     samples: np.ndarray,
     passage_starts: np.ndarray,
+    end_passages: np.ndarray,
+    first_end: int,
     rows: np.ndarray,
     lengths: np.ndarray,
     passages: np.ndarray,
@@ -164,39 +264,80 @@ def locate_rows(
     start: int,
     stop: int,
 ) -> None:
-    """Where the occurrences of patterns start, given their rows and the patterns' lengths."""
-    size = passage_starts[-1]
-    num_passages = len(passage_starts) - 1
+    """Where the occurrences of patterns start, given their rows and the patterns' lengths.
+
+    From a row the text is followed to the next place that is kept, or to the end of the passage.
+    """
     for index in range(start, stop):
         row = rows[index]
         steps = np.int64(0)
-        sample, marked = rank_and_bit(marks, 0, row)
-        while not marked:
+        while True:
+            if first_end <= row < first_end + len(end_passages):
+                passage = np.int64(end_passages[row - first_end])
+                place = passage_starts[passage + 1] - 1
+                break
+            sample, marked = rank_and_bit(marks, 0, row)
+            if marked:
+                place = np.int64(samples[sample])
+                passage, right = np.int64(0), np.int64(len(end_passages))
+                while right - passage > 1:
+                    middle = (passage + right) // 2
+                    if passage_starts[middle] <= place:
+                        passage = middle
+                    else:
+                        right = middle
+                break
             row = next_row(blocks, levels, row)
             steps += 1
-            sample, marked = rank_and_bit(marks, 0, row)
-        position = (np.int64(samples[sample]) - steps - lengths[index] + 1) % size
-        left, right = 0, num_passages
-        while right - left > 1:
-            middle = (left + right) // 2
-            if passage_starts[middle] <= position:
-                left = middle
-            else:
-                right = middle
-        if position == passage_starts[left + 1] - 1:
-            passages[index] = left + 1 if left + 1 < num_passages else 0
-            offsets[index] = -1
-        else:
-            passages[index] = left
-            offsets[index] = position - passage_starts[left]
+        passages[index] = passage
+        offsets[index] = place - steps - lengths[index] + 1 - passage_starts[passage]
 
 
 @compiled
-def copy_passages(
-    text: np.ndarray, passage_starts: np.ndarray, passages: np.ndarray, indptr: np.ndarray, out: np.ndarray
+def read_passages(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    symbols: np.ndarray,
+    symbol_rows: np.ndarray,
+    first_rows: np.ndarray,
+    passages: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    tokens: np.ndarray,
+    start: int,
+    stop: int,
 ) -> None:
-    """Copy the tokens of passages, without separators, to the places `indptr` gives."""
-    for index in range(len(passages)):
-        first = passage_starts[passages[index]]
-        for place in range(indptr[index + 1] - indptr[index]):
-            out[indptr[index] + place] = text[first + place]
+    """Write the tokens of passages, without separators, each from its place in `starts` on."""
+    for index in range(start, stop):
+        if sizes[index] == 0:
+            continue
+        row = np.int64(first_rows[passages[index]])
+        low, high = 0, len(symbols)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if symbol_rows[middle] <= row:
+                low = middle
+            else:
+                high = middle
+        tokens[starts[index]] = symbols[low]
+        for place in range(starts[index] + 1, starts[index] + sizes[index]):
+            row, symbol = next_row_and_symbol(blocks, levels, row)
+            tokens[place] = symbols[symbol]
+
+
+@compiled
+def mark_passages(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    first_rows: np.ndarray,
+    passage_starts: np.ndarray,
+    passages: np.ndarray,
+    dead: np.ndarray,
+) -> None:
+    """Set the bits of all rows of passages."""
+    for passage in passages:
+        row = np.int64(first_rows[passage])
+        for left in range(passage_starts[passage + 1] - passage_starts[passage] - 1, -1, -1):
+            set_bit(dead, 0, row)
+            if left:
+                row = next_row(blocks, levels, row)

@@ -1,97 +1,258 @@
-"""An FM-index on disk: a folder of `.npy` files, which are mapped into memory, and `index.json`, which lists them."""
+"""An index on disk: a folder for each segment, and `index.json`, which says which of them the index consists of.
+
+Folders of segments are written once and never changed; adding, removing and compacting write new ones, then put a new
+`index.json` in the place of the old, in one step. Who opens the index finds all of the old or all of the new.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from dataclasses import fields
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from filelock import FileLock
 
-from dgr_trainer.atomic import atomic_folder
-from dgr_trainer.index.build import IndexArrays
+from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays, check_vocabulary
+from dgr_trainer.index.parts import StoredPart, is_whole, read_part, write_part
+from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
+from dgr_trainer.index.segments import add_segments
+from dgr_trainer.index.texts import Text
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "dgr-trainer FM-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "index.json"
+_LOCK = "index.lock"
 _SETTINGS = (
-    "num_tokens",
-    "num_passages",
     "vocab_size",
     "separator",
     "sample_rate",
+    "segment_tokens",
     "tokenizer_fingerprint",
     "corpus_fingerprint",
 )
+# An index of no more bytes than this is compared with its checksums whenever it is opened, in a few milliseconds.
+_ALWAYS_VERIFIED = 16 << 20
 
 
-def save_index(path: str | os.PathLike[str], arrays: IndexArrays, settings: dict[str, Any]) -> None:
-    """Write an index. The folder appears, or takes the place of an older index, only when all of it is on the disk.
+def new_settings(
+    vocab_size: int,
+    separator: int,
+    tokenizer_fingerprint: str,
+    corpus_fingerprint: str,
+    segment_tokens: int | None,
+) -> dict[str, Any]:
+    """The numbers and fingerprints that describe an index; see `FMIndex.build`."""
+    check_vocabulary(vocab_size, separator)
+    if segment_tokens is not None and segment_tokens < 1:
+        raise ValueError(
+            f"segment_tokens is {segment_tokens}, but a segment has at least 1 token. Give a large number, such as "
+            "100_000_000, or None for one segment."
+        )
+    return {
+        "vocab_size": int(vocab_size),
+        "separator": int(separator),
+        "sample_rate": SAMPLE_RATE,
+        "segment_tokens": segment_tokens,
+        "tokenizer_fingerprint": tokenizer_fingerprint,
+        "corpus_fingerprint": corpus_fingerprint,
+    }
+
+
+def build_in_folder(
+    path: str | os.PathLike[str],
+    texts: Callable[[int], Iterator[Text]],
+    num_passages: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Build an index on the disk, segment by segment, or finish one that was begun.
+
+    What is finished lies in a hidden folder beside `path`, and is used again if its settings are the same.
 
     Args:
-        path (`str` or `os.PathLike`): the folder.
-        arrays (`IndexArrays`): the arrays.
-        settings (`dict[str, Any]`): numbers and fingerprints that describe them.
+        path (`str` or `os.PathLike`): the folder of the index.
+        texts (`Callable[[int], Iterator[Text]]`): the texts of the segments, from a passage on.
+        num_passages (`int`): passages of all texts.
+        settings (`Mapping[str, Any]`): numbers and fingerprints that describe the index.
 
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} exists and is no index, so none can be written there. Give a folder that is empty, new, or an "
+            "index."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    begun = folder.with_name(f".{folder.name}.building")
+    segments: list[Segment] = []
+    if begun.exists():
+        try:
+            segments, known, _ = load_index(begun, verify=True)
+        except (OSError, ValueError):
+            known = {}
+        if known != dict(settings):
+            shutil.rmtree(begun)
+            segments = []
+    done = sum(segment.num_passages for segment in segments)
+    if done:
+        logger.info("Going on after the %d passages that were indexed before", done)
+    if done < num_passages:
+        for text in texts(done):
+            segments = add_segments(segments, [text], settings["vocab_size"], settings["separator"])
+            save_index(begun, segments, settings, None)
+            segments, _, _ = load_index(begun)
+    if (folder / DESCRIPTION).is_file():
+        save_index(folder, segments, settings, None)
+        shutil.rmtree(begun)
+    else:
+        if folder.exists():
+            folder.rmdir()
+        os.rename(begun, folder)
+
+
+def save_index(
+    path: str | os.PathLike[str], segments: Sequence[Segment], settings: Mapping[str, Any], opened: str | None
+) -> tuple[list[Segment], str]:
+    """Write an index. It appears, or takes the place of an older one, only when all of it is on the disk.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder.
+        segments (`Sequence[Segment]`): what the index consists of. What the folder has already is not written again.
+        settings (`Mapping[str, Any]`): numbers and fingerprints that describe them.
+        opened (`str`, *optional*): the checksum of the index that these segments were made from, if it was opened
+            from `path`.
+
+    Returns:
+        `tuple[list[Segment], str]`: the segments, which now know where they are on the disk, and the checksum of the
+        description that was written.
+
+    Raises:
+        FileExistsError: if `path` is a file, or a folder with anything but an index in it.
+        RuntimeError: if the index at `path` was changed since it was opened.
         OSError: if the disk is full, for one; `path` is then as it was.
     """
-    with atomic_folder(path, marker=DESCRIPTION) as folder:
-        files = {}
-        for field in fields(arrays):
-            array = getattr(arrays, field.name)
-            file = folder / f"{field.name}.npy"
-            with open(file, "wb") as stream:
-                np.save(stream, array, allow_pickle=False)
-                stream.flush()
-                os.fsync(stream.fileno())
-            files[file.name] = {
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "bytes": file.stat().st_size,
-                "sha256": _sha256(file),
-            }
-        description = {"format": FORMAT, "format_version": FORMAT_VERSION, **settings, "files": files}
-        with open(folder / DESCRIPTION, "w", encoding="utf-8", newline="\n") as stream:
-            json.dump(description, stream, indent=2, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+    folder = Path(path)
+    if not (folder / DESCRIPTION).is_file():
+        with atomic_folder(folder, marker=DESCRIPTION) as new:
+            return _write(new, folder, segments, settings)
+    with FileLock(folder / _LOCK):
+        if opened is not None and opened != _checksum_on_disk(folder):
+            raise RuntimeError(
+                f"The index at {folder} was changed by another process since it was opened here, and saving would "
+                "undo that. Load it again and repeat the change."
+            )
+        written = _write(folder, folder, segments, settings)
+        _delete_unused(folder)
+    return written
 
 
-def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[IndexArrays, dict[str, Any]]:
+def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list[Segment], dict[str, Any], str]:
     """Map an index into memory.
 
     Args:
         path (`str` or `os.PathLike`): a folder that `save_index` wrote.
-        verify (`bool`, *optional*, defaults to `False`): read every file and compare its SHA-256.
+        verify (`bool`, *optional*, defaults to `False`): compare all files with their checksums.
 
     Returns:
-        `tuple[IndexArrays, dict[str, Any]]`: the arrays and the settings.
+        `tuple[list[Segment], dict[str, Any], str]`: the segments, the settings, and the description's checksum.
 
     Raises:
         FileNotFoundError: if there is no folder, or a file of the index is missing.
         ValueError: if the folder is no index, of an unknown version, or damaged.
     """
     folder = Path(path)
-    description = _read_description(folder)
-    arrays = {}
-    for field in fields(IndexArrays):
-        file = folder / f"{field.name}.npy"
-        expected = description["files"][file.name]
-        _check_file(file, expected, verify)
-        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-        if array.dtype.str != expected["dtype"] or list(array.shape) != expected["shape"]:
-            raise ValueError(
-                f"{file} holds an array of {array.dtype.str}{list(array.shape)}, but {DESCRIPTION} says "
-                f"{expected['dtype']}{expected['shape']}: the files are not of one index. Build the index again."
+    while True:
+        description = _read_description(folder)
+        try:
+            return _load(folder, description, verify)
+        except FileNotFoundError:
+            # Another process may have replaced the index after its description was read here.
+            if _checksum_on_disk(folder) == description["sha256"]:
+                raise
+
+
+def _load(folder: Path, description: dict[str, Any], verify: bool) -> tuple[list[Segment], dict[str, Any], str]:
+    total = sum(
+        file["bytes"]
+        for entry in description["segments"]
+        for part in (entry["segment"], entry["removed"])
+        if part is not None
+        for file in part["files"].values()
+    )
+    verify = verify or total <= _ALWAYS_VERIFIED
+    segments = []
+    for entry in description["segments"]:
+        names = [field.name for field in fields(IndexArrays)]
+        arrays = IndexArrays(**read_part(folder, entry["segment"], names, verify))
+        removed = NONE_REMOVED
+        if entry["removed"] is not None:
+            removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], verify))
+        stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
+        segments.append(Segment(arrays, description["separator"], removed, *stored))
+    return segments, {name: description[name] for name in _SETTINGS}, description["sha256"]
+
+
+def _write(
+    folder: Path, final: Path, segments: Sequence[Segment], settings: Mapping[str, Any]
+) -> tuple[list[Segment], str]:
+    """Write an index to a folder that will be known by the name `final`."""
+    entries, stored = [], []
+    for segment in segments:
+        part = _stored_in(folder, segment.stored) or write_part(folder, "segment", segment.arrays)
+        removed = None
+        if len(segment.removed.passages):
+            removed = _stored_in(folder, segment.stored_removed) or write_part(folder, "removed", segment.removed)
+        entries.append({
+            "segment": part, "removed": removed,
+            "num_tokens": segment.arrays.num_rows, "num_passages": segment.num_passages,
+        })  # fmt: skip
+        stored.append(
+            replace(
+                segment,
+                stored=StoredPart(final.absolute(), part),
+                stored_removed=None if removed is None else StoredPart(final.absolute(), removed),
             )
-        arrays[field.name] = array
-    return IndexArrays(**arrays), {name: description[name] for name in _SETTINGS}
+        )
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **{name: settings[name] for name in _SETTINGS},
+        "segments": entries,
+    }
+    description["sha256"] = _checksum(description)
+    with atomic_write(folder / DESCRIPTION) as stream:
+        json.dump(description, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+    return stored, description["sha256"]
+
+
+def _stored_in(folder: Path, part: StoredPart | None) -> dict[str, Any] | None:
+    """The description of a part that is in the folder already."""
+    if part is None or part.folder != folder.absolute() or not is_whole(folder, part.description):
+        return None
+    return part.description
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete what an older index consisted of, and what an interrupted process left."""
+    entries = _read_description(folder)["segments"]
+    used = {part["name"] for entry in entries for part in (entry["segment"], entry["removed"]) if part is not None}
+    for file in folder.iterdir():
+        written_here = file.name.startswith(("segment-", "removed-", ".segment-", ".removed-"))
+        if file.is_dir() and written_here and file.name not in used:
+            shutil.rmtree(file)
+        elif file.name.startswith(f".{DESCRIPTION}."):
+            file.unlink()
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -115,32 +276,21 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"The index at {folder} has format version {description.get('format_version')}, but this version of "
             f"dgr-trainer reads version {FORMAT_VERSION}. Build the index again, or install the version that wrote it."
         )
-    files = description.get("files")
-    names = {f"{field.name}.npy" for field in fields(IndexArrays)}
-    missing = [name for name in _SETTINGS if name not in description]
-    if missing or not isinstance(files, dict) or not names <= files.keys():
-        raise ValueError(f"{folder / DESCRIPTION} is damaged (parts of it are missing). Build the index again.")
+    if description.get("sha256") != _checksum(description):
+        raise ValueError(
+            f"{folder / DESCRIPTION} is damaged (its content does not have the SHA-256 that it names). "
+            "Copy it again, or build the index again."
+        )
     return description
 
 
-def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"The index is not whole: {file} is missing. Copy all of its files, or build it again."
-        )
-    size = file.stat().st_size
-    if size != expected["bytes"]:
-        raise ValueError(
-            f"The index is not whole: {file} has {size} bytes, but {expected['bytes']} were written. "
-            "Copy the file again, or build the index again."
-        )
-    if verify and _sha256(file) != expected["sha256"]:
-        raise ValueError(
-            f"The index is damaged: {file} does not have the SHA-256 it was written with. "
-            "Copy the file again, or build the index again."
-        )
+def _checksum(description: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in description.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _checksum_on_disk(folder: Path) -> str | None:
+    try:
+        return _read_description(folder)["sha256"]
+    except (OSError, ValueError):
+        return None

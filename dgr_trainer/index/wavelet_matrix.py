@@ -16,6 +16,9 @@ kernels rest:
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from dgr_trainer.index.bit_vector import (
@@ -27,6 +30,7 @@ from dgr_trainer.index.bit_vector import (
     num_blocks,
     rank_and_bit,
 )
+from dgr_trainer.index.threads import in_threads, number_of_threads
 
 SIZE = 0  # number of elements with a bit on this level
 ZEROS = 1  # number of these bits that are zero
@@ -144,20 +148,56 @@ def build_matrix(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     blocks = np.zeros(total * BLOCK_WORDS, np.uint64)
     other = np.empty_like(values)
     for level in range(len(levels) - 1):
-        _build_level(values, other, blocks, levels[level])
+        line, size = levels[level], int(levels[level, SIZE])
+        parts = number_of_threads(size)
+        bounds = np.append(np.arange(parts) * (size // parts // BLOCK_BITS * BLOCK_BITS), size)
+        # Codes that end stand last: either no zero ends here, or every one does.
+        places = np.zeros((len(bounds), 2), np.int64)
+        counted = in_threads(partial(_count_level, values), bounds[:-1], size)
+        places[1:-1] = np.cumsum(np.array(counted, np.int64).reshape(-1, 2), axis=0)
+        places[:, 1] += line[ZEROS]
+
+        def part(
+            start: int, stop: int, values: Any = values, other: Any = other, context: Any = (line, places, bounds)
+        ) -> None:
+            line, places, bounds = context
+            zero, one = places[np.searchsorted(bounds, start)]
+            _build_level(values, other, blocks, line, int(zero), int(one), start, stop)
+
+        in_threads(part, bounds, size)
+        finish_ranks(blocks, int(line[FIRST_BLOCK]), size)
         values, other = other, values
     return blocks
 
 
 @compiled
-def _build_level(values: np.ndarray, other: np.ndarray, blocks: np.ndarray, line: np.ndarray) -> None:
-    """Write one level's bits; put the elements that go on into `other`, zeros first, their used bit dropped."""
-    size, first_block = line[SIZE], line[FIRST_BLOCK]
-    # Codes that end stand last: either no zero ends here, or every one does.
-    zero, one = 0, line[ZEROS]
-    word_index, offset = first_block * BLOCK_WORDS + 1, 0
+def _count_level(values: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    """How many of the elements [start, stop) go on with a zero, and how many with a one."""
+    zeros, ones = 0, 0
+    for index in range(start, stop):
+        value = values[index]
+        goes_on = (value >> 1) != 1
+        ones += goes_on & (value & 1)
+        zeros += goes_on & (1 - (value & 1))
+    return zeros, ones
+
+
+@compiled
+def _build_level(
+    values: np.ndarray,
+    other: np.ndarray,
+    blocks: np.ndarray,
+    line: np.ndarray,
+    zero: int,
+    one: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the bits of the elements [start, stop) of one level, which start with a block; put those that go on into
+    `other`, zeros from `zero` and ones from `one` on, their used bit dropped."""
+    word_index, offset = (line[FIRST_BLOCK] + start // BLOCK_BITS) * BLOCK_WORDS + 1, 0
     word = np.uint64(0)
-    for index in range(size):
+    for index in range(start, stop):
         value = values[index]
         bit = value & 1
         rest = value >> 1
@@ -179,7 +219,6 @@ def _build_level(values: np.ndarray, other: np.ndarray, blocks: np.ndarray, line
                 word_index += 1
     if offset & 63:
         blocks[word_index] = word
-    finish_ranks(blocks, first_block, size)
 
 
 @compiled
@@ -191,6 +230,22 @@ def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
         row = levels[level, ZEROS] + ones if bit else row - ones
         level += 1
     return levels[level, FIRST_ROW] + row - levels[level, SIZE]
+
+
+@compiled
+def next_row_and_symbol(blocks: np.ndarray, levels: np.ndarray, row: int) -> tuple[int, int]:
+    """As `next_row`, with the element's symbol."""
+    level, node = 0, 0
+    while row < levels[level, SIZE]:
+        ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+        if bit:
+            row, node = levels[level, ZEROS] + ones, levels[level, NODES] + node
+        else:
+            row -= ones
+        level += 1
+    return levels[level, FIRST_ROW] + row - levels[level, SIZE], levels[level, FIRST_SYMBOL] + node - levels[
+        level, NODES
+    ]
 
 
 @compiled

@@ -83,7 +83,7 @@ def interrupted():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("number", [1, 6, 13])
+@pytest.mark.parametrize("number", [1, 6, 14])
 @pytest.mark.parametrize(("action", "error"), [(disk_full, OSError), (interrupted, KeyboardInterrupt)])
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, number, action, error):
     monkeypatch.setattr(np, "save", fail_at(number, action))
@@ -92,13 +92,14 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, number, action, err
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [1, 6, 13])
+@pytest.mark.parametrize("number", [1, 6, 14])
 def test_a_failed_save_leaves_the_older_index(folder, monkeypatch, number):
     monkeypatch.setattr(np, "save", fail_at(number, disk_full))
     with pytest.raises(OSError, match="No space left"):
         build([[1, 1, 1]]).save(folder)
     assert FMIndex.load(folder, verify=True).count([5, 6]) == 3
     assert os.listdir(folder.parent) == ["index"]
+    assert sorted(name.split("-")[0] for name in os.listdir(folder)) == ["index.json", "index.lock", "segment"]
 
 
 KILLED = """
@@ -169,24 +170,35 @@ def edit(folder, **changes):
     (folder / "index.json").write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [1, "2", None])
 def test_unknown_version(folder, version):
     edit(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"format version {version}.*reads version 1.*Build the index again"):
+    with pytest.raises(ValueError, match=f"format version {version}.*reads version 2.*Build the index again"):
         FMIndex.load(folder)
 
 
-@pytest.mark.parametrize("changes", [{"separator": None}, {"files": None}, {"files": {}}])
-def test_description_with_parts_missing(folder, changes):
+@pytest.mark.parametrize("changes", [{"separator": None}, {"segments": None}, {"separator": 3}, {"sha256": "0"}])
+def test_a_changed_description_is_refused(folder, changes):
     edit(folder, **changes)
-    with pytest.raises(ValueError, match="parts of it are missing"):
+    with pytest.raises(ValueError, match="index.json is damaged.*SHA-256 that it names.*build the index again"):
         FMIndex.load(folder)
+
+
+def file_of(folder, name):
+    (file,) = folder.glob(f"segment-*/{name}.npy")
+    return file
 
 
 @pytest.mark.parametrize("name", IndexArrays.__dataclass_fields__)
-def test_missing_and_truncated_files(folder, name):
-    file = folder / f"{name}.npy"
+def test_missing_truncated_and_damaged_files(folder, name):
+    file = file_of(folder, name)
     whole = file.read_bytes()
+    for place in {0, len(whole) // 2, len(whole) - 1}:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"damaged: .*{name}.npy does not have the SHA-256"):
+            FMIndex.load(folder)
     file.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=f"not whole: .*{name}.npy has {len(whole) - 1} bytes, but {len(whole)}"):
         FMIndex.load(folder)
@@ -195,19 +207,26 @@ def test_missing_and_truncated_files(folder, name):
         FMIndex.load(folder)
 
 
-def test_damaged_file(folder):
-    content = bytearray((folder / "text.npy").read_bytes())
+def test_large_files_are_compared_on_request(folder, monkeypatch):
+    monkeypatch.setattr("dgr_trainer.index.parts._ALWAYS_VERIFIED", 200)
+    monkeypatch.setattr("dgr_trainer.index.storage._ALWAYS_VERIFIED", 200)
+    file = file_of(folder, "blocks")
+    content = bytearray(file.read_bytes())
+    assert len(content) > 200
     content[-1] ^= 1
-    (folder / "text.npy").write_bytes(content)
+    file.write_bytes(content)
     FMIndex.load(folder)
-    with pytest.raises(ValueError, match="damaged: .*text.npy does not have the SHA-256"):
+    with pytest.raises(ValueError, match="damaged: .*blocks.npy does not have the SHA-256"):
         FMIndex.load(folder, verify=True)
-
-
-def test_files_of_different_indexes(folder):
-    codes, symbols = folder / "codes.npy", folder / "symbol_rows.npy"
-    description = json.loads((folder / "index.json").read_text())
-    np.save(symbols, np.load(symbols).astype(np.uint64))
-    assert symbols.stat().st_size == description["files"]["symbol_rows.npy"]["bytes"] and codes.exists()
-    with pytest.raises(ValueError, match="symbol_rows.npy holds an array of <u8.*not of one index"):
+    # The header of a file says what is in it, and is read always.
+    content[content.index(b"u8")] ^= 8
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="blocks.npy"):
         FMIndex.load(folder)
+
+
+def test_a_damaged_part_is_written_again(folder):
+    file = file_of(folder, "blocks")
+    file.write_bytes(file.read_bytes()[:-1])
+    build(tokenizer_fingerprint="tokenizer-one", corpus_fingerprint="corpus").save(folder)
+    assert FMIndex.load(folder, verify=True).count([5, 6]) == 3

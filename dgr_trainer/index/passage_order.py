@@ -1,0 +1,172 @@
+"""The sorted suffixes of a text of passages, each compared up to the end of its passage, in threads.
+
+All suffixes are dealt into buckets by their first symbol. In a bucket they are sorted by a key of the next few
+symbols, packed into 64 bits; those with equal keys are sorted again by the symbols after these, until they differ or
+their passage ends. What is equal up to there stands in the order of the text. So no comparison goes on past a passage,
+and the time does not depend on how much the passages repeat each other, only on how much a passage repeats itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dgr_trainer.index.bit_vector import compiled
+from dgr_trainer.index.threads import in_threads
+
+# Keys that may be read a suffix before the text is taken to repeat itself too much for this way of sorting.
+_KEYS_A_SUFFIX = 64
+_SMALL = 16
+_MOST_SYMBOLS = 8
+_PARTS = 64
+
+
+def sorted_suffixes(text: np.ndarray, separator: int, first_rows: np.ndarray, dtype: Any) -> np.ndarray | None:
+    """Sort the suffixes of a text, each up to the first separator after its first symbol.
+
+    Args:
+        text (`np.ndarray` of uint16 or uint32, shape `(size,)`): symbols from 0 on; after the last comes the first,
+            which is the separator.
+        separator (`int`): the symbol between passages.
+        first_rows (`np.ndarray` of int64, shape `(num_symbols + 1,)`): number of symbols in the text less than each.
+        dtype (`np.dtype`): unsigned integers that hold a position.
+
+    Returns:
+        `np.ndarray` of `dtype`, shape `(size,)`: the starts of the suffixes in ascending order; `None` if passages
+        repeat themselves so much that another way of sorting is faster.
+    """
+    bits = max(1, (len(first_rows) - 2).bit_length())
+    width = min(64 // bits, _MOST_SYMBOLS)
+    suffixes = np.empty(len(text), dtype)
+    _deal(text, first_rows, suffixes)
+    largest = int(np.diff(first_rows).max())
+
+    def part(start: int, stop: int) -> bool:
+        room = np.empty(min(largest, int(first_rows[stop] - first_rows[start])), np.uint64)
+        return _sort_buckets(text, separator, first_rows, suffixes, bits, width, room, start, stop)
+
+    bounds = np.searchsorted(first_rows, np.linspace(0, len(text), _PARTS + 1)[1:-1])
+    bounds = np.unique(np.concatenate([[0], bounds, [len(first_rows) - 1]]))
+    return suffixes if all(in_threads(part, bounds, len(text))) else None
+
+
+@compiled
+def _deal(text: np.ndarray, first_rows: np.ndarray, suffixes: np.ndarray) -> None:
+    """Deal suffixes into buckets by their first symbol, in the order of the text."""
+    places = first_rows.copy()
+    for position in range(len(text)):
+        symbol = text[position]
+        suffixes[places[symbol]] = position
+        places[symbol] += 1
+
+
+@compiled
+def _key(text: np.ndarray, separator: int, position: int, bits: int, width: int) -> tuple[np.uint64, bool]:
+    """The next symbols of a suffix in one number, up to a separator; and whether there was one."""
+    key = np.uint64(0)
+    for place in range(width):
+        if position >= len(text):
+            position -= len(text)
+        symbol = np.int64(text[position])
+        key = (key << np.uint64(bits)) | np.uint64(symbol)
+        if symbol == separator:
+            return key << np.uint64(bits * (width - 1 - place)), True
+        position += 1
+    return key, False
+
+
+@compiled
+def _sort_buckets(
+    text: np.ndarray,
+    separator: int,
+    first_rows: np.ndarray,
+    suffixes: np.ndarray,
+    bits: int,
+    width: int,
+    room: np.ndarray,
+    start: int,
+    stop: int,
+) -> bool:
+    """Sort the buckets [start, stop); whether it was finished before too many keys were read."""
+    budget = _KEYS_A_SUFFIX * (first_rows[stop] - first_rows[start]) + 1_000_000
+    stack = np.empty((64, 3), np.int64)
+    for bucket in range(start, stop):
+        first = first_rows[bucket]
+        stack[0, 0], stack[0, 1], stack[0, 2] = first, first_rows[bucket + 1], 1
+        depth = 1 if first_rows[bucket + 1] - first > 1 else 0
+        while depth > 0:
+            depth -= 1
+            low, high, offset = stack[depth, 0], stack[depth, 1], stack[depth, 2]
+            budget -= high - low
+            if budget < 0:
+                return False
+            base = low - first
+            for row in range(low, high):
+                room[row - first], _ = _key(text, separator, np.int64(suffixes[row]) + offset, bits, width)
+            _sort_by_key(room, suffixes, base, high - first, first)
+            row = low
+            while row < high:
+                end = row + 1
+                key = room[row - first]
+                while end < high and room[end - first] == key:
+                    end += 1
+                if end - row > 1:
+                    _, ended = _key(text, separator, np.int64(suffixes[row]) + offset, bits, width)
+                    if ended:
+                        suffixes[row:end].sort()
+                    else:
+                        if depth == len(stack):
+                            more = np.empty((2 * depth, 3), np.int64)
+                            more[:depth] = stack
+                            stack = more
+                        stack[depth, 0], stack[depth, 1], stack[depth, 2] = row, end, offset + width
+                        depth += 1
+                row = end
+    return True
+
+
+@compiled
+def _sort_by_key(keys: np.ndarray, suffixes: np.ndarray, low: int, high: int, first: int) -> None:
+    """Sort keys[low:high], and the suffixes from `first` on with them: quicksort without branches on the keys."""
+    stack = np.empty((128, 2), np.int64)
+    stack[0, 0], stack[0, 1] = low, high
+    depth = 1
+    while depth > 0:
+        depth -= 1
+        low, high = stack[depth, 0], stack[depth, 1]
+        while high - low > _SMALL:
+            size = high - low
+            a, b, c = keys[low + size // 4], keys[low + size // 2], keys[high - 1 - size // 4]
+            if a > b:
+                a, b = b, a
+            pivot = min(b, c) if c > a else a
+            middle = low
+            for index in range(low, high):
+                key, suffix = keys[index], suffixes[first + index]
+                keys[index], suffixes[first + index] = keys[middle], suffixes[first + middle]
+                keys[middle], suffixes[first + middle] = key, suffix
+                middle += key < pivot
+            # What equals the pivot needs no sorting: it is set apart where the halves would be too uneven.
+            upper = middle
+            if middle - low < size // 8:
+                for index in range(middle, high):
+                    key, suffix = keys[index], suffixes[first + index]
+                    keys[index], suffixes[first + index] = keys[upper], suffixes[first + upper]
+                    keys[upper], suffixes[first + upper] = key, suffix
+                    upper += key == pivot
+            # The larger half waits, so that the stack stays small.
+            if middle - low < high - upper:
+                stack[depth, 0], stack[depth, 1] = upper, high
+                high = middle
+            else:
+                stack[depth, 0], stack[depth, 1] = low, middle
+                low = upper
+            depth += 1
+        for index in range(low + 1, high):
+            key, suffix = keys[index], suffixes[first + index]
+            place = index
+            while place > low and keys[place - 1] > key:
+                keys[place], suffixes[first + place] = keys[place - 1], suffixes[first + place - 1]
+                place -= 1
+            keys[place], suffixes[first + place] = key, suffix
