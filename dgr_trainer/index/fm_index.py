@@ -251,7 +251,7 @@ class FMIndex(IndexQueries):
             raise ValueError(f"There is no part {number} of {of}. Number the parts from 0.")
         if of > self.num_segments:
             raise ValueError(
-                f"The index has {self.num_segments} segments, too few for {of} parts. Build it with less segment_tokens."
+                f"The index has {self.num_segments} segments, too few for {of} parts. Give a smaller segment_tokens."
             )
         bounds = np.linspace(0, self.num_segments, of + 1).astype(int)
         segments = self._segments[bounds[number] : bounds[number + 1]]
