@@ -239,6 +239,24 @@ class FMIndex(IndexQueries):
         limit = self._settings["segment_tokens"]
         return self._changed(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
 
+    def share(self, number: int, of: int) -> FMIndex:
+        """Part `number` of `of` parts of consecutive segments, which together hold every passage once, in order.
+
+        For [`DistributedIndex`], where each process opens the index, which reads nothing, and uses only its share.
+
+        Raises:
+            ValueError: if there is no such part, or there are fewer segments than parts.
+        """
+        if not 0 <= number < of:
+            raise ValueError(f"There is no part {number} of {of}. Number the parts from 0.")
+        if of > self.num_segments:
+            raise ValueError(
+                f"The index has {self.num_segments} segments, too few for {of} parts. Give a smaller segment_tokens."
+            )
+        bounds = np.linspace(0, self.num_segments, of + 1).astype(int)
+        segments = self._segments[bounds[number] : bounds[number + 1]]
+        return FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
+
     def _changed(self, segments: Sequence[Segment]) -> FMIndex:
         changed = FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
         changed._opened = self._opened

@@ -7,7 +7,6 @@ _HOME_OF = {
     "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
     "Hit": "retriever",
-    "HypothesisRecorder": "hypotheses",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }

@@ -1,4 +1,4 @@
-"""Compiled kernels of a beam search: which row a longer one grew from, and which tokens of a row are the best."""
+"""Compiled kernels of a beam search: the best tokens of a row, the best children of a query, whose child one is."""
 
 from __future__ import annotations
 
@@ -101,6 +101,52 @@ def best_tokens(scores, rows, allowed, number):  # type: ignore[no-untyped-def]
             node = _sink(values, tokens, last, value, token)
             values[node], tokens[node] = value, token
     return best
+
+
+@compiled
+def best_children(groups, values, codes, num_groups, number):  # type: ignore[no-untyped-def]
+    """
+    The best children of each group.
+
+    Args:
+        groups (`np.ndarray` of int64, shape `(n,)`): The group of each child.
+        values (`np.ndarray` of float32, shape `(n,)`): Their scores.
+        codes (`np.ndarray` of int64, shape `(n,)`): What tells them apart; of equal scores the smaller is the better.
+        num_groups (`int`): Groups.
+        number (`int`): Children of each group to choose.
+
+    Returns:
+        `np.ndarray` of int64: places of the chosen children; group by group, best first.
+    """
+    best, tied = np.empty((num_groups, number), np.float32), np.empty((num_groups, number), np.int64)
+    used = np.zeros(num_groups, np.int64)
+    order = np.argsort(codes)  # So that equal scores are settled by the place in this order.
+    for place in range(len(order)):
+        group, value = groups[order[place]], values[order[place]]
+        if used[group] < number:
+            node = used[group]
+            used[group] += 1
+            while node > 0:
+                parent = (node - 1) // 2
+                if not _worse(value, place, best[group, parent], tied[group, parent]):
+                    break
+                best[group, node], tied[group, node] = best[group, parent], tied[group, parent]
+                node = parent
+        elif value > best[group, 0]:
+            node = _sink(best[group], tied[group], number, value, place)
+        else:
+            continue
+        best[group, node], tied[group, node] = value, place
+    chosen = np.empty(used.sum(), np.int64)
+    done = 0
+    for group in range(num_groups):
+        for last in range(used[group] - 1, -1, -1):
+            chosen[done + last] = order[tied[group, 0]]
+            value, place = best[group, last], tied[group, last]
+            node = _sink(best[group], tied[group], last, value, place)
+            best[group, node], tied[group, node] = value, place
+        done += used[group]
+    return chosen
 
 
 @compiled

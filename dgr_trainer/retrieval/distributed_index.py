@@ -76,7 +76,7 @@ class DistributedIndex(FMIndex):
         self._segments_before = np.cumsum([0, *(one["num_segments"] for one in described)])
         self._passages_before = np.cumsum([0, *(one["num_passages"] for one in described)])
         self._num_bytes = sum(one["num_bytes"] for one in described)
-        self.num_tokens = sum(one["num_tokens"] for one in described)
+        self._num_tokens = sum(one["num_tokens"] for one in described)
         self.num_passages = int(self._passages_before[-1])
         self._counts = np.sum(self._exchange(part.token_counts), axis=0)
         self.passage_ids = _PassageIds(self)  # type: ignore[assignment]
@@ -193,6 +193,11 @@ class DistributedIndex(FMIndex):
     def num_segments(self) -> int:
         """Number of parts of a range: the segments of all processes."""
         return int(self._segments_before[-1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of the passages, with a separator for each."""
+        return self._num_tokens
 
     @property
     def whole(self) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.hypotheses import Hypothesis
+from dgr_trainer.retrieval.beam_search import Hypothesis
 from dgr_trainer.retrieval.passage_scoring import Key
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.scoring import ScoringSettings, identifier_weights

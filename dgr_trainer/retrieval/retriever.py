@@ -20,12 +20,13 @@ from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
-from dgr_trainer.retrieval.hypotheses import Hypothesis, ready_to_generate, search_view
+from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
 from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.sharing import Processes, shared
+from dgr_trainer.retrieval.student import ready_to_generate
 from dgr_trainer.scoring import ScoringSettings
 from dgr_trainer.training.scoring import score_identifiers, underlying_model
 
@@ -295,18 +296,14 @@ class GenerativeRetriever:
         if not asked:
             return results
         texts = [queries[place] for place in asked]
-        found: list[dict[str, list[Hypothesis]]] = [{} for _ in texts]
-        first_scores = None
+        lengths = {view: self.settings.length(view) for view in self.identifiers.views}
         with ready_to_generate(self.model) as model:
-            for view in self.identifiers.views:
-                search = search_view(
-                    model, self.index, self.identifiers, texts, view,
-                    num_beams=self.settings.beam_size, length=self.settings.length(view),
-                )  # fmt: skip
-                for of_query, hypotheses in zip(found, search.hypotheses, strict=True):
-                    of_query[view] = hypotheses
-                if view == "substring":
-                    first_scores = search.first_scores
+            searches = search_views(
+                model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
+            )
+            found = [
+                {view: search.hypotheses[number] for view, search in searches.items()} for number in range(len(texts))
+            ]
             if self.scoring.kind == "log_likelihood":
                 view = self.identifiers.views[0]
                 extra = [self._identifiers_of(include[place]) for place in asked]
@@ -316,10 +313,11 @@ class GenerativeRetriever:
             self._score_extra(model, texts, view, found, extra)
         for number, place in enumerate(asked):
             keys = weigh_keys(self.index, found[number], self.scoring)
-            if first_scores is None:
-                results[place] = QueryKeys(keys, none.unigrams)
+            if "substring" in searches:
+                first_scores = searches["substring"].first_scores[number]
+                results[place] = add_unigrams(self.index, keys, first_scores, self.settings, self.scoring)
             else:
-                results[place] = add_unigrams(self.index, keys, first_scores[number], self.settings, self.scoring)
+                results[place] = QueryKeys(keys, none.unigrams)
         return results
 
     def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int]]:

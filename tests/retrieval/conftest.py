@@ -1,5 +1,6 @@
 """An index of the sample corpus with all views, under markers of one token and of several."""
 
+import numpy as np
 import pytest
 from tiny_models import make_bart, make_t5
 
@@ -50,3 +51,23 @@ def occurrences(text, pattern):
 @pytest.fixture(scope="session")
 def count():
     return lambda text, pattern: len(occurrences(text, pattern))
+
+
+@pytest.fixture(scope="session")
+def long_index(every_view):
+    """Random text with frequent and rare tokens: many ranges are wide, and what follows them is not everything."""
+    rng = np.random.default_rng(0)
+    never = every_view.forbidden_token_ids | {every_view.eos_token_id}
+    words = rng.permutation([token for token in range(every_view.vocab_size) if token not in never])
+    weights = 1 / np.arange(1, len(words) + 1)
+    passages = []
+    for _ in range(400):
+        drawn = rng.choice(words, size=30, p=weights / weights.sum()).tolist()
+        title, query, docid = drawn[:3], drawn[20:24], rng.choice(words[:9], size=4).tolist()
+        passages.append(
+            [*title, *every_view.end("title"), *drawn[3:20], *every_view.prefix("pseudo_query"), *query,
+             *every_view.end("pseudo_query"), *every_view.prefix("docid"), *docid]
+        )  # fmt: skip
+    ids = [f"p{number}" for number in range(len(passages))]
+    return FMIndex.build(passages, passage_ids=ids, vocab_size=every_view.vocab_size,
+                         separator=every_view.eos_token_id, progress=False)  # fmt: skip

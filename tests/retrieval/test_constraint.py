@@ -3,13 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retrieval.plain_constraint import MaskEverythingIllegal
 from transformers import GenerationConfig
 
 from dgr_trainer.identifiers import VIEWS, Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval import constraint, hypotheses
-from dgr_trainer.retrieval.beams import best_tokens, match_prefixes
+from dgr_trainer.retrieval import legal_tokens
+from dgr_trainer.retrieval.beams import best_children, best_tokens, match_prefixes
 from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 
 
@@ -96,8 +95,8 @@ def test_an_empty_identifier_is_never_complete(bpe_tokenizer):
     constraint = IndexConstraint(index, identifiers, "title")
     masked = constraint(torch.zeros((1, 1), dtype=torch.long), torch.zeros((1, identifiers.vocab_size)))
     assert torch.nonzero(masked[0] > -torch.inf).flatten().tolist() == [300]
-    assert not constraint.is_complete(np.array([end])).any()
-    assert constraint.is_complete(np.array([[300, *end]])).all()
+    assert not constraint.legal.is_complete(np.array([end])).any()
+    assert constraint.legal.is_complete(np.array([[300, *end]])).all()
 
 
 def test_a_view_that_the_corpus_lacks_is_a_dead_end_and_no_nan(bpe_tokenizer):
@@ -136,56 +135,9 @@ def test_prefixes_match_within_their_query_and_only_usable_ones():
 # Looking up the model's best tokens in place of listing all
 
 
-@pytest.fixture(scope="module")
-def long_index(every_view):
-    """Random text with frequent and rare tokens: many ranges are wide, and what follows them is not everything."""
-    rng = np.random.default_rng(0)
-    never = every_view.forbidden_token_ids | {every_view.eos_token_id}
-    words = rng.permutation([token for token in range(every_view.vocab_size) if token not in never])
-    weights = 1 / np.arange(1, len(words) + 1)
-    passages = []
-    for _ in range(400):
-        drawn = rng.choice(words, size=30, p=weights / weights.sum()).tolist()
-        title, query, docid = drawn[:3], drawn[20:24], rng.choice(words[:9], size=4).tolist()
-        passages.append(
-            [*title, *every_view.end("title"), *drawn[3:20], *every_view.prefix("pseudo_query"), *query,
-             *every_view.end("pseudo_query"), *every_view.prefix("docid"), *docid]
-        )  # fmt: skip
-    ids = [f"p{number}" for number in range(len(passages))]
-    return FMIndex.build(passages, passage_ids=ids, vocab_size=every_view.vocab_size,
-                         separator=every_view.eos_token_id, progress=False)  # fmt: skip
-
-
-@pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("view", VIEWS)
-def test_the_search_finds_what_it_finds_when_everything_illegal_is_masked(
-    student, long_index, every_view, view, beams, monkeypatch
-):
-    """Equal hypotheses, scores and counts, whether wide ranges are tried or listed."""
-    length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
-
-    def find():
-        with hypotheses.ready_to_generate(student[0]) as ready:
-            return hypotheses.search_view(
-                ready, long_index, every_view, ["who discovered penicillin", "sea", "zebra"], view,
-                num_beams=beams, length=length,
-            )  # fmt: skip
-
-    with monkeypatch.context() as patched:
-        patched.setattr(hypotheses, "IndexConstraint", MaskEverythingIllegal)
-        expected = find()
-    assert all(expected.hypotheses)
-    for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
-        monkeypatch.setattr(constraint, "_LISTED", listed)
-        monkeypatch.setattr(constraint, "_TRIED", tried)
-        found = find()
-        assert found.hypotheses == expected.hypotheses
-        assert torch.equal(found.first_scores, expected.first_scores)
-
-
 def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, monkeypatch):
     """Both ways are taken, and each gives the best legal tokens of the row."""
-    monkeypatch.setattr(constraint, "_LISTED", 30)
+    monkeypatch.setattr(legal_tokens, "_LISTED", 30)
     listed = []
     continuations_batch = long_index.continuations_batch
     monkeypatch.setattr(
@@ -214,7 +166,7 @@ def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, mo
 
 def test_scores_elsewhere_than_in_float32_on_the_cpu_are_ranked_by_the_device(long_index, every_view, monkeypatch):
     """The path of accelerators, taken here with other numbers."""
-    monkeypatch.setattr(constraint, "_LISTED", 0)
+    monkeypatch.setattr(legal_tokens, "_LISTED", 0)
     processors = [IndexConstraint(long_index, every_view, "substring", num_beams=2, best=4) for _ in range(2)]
     size = every_view.vocab_size + 5
     scores = torch.randn(4, size).log_softmax(-1).double()
@@ -237,3 +189,18 @@ def test_best_tokens_are_the_best_by_sorting(seed, size, number):
     for row, tokens in zip([3, 2, 0], got, strict=True):
         ranked = np.lexsort((np.arange(size), -scores[row, :size]))
         assert tokens.tolist() == ranked[allowed[ranked]][:number].tolist()
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**31), st.integers(0, 200), st.integers(1, 5), st.integers(1, 12))
+def test_best_children_are_the_best_by_sorting(seed, size, groups, number):
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, groups, size=size)
+    values = rng.integers(-9, 0, size=size).astype(np.float32)
+    values[rng.random(size) < 0.1] = -np.inf
+    codes = rng.permutation(size)
+    expected = []
+    for one in range(groups):
+        own = np.flatnonzero(group == one)
+        expected += own[np.lexsort((codes[own], -values[own]))][:number].tolist()
+    assert best_children(group, values, codes, groups, number).tolist() == expected

@@ -101,6 +101,27 @@ def test_parts_answer_as_the_whole(division, data):
     assert "p1" in index.passage_ids and "nowhere" not in index.passage_ids
 
 
+def test_shares_of_an_index_are_the_index(tmp_path):
+    passages = [[2 + (7 * i + j) % 6 for j in range(i % 5)] for i in range(40)]
+    whole = build(passages, segment_tokens=20)
+    assert whole.num_segments > 3
+    whole = whole.remove(["p7", "p20"])
+    whole.save(tmp_path / "index")
+    for parts in (1, 2, 3):
+        shares = [FMIndex.load(tmp_path / "index").share(number, parts) for number in range(parts)]
+        index = Party(shares)
+        assert index.num_segments == whole.num_segments and list(index.passage_ids) == list(whole.passage_ids)
+        patterns = [[a, b] for a in range(2, VOCABULARY) for b in range(2, VOCABULARY)]
+        # The ranges of the parts together are those of the whole.
+        assert np.array_equal(index.find_batch(patterns), whole.find_batch(patterns))
+        for one, other in zip(index.extract_batch(range(38)), whole.extract_batch(range(38)), strict=True):
+            assert one.tolist() == other.tolist()
+    with pytest.raises(ValueError, match=f"has {whole.num_segments} segments, too few for 99 parts"):
+        whole.share(0, 99)
+    with pytest.raises(ValueError, match="There is no part 2 of 2"):
+        whole.share(2, 2)
+
+
 def test_what_it_refuses(monkeypatch):
     parts = [build([[3, 4]]), build([[4, 5]], 1)]
     index = Party(parts)

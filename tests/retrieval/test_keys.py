@@ -4,7 +4,7 @@ import torch
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.hypotheses import Hypothesis
+from dgr_trainer.retrieval.beam_search import Hypothesis
 from dgr_trainer.retrieval.keys import add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.scoring import ScoringSettings, identifier_weights

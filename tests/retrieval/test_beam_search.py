@@ -4,13 +4,15 @@ import numpy as np
 import peft
 import pytest
 import torch
+from retrieval.plain_search import plain_search
 from tiny_models import make_bart
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.constraint import IndexConstraint
-from dgr_trainer.retrieval.hypotheses import HypothesisRecorder, ready_to_generate, search_view
+from dgr_trainer.retrieval import legal_tokens
+from dgr_trainer.retrieval.beam_search import search_views
+from dgr_trainer.retrieval.student import ready_to_generate
 
 QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
 ignore_peft = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -19,7 +21,17 @@ LENGTHS = {"title": 20, "substring": 6, "pseudo_query": 40, "docid": 12}
 
 def find(model, index, identifiers, view, queries=QUERIES, beams=5, length=None):
     with ready_to_generate(model) as ready:
-        return search_view(ready, index, identifiers, queries, view, num_beams=beams, length=length or LENGTHS[view])
+        return search_views(ready, index, identifiers, queries, {view: length or LENGTHS[view]}, beams)[view]
+
+
+def assert_same_hypotheses(found, expected):
+    """The same for each query, but for rounding, which may swap what is about equal."""
+    for of_query, others in zip(found, expected, strict=True):
+        scores = {(one.ids, one.occurrences): one.log_likelihood for one in others}
+        assert len(of_query) == len(others)
+        assert {(one.ids, one.occurrences): one.log_likelihood for one in of_query} == pytest.approx(
+            scores, rel=1e-5, abs=1e-5
+        )
 
 
 def teacher_forced(model, prompt, ids):
@@ -174,12 +186,6 @@ def test_the_first_scores_are_those_of_every_token(student, every_index, every_v
         assert found.first_scores[1, token].item() == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
-def test_a_recorder_needs_its_constraint(every_index, every_view):
-    recorder = HypothesisRecorder(IndexConstraint(every_index, every_view, "title"), 1)
-    with pytest.raises(ValueError, match="The recorder saw no scores"):
-        recorder(torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 3)))
-
-
 def test_models_that_cannot_generate_from_a_query_are_refused():
     model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
     with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder-decoder model"):
@@ -210,6 +216,80 @@ def test_a_model_in_bfloat16(student, every_index, every_view, view):
             exact = logits.float().log_softmax(-1)[range(len(hypothesis.ids)), list(hypothesis.ids)].sum().item()
             # bfloat16 has 8 bits; caching and padding round in other places.
             assert hypothesis.log_likelihood == pytest.approx(exact, rel=0.03)
+
+
+# Against the plain search
+
+
+@pytest.mark.parametrize("beams", [2, 5])
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
+    student, long_index, every_view, view, beams, monkeypatch
+):
+    """Equal hypotheses, scores and counts, whether wide ranges are tried or listed."""
+    length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
+    with ready_to_generate(student[0]) as ready:
+        expected = plain_search(ready, long_index, every_view, QUERIES, view, length, beams)
+    assert all(expected.hypotheses)
+    for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
+        monkeypatch.setattr(legal_tokens, "_LISTED", listed)
+        monkeypatch.setattr(legal_tokens, "_TRIED", tried)
+        found = find(student[0], long_index, every_view, view, beams=beams, length=length)
+        assert_same_hypotheses(found.hypotheses, expected.hypotheses)
+        torch.testing.assert_close(found.first_scores, expected.first_scores, rtol=1e-5, atol=1e-5)
+
+
+def test_views_searched_together_find_what_each_finds_alone(student, every_index, every_view):
+    """Views end after different numbers of steps, and one of them may have nothing to say."""
+    lengths = {"substring": 1, "title": 20, "docid": 3, "pseudo_query": 40}
+    with ready_to_generate(student[0]) as ready:
+        together = search_views(ready, every_index, every_view, QUERIES, lengths, 4)
+    assert list(together) == list(lengths)
+    for view, length in lengths.items():
+        alone = find(student[0], every_index, every_view, view, beams=4, length=length)
+        assert_same_hypotheses(together[view].hypotheses, alone.hypotheses)
+        torch.testing.assert_close(together[view].first_scores, alone.first_scores, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_that_the_corpus_lacks_finds_nothing(bart):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.build([[300, 301]], passage_ids=["a"], vocab_size=identifiers.vocab_size,
+                          separator=identifiers.eos_token_id, progress=False)  # fmt: skip
+    with ready_to_generate(model) as ready:
+        found = search_views(ready, index, identifiers, QUERIES, {"pseudo_query": 5, "substring": 5}, 3)
+    assert found["pseudo_query"].hypotheses == [[], [], []]
+    assert (found["pseudo_query"].first_scores == -torch.inf).all()
+    assert [sorted(one.ids for one in of_query) for of_query in found["substring"].hypotheses] == [
+        [(300,), (300, 301), (301,)]
+    ] * 3
+
+
+def test_tokens_that_the_model_itself_rules_out_are_not_found(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    before = find(model, index, identifiers, "substring", beams=40).hypotheses
+    ruled_out = {before[0][0].ids[0], before[0][-1].ids[-1]}
+    model.final_logits_bias[0, list(ruled_out)] = -torch.inf
+    for hypotheses in find(model, index, identifiers, "substring", beams=40).hypotheses:
+        assert hypotheses and not any(ruled_out.intersection(one.ids) for one in hypotheses)
+        assert all(one.log_likelihood > -1e4 for one in hypotheses)
+
+
+def test_a_model_without_a_cache_is_refused(bart, corpus):
+    model, tokenizer = bart
+    identifiers = Identifiers(tokenizer)
+    forward = model.forward
+
+    def forgetful(**inputs):
+        outputs = forward(**inputs)
+        outputs["cache" if "cache" in outputs else "past_key_values"] = None
+        return outputs
+
+    model.forward = forgetful
+    with pytest.raises(ValueError, match="BartForConditionalGeneration keeps no cache of what its decoder read"):
+        find(model, FMIndex.from_corpus(corpus, identifiers), identifiers, "title")
 
 
 # Closed sets
