@@ -70,9 +70,7 @@ def output_file(option: str, path: str, overwrite: bool) -> Path:
     """
     place = Path(path)
     if compression(place):
-        raise ValueError(
-            f"{option}: {path} would be written as it is. Leave {compression(place)} out, and compress it."
-        )
+        raise ValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
     if place.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but the output is a file. Give the path of a file.")
     if place.exists() and not overwrite:
