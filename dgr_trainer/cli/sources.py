@@ -7,9 +7,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dgr_trainer.atomic import atomic_write
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
@@ -140,6 +137,9 @@ def write_run(rankings: Rankings, path: Path) -> None:
     if kind == "jsonl":
         rankings.to_jsonl(path)
     elif kind in ("parquet", "arrow"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         table = rankings.to_dataset().data.table
         with atomic_write(path, "wb") as file:
             if kind == "parquet":
