@@ -10,7 +10,7 @@ import regex
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.corpus import Corpus
 from dgr_trainer.evaluation.metrics import Metric
 from dgr_trainer.queries import Qrels
 from dgr_trainer.rankings import Rankings
@@ -96,11 +96,18 @@ def answer_qrels(
     answers = _answers(queries)
     given = [runs] if isinstance(runs, Rankings) else runs
     known = [run.top(k).check_corpus(corpus.ids) for run in given]
+    # Straight from the columns, which is many times faster than passage by passage.
+    columns = [corpus.dataset.data.column(name) for name in (("title", "text") if with_title else ("text",))]
+
+    def text(id: str) -> str:
+        position = corpus.position(id)
+        return " ".join(column[position].as_py() for column in columns)
+
     qrels: Qrels = {}
     for query_id in tqdm(answers, desc="Looking for answers", unit=" questions", disable=not progress, delay=2):
         patterns = _patterns(answers[query_id])
         passages = dict.fromkeys(id for run in known if query_id in run for id in run[query_id].passage_ids)
-        qrels[query_id] = {id: 1 for id in passages if _has_any(_text(corpus.get(id), with_title), patterns)}
+        qrels[query_id] = {id: 1 for id in passages if _has_any(text(id), patterns)}
     hopeless = sum(not _patterns(of) for of in answers.values())
     if hopeless:
         logger.warning("%d of %d questions have no answer with a letter or sign in it.", hopeless, len(answers))
@@ -156,7 +163,3 @@ def _has_any(text: str, patterns: Sequence[tuple[str, str]]) -> bool:
         return False
     line = _line(answer_tokens(text))
     return any(pattern in line for pattern, _ in patterns)
-
-
-def _text(passage: Passage, with_title: bool) -> str:
-    return f"{passage.title} {passage.text}" if with_title else passage.text
