@@ -19,13 +19,15 @@ def place(path: str | os.PathLike[str], number: int) -> str:
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there; otherwise an error that says what was found instead."""
+    """The path of a file that is there and no archive; otherwise an error that says what was found instead."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file is needed. It holds: {listing(path)}.")
     if not path.is_file():
         there = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{path} is not there.{there}")
+    if plain_name(path).lower().endswith((".tar", ".tgz", ".zip")):
+        raise ValueError(f"{path} is an archive of files. Unpack it (tar -xf, unzip), and give the file inside.")
     return path
 
 

@@ -112,9 +112,8 @@ def _checked_queries(
     blank = 0
     for where, query_id, query, answers in found:
         if query_id in places:
-            earlier = places[query_id].removeprefix(f"{name}, ")
-            raise ValueError(f"{where}: the query id {query_id!r} was already on {earlier}. Make ids unique.")
-        places[query_id] = where
+            raise ValueError(f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique.")
+        places[query_id] = where.removeprefix(f"{name}, ")  # Without the path, which is long and always the same.
         if judged is not None and query_id not in judged:
             continue
         if not query.strip():

@@ -12,7 +12,7 @@ from dgr_trainer.lines import existing_file, file_kind, numbered_lines, place
 from dgr_trainer.records import Records, read_records
 
 QUERY_ID_NAMES = ("id", "_id", "query_id", "qid")
-QUERY_NAMES = ("text", "query")
+QUERY_NAMES = ("text", "query", "input")  # The last one is that of KILT's tests, which have no outputs.
 _QRELS_HEADER = ("query-id", "query_id", "qid", "queryid", "query", "topic")
 # What BEIR and others call the columns of judgements in files of records.
 _JUDGEMENT_NAMES = (("query-id", "query_id", "qid"), ("corpus-id", "passage_id", "doc_id"), ("score", "relevance"))

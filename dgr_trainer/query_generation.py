@@ -27,7 +27,7 @@ from dgr_trainer.rankings import Rankings
 
 logger = logging.getLogger(__name__)
 
-_PASSAGES_AT_ONCE = 256
+_PASSAGES_AT_ONCE = 64
 """Passages that are written down together. What is sampled for them depends on this number."""
 
 

@@ -1,6 +1,8 @@
 import gzip
 import random
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -47,6 +49,10 @@ def test_what_is_there_instead_is_said(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder, but a file is needed. It holds: nothing"):
         existing_file(tmp_path / "qrels")
     assert listing(tmp_path, limit=1) == "qrels/ and 1 more"
+    for name in ("collection.tar.gz", "queries.tgz", "scifact.zip"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name} is an archive of files. Unpack it"):
+            existing_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +135,27 @@ def test_errors_of_the_disk_stay_what_they_are(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(OSError, match="No space"), whole(path, [3]):
         raise OSError(28, "No space left on device")
+
+
+_READER = """
+import resource, sys
+from dgr_trainer import Corpus
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+corpus = Corpus.read(sys.argv[1], cache_dir=sys.argv[2])
+print(len(corpus), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_collection_is_never_held_in_memory(tmp_path):
+    path = tmp_path / "collection.tsv.gz"
+    count, size = 300_000, 0
+    with gzip.open(path, "wt", compresslevel=1, encoding="utf-8") as file:
+        for number in range(count):
+            size += file.write(f"{number}\t{f'passage {number} of many ' * 40}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _READER, str(path), str(tmp_path / "cache")], capture_output=True, text=True, check=True
+    )
+    passages, kilobytes = map(int, done.stdout.split())
+    assert passages == count
+    assert kilobytes * 1024 < size / 3, f"{kilobytes} kB more for {size / 1e6:.0f} MB of text"

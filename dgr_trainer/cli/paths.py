@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgr_trainer.compressed import compression
 from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.lines import listing
 
@@ -65,8 +66,11 @@ def output_file(option: str, path: str, overwrite: bool) -> Path:
 
     Raises:
         `OSError`: if it is there already and must not be overwritten, or cannot be written.
+        `ValueError`: if its name is that of a compressed file.
     """
     place = Path(path)
+    if compression(place):
+        raise ValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
     if place.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but the output is a file. Give the path of a file.")
     if place.exists() and not overwrite:

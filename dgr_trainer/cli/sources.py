@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dgr_trainer.atomic import atomic_write
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
 from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
@@ -132,9 +133,21 @@ def read_run(option: str, path: str) -> Rankings:
 
 
 def write_run(rankings: Rankings, path: Path) -> None:
-    """Write a run: JSON Lines by its name (`.jsonl`), else TREC, whose tag may hold no whitespace."""
-    if file_kind(path) == "jsonl":
+    """Write a run as [`read_run`] reads it: by its name, else TREC, whose tag may hold no whitespace."""
+    kind = file_kind(path)
+    if kind == "jsonl":
         rankings.to_jsonl(path)
+    elif kind in ("parquet", "arrow"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = rankings.to_dataset().data.table
+        with atomic_write(path, "wb") as file:
+            if kind == "parquet":
+                pq.write_table(table, file)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
     else:
         rankings.to_trec(path, tag="_".join((rankings.name or "").split()) or None)
 

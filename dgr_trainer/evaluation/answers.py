@@ -10,7 +10,7 @@ import regex
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.corpus import Corpus
 from dgr_trainer.evaluation.metrics import Metric
 from dgr_trainer.queries import Qrels
 from dgr_trainer.rankings import Rankings
@@ -21,6 +21,7 @@ ANSWER_METRICS = ("hits@1", "hits@5", "hits@20", "hits@100")
 """What is reported of answers by default."""
 _KINDS = ("hits", "mrr")  # The others would need to know the relevant passages that no run has found.
 
+_SPACES = dict.fromkeys([*range(33), 127])  # All ASCII characters that no token holds.
 # A run of letters, digits and marks, or any other character that is neither space nor control character.
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
@@ -53,7 +54,7 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
 def answer_qrels(
     queries: Dataset | Mapping[str, Sequence[str]],
     corpus: Corpus,
-    runs: Iterable[Rankings],
+    runs: Rankings | Iterable[Rankings],
     *,
     k: int = 100,
     with_title: bool = False,
@@ -69,7 +70,7 @@ def answer_qrels(
         queries (`datasets.Dataset` or `Mapping[str, Sequence[str]]`): questions with the columns `query_id` and
             `answers` (as [`read_queries`] gives them), or answers by query id.
         corpus ([`Corpus`]): the passages.
-        runs (`Iterable[Rankings]`): what is to be judged. Judge runs that are compared in one call.
+        runs (`Rankings` or `Iterable[Rankings]`): what is to be judged. Judge runs that are compared in one call.
         k (`int`, *optional*, defaults to 100): how many passages of each list are judged.
         with_title (`bool`, *optional*, defaults to `False`): whether an answer counts that stands in the title, or
             begins in it. DPR looks at the text alone, SEAL and MINDER at title and text.
@@ -93,12 +94,20 @@ def answer_qrels(
     if k < 1:
         raise ValueError(f"k is {k}, but at least one passage of a list has to be judged.")
     answers = _answers(queries)
-    known = [run.top(k).check_corpus(corpus.ids) for run in runs]
+    given = [runs] if isinstance(runs, Rankings) else runs
+    known = [run.top(k).check_corpus(corpus.ids) for run in given]
+    # Straight from the columns, which is many times faster than passage by passage.
+    columns = [corpus.dataset.data.column(name) for name in (("title", "text") if with_title else ("text",))]
+
+    def text(id: str) -> str:
+        position = corpus.position(id)
+        return " ".join(column[position].as_py() for column in columns)
+
     qrels: Qrels = {}
     for query_id in tqdm(answers, desc="Looking for answers", unit=" questions", disable=not progress, delay=2):
         patterns = _patterns(answers[query_id])
         passages = dict.fromkeys(id for run in known if query_id in run for id in run[query_id].passage_ids)
-        qrels[query_id] = {id: 1 for id in passages if _has_any(_text(corpus.get(id), with_title), patterns)}
+        qrels[query_id] = {id: 1 for id in passages if _has_any(text(id), patterns)}
     hopeless = sum(not _patterns(of) for of in answers.values())
     if hopeless:
         logger.warning("%d of %d questions have no answer with a letter or sign in it.", hopeless, len(answers))
@@ -135,9 +144,9 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
     return found
 
 
-def _patterns(answers: Iterable[str]) -> list[str]:
-    """Answers as they look in a text of [`_line`]."""
-    return [_line(tokens) for tokens in dict.fromkeys(map(answer_tokens, answers)) if tokens]
+def _patterns(answers: Iterable[str]) -> list[tuple[str, str]]:
+    """Answers as they look in a text of [`_line`], and without spaces."""
+    return [(_line(tokens), "".join(tokens)) for tokens in dict.fromkeys(map(answer_tokens, answers)) if tokens]
 
 
 def _line(tokens: Sequence[str]) -> str:
@@ -145,10 +154,12 @@ def _line(tokens: Sequence[str]) -> str:
     return f" {' '.join(tokens)} "
 
 
-def _has_any(text: str, patterns: Sequence[str]) -> bool:
+def _has_any(text: str, patterns: Sequence[tuple[str, str]]) -> bool:
+    if text.isascii():
+        # Most passages do not even have the letters of an answer in a row, and are not worth cutting into tokens.
+        letters = text.lower().translate(_SPACES)
+        patterns = [pattern for pattern in patterns if pattern[1] in letters]
+    if not patterns:
+        return False
     line = _line(answer_tokens(text))
-    return any(pattern in line for pattern in patterns)
-
-
-def _text(passage: Passage, with_title: bool) -> str:
-    return f"{passage.title} {passage.text}" if with_title else passage.text
+    return any(pattern in line for pattern, _ in patterns)

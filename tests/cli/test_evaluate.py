@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dgr_trainer import Rankings
-from dgr_trainer.cli.sources import read_run
+from dgr_trainer.cli.sources import read_run, write_run
 
 
 @pytest.fixture
@@ -60,18 +60,23 @@ def test_forms_and_files(dgr, files, tmp_path):
     assert dgr("evaluate", *given, "--per_query", values, "--overwrite").code == 0
 
 
-def test_runs_as_tables(tmp_path):
+@pytest.mark.parametrize("name", ["run.parquet", "run.arrow", "run.jsonl"])
+def test_runs_as_tables(tmp_path, name):
     run = Rankings({"q": {"a": 2.0, "b": 1.0}, "r": {}})
-    run.to_dataset().to_parquet(tmp_path / "run.parquet")
-    table = run.to_dataset().data.table
-    with pa.ipc.new_stream(str(tmp_path / "run.arrow"), table.schema) as writer:
-        writer.write_table(table)
-    run.to_jsonl(tmp_path / "run.jsonl")
-    (tmp_path / "run.jsonl.zst").write_bytes(
-        pa.compress((tmp_path / "run.jsonl").read_bytes(), codec="zstd", asbytes=True)
-    )
-    for name in ("run.parquet", "run.arrow", "run.jsonl.zst"):
-        assert read_run("RUN", str(tmp_path / name)) == run
+    write_run(run, tmp_path / name)
+    assert read_run("RUN", str(tmp_path / name)) == run
+    if name == "run.jsonl":
+        packed = pa.compress((tmp_path / name).read_bytes(), codec="zstd", asbytes=True)
+        (tmp_path / "run.jsonl.zst").write_bytes(packed)
+        assert read_run("RUN", str(tmp_path / "run.jsonl.zst")) == run
+
+
+def test_nothing_is_written_under_the_name_of_a_compressed_file(dgr, files, tmp_path):
+    given = ("--corpus", files / "corpus.jsonl", "--queries", files / "queries.tsv", "--teacher", "bm25")
+    found = dgr("rank", *given, "--output", tmp_path / "run.trec.gz")
+    assert found.code == 2 and "run.trec.gz would be written as it is. Leave .gz out of the name" in found.err
+    assert dgr("rank", *given, "--output", tmp_path / "run.parquet").code == 0
+    assert dgr("evaluate", tmp_path / "run.parquet", "--qrels", files / "qrels.txt").code == 0
 
 
 def test_a_run_that_is_cut_off_is_said_to_be(dgr, files, tmp_path):

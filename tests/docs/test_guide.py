@@ -47,8 +47,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Puts into a folder what the guide takes for granted: `data`, and small models under the names it uses."""
     shutil.copytree(ROOT / "examples" / "data", folder / "data")
-    make_bart(tokenizer).save_pretrained(folder / "facebook" / "bart-base")
-    tokenizer.save_pretrained(folder / "facebook" / "bart-base")
+    for name in ("facebook/bart-base", "castorini/doc2query-t5-base-msmarco"):
+        make_bart(tokenizer).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     cross_encoder = folder / "cross-encoder" / "ms-marco-MiniLM-L6-v2"
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -87,7 +88,9 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["index", "swap", "pipeline", "teachers", "cli", "search-at-scale"])
+@pytest.mark.parametrize(
+    "name", ["index", "swap", "pipeline", "data", "teachers", "evaluation", "cli", "search-at-scale"]
+)
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
     code = blocks(ROOT / "docs" / f"{name}.md")
     assert code

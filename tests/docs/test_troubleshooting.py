@@ -1,7 +1,9 @@
 """Every message that docs/troubleshooting.md explains is one that users get."""
 
 import builtins
+import gzip
 import logging
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -33,6 +35,8 @@ from dgr_trainer import (
     PyseriniTeacher,
     Rankings,
     ScoringSettings,
+    read_pseudo_queries,
+    read_queries,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
@@ -163,6 +167,21 @@ def many_views(given: Given) -> None:
     GenerativeRetriever(make_bart(given.tokenizer), identifiers, index, scoring=scoring)
 
 
+def half_a_download(given: Given) -> None:
+    (given.folder / "collection.tsv.gz").write_bytes(gzip.compress(b"1\tA fish.\n" * 1000)[:-9])
+    Corpus.read(given.folder / "collection.tsv.gz")
+
+
+def answers_without_a_list(given: Given) -> None:
+    (given.folder / "nq-test.qa.csv").write_text("who\tParis\n")
+    read_queries(given.folder / "nq-test.qa.csv")
+
+
+def pickle_of_something_else(given: Given) -> None:
+    (given.folder / "queries.pkl").write_bytes(pickle.dumps({"p01": Path("who")}))
+    read_pseudo_queries(given.folder / "queries.pkl")
+
+
 def other_files(given: Given) -> None:
     (given.folder / "notes.txt").write_text("mine")
     given.corpus.save_to_disk(given.folder)
@@ -220,6 +239,9 @@ ERRORS: list[Callable[[Given], None]] = [
     unknown_marker,
     lost_base_model,
     many_views,
+    half_a_download,
+    answers_without_a_list,
+    pickle_of_something_else,
     other_files,
     no_bm25,
     no_java,

@@ -34,8 +34,11 @@ def dpr_has_answer(text, answers):
     return False
 
 
-@settings(max_examples=400, deadline=None)
-@given(text=TEXT, answers=st.lists(TEXT.map(lambda text: text[:4]), max_size=3), cut=st.integers(0, 20))
+ASCII = st.text(st.sampled_from("aAbB1_-.'\" \t\n\x00\x1c\x7f$"), max_size=30)
+
+
+@settings(max_examples=600, deadline=None)
+@given(text=TEXT | ASCII, answers=st.lists(TEXT.map(lambda text: text[:4]), max_size=3), cut=st.integers(0, 20))
 def test_answers_are_found_as_by_dpr(text, answers, cut):
     answers = [*answers, text[cut : cut + 5]]
     assert has_answer(text, answers) == dpr_has_answer(text, answers)
@@ -88,6 +91,7 @@ def test_passages_with_an_answer_are_relevant(corpus):
     qrels = answer_qrels(ANSWERS, corpus, [RUN], progress=False)
     assert qrels == {"0": {"2": 1}, "1": {}, "2": {"2": 1}, "3": {}}
     assert evaluate_run(RUN, qrels, ["hits@1", "hits@2", "hits@3"]) == {"hits@1": 0.0, "hits@2": 0.25, "hits@3": 0.5}
+    assert answer_qrels(ANSWERS, corpus, RUN, progress=False) == qrels, "one run need not be in a list"
     assert answer_qrels(ANSWERS, corpus, [RUN], k=2, progress=False)["0"] == {}
     assert answer_qrels(ANSWERS, corpus, [RUN], with_title=True, progress=False) == {
         "0": {"1": 1, "2": 1}, "1": {}, "2": {"3": 1, "2": 1}, "3": {},

@@ -4,12 +4,13 @@ import ir_datasets
 import pytest
 
 from dgr_trainer import Corpus, Passage, read_qrels, read_queries
+from dgr_trainer.cli.main import main
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """A data set of files, registered under an id of its own."""
-    (tmp_path / "docs.tsv").write_text("d1\tA fish.\nd2\tA bird.\n")
+    (tmp_path / "docs.tsv").write_text("d1\tA fish that swims.\nd2\tA bird that flies.\n")
     (tmp_path / "queries.tsv").write_text("1\twhat swims\n2\twhat flies\n")
     (tmp_path / "qrels").write_text("1 0 d1 2\n2 0 d2 1\n2 0 d1 0\n")
     for name, parts in {"tiny": ("docs_tsv", "queries_tsv", "qrels_trec"), "tiny/docs": ("docs_tsv",)}.items():
@@ -22,9 +23,19 @@ def tiny(tmp_path):
 
 
 def test_an_id_in_place_of_a_path(tiny):
-    assert list(Corpus.read(tiny)) == [Passage("d1", "", "A fish."), Passage("d2", "", "A bird.")]
+    fish, bird = Corpus.read(tiny)
+    assert (fish, bird) == (Passage("d1", "", "A fish that swims."), Passage("d2", "", "A bird that flies."))
     assert read_queries(tiny)[:] == {"query_id": ["1", "2"], "query": ["what swims", "what flies"]}
     assert read_qrels(tiny) == {"1": {"d1": 2}, "2": {"d2": 1, "d1": 0}}
+
+
+def test_an_id_on_the_command_line(tiny, tmp_path, capsys):
+    data = ("--corpus", tiny, "--queries", tiny)
+    assert main(["rank", "--teacher", "bm25", *data, "--output", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--qrels", tiny, "--metrics", "hits@1"]) == 0
+    assert "2 queries" in capsys.readouterr().out
+    assert main(["evaluate", tiny, "--qrels", tiny]) == 2
+    assert "RUN: irds:dgr-test-tiny is not there" in capsys.readouterr().err
 
 
 def test_what_it_does_not_have_is_said(tiny):

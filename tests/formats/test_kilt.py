@@ -61,6 +61,8 @@ def test_tasks(tmp_path):
     assert list(queries["query_id"]) == ["6915606477668963399", "b"]
     assert list(queries["answers"]) == [["a movement", "early"], []]
     assert read_qrels(path) == {"6915606477668963399": {"12": 1, "25": 1}}
+    without = _write(tmp_path / "nq-test_without_answers-kilt.jsonl", [{"id": "7", "input": "what"}])
+    assert read_queries(without)[:] == {"query_id": ["7"], "query": ["what"]}
     rows = list(kilt.task_judgements(read_records(path), "paragraph"))
     assert [row[2] for row in rows] == ["12-1", "12-2", "12-3", "25-1"]
 
