@@ -77,6 +77,11 @@ def predict(
         if row_prompts is not None:
             prompts = {name: value[row_prompts] for name, value in prompts.items()}
         projection = base.get_output_embeddings()
+        if projection is None:
+            raise ValueError(
+                f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
+                "logits. Use an architecture with an output projection, such as BART or T5."
+            )
         plain = base.config.model_type in _PLAIN_PROJECTIONS and type(base).__module__.startswith("transformers.")
         results = stack.enter_context((_predicting if plain else _selecting)(projection, base, targets))
         outputs = model(**{**inputs, **prompts}, use_cache=False)
@@ -150,13 +155,8 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
 
 
 @contextmanager
-def _selecting(projection: nn.Module | None, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
+def _selecting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
     """Let a projection make logits, `(1, N, V)`, of the states to project, for architectures that work on logits."""
-    if projection is None:
-        raise ValueError(
-            f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
-            "logits. Use an architecture with an output projection, such as BART or T5."
-        )
 
     def before(_: nn.Module, args: Any) -> Any:
         return (args[0].flatten(0, -2)[targets.states].unsqueeze(0), *args[1:])
