@@ -82,7 +82,7 @@ def predict(
                 f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
                 "logits. Use an architecture with an output projection, such as BART or T5."
             )
-        plain = base.config.model_type in _PLAIN_PROJECTIONS and type(base).__module__.startswith("transformers.")
+        plain = _is_plain(base)
         results = stack.enter_context((_predicting if plain else _selecting)(projection, base, targets))
         outputs = model(**{**inputs, **prompts}, use_cache=False)
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
@@ -94,6 +94,12 @@ def predict(
     # FSDP turns outputs to half precision. Its hooks wait for a gradient of the outputs, so they take part.
     tie = 0.0 * logits.sum()
     return results[0][0] + tie, results[0][1] + tie
+
+
+def _is_plain(base: Any) -> bool:
+    """Whether a model's logits are those of its projection, but for a known bias."""
+    written_in = next(one.__module__ for one in type(base).__mro__ if "forward" in vars(one))
+    return base.config.model_type in _PLAIN_PROJECTIONS and written_in.startswith("transformers.")
 
 
 @contextmanager
