@@ -106,7 +106,7 @@ def _is_plain(base: Any) -> bool:
 def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
     """Let a projection return log p of the targets and its mean over the vocabulary, `(2, C)`; listed as well."""
     bias = getattr(base, "final_logits_bias", None)
-    width = projection.weight.shape[0] if isinstance(projection, nn.Linear) else base.config.vocab_size
+    width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
     first, at_once = max(1, _KEPT_LOGITS // width), max(1, _LOGITS_AT_ONCE // width)
     has_dropout = any(isinstance(module, nn.Dropout) for module in projection.modules())
     results: list[Tensor] = []
