@@ -108,6 +108,12 @@ class Reference:
         kept = slots >= 0
         return torch.zeros(query["identifiers"], device=device).index_put((slots[kept],), total[kept])
 
+    def cells(self) -> int:
+        """Decoder positions that are computed, padding included."""
+        lengths = [[len(ids) for _, ids, _ in query["rows"]] for query in self.queries]
+        chunks = [of_query[begin : begin + CHUNK] for of_query in lengths for begin in range(0, len(of_query), CHUNK)]
+        return len(PROMPTS) * sum(len(chunk) * max(chunk) for chunk in chunks)
+
     def generation_loss(self) -> Tensor:
         model, device = self.inputs.model, self.inputs.device
         losses = []
@@ -163,7 +169,6 @@ class Ours:
 
 def shapes(batch: dict[str, Tensor]) -> dict[str, int]:
     """How much there is to compute."""
-    used = batch["prefix_ends"] > torch.arange(1, batch["prefix_ends"].shape[-1] + 1, device=batch["labels"].device)
     return {
         "prompts": batch["input_ids"].shape[0] * batch["input_ids"].shape[1],
         "prompt_tokens": int(batch["attention_mask"].sum()),
@@ -172,7 +177,6 @@ def shapes(batch: dict[str, Tensor]) -> dict[str, int]:
         "identifier_tokens": int((batch["segments"] >= 0).sum()),
         "decoder_tokens": int(batch["scored_prefixes"].unique().numel()),
         "decoder_cells": batch["prefix_tokens"].numel(),
-        "prefixes_that_go_on": int(used.sum()),
     }
 
 
@@ -205,7 +209,7 @@ def main() -> None:
     inputs.model.train()
     sides = {"reference": Reference, "ours": Ours, "plain": Plain}
     if options.side:
-        for step in range(2):
+        for step in range(options.rounds + 1):
             sides[options.side](inputs, step).step()
             inputs.finish()
         print(peak_memory(inputs.device))
@@ -226,6 +230,8 @@ def main() -> None:
         sizes.append(shapes(inputs.batch(turn + 1)))
         for side in SIDES:
             prepared = sides[side](inputs, turn + 1)
+            if isinstance(prepared, Reference):
+                sizes[-1]["reference_cells"] = prepared.cells()
             inputs.finish()
             began = time.perf_counter()
             prepared.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -96,8 +95,8 @@ class Inputs:
         self.trainer = DistillationGenerativeRetrievalTrainer(
             model=self.model,
             args=DistillationTrainingArguments(
-                output_dir=os.devnull, save_strategy="no", report_to=[], use_cpu=options.device == "cpu",
-                bf16=options.bf16,
+                output_dir=str(options.candidates / "training"), save_strategy="no", report_to=[],
+                use_cpu=options.device == "cpu", bf16=options.bf16,
             ),
             data_collator=self.collator,
             train_dataset=self.queries,

@@ -95,7 +95,7 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             "Prompt and prefix tuning put tokens in front of the decoder's input, which shifts packed identifiers. "
             "Use an adapter that leaves the input alone, such as LoRA."
         )
-    rows = base.get_input_embeddings().weight.shape[0]
+    rows = base.get_input_embeddings().num_embeddings
     if len(collator.tokenizer) > rows:
         raise ValueError(
             f"The tokenizer has {len(collator.tokenizer)} tokens, but the model only {rows} embeddings. Is it the "

@@ -77,7 +77,12 @@ def predict(
         if row_prompts is not None:
             prompts = {name: value[row_prompts] for name, value in prompts.items()}
         projection = base.get_output_embeddings()
-        plain = base.config.model_type in _PLAIN_PROJECTIONS and type(base).__module__.startswith("transformers.")
+        if projection is None:
+            raise ValueError(
+                f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
+                "logits. Use an architecture with an output projection, such as BART or T5."
+            )
+        plain = _is_plain(base)
         results = stack.enter_context((_predicting if plain else _selecting)(projection, base, targets))
         outputs = model(**{**inputs, **prompts}, use_cache=False)
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
@@ -91,11 +96,17 @@ def predict(
     return results[0][0] + tie, results[0][1] + tie
 
 
+def _is_plain(base: Any) -> bool:
+    """Whether a model's logits are those of its projection, but for a known bias."""
+    written_in = next(one.__module__ for one in type(base).__mro__ if "forward" in vars(one))
+    return base.config.model_type in _PLAIN_PROJECTIONS and written_in.startswith("transformers.")
+
+
 @contextmanager
 def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
     """Let a projection return log p of the targets and its mean over the vocabulary, `(2, C)`; listed as well."""
     bias = getattr(base, "final_logits_bias", None)
-    width = projection.weight.shape[0] if isinstance(projection, nn.Linear) else base.config.vocab_size
+    width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
     first, at_once = max(1, _KEPT_LOGITS // width), max(1, _LOGITS_AT_ONCE // width)
     has_dropout = any(isinstance(module, nn.Dropout) for module in projection.modules())
     results: list[Tensor] = []
@@ -150,13 +161,8 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
 
 
 @contextmanager
-def _selecting(projection: nn.Module | None, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
+def _selecting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
     """Let a projection make logits, `(1, N, V)`, of the states to project, for architectures that work on logits."""
-    if projection is None:
-        raise ValueError(
-            f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
-            "logits. Use an architecture with an output projection, such as BART or T5."
-        )
 
     def before(_: nn.Module, args: Any) -> Any:
         return (args[0].flatten(0, -2)[targets.states].unsqueeze(0), *args[1:])

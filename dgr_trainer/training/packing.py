@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.training.prefix_trees import prefix_tree, shared_lengths
+from dgr_trainer.training.prefix_trees import joined, prefix_tree, shared_lengths
 
 IGNORED = -100  # Label of a cell without a token, as everywhere in transformers.
 NO_SEGMENT = -1
@@ -60,7 +60,7 @@ class _Group(NamedTuple):
     numbers: list[int]
     ids: list[Sequence[int]]
     lengths: list[int]
-    shared: list[int]
+    added: list[tuple[int, int]]  # Identifiers that bring new prefixes after the one before, and how many.
 
 
 def pack_identifiers(
@@ -95,7 +95,7 @@ def pack_identifiers(
     ]
     queries = len(identifiers)
     rows = _rows(groups, queries, max_row_tokens)
-    trees = [prefix_tree([group.ids[i] for i in range(*row)]) for group, row in rows]
+    trees = [prefix_tree(group.ids[slice(*row)]) for group, row in rows]
 
     num_rows = max(1, -(-len(rows) // queries))
     shape = (queries * num_rows, max([1, *(len(tree.tokens) for tree in trees)]))
@@ -110,7 +110,7 @@ def pack_identifiers(
         tokens[r, :size], depths[r, :size], ends[r, :size] = tree.tokens, tree.depths, tree.ends
         row_prompts[r] = group.query * num_prompts + group.prompt
         lengths = group.lengths[slice(*row)]
-        own = np.concatenate([np.asarray(group.ids[i], np.int64) for i in range(*row)])
+        own = joined(group.ids[slice(*row)])
         cells[group.query].append((own, np.repeat(group.numbers[slice(*row)], lengths), before + tree.prefixes))
         scored.append(r * shape[1] + np.arange(size))
         before += size
@@ -139,7 +139,9 @@ def _groups(query: int, identifiers: Sequence[Sequence[int]], prompts: Sequence[
         ordered = sorted((tuple(identifiers[k]), k) for k, number in enumerate(prompts) if number == prompt)
         ids: list[Sequence[int]] = [one for one, _ in ordered]
         lengths = [len(one) for one in ids]
-        groups.append(_Group(query, prompt, [k for _, k in ordered], ids, lengths, shared_lengths(ids).tolist()))
+        added = (np.array(lengths) - 1 - shared_lengths(ids)).tolist()
+        changes = [(i, number) for i, number in enumerate(added) if number and i]
+        groups.append(_Group(query, prompt, [k for _, k in ordered], ids, lengths, changes))
     return groups
 
 
@@ -148,7 +150,7 @@ def _rows(groups: Sequence[_Group], queries: int, max_row_tokens: int) -> list[t
     if not groups:
         return []
     least = min(max(max(group.lengths) for group in groups), max_row_tokens)
-    most = min(max(sum(group.lengths) - sum(group.shared) for group in groups), max_row_tokens)
+    most = min(max(group.lengths[0] + sum(number for _, number in group.added) for group in groups), max_row_tokens)
     best: list[tuple[_Group, tuple[int, int]]] = []
     least_cost = float("inf")
     for limit in sorted(set(np.geomspace(least, most, _LENGTHS_TRIED).round().astype(int).tolist()), reverse=True):
@@ -166,13 +168,13 @@ def _rows(groups: Sequence[_Group], queries: int, max_row_tokens: int) -> list[t
 def _split(group: _Group, limit: int) -> list[tuple[int, int, int]]:
     """Consecutive identifiers of rows of up to `limit` prefixes: where each begins and ends, and its size."""
     rows = []
-    start = size = 0
-    for i, (length, shared) in enumerate(zip(group.lengths, group.shared, strict=True)):
-        added = length - 1 - shared
-        if i and size + added > limit:
+    start, size = 0, group.lengths[0]
+    for i, added in group.added:
+        if size + added > limit:
             rows.append((start, i, size))
-            start, size = i, 0
-        size = size + added if size else length
+            start, size = i, group.lengths[i]
+        else:
+            size += added
     return [*rows, (start, len(group.lengths), size)]
 
 

@@ -6,6 +6,7 @@ prefixes that begin with a given one are those from its own place up to an end.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,10 @@ def prefix_tree(identifiers: Sequence[Sequence[int]]) -> PrefixTree:
 def _padded(identifiers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.fromiter(map(len, identifiers), np.int64, len(identifiers))
     ids = np.full((len(lengths), lengths.max()), -1, np.int64)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(
-        [np.asarray(one, np.int64) for one in identifiers]
-    )
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = joined(identifiers)
     return ids, lengths
+
+
+def joined(identifiers: Sequence[Sequence[int]]) -> np.ndarray:
+    """The tokens of identifiers, one after another, int64."""
+    return np.fromiter(chain.from_iterable(identifiers), np.int64, sum(map(len, identifiers)))

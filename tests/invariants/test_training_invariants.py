@@ -11,7 +11,9 @@ import pytest
 import torch
 from sample_corpus import QUERIES
 from tiny_models import bpe_tokenizer as load_tokenizer
-from tiny_models import make_bart
+from tiny_models import make_bart, make_t5
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from training_examples import make_collator, make_trainer, query_dataset
 
 from dgr_trainer.training import scoring
@@ -186,7 +188,32 @@ def test_epochs_draw_different_lists(bpe_tokenizer, tmp_path):
     assert sorted(drawn) == sorted((query_id, epoch) for epoch in (0, 1) for query_id in QUERIES)
 
 
-WORKER = "import test_training_invariants as t, sys; t.run_in_process(t.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+WORKER = "import test_training_invariants as t, sys; getattr(t, sys.argv[1])(t.Path(sys.argv[2]), int(sys.argv[3]))"
+
+
+def run_two_processes(worker: str, folder: Path) -> None:
+    """Run a function of this module in two processes that can reach each other, and in this one alone."""
+    here = Path(__file__).parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, worker, str(folder), "2"],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        globals()[worker](folder, 1)
+        assert [process.wait(timeout=240) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+
+
 SETTINGS = {"plain": {}, "checkpointing": {"activation_checkpointing": True}}
 
 
@@ -208,25 +235,7 @@ def run_in_process(folder: Path, processes: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    here = Path(__file__).parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), "2"],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        run_in_process(tmp_path, 1)
-        assert [process.wait(timeout=240) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
+    run_two_processes("run_in_process", tmp_path)
     for name in SETTINGS:
         one, two = (
             (
@@ -236,3 +245,63 @@ def test_two_processes_are_one(tmp_path):
             for processes in (1, 2)
         )
         assert_same_run(one, two)
+
+
+def run_sharded(folder: Path, processes: int) -> None:
+    """Steps of SGD on a model that two processes shard between them, as FSDP2 does; or whole, in one."""
+    torch.set_num_threads(1)
+    sharded = processes > 1
+    rank = int(os.environ["RANK"]) if sharded else 0
+    if sharded:
+        torch.distributed.init_process_group("gloo")
+    tokenizer = load_tokenizer()
+    collator = make_collator(tokenizer)
+    for name, make in (("bart", quiet_bart), ("t5", lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0))):
+        for precision in (None, torch.bfloat16):
+            model = make(tokenizer).train()
+            trainer = make_trainer(folder, tokenizer, model=model, collator=collator)
+            if sharded:
+                shard(model, precision)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+            losses = []
+            for step in range(2):
+                features = [*query_dataset()][4 * step : 4 * step + 4]
+                own = features[2 * rank : 2 * rank + 2] if sharded else features
+                loss = trainer.compute_loss(model, collator(own))
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                loss = loss.detach()
+                if sharded:
+                    torch.distributed.all_reduce(loss)
+                losses.append(loss.item() / processes)
+            parameters = {key: p.full_tensor() if sharded else p for key, p in model.named_parameters()}
+            if rank == 0:
+                torch.save((losses, parameters), folder / f"{name}-{precision}-{processes}.pt")
+    if sharded:
+        torch.distributed.destroy_process_group()
+
+
+def shard(model, precision) -> None:
+    """Every layer a unit of its own, and the model around them, as accelerate's wrapping by transformer layers."""
+    policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, output_dtype=precision)
+    settings = {"mesh": init_device_mesh("cpu", (2,)), "mp_policy": policy, "reshard_after_forward": True}
+    for side in (model.get_encoder(), model.get_decoder()):
+        for layer in getattr(side, "layers", None) or side.block:
+            fully_shard(layer, **settings)
+    fully_shard(model, **settings)
+
+
+@pytest.mark.slow
+def test_a_sharded_model_trains_as_a_whole_one(tmp_path):
+    run_two_processes("run_sharded", tmp_path)
+    for name in ("bart", "t5"):
+        whole, sharded, half = (
+            torch.load(tmp_path / f"{name}-{setting}.pt", weights_only=False)
+            for setting in ("None-1", "None-2", "torch.bfloat16-2")
+        )
+        assert sharded[0] == pytest.approx(whole[0], rel=1e-4)
+        for key, value in whole[1].items():
+            torch.testing.assert_close(sharded[1][key], value, rtol=1e-4, atol=2e-5, msg=key)
+        assert half[0] == pytest.approx(whole[0], rel=0.05)
+        assert half[0] != pytest.approx(whole[0], rel=1e-7), "it was in half precision"

@@ -68,9 +68,10 @@ def test_little_is_padded(queries):
     assert used > 0.8 * packed.prefix_tokens.size
 
 
-def test_a_long_identifier_gets_a_row_for_itself():
-    packed = pack_identifiers([[(1, 2, 3), (4,), (5,)]], [[0, 0, 0]], 1, max_row_tokens=2)
-    assert packed.prefix_tokens.tolist() == [[[-1, 1, 2], [-1, -1, -1]]]
+def test_a_long_identifier_gets_a_row_for_itself_and_what_adds_no_prefix():
+    packed = pack_identifiers([[(1, 2, 3), (4,), (4, 6)]], [[0, 0, 0]], 1, max_row_tokens=2)
+    assert packed.prefix_tokens.tolist() == [[[-1, 1, 2], [-1, 4, -1]]]
+    assert packed.label_prefixes.tolist() == [[0, 1, 2, 0, 3, 4]]
 
 
 def test_a_batch_without_identifiers_has_one_empty_row_a_query():

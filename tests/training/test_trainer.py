@@ -363,3 +363,19 @@ def test_candidates_and_pairs_may_take_turns(bpe_tokenizer, tmp_path):
     trainer.train_dataset = pairs(bpe_tokenizer)
     trainer.train()
     assert trainer.state.global_step == 3
+
+
+@pytest.mark.slow
+def test_compilation_changes_nothing(bpe_tokenizer, tmp_path):
+    losses = []
+    for settings in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+        trainer = make_trainer(
+            tmp_path,
+            bpe_tokenizer,
+            lambda tokenizer: make_bart(tokenizer, dropout=0.0, encoder_layers=1, decoder_layers=1),
+            learning_rate=1e-5,
+            **settings,
+        )
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-4)
