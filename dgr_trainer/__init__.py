@@ -10,6 +10,7 @@ from dgr_trainer._version import __version__
 
 _HOME_OF = {
     "BM25Teacher": "dgr_trainer.teachers.bm25",
+    "BiEncoderTeacher": "dgr_trainer.teachers.bi_encoder",
     "CausalLMTeacher": "dgr_trainer.teachers.causal_lm",
     "Candidate": "dgr_trainer.candidates",
     "Candidates": "dgr_trainer.candidates",
