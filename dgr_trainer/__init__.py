@@ -20,6 +20,7 @@ _HOME_OF = {
     "DistillationGenerativeRetrievalTrainer": "dgr_trainer.training.trainer",
     "DistillationTrainingArguments": "dgr_trainer.training.arguments",
     "FMIndex": "dgr_trainer.index",
+    "FunctionTeacher": "dgr_trainer.teachers.function",
     "GenerativeRetriever": "dgr_trainer.retrieval.retriever",
     "Hit": "dgr_trainer.retrieval.retriever",
     "IdentifierSettings": "dgr_trainer.identifiers",

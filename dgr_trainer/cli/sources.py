@@ -115,11 +115,10 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run: JSON Lines by its name (`.jsonl`), else TREC."""
-    from dgr_trainer.rankings import Rankings
+    """Read a run: TREC, or JSON by its name (`.jsonl`, `.json`)."""
+    from dgr_trainer import run_files
 
-    file = input_path(option, path, folder=False)
-    return Rankings.from_jsonl(file) if file_kind(file) == "jsonl" else Rankings.from_trec(file)
+    return run_files.read_run(input_path(option, path, folder=False))
 
 
 def write_run(rankings: Rankings, path: Path) -> None:
