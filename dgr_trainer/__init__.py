@@ -30,6 +30,7 @@ _HOME_OF = {
     "PyseriniTeacher": "dgr_trainer.teachers.pyserini",
     "Rankings": "dgr_trainer.rankings",
     "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
+    "SearcherTeacher": "dgr_trainer.teachers.searcher",
     "Seq2SeqTeacher": "dgr_trainer.teachers.seq2seq",
     "ScoringSettings": "dgr_trainer.scoring",
     "SearchSettings": "dgr_trainer.retrieval.settings",
