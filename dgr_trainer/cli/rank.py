@@ -22,7 +22,7 @@ class RankOptions:
 
     teacher: Literal["bm25", "cross-encoder", "seq2seq", "causal-lm", "bi-encoder", "pyserini"] = field(
         metadata={
-            "help": "BM25 without Java; a cross-encoder; a sequence-to-sequence or causal language model that judges; a "
+            "help": "BM25 without Java; a cross-encoder; a seq2seq or causal language model that judges; a "
             "bi-encoder; or Lucene through Pyserini (needs Java 21)."
         }
     )
