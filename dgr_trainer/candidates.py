@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, atomic_write
 from dgr_trainer.identifiers import VIEWS
+from dgr_trainer.lines import json_lines, place
 
 if TYPE_CHECKING:
     from dgr_trainer.rankings import Rankings
@@ -130,12 +131,21 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         Raises:
             `ValueError`: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
         """
-        pairs = iter(lists.items() if isinstance(lists, Mapping) else lists)
+        pairs = lists.items() if isinstance(lists, Mapping) else lists
+        rows = (pack(query_id, candidates) for query_id, candidates in pairs)
+        return cls.from_rows(rows, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
+    ) -> Candidates:
+        """Candidates of queries that were packed one by one, by [`pack`]; the other arguments as of `from_lists`."""
+        remaining = iter(rows)
         schema = pa.schema(_COLUMNS)
-        batches = []
-        while rows := [_pack(query_id, candidates) for query_id, candidates in islice(pairs, _ROWS_A_BATCH)]:
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
-        dataset = datasets.Dataset(pa.Table.from_batches(batches, schema=schema))
+        tables = [schema.empty_table()]
+        while batch := list(islice(remaining, _ROWS_A_BATCH)):
+            tables.append(pa.Table.from_batches(batch, schema=schema).combine_chunks())
+        dataset = datasets.Dataset(pa.concat_tables(tables))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
@@ -180,6 +190,50 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         if tokenizer_fingerprint is not None:
             candidates.check_tokenizer(tokenizer_fingerprint)
         return candidates
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write JSON Lines, whole or not at all, for other programs to read.
+
+        The first line has `corpus_tokens` and `tokenizer_fingerprint`; each further one `query_id` and `candidates`, a
+        list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
+        """
+        with atomic_write(path) as file:
+            head = {"corpus_tokens": self.corpus_tokens, "tokenizer_fingerprint": self.tokenizer_fingerprint}
+            file.write(json.dumps(head) + "\n")
+            for query_id, candidates in self.items():
+                record = {"query_id": query_id, "candidates": [asdict(candidate) for candidate in candidates]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str]) -> Candidates:
+        """
+        Read what `to_jsonl` wrote, or another program in its form; the file may be compressed (`.gz`, `.zst`).
+
+        Raises:
+            `FileNotFoundError`: if there is no such file.
+            `ValueError`: if a line is malformed, as `from_lists` does, or a query occurs twice.
+        """
+        lines = json_lines(path)
+        number, head = next(lines, (1, {}))
+        if not isinstance(head.get("corpus_tokens"), int):
+            raise ValueError(
+                f"{place(path, number)}: the first line of candidates has to tell corpus_tokens, the number of tokens "
+                f"of the corpus. The fields found are {sorted(head)}."
+            )
+
+        def lists() -> Iterator[tuple[str, list[Candidate]]]:
+            for number, record in lines:
+                try:
+                    yield record["query_id"], [_candidate(values) for values in record["candidates"]]
+                except (KeyError, TypeError) as error:
+                    raise ValueError(
+                        f"{place(path, number)}: no candidates as Candidates.to_jsonl writes them "
+                        f"({type(error).__name__}: {error})."
+                    ) from None
+
+        fingerprint = str(head.get("tokenizer_fingerprint", ""))
+        return cls.from_lists(lists(), corpus_tokens=head["corpus_tokens"], tokenizer_fingerprint=fingerprint)
 
     def check_tokenizer(self, fingerprint: str) -> None:
         """Raise a `ValueError` if the token ids belong to another tokenizer than the one with this fingerprint."""
@@ -252,7 +306,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return arrays
 
 
-def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
+    """The candidates of one query as one row, for [`Candidates.from_rows`]; raises as [`Candidates.from_lists`]."""
     passage_ids = [candidate.passage_id for candidate in candidates]
     if len(set(passage_ids)) < len(passage_ids):
         raise ValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
@@ -265,7 +320,7 @@ def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
         raise ValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
     if not all(identifier.ids for identifier in identifiers):
         raise ValueError(f"Query {query_id!r} has an identifier without tokens.")
-    return {
+    row = {
         "query_id": query_id,
         "passage_ids": passage_ids,
         "scores": scores,
@@ -276,6 +331,15 @@ def _pack(query_id: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
         "credits": [float(identifier.score) for identifier in identifiers],
         "tokens": [int(token) for identifier in identifiers for token in identifier.ids],
     }
+    return pa.RecordBatch.from_pylist([row], schema=pa.schema(_COLUMNS))
+
+
+def _candidate(values: Mapping[str, Any]) -> Candidate:
+    identifiers = tuple(
+        MatchedIdentifier(one["view"], tuple(map(int, one["ids"])), int(one["count"]), float(one["score"]))
+        for one in values["identifiers"]
+    )
+    return Candidate(values["passage_id"], float(values["score"]), identifiers)
 
 
 def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) -> Candidate:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import datasets
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 
 from dgr_trainer.atomic import atomic_folder
-from dgr_trainer.corpus_files import FIELDS, ID_NAMES, PassageRows, dataset_rows, jsonl_rows, passage_row, tsv_rows
+from dgr_trainer.compressed import SUFFIXES
+from dgr_trainer.corpus_files import FIELDS, ID_NAMES, PassageRows, dataset_rows, passage_row, record_rows, tsv_rows
 from dgr_trainer.corpus_store import (
     FEATURES,
     LAYOUT,
@@ -26,8 +27,12 @@ from dgr_trainer.corpus_store import (
     store,
     stored_under,
 )
+from dgr_trainer.formats import ir_datasets_ids, kilt
+from dgr_trainer.formats.huggingface import column_names
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import IdColumn
 from dgr_trainer.lines import existing_file, file_kind, listing
+from dgr_trainer.records import read_records
 
 PathLike = str | os.PathLike[str]
 
@@ -118,37 +123,38 @@ class Corpus(Sequence[Passage]):
 
     @classmethod
     def from_dataset(
-        cls, dataset: Dataset, columns: Mapping[str, str] | None = None, *, cache_dir: PathLike | None = None
+        cls,
+        dataset: Dataset | IterableDataset,
+        columns: Mapping[str, str] | None = None,
+        *,
+        cache_dir: PathLike | None = None,
     ) -> Corpus:
-        """A corpus of the rows of a dataset.
+        """A corpus of the rows of a dataset, which may be streamed.
 
         Args:
-            dataset (`datasets.Dataset`): the passages.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): the passages.
             columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name,
                 for example `{"id": "docno", "text": "contents"}`. Fields are `id`, `title`, `text`, `pseudo_queries`
                 and `docid`; all but the id, and one of title and text, may be missing.
             cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
 
         Raises:
-            TypeError: if `dataset` is no `datasets.Dataset`.
+            TypeError: if `dataset` is no dataset.
             ValueError: if a column is missing.
         """
-        if isinstance(dataset, (DatasetDict, dict)):
-            raise TypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
-        if not isinstance(dataset, Dataset):
-            raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
+        present = column_names(dataset)
         chosen = dict(columns or {})
         unknown = sorted(set(chosen) - set(FIELDS))
         if unknown:
             raise ValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
         for name in ("id", "_id", *FIELDS[1:]):
-            if name in dataset.column_names:
+            if name in present:
                 chosen.setdefault("id" if name in ID_NAMES else name, name)
-        missing = sorted(set(chosen.values()) - set(dataset.column_names))
+        missing = sorted(set(chosen.values()) - set(present))
         if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
             raise ValueError(
-                f"The dataset has no column {wanted}; its columns are {dataset.column_names}. "
+                f"The dataset has no column {wanted}; its columns are {present}. "
                 'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
             )
         return cls._of(store(dataset_rows(dataset, chosen), cache_dir=cache_dir))
@@ -157,21 +163,22 @@ class Corpus(Sequence[Passage]):
     def from_jsonl(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
         """A corpus of a JSON Lines file: `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid` on each line.
 
-        All fields but the id may be missing; others are ignored. The file may be gzipped (`.gz`).
+        All fields but the id may be missing; others are ignored. A `.json` file may hold one array of such objects.
+        The file may be compressed (`.gz`, `.zst`).
         """
-        return cls._of_file(path, "jsonl", partial(jsonl_rows, path), cache_dir)
+        return cls._of_file(path, "jsonl", partial(record_rows, path), cache_dir)
 
     @classmethod
-    def from_tsv(cls, path: PathLike, *, quoted: bool = False, cache_dir: PathLike | None = None) -> Corpus:
+    def from_tsv(cls, path: PathLike, *, quoted: bool | None = None, cache_dir: PathLike | None = None) -> Corpus:
         """A corpus of a tab-separated file.
 
         A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header. Without a header,
         two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
 
         Args:
-            path (`str` or `os.PathLike`): the file, which may be gzipped (`.gz`).
-            quoted (`bool`, *optional*, defaults to `False`): whether cells in double quotes are meant without them
-                (as in DPR's `psgs_w100.tsv`).
+            path (`str` or `os.PathLike`): the file, which may be compressed (`.gz`, `.zst`).
+            quoted (`bool`, *optional*): whether cells in double quotes are meant without them. By default they are
+                if the header is that of DPR's `psgs_w100.tsv`: `id`, `text`, `title`.
             cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
         """
         return cls._of_file(path, f"tsv quoted={quoted}", partial(tsv_rows, path, quoted=quoted), cache_dir)
@@ -182,12 +189,29 @@ class Corpus(Sequence[Passage]):
         return cls.from_jsonl(_beir_corpus(Path(folder)), cache_dir=cache_dir)
 
     @classmethod
+    def from_kilt(cls, path: PathLike, *, unit: str = "page", cache_dir: PathLike | None = None) -> Corpus:
+        """The corpus of KILT's knowledge source, `kilt_knowledgesource.json`.
+
+        Args:
+            path (`str` or `os.PathLike`): the file, which may be compressed (`.gz`, `.zst`).
+            unit (`str`, *optional*, defaults to `"page"`): what a passage is: `"page"`, whose id is the page's (these
+                are what `read_qrels` judges), or `"paragraph"`, whose id is `PAGE-NUMBER`.
+            cache_dir (`str` or `os.PathLike`, *optional*): where a large corpus is kept.
+        """
+        return cls._of_file(path, f"kilt {unit}", partial(kilt.page_rows, path, unit), cache_dir)
+
+    @classmethod
     def read(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
         """Read whatever corpus is at `path`.
 
         A folder is a saved corpus, a saved `datasets.Dataset` or a BEIR folder; a file is JSON Lines (`.jsonl`,
-        `.ndjson`, `.json`) or tab-separated (`.tsv`, `.txt`), plain or gzipped (`.gz`).
+        `.ndjson`, `.json`) or tab-separated (`.tsv`, `.txt`), plain or compressed (`.gz`, `.zst`), or a table
+        (`.parquet`, `.arrow`). Of KILT's knowledge source, each page is a passage. `irds:ID` is a data set of
+        ir_datasets.
         """
+        name = ir_datasets_id(path)
+        if name is not None:
+            return cls._of(store(ir_datasets_ids.passage_rows(name), cache_dir=cache_dir))
         path = Path(path)
         if path.is_dir():
             if (path / MARKER).is_file():
@@ -196,12 +220,15 @@ class Corpus(Sequence[Passage]):
                 return cls.from_dataset(datasets.load_from_disk(str(path)), cache_dir=cache_dir)
             return cls.from_beir(path, cache_dir=cache_dir)
         kind = file_kind(existing_file(path))
-        if kind == "jsonl":
-            return cls.from_jsonl(path, cache_dir=cache_dir)
         if kind == "tsv":
             return cls.from_tsv(path, cache_dir=cache_dir)
+        if kind == "jsonl" and kilt.PAGE_FIELDS <= read_records(path).peek()[1]:
+            return cls.from_kilt(path, cache_dir=cache_dir)
+        if kind:
+            return cls._of_file(path, kind, partial(record_rows, path), cache_dir)
         raise ValueError(
-            f"{path}: the name does not tell the format. Name it .jsonl or .tsv, or use Corpus.from_jsonl or from_tsv."
+            f"{path}: the name does not tell the format. Name it .jsonl, .tsv or .parquet, or use Corpus.from_jsonl "
+            "or from_tsv."
         )
 
     @classmethod
@@ -352,7 +379,7 @@ def _passage(row: Mapping[str, Any]) -> Passage:
 
 
 def _beir_corpus(folder: Path) -> Path:
-    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+    for name in ("corpus.jsonl", *(f"corpus.jsonl{suffix}" for suffix in SUFFIXES)):
         if (folder / name).is_file():
             return folder / name
     found = listing(folder) if folder.is_dir() else "nothing there"

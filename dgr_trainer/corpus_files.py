@@ -1,4 +1,4 @@
-"""Corpus files, passage by passage: JSON Lines and tab-separated text."""
+"""Corpus files, passage by passage: files of records, tab-separated text, and rows of a dataset."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dgr_trainer.formats import huggingface
 from dgr_trainer.ids import as_id
-from dgr_trainer.lines import json_lines, numbered_lines, place
+from dgr_trainer.lines import numbered_lines, place
+from dgr_trainer.records import read_records
 
 ID_NAMES = ("id", "_id")
 FIELDS = ("id", "title", "text", "pseudo_queries", "docid")
+_DPR_COLUMNS = ["id", "text", "title"]
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,19 @@ def passage_row(
     }
 
 
-def jsonl_rows(path: str | os.PathLike[str]) -> PassageRows:
-    """The passages of a JSON Lines file with the fields `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid`.
+def record_rows(path: str | os.PathLike[str]) -> PassageRows:
+    """The passages of a file of records (JSON Lines, a JSON array, Parquet, Arrow; see [`read_records`]).
 
-    All but the id may be missing, and other fields (BEIR's `metadata`) are ignored, but a file whose first line has
-    neither `title` nor `text` is refused.
+    Its fields are `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid`. All but the id may be missing, and
+    other fields (BEIR's `metadata`) are ignored, but a file whose first record has neither `title` nor `text` is
+    refused.
     """
+    records = read_records(path)
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         first = True
-        for number, record in json_lines(path):
-            where = place(path, number)
+        for number, record in records.rows:
+            where = records.place(number)
             names = [name for name in ID_NAMES if name in record]
             if not names:
                 raise ValueError(f"{where}: no field 'id' or '_id'. The fields found are {sorted(record)}.")
@@ -92,10 +97,10 @@ def jsonl_rows(path: str | os.PathLike[str]) -> PassageRows:
             values = {name: record.get(name) for name in FIELDS[1:]}
             yield number, passage_row(where, id=record[names[0]], **values)
 
-    return PassageRows(rows(), partial(place, path), os.fspath(path))
+    return PassageRows(rows(), records.place, os.fspath(path))
 
 
-def tsv_rows(path: str | os.PathLike[str], *, quoted: bool = False) -> PassageRows:
+def tsv_rows(path: str | os.PathLike[str], *, quoted: bool | None = None) -> PassageRows:
     """The passages of a tab-separated file.
 
     A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header: it tells the columns,
@@ -103,12 +108,14 @@ def tsv_rows(path: str | os.PathLike[str], *, quoted: bool = False) -> PassageRo
 
     Args:
         path (`str` or `os.PathLike`): the file.
-        quoted (`bool`, *optional*, defaults to `False`): whether a cell in double quotes is meant without them, `""`
-            inside being one quote (as in DPR's `psgs_w100.tsv`). By default quotes are text (as in MS MARCO).
+        quoted (`bool`, *optional*): whether a cell in double quotes is meant without them, `""` inside being one
+            quote. By default it is if the header is that of DPR's `psgs_w100.tsv` (`id`, `text`, `title`); else
+            quotes are text (as in MS MARCO).
     """
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         columns: list[str] | None = None
+        strip_quotes = bool(quoted)
         for number, line in numbered_lines(path):
             where = place(path, number)
             cells = line.split("\t")
@@ -118,29 +125,26 @@ def tsv_rows(path: str | os.PathLike[str], *, quoted: bool = False) -> PassageRo
                 if "pseudo_queries" in columns:
                     raise ValueError(f"{where}: a list of pseudo_queries does not fit a cell. Use a JSON Lines file.")
                 if header:
+                    strip_quotes = columns == _DPR_COLUMNS if quoted is None else quoted
                     continue
             if len(cells) != len(columns):
                 raise ValueError(
                     f"{where}: {len(cells)} columns, but {len(columns)} are expected ({', '.join(columns)}). "
                     "Text must hold no tabs and no line ends; a JSON Lines file can hold both."
                 )
-            values = dict(zip(columns, map(_unquote, cells) if quoted else cells, strict=True))
+            values = dict(zip(columns, map(_unquote, cells) if strip_quotes else cells, strict=True))
             yield number, passage_row(where, id=values["id"], **{name: values.get(name) for name in FIELDS[1:]})
 
     return PassageRows(rows(), partial(place, path), os.fspath(path))
 
 
 def dataset_rows(dataset: Any, columns: Mapping[str, str]) -> PassageRows:
-    """The passages of a `datasets.Dataset`, whose column `columns[field]` holds the field."""
+    """The passages of a `datasets.Dataset` or `IterableDataset`, whose column `columns[field]` holds the field."""
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        table = dataset.select_columns(sorted(set(columns.values()))).with_format(None)
-        number = 0
-        for batch in table.iter(batch_size=1000):
-            for position in range(len(batch[columns["id"]])):
-                values = {name: batch[columns[name]][position] if name in columns else None for name in FIELDS}
-                yield number, passage_row(f"row {number} of the dataset", **values)
-                number += 1
+        for number, row in huggingface.rows(dataset, columns):
+            values = {name: row.get(name) for name in FIELDS}
+            yield number, passage_row(f"row {number} of the dataset", **values)
 
     return PassageRows(rows(), lambda number: f"row {number}", "the dataset")
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
+from dgr_trainer.compressed import compression
 from dgr_trainer.corpus_files import PassageRows
 from dgr_trainer.ids import IdColumn
 
@@ -150,7 +151,7 @@ def file_key(path: Path, reader: str) -> str | None:
         return None
     with open(path, "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return "file-" + hashlib.sha256(f"{LAYOUT} {reader} {path.suffix == '.gz'} {content}".encode()).hexdigest()
+    return "file-" + hashlib.sha256(f"{LAYOUT} {reader} {compression(path)} {content}".encode()).hexdigest()
 
 
 Numbered = list[tuple[int, dict[str, Any]]]

@@ -1,13 +1,16 @@
-"""Text files read line by line: UTF-8, plain or gzipped, every error with its file and line."""
+"""Text files read line by line, plain or compressed, every error with its file and line."""
 
 from __future__ import annotations
 
-import gzip
+import codecs
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from dgr_trainer.compressed import open_bytes, plain_name, whole
 
 
 def place(path: str | os.PathLike[str], number: int) -> str:
@@ -37,28 +40,42 @@ def listing(folder: Path, limit: int = 12) -> str:
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Read the lines of a text file that are not blank.
 
+    Lines end with a line feed, or with a carriage return and one. A carriage return anywhere else is text.
+
     Args:
-        path (`str` or `os.PathLike`): a UTF-8 file, gzipped if its name ends in `.gz`. A byte order mark is skipped.
+        path (`str` or `os.PathLike`): a UTF-8 file, or UTF-16 if it begins with the byte order mark of that; gzipped
+            if its name ends in `.gz`, Zstandard if in `.zst`. A byte order mark is skipped.
 
     Yields:
         `tuple[int, str]`: number of the line (from 1) and the line without its line end.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not UTF-8.
+        ValueError: if a line is not of that encoding, or a compressed file is cut off or damaged.
     """
     path = existing_file(path)
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
+    done = [0]
+    with open_bytes(path) as stream, whole(path, done):
+        wide = stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        lines: Iterable[bytes | str] = io.TextIOWrapper(stream, "utf-16", newline="\n") if wide else stream
+        iterator = iter(lines)
+        while True:
             try:
-                line = raw.decode("utf-8")
+                raw = next(iterator)
+                line = raw if isinstance(raw, str) else raw.decode("utf-8")
+            except StopIteration:
+                return
             except UnicodeDecodeError as error:
-                raise ValueError(f"{place(path, number)}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
-            if number == 1:
+                wanted = "UTF-16, which it begins as" if wide else "UTF-8"
+                raise ValueError(
+                    f"{place(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
+                ) from None
+            done[0] += 1
+            if done[0] == 1:
                 line = line.removeprefix("\ufeff")
-            line = line.rstrip("\r\n")
+            line = line.removesuffix("\n").rstrip("\r")
             if line.strip():
-                yield number, line
+                yield done[0], line
 
 
 def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -89,8 +106,20 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """What the name of a file says about its format: `"jsonl"`, `"tsv"` or `""`; a `.gz` at the end is ignored."""
-    name = Path(path).name.lower().removesuffix(".gz")
-    if name.endswith((".jsonl", ".ndjson", ".json")):
-        return "jsonl"
-    return "tsv" if name.endswith((".tsv", ".txt")) else ""
+    """What the name of a file says about its format: `"jsonl"`, `"tsv"`, `"parquet"`, `"arrow"` or `""`.
+
+    A `.gz` or `.zst` at the end is ignored.
+    """
+    name = plain_name(path).lower()
+    for kind, endings in _KINDS.items():
+        if name.endswith(endings):
+            return kind
+    return ""
+
+
+_KINDS = {
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "tsv": (".tsv", ".txt"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".feather"),
+}

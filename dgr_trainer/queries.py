@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 
 from dgr_trainer.atomic import atomic_write
+from dgr_trainer.compressed import SUFFIXES
+from dgr_trainer.formats import ir_datasets_ids
+from dgr_trainer.formats.huggingface import dataset_judgement_rows, dataset_query_rows
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import as_id
-from dgr_trainer.lines import existing_file, file_kind, json_lines, listing, numbered_lines, place
+from dgr_trainer.lines import listing
+from dgr_trainer.query_files import judgement_rows, query_rows
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +25,21 @@ PathLike = str | os.PathLike[str]
 Qrels = dict[str, dict[str, int]]
 """Relevance of passages by query id and passage id; 0 (or less) is not relevant."""
 
-QUERY_ID_NAMES = ("id", "_id", "query_id", "qid")
-QUERY_NAMES = ("text", "query")
-
 
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     """Read queries from a file or a BEIR folder.
 
-    - JSON Lines (`.jsonl`, `.ndjson`, `.json`): `id`, `_id` or `query_id`; `text` or `query`; perhaps `answers` (a
-      list of strings).
+    - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
+      or `query`; perhaps `answers` (a list of strings).
+    - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
+      the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
     - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
       the columns is skipped.
+    - `irds:ID`: a data set of ir_datasets.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
       `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
 
-    Files may be gzipped (`.gz`).
+    Files may be compressed (`.gz`, `.zst`).
 
     Args:
         path (`str` or `os.PathLike`): the file or folder.
@@ -50,23 +55,66 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     """
     path = Path(path)
     judged: Collection[str] | None = None
-    if path.is_dir():
+    name = ir_datasets_id(path)
+    if name is None and path.is_dir():
         folder, path = path, _split_file(path, split)
         if split is not None and path.name.startswith("queries.jsonl"):
             judged = read_qrels(folder, split)
     elif split is not None:
         raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
+    which = "" if judged is None else f" is judged in the split {split!r}"
+    return _checked_queries(found, os.fspath(path), judged, which)
 
+
+def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
+    """The queries of a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each query.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `query` and `answers`, where it
+            has another name, for example `{"query": "question", "answers": "answer"}`. Without a column of ids, the
+            numbers of the rows are the ids, from 0.
+
+    Returns:
+        `datasets.Dataset`: as [`read_queries`] gives it.
+
+    Raises:
+        TypeError, ValueError: as [`read_queries`] does, with the row; or if a column is missing.
+    """
+    return _checked_queries(dataset_query_rows(dataset, columns), "the dataset")
+
+
+def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Qrels:
+    """The judgements in a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each judgement.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `passage_id` and `relevance`,
+            where it has another name than that, or than BEIR's (`query-id`, `corpus-id`, `score`). Without a column of
+            relevance, every passage named is relevant.
+
+    Raises:
+        TypeError, ValueError: as [`read_qrels`] does, with the row; or if a column is missing.
+    """
+    return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
+
+
+def _checked_queries(
+    found: Iterable[tuple[str, str, str, list[str]]],
+    name: str,
+    judged: Collection[str] | None = None,
+    which: str = "",
+) -> Dataset:
+    """Queries as a dataset, each id once, those that are judged; blank ones are dropped."""
     rows: dict[str, tuple[str, list[str]]] = {}
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     blank = 0
-    for number, query_id, query, answers in _queries(path):
-        where = place(path, number)
-        if query_id in lines:
-            raise ValueError(
-                f"{where}: the query id {query_id!r} was already on line {lines[query_id]}. Make ids unique."
-            )
-        lines[query_id] = number
+    for where, query_id, query, answers in found:
+        if query_id in places:
+            earlier = places[query_id].removeprefix(f"{name}, ")
+            raise ValueError(f"{where}: the query id {query_id!r} was already on {earlier}. Make ids unique.")
+        places[query_id] = where
         if judged is not None and query_id not in judged:
             continue
         if not query.strip():
@@ -74,9 +122,9 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
             continue
         rows[query_id] = (query, answers)
     if blank:
-        logger.warning("%s: %d of %d queries are blank and were dropped.", path, blank, blank + len(rows))
+        logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
-        raise ValueError(f"{path}: no query in it{'' if judged is None else f' is judged in the split {split!r}'}.")
+        raise ValueError(f"{name}: no query in it{which}.")
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -85,45 +133,10 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _queries(path: Path) -> Iterator[tuple[int, str, str, list[str]]]:
-    kind = file_kind(existing_file(path))
-    if kind == "jsonl":
-        for number, record in json_lines(path):
-            where = place(path, number)
-            id_name = next((name for name in QUERY_ID_NAMES if name in record), None)
-            name = next((name for name in QUERY_NAMES if name in record), None)
-            if id_name is None or name is None:
-                raise ValueError(
-                    f"{where}: a query needs an id ({', '.join(QUERY_ID_NAMES)}) and a text "
-                    f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}."
-                )
-            query, answers = record[name], record.get("answers") or []
-            if not isinstance(query, str):
-                raise TypeError(f"{where}: the query is {query!r} ({type(query).__name__}), not a string.")
-            if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-                raise TypeError(f"{where}: answers is {answers!r}, but it has to be a list of strings.")
-            yield number, as_id(record[id_name], "query", where), query, answers
-    elif kind == "tsv":
-        first = True
-        for number, line in numbered_lines(path):
-            where = place(path, number)
-            cells = line.split("\t")
-            if len(cells) != 2:
-                raise ValueError(
-                    f"{where}: {len(cells)} columns, but two are expected: id and query, between them a tab."
-                )
-            header = first and cells[0].strip().lower() in QUERY_ID_NAMES and cells[1].strip().lower() in QUERY_NAMES
-            first = False
-            if not header:
-                yield number, as_id(cells[0], "query", where), cells[1], []
-    else:
-        raise ValueError(f"{path}: the name does not tell the format. Name it .jsonl or .tsv.")
-
-
 def _split_file(folder: Path, split: str | None) -> Path:
     names = ["queries.jsonl"] if split is None else [f"queries.{split}.jsonl", "queries.jsonl"]
     for name in names:
-        for candidate in (folder / name, folder / f"{name}.gz"):
+        for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
             if candidate.is_file():
                 return candidate
     hint = "" if split else ' Name a split, for example read_queries(folder, "test").'
@@ -189,10 +202,12 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
 
     A file has, on each line, either four columns between whitespace (TREC: query, iteration, passage, relevance) or
     three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
-    `query-id corpus-id score`, is a header.
+    `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
+    `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
+    passages are relevant; of a task of KILT the pages of the provenance. `irds:ID` is a data set of ir_datasets.
 
     Args:
-        path (`str` or `os.PathLike`): the file, or the BEIR folder. It may be gzipped (`.gz`).
+        path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
         split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
 
     Returns:
@@ -204,49 +219,34 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
             judgement.
     """
     path = Path(path)
-    if path.is_dir():
+    name = ir_datasets_id(path)
+    if name is None and path.is_dir():
         folder = path / "qrels" if (path / "qrels").is_dir() else path
-        if split is None or not (folder / f"{split}.tsv").is_file():
+        files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
+        of_split = next((file for file in files if split is not None and file.is_file()), None)
+        if of_split is None:
             wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
             raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
-        path = folder / f"{split}.tsv"
+        path = of_split
     elif split is not None:
         raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
+    return _checked_qrels(found, os.fspath(path))
+
+
+def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qrels:
+    """Judgements by query and passage, each passage judged in one way."""
     qrels: Qrels = {}
-    columns = 0
-    for number, line in numbered_lines(path):
-        where = place(path, number)
-        cells = line.split()
-        if columns == 0 and len(cells) in (3, 4) and cells[0].lower() in _QRELS_HEADER and not _is_integer(cells[-1]):
-            columns = len(cells)
-            continue
-        if len(cells) not in (3, 4) or columns not in (0, len(cells)):
-            wanted = (
-                str(columns or "")
-                or "four (query, iteration, passage, relevance) or three (query, passage, relevance)"
-            )
-            hint = " Six columns are a run: Rankings.from_trec reads it." if len(cells) == 6 else ""
-            raise ValueError(f"{where}: {len(cells)} columns, but qrels have {wanted} on every line.{hint}")
-        columns = len(cells)
-        query_id, passage_id, relevance = cells[0], cells[-2], cells[-1]
-        if not _is_integer(relevance):
-            raise ValueError(f"{where}: the relevance (last column) is {relevance!r}, not an integer.")
-        known = qrels.setdefault(query_id, {}).setdefault(passage_id, int(relevance))
-        if known != int(relevance):
+    for where, query_id, passage_id, relevance in found:
+        known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
+        if known != relevance:
             raise ValueError(
                 f"{where}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on an "
                 "earlier line. Keep one of the two."
             )
     if not qrels:
-        raise ValueError(f"{path}: no judgement in it.")
+        raise ValueError(f"{name}: no judgement in it.")
     return qrels
-
-
-_QRELS_HEADER = ("query-id", "query_id", "qid", "queryid", "query", "topic")
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
 
 
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:

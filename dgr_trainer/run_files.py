@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from dgr_trainer.lines import existing_file, file_kind, json_lines, place
 from dgr_trainer.rankings import Rankings
 
@@ -18,6 +20,7 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
     """Read a run, whatever wrote it.
 
     - `.jsonl`: lines of [`Rankings.to_jsonl`], or of RankLLM (`query` with `qid`, and `candidates` with `docid`).
+    - `.parquet`, `.arrow`: a table with the columns of [`Rankings.from_dataset`].
     - `.json`: a list of RankLLM's objects, or ranx' object of scores by query and document id.
     - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it.
 
@@ -36,7 +39,11 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         ValueError: if the file is malformed; names file and line, or query.
     """
     path = existing_file(path)
-    if file_kind(path) != "jsonl":
+    kind = file_kind(path)
+    if kind in ("parquet", "arrow"):
+        table = Dataset.from_parquet(str(path)) if kind == "parquet" else Dataset.from_file(str(path))
+        return Rankings.from_dataset(table, name)
+    if kind != "jsonl":
         if path.suffix == ".lz4":
             raise ValueError(f"{path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
         return Rankings.from_trec(path, name)

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import datasets
@@ -47,6 +48,38 @@ def test_saved_and_loaded_is_the_same(candidates, tmp_path):
     assert dict(loaded) == LISTS
     assert (loaded.corpus_tokens, loaded.tokenizer_fingerprint) == (1000, "f" * 64)
     assert loaded.dataset.cache_files, "loaded candidates are memory-mapped"
+
+
+def test_json_lines_come_back(candidates, tmp_path):
+    candidates.to_jsonl(tmp_path / "c.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert lines[0] == {"corpus_tokens": 1000, "tokenizer_fingerprint": "f" * 64}
+    assert lines[1]["query_id"] == "q1"
+    assert lines[1]["candidates"][1] == {
+        "passage_id": "a",
+        "score": 1.5,
+        "identifiers": [{"view": "pseudo_query", "ids": [11, 12], "count": 2, "score": 1.5}],
+    }
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress((tmp_path / "c.jsonl").read_bytes()))
+    for name in ("c.jsonl", "c.jsonl.gz"):
+        found = Candidates.from_jsonl(tmp_path / name)
+        assert dict(found) == LISTS
+        assert (found.corpus_tokens, found.tokenizer_fingerprint) == (1000, "f" * 64)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"query_id": "q"}\n', "line 1: the first line of candidates has to tell corpus_tokens"),
+        ("", "line 1: the first line of candidates has to tell corpus_tokens"),
+        ('{"corpus_tokens": 9}\n{"query_id": "q"}\n', r"line 2: no candidates as .* \(KeyError: 'candidates'\)"),
+        ('{"corpus_tokens": 9}\n{"query_id": "q", "candidates": [1]}\n', r"line 2: no candidates as .* \(TypeError"),
+    ],
+)
+def test_json_lines_that_are_none_are_refused(tmp_path, content, message):
+    (tmp_path / "c.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=f"c.jsonl, {message}"):
+        Candidates.from_jsonl(tmp_path / "c.jsonl")
 
 
 def test_rankings_of_the_student(candidates):

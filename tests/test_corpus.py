@@ -211,11 +211,11 @@ def test_tsv(tmp_path, content, wanted):
 def test_quoted_tsv(tmp_path):
     path = tmp_path / "psgs.tsv"
     path.write_text('id\ttext\ttitle\n1\t"Aaron ""the"" prophet"\tAaron\n2\t"\t""\n')
-    assert list(Corpus.from_tsv(path, quoted=True)) == [
-        Passage("1", "Aaron", 'Aaron "the" prophet'),
-        Passage("2", "", '"'),
-    ]
-    assert Corpus.from_tsv(path)[0].text == '"Aaron ""the"" prophet"'
+    wanted = [Passage("1", "Aaron", 'Aaron "the" prophet'), Passage("2", "", '"')]
+    assert list(Corpus.from_tsv(path, quoted=True)) == list(Corpus.from_tsv(path)) == wanted
+    assert Corpus.from_tsv(path, quoted=False)[0].text == '"Aaron ""the"" prophet"'
+    path.write_text('id\ttitle\ttext\n1\tAaron\t"Aaron ""the"" prophet"\n')
+    assert Corpus.from_tsv(path)[0].text == '"Aaron ""the"" prophet"', "not DPR's header"
 
 
 def test_tsv_errors_name_file_and_line(tmp_path):

@@ -1,7 +1,11 @@
 import gzip
+import random
+import re
 
+import pyarrow as pa
 import pytest
 
+from dgr_trainer.compressed import whole
 from dgr_trainer.lines import existing_file, file_kind, json_lines, listing, numbered_lines
 
 
@@ -53,8 +57,75 @@ def test_what_is_there_instead_is_said(tmp_path):
         ("a.ndjson", "jsonl"),
         ("a.tsv", "tsv"),
         ("a.txt", "tsv"),
+        ("a.json.zst", "jsonl"),
+        ("a.parquet", "parquet"),
+        ("a.feather", "arrow"),
         ("a", ""),
     ],
 )
 def test_names_tell_the_format(name, kind):
     assert file_kind(f"some.folder/{name}") == kind
+
+
+LINES = "eins\r\n" + "zwei " * 2000 + "\r\ndrei\rdrei\n" + "".join(f"Zeile {number}\n" for number in range(5000))
+
+
+def _zst(text):
+    return pa.compress(text, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize("name, compress", [("a.gz", gzip.compress), ("a.zst", _zst), ("A.GZ", gzip.compress)])
+def test_compressed_files_are_read_as_they_are(tmp_path, name, compress):
+    plain = tmp_path / "plain"
+    plain.write_bytes(LINES.encode())
+    path = tmp_path / name
+    path.write_bytes(compress(LINES.encode()))
+    assert list(numbered_lines(path)) == list(numbered_lines(plain))
+    # As written by several processes, one part after the other.
+    path.write_bytes(compress(b"one\ntw") + compress(b"o\nthree"))
+    assert list(numbered_lines(path)) == [(1, "one"), (2, "two"), (3, "three")]
+
+
+@pytest.mark.parametrize("name, compress, kind", [("a.gz", gzip.compress, "gzip"), ("a.zst", _zst, "Zstandard")])
+def test_damaged_files_are_said_to_be_damaged(tmp_path, name, compress, kind):
+    path = tmp_path / name
+    noise = "".join(f"{number} {random.Random(number).random()}\n" for number in range(60_000)).encode()
+    whole = compress(noise)
+    for cut in (len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:cut])
+        read = []
+        with pytest.raises(ValueError, match=rf"{name}: the {kind} file is cut off after line (\d+) ") as error:
+            read.extend(numbered_lines(path))
+        if cut < len(whole) - 3:
+            # What was whole before the cut was read, and the number says how much that was.
+            last = int(re.search(r"after line (\d+)", str(error.value))[1])
+            seen = []
+            with pytest.raises(ValueError):
+                for line in numbered_lines(path):
+                    seen.append(line)
+            assert 0 < last == len(seen)
+    path.write_bytes(b"plain text\n")
+    with pytest.raises(ValueError, match=rf"{name}: the name ends in \.\w+, but this is no {kind} file"):
+        list(numbered_lines(path))
+    if kind == "Zstandard":
+        return  # It has a checksum only if the writer wanted one.
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + bytes(byte ^ 255 for byte in whole[half : half + 200]) + whole[half + 200 :])
+    with pytest.raises(ValueError, match=rf"{name}: the {kind} file is (damaged|cut off) after line \d+"):
+        list(numbered_lines(path))
+
+
+def test_utf16_is_read_by_its_mark(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes("1\tschön\r\n\r\n2\tਊ\rstill\n".encode("utf-16"))
+    assert list(numbered_lines(path)) == [(1, "1\tschön"), (3, "2\tਊ\rstill")]
+    path.write_bytes("one\ntwo".encode("utf-16") + b"\x00")
+    with pytest.raises(ValueError, match="line 2: not UTF-16, which it begins as"):
+        list(numbered_lines(path))
+
+
+def test_errors_of_the_disk_stay_what_they_are(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(b"")
+    with pytest.raises(OSError, match="No space"), whole(path, [3]):
+        raise OSError(28, "No space left on device")

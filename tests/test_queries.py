@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import datasets
@@ -203,3 +204,29 @@ def test_qrels_of_another_collection_are_refused(corpus, queries):
         check_qrels({"q01": {"x": 1}}, corpus, queries)
     with pytest.raises(ValueError, match=r"Nothing is left of the qrels: 1 of 1 queries"):
         check_qrels({"x": {"p01": 1}}, corpus, queries)
+
+
+def test_tables_of_queries_and_judgements(tmp_path):
+    datasets.Dataset.from_dict({"_id": ["1", "2"], "text": ["who", "what"]}).to_parquet(tmp_path / "q.parquet")
+    assert list(read_queries(tmp_path / "q.parquet")["query"]) == ["who", "what"]
+    names = {"query-id": [1, 1], "corpus-id": ["a", "b"], "score": [2, 0]}
+    datasets.Dataset.from_dict(names).to_parquet(tmp_path / "qrels.parquet")
+    assert read_qrels(tmp_path / "qrels.parquet") == {"1": {"a": 2, "b": 0}}
+    rows = [
+        {"query_id": "1", "passage_id": "a", "relevance": 1},
+        {"query_id": "1", "passage_id": "b", "relevance": 1.5},
+    ]
+    with pytest.raises(ValueError, match="qrels.jsonl, line 2: the relevance is 1.5, not an integer"):
+        read_qrels(_write(tmp_path / "qrels.jsonl", *rows))
+    with pytest.raises(
+        ValueError, match=r"qrels.jsonl, line 1: a judgement needs query-id or query_id .*fields found are \['query'\]"
+    ):
+        read_qrels(_write(tmp_path / "qrels.jsonl", {"query": "1"}))
+
+
+def test_beir_folders_may_be_compressed(tmp_path):
+    (tmp_path / "queries.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "1", "text": "who"}\n'))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv.gz").write_bytes(gzip.compress(b"query-id\tcorpus-id\tscore\n1\tp\t1\n"))
+    assert list(read_queries(tmp_path, "test")["query_id"]) == ["1"]
+    assert read_qrels(tmp_path, "test") == {"1": {"p": 1}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.cli.processes import launched, writes
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
 
@@ -58,11 +59,13 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
     folder = check_retriever(positionals.retriever, search)
 
-    retriever = load_retriever(folder, search, device)
-    if qrels is not None:
-        from dgr_trainer.queries import check_qrels
+    with launched(device) as processes:
+        retriever = load_retriever(folder, search, device, processes)
+        if qrels is not None:
+            from dgr_trainer.queries import check_qrels
 
-        qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
-    candidates = retriever.candidates(queries, options.k, qrels)
-    candidates.save_to_disk(output)
-    logger.info("found candidates for %s queries: %s", f"{len(candidates):,}", output)
+            qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
+        candidates = retriever.candidates(queries, options.k, qrels, processes)
+        if writes(processes):
+            candidates.save_to_disk(output)
+            logger.info("found candidates for %s queries: %s", f"{len(candidates):,}", output)

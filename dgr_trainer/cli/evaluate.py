@@ -10,31 +10,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgr_trainer.cli.parsing import CommandParser
-from dgr_trainer.cli.paths import input_path
-from dgr_trainer.cli.sources import check_split, read_qrels_of, read_run
+from dgr_trainer.cli.paths import input_path, output_file
+from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run
+from dgr_trainer.compressed import plain_name
 
 if TYPE_CHECKING:
     from dgr_trainer.evaluation.comparison import RunComparison
+    from dgr_trainer.rankings import Rankings
 
 
 @dataclass
 class EvaluateOptions:
     """Options of `dgr evaluate`."""
 
-    qrels: str = field(metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV or a BEIR folder."})
+    qrels: str | None = field(
+        default=None, metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV or a BEIR folder."}
+    )
+    answers: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "PATH",
+            "help": "In their place, questions with answers (such as nq-test.qa.csv): a passage is relevant if an "
+            "answer stands in it. Needs --corpus.",
+        },
+    )
+    corpus: str | None = field(
+        default=None, metadata={"metavar": "PATH", "help": "With --answers: the passages of the runs."}
+    )
+    with_title: bool = field(
+        default=False, metadata={"help": "With --answers: look at title and text, not at the text alone."}
+    )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as test."}
     )
     metrics: list[str] = field(
         default_factory=lambda: ["hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10"],
-        metadata={"help": "hits@k, recall@k, precision@k, mrr@k, ndcg@k, map@k; the last three also without a k."},
+        metadata={
+            "help": "hits@k, recall@k, precision@k, mrr@k, ndcg@k, map@k; the last three also without a k. With "
+            "--answers hits@1 hits@5 hits@20 hits@100, unless others are given."
+        },
     )
     level: float = field(default=0.95, metadata={"help": "Confidence level of the intervals."})
-    relevance_level: int = field(default=1, metadata={"help": "The lowest relevance that counts as relevant."})
+    relevance_level: int = field(
+        default=1, metadata={"help": "The lowest relevance that counts as relevant: 2 for the passages of TREC DL."}
+    )
+    per_query: str | None = field(
+        default=None, metadata={"metavar": "FILE", "help": "Write the value of every query to this file, too (TSV)."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace that file if it is there."})
     seed: int = field(default=0, metadata={"help": "Seed of intervals and tests."})
     digits: int = field(default=3, metadata={"help": "Decimal places."})
     json: bool = field(default=False, metadata={"help": "Print JSON."})
     markdown: bool = field(default=False, metadata={"help": "Print a Markdown table."})
+    latex: bool = field(default=False, metadata={"help": "Print a LaTeX table (booktabs)."})
 
 
 def make_parser() -> CommandParser:
@@ -44,29 +72,49 @@ def make_parser() -> CommandParser:
         command="evaluate",
         description="Measure runs on the same qrels. Each is tested against the first.",
         usage="RUN [RUN ...] --qrels FILE [options]",
-        example="  dgr evaluate bm25.trec dgr.trec --qrels test.qrels --metrics hits@5 ndcg@10",
+        example="  dgr evaluate bm25.trec dgr.trec --qrels test.qrels --metrics hits@5 ndcg@10\n"
+        "  dgr evaluate dgr.trec --answers nq-test.qa.csv --corpus psgs_w100.tsv",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="Run files: TREC, or JSON Lines if named .jsonl.")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="Run files: TREC, or JSON Lines if named .jsonl, or .parquet or .arrow."
+    )
     return parser
 
 
 def run(options: EvaluateOptions, positionals: Namespace) -> None:
     """Run `dgr evaluate`."""
-    if options.json and options.markdown:
-        raise ValueError("--json and --markdown are two forms of the same table. Give one of them.")
+    forms = [f"--{name}" for name in ("json", "markdown", "latex") if getattr(options, name)]
+    if len(forms) > 1:
+        raise ValueError(f"{' and '.join(forms)} are forms of the same table. Give one of them.")
     if not 0 <= options.digits <= 12:
         raise ValueError(f"--digits {options.digits}: give 0 to 12.")
+    if (options.qrels is None) == (options.answers is None):
+        raise ValueError("Give either --qrels, or --answers with --corpus: what is relevant has to be known.")
+    if (options.answers is None) != (options.corpus is None) or (options.with_title and options.answers is None):
+        raise ValueError("--answers and --corpus go together (and --with_title with them): answers stand in passages.")
     paths = [input_path("RUN", path, folder=False) for path in positionals.runs]
-    check_split(options.split, options.qrels)
+    check_split(options.split, options.qrels, options.answers)
+    per_query = options.per_query and output_file("--per_query", options.per_query, options.overwrite)
+    from dgr_trainer.evaluation.answers import ANSWER_METRICS, answer_qrels, check_answer_metrics
     from dgr_trainer.evaluation.comparison import compare_runs
     from dgr_trainer.evaluation.metrics import Metric
 
+    if options.answers is not None and "metrics" not in positionals.given:
+        options.metrics = list(ANSWER_METRICS)
     for metric in options.metrics:
         Metric.parse(metric)
-    qrels = read_qrels_of(options.qrels, options.split)
 
     names = _names(paths)
-    runs = {name: read_run("RUN", str(path)) for name, path in zip(names, paths, strict=True)}
+    if options.answers is not None and options.corpus is not None:
+        check_answer_metrics(options.metrics)
+        questions = read_queries_of(options.answers, options.split, "--answers")
+        runs = _runs(names, paths)
+        depth = max(Metric.parse(metric).k or 1000 for metric in options.metrics)
+        corpus = read_corpus("--corpus", options.corpus)
+        qrels = answer_qrels(questions, corpus, runs.values(), k=depth, with_title=options.with_title)
+    else:
+        qrels = read_qrels_of(str(options.qrels), options.split)
+        runs = _runs(names, paths)
     comparison = compare_runs(
         runs,
         qrels,
@@ -76,7 +124,11 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         relevance_level=options.relevance_level,
         seed=options.seed,
     )
-    if options.json:
+    if per_query:
+        comparison.write_per_query(per_query)
+    if options.latex:
+        print(comparison.to_latex(digits=options.digits))
+    elif options.json:
         print(json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2))
     elif options.markdown:
         print(comparison.to_markdown(digits=options.digits))
@@ -84,11 +136,15 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         print("\n".join(table(comparison, options.digits)))
 
 
+def _runs(names: Sequence[str], paths: Sequence[Path]) -> dict[str, Rankings]:
+    return {name: read_run("RUN", str(path)) for name, path in zip(names, paths, strict=True)}
+
+
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names of runs: as much of their path as tells them apart."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError("A run is given twice. Give each once.")
-    stems = [path.name.removesuffix(".gz").rsplit(".", 1)[0] or path.name for path in paths]
+    stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
@@ -103,7 +159,7 @@ def table(comparison: RunComparison, digits: int) -> list[str]:
     label = max(6, *(len(metric) for metric in metrics))
     head = f"{'metric':<{label}}  {'run':<{width}}  {'mean':>{number}}  {interval:<{cell}}"
     tested = comparison.baseline is not None
-    lines = [head + (f"  {'differs':>{number + 1}}  p" if tested else "")]
+    lines = [head + (f"  {'differs':>{number + 1}}  {'p':<5}  p(t)" if tested else "")]
     for metric in metrics:
         for name, values in comparison.runs.items():
             value = values[metric]
@@ -112,8 +168,9 @@ def table(comparison: RunComparison, digits: int) -> list[str]:
             line += f"{between:<{cell}}"
             if value.test is not None:
                 line += f"  {value.test.difference:>+{number + 1}.{digits}f}  {value.test.randomisation_p_value:.3f}"
+                line += f"  {value.test.t_p_value:.3f}"
             lines.append(line.rstrip())
     lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
     if tested:
-        lines.append(f"p: paired randomisation test against {comparison.baseline}.")
+        lines.append(f"p: paired randomisation test against {comparison.baseline}; p(t): paired t-test.")
     return lines

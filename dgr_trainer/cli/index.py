@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.cli.parsing import CommandParser
-from dgr_trainer.cli.paths import model_name, output_folder
+from dgr_trainer.cli.paths import input_path, model_name, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import INDEX_MARKER, SETTINGS_FILE, load_tokenizer, make_identifiers, read_corpus
 
@@ -24,6 +24,14 @@ class IndexOptions:
         metadata={"metavar": "MODEL", "help": "The student whose tokenizer is used: a folder, or a name on the hub."}
     )
     output: str = field(metadata={"metavar": "PATH", "help": "Folder to write the index to."})
+    pseudo_queries: list[str] | None = field(
+        default=None,
+        metadata={
+            "metavar": "PATH",
+            "help": "Files of pseudo-queries: of `dgr pseudo_queries`, docTTTTTquery, InPars, or a pickle of lists by "
+            "passage id, which is read as data. In place of those in the corpus.",
+        },
+    )
     save_corpus: bool = field(
         default=True,
         metadata={"help": "Keep the corpus beside the index, so that retrievers can show passages."},
@@ -43,7 +51,8 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
-        help="JSON Lines (id, title, text, pseudo_queries, docid), TSV, a BEIR folder, or a saved corpus.",
+        help="JSON Lines (id, title, text, pseudo_queries, docid), TSV (MS MARCO's, DPR's), Parquet, a BEIR folder, "
+        "KILT's knowledge source, or a saved corpus; files may be compressed (.gz, .zst).",
     )
     return parser
 
@@ -55,7 +64,12 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
     from dgr_trainer.identifiers import IdentifierSettings
 
     settings = IdentifierSettings(**identifier_options.given())
+    files = [input_path("--pseudo_queries", path, folder=False) for path in options.pseudo_queries or ()]
     corpus = read_corpus("CORPUS", positionals.corpus)
+    if files:
+        from dgr_trainer.pseudo_queries import read_pseudo_queries
+
+        corpus = corpus.with_pseudo_queries(read_pseudo_queries(files, corpus.ids))
     identifiers = make_identifiers(load_tokenizer(model), settings)
 
     from dgr_trainer.index import FMIndex

@@ -17,6 +17,7 @@ from dgr_trainer._version import __version__
 # A subcommand lives in the module of its name, which is imported only when it is asked for.
 COMMANDS = {
     "index": "Index a corpus, so that a model can generate what occurs in it.",
+    "pseudo_queries": "Let a model write pseudo-queries for the passages of a corpus.",
     "pairs": "Make the training pairs of the generation stage.",
     "train": "Train a student to generate identifiers, or to rank as a teacher.",
     "candidates": "Find candidates for training queries with a retriever.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.lines import listing
 
 
@@ -15,12 +16,15 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
     Args:
         option (`str`): What the user gave it as, for the message.
         path (`str`): The path.
-        folder (`bool`, *optional*): Whether it has to be a folder, or a file; by default either will do.
+        folder (`bool`, *optional*): Whether it has to be a folder, or a file; by default either will do, and so will
+            `irds:ID`, which is no path.
 
     Raises:
         `OSError`: if it is not there, of the other kind, or not readable.
     """
     found = Path(path)
+    if folder is None and ir_datasets_id(path) is not None:
+        return found
     if not found.exists():
         near = f" Its folder holds: {listing(found.parent)}." if found.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{option}: {path} is not there.{near}")

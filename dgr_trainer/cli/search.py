@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_file
+from dgr_trainer.cli.processes import launched, writes
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_queries_of, write_run
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from dgr_trainer.retrieval.retriever import GenerativeRetriever, Hit
 
 logger = logging.getLogger(__name__)
@@ -84,25 +87,36 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
 
         queries = queries_mapping(read_queries_of(options.queries, options.split))
     folder = check_retriever(positionals.retriever, search)
-    retriever = load_retriever(folder, search, device)
-    if output is not None:
-        rankings = retriever.rank(queries, options.k)
-        write_run(rankings, output)
-        logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
-        return
-    asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
-    asked += queries.items()
-    size = retriever.settings.batch_size
+    with launched(device) as processes:
+        retriever = load_retriever(folder, search, device, processes)
+        if output is None:
+            asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
+            _show(retriever, [*asked, *queries.items()], options, processes)
+            return
+        rankings = retriever.rank(queries, options.k, processes)
+        if writes(processes):
+            write_run(rankings, output)
+            logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
+
+
+def _show(
+    retriever: GenerativeRetriever,
+    asked: list[tuple[str | None, str]],
+    options: SearchCommandOptions,
+    processes: PartialState | None,
+) -> None:
+    size = retriever.settings.batch_size * (1 if processes is None else processes.num_processes)
     for start in range(0, len(asked), size):
         batch = asked[start : start + size]
-        for place, ((query_id, query), hits) in enumerate(
-            zip(batch, retriever.search([text for _, text in batch], options.k), strict=True), start
-        ):
+        found = retriever.search([text for _, text in batch], options.k, accelerator=processes)
+        for place, ((query_id, query), hits) in enumerate(zip(batch, found, strict=True), start):
+            if not writes(processes):
+                continue
             if options.json:
                 print(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
             else:
                 print("\n".join([""] * (place > 0) + list(_lines(retriever, query, hits, options.identifiers))))
-    if not options.json and options.identifiers:
+    if writes(processes) and not options.json and options.identifiers:
         print(f"\n{_LEGEND}")
 
 

@@ -12,6 +12,7 @@ from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOpt
 from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from datasets import Dataset
 
     from dgr_trainer.corpus import Corpus
@@ -115,7 +116,7 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run: TREC, or JSON by its name (`.jsonl`, `.json`)."""
+    """Read a run of ours or of another system: TREC, JSON or a table by its name."""
     from dgr_trainer import run_files
 
     return run_files.read_run(input_path(option, path, folder=False))
@@ -187,7 +188,9 @@ def make_identifiers(tokenizer: Any, settings: IdentifierSettings) -> Identifier
     return Identifiers(tokenizer, settings)
 
 
-def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> GenerativeRetriever:
+def load_retriever(
+    path: Path, search: SearchOptions, device: DeviceOptions, processes: PartialState | None = None
+) -> GenerativeRetriever:
     """Load a retriever onto a device, with the search settings that were given in place of its own."""
     import dataclasses
 
@@ -199,7 +202,8 @@ def load_retriever(path: Path, search: SearchOptions, device: DeviceOptions) -> 
     transformers_logging.disable_progress_bar()
     retriever = GenerativeRetriever.from_pretrained(path, dtype=getattr(torch, device.dtype))
     model: torch.nn.Module = retriever.model
-    model.to(device.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    own = ("cuda" if torch.cuda.is_available() else "cpu") if processes is None else processes.device
+    model.to(device.device or own)
     retriever.settings = dataclasses.replace(retriever.settings, **search.given())
     return retriever
 

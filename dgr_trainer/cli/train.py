@@ -90,6 +90,11 @@ def run(
             shutil.rmtree(folder)
         given = {name: value for name, value in positionals.given.items() if name not in _OF_THIS_RUN}
         write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
+        if inputs.collator is not None and inputs.dataset is not None:
+            from dgr_trainer.training.list_statistics import rank_list_statistics
+
+            lists = inputs.collator.rankings, inputs.collator.sampler.qrels, inputs.dataset["query_id"]
+            logger.info("what there is to learn from:\n%s", rank_list_statistics(*lists))
     # Trainers print what they log; standard output is for the metrics at the end.
     with redirect_stdout(sys.stderr):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -22,7 +22,14 @@ from dgr_trainer.cli.sources import (
     read_queries_of,
     read_run,
 )
-from dgr_trainer.cli.train_options import OF_DISTILLATION, OF_GENERATION, EvaluationOptions, LoraOptions, TrainOptions
+from dgr_trainer.cli.train_options import (
+    OF_COLLATOR,
+    OF_DISTILLATION,
+    OF_GENERATION,
+    EvaluationOptions,
+    LoraOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -246,7 +253,7 @@ def _collator(options: TrainOptions, inputs: TrainInputs, qrels: Any, seed: int)
         assert options.identifiers is not None
         source = read_identifier_strings("--identifiers", options.identifiers)
         _check_strings(source, inputs)
-    given = {name: getattr(options, name) for name in ("list_length", "sampling", "max_row_tokens")}
+    given = {name: getattr(options, name) for name in OF_COLLATOR}
     return DistillationCollator(
         inputs.identifiers,
         source,

@@ -7,7 +7,8 @@ from typing import Literal
 
 # What each stage reads; an option of the other stage is refused.
 OF_GENERATION = ("pairs",)
-OF_DISTILLATION = ("candidates", "run", "identifiers", "list_length", "sampling", "teacher_order", "max_row_tokens")
+OF_COLLATOR = ("list_length", "sampling", "false_negative_margin", "max_row_tokens")
+OF_DISTILLATION = ("candidates", "run", "identifiers", "teacher_order", *OF_COLLATOR)
 
 
 @dataclass
@@ -70,10 +71,18 @@ class TrainOptions:
     list_length: int | None = field(
         default=None, metadata={"help": "distillation: passages in a query's list. (default: 6)"}
     )
-    sampling: Literal["reference", "top"] | None = field(
+    sampling: Literal["reference", "top", "spread", "gap"] | None = field(
         default=None,
         metadata={
-            "help": "distillation: draw the list as published, or take the teacher's first. (default: reference)"
+            "help": "distillation: draw the list as published, take the teacher's first, draw from all parts of its "
+            "rank list, or take scores far apart. (default: reference)"
+        },
+    )
+    false_negative_margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "distillation: leave out unjudged passages that the teacher scores above the relevant one by more "
+            "than this. (default: None)"
         },
     )
     teacher_order: bool = field(

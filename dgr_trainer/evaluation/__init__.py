@@ -4,13 +4,17 @@ import importlib
 from typing import Any
 
 _HOME_OF = {
+    "ANSWER_METRICS": "answers",
+    "GeneratedIdentifierMetrics": "generated",
     "PairedTest": "significance",
     "RetrievalEvaluator": "evaluator",
     "RunComparison": "comparison",
+    "answer_qrels": "answers",
     "compare_runs": "comparison",
     "confidence_interval": "significance",
     "evaluate_per_query": "metrics",
     "evaluate_run": "metrics",
+    "has_answer": "answers",
     "paired_test": "significance",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -114,17 +114,7 @@ class RetrievalEvaluator:
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )
-        processes = 1 if accelerator is None else accelerator.num_processes
-        if accelerator is None or processes == 1:
-            return retriever.rank(self.queries, self.k)
-        from accelerate.utils import gather_object
-
-        mine = dict(list(self.queries.items())[accelerator.process_index :: processes])
-        found: list[Any] = []
-        if mine:
-            for query, ranked in retriever.rank(mine, self.k).items():
-                found.append((query, ranked.passage_ids, ranked.scores.tolist()))
-        return Rankings({query: list(zip(ids, scores, strict=True)) for query, ids, scores in gather_object(found)})
+        return retriever.rank(self.queries, self.k, accelerator)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

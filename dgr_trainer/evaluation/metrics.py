@@ -171,7 +171,9 @@ def _warn_of_missing(
 ) -> None:
     missing = [query_id for query_id in qrels if query_id not in lists]
     hopeless = [
-        query_id for query_id, levels in qrels.items() if not any(v >= relevance_level for v in levels.values())
+        query_id
+        for query_id, levels in qrels.items()
+        if levels and not any(level >= relevance_level for level in levels.values())
     ]
     if missing:
         logger.warning(

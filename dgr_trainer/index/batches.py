@@ -16,51 +16,69 @@ from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays
 T = TypeVar("T")
 
 Integers = np.ndarray | Sequence[int]
+Segments = Sequence[IndexArrays]
 
 # Steps through the index for which a second thread is worth its start.
 _WORTH_A_THREAD = 8192
 
 
-def extend(arrays: IndexArrays, low: Integers, high: Integers, tokens: Integers) -> tuple[np.ndarray, np.ndarray]:
+def counts(segments: Segments, ranges: np.ndarray) -> np.ndarray:
+    """See `FMIndex.counts`."""
+    ranges = _as_ranges(segments, ranges)
+    return np.maximum(ranges[..., 1] - ranges[..., 0], 0).sum(axis=-1)
+
+
+def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int | None) -> np.ndarray:
     """See `FMIndex.extend`."""
-    low, high = _as_ranges(arrays, low, high)
-    tokens = _as_integers(tokens, "tokens", len(low))
-    out_low, out_high = np.empty_like(low), np.empty_like(high)
-    index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of)
+    ranges = _as_ranges(segments, ranges, 3)
+    tokens = _as_integers(tokens, "tokens", len(ranges), (1, 2))
+    table = tokens.reshape(len(ranges), -1) if len(ranges) else np.empty((0, 0), np.int64)
+    if enough is not None and enough < 1:
+        raise ValueError(f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on.")
+    extended = np.empty((*table.shape, len(segments), 2), np.int64)
+    for number, arrays in enumerate(segments):
+        index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of)
 
-    def part(start: int, stop: int) -> int:
-        return search.extend_ranges(*index, low, high, tokens, out_low, out_high, start, stop)
+        def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
+            wanted = table.shape[1] if enough is None else enough
+            return search.extend_ranges(*index, ranges, number, table, wanted, extended, start, stop)
 
-    _check_tokens(arrays, _in_threads(part, len(low), len(low)), tokens)
-    return out_low, out_high
+        _check_tokens(arrays, _in_threads(part, len(table), table.size), table.reshape(-1))
+    return extended.reshape(*tokens.shape, len(segments), 2)
 
 
-def find(arrays: IndexArrays, patterns: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
     """See `FMIndex.find_batch`."""
-    patterns = list(patterns)
-    indptr = np.zeros(len(patterns) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, patterns), np.int64, len(patterns)), out=indptr[1:])
-    tokens = _as_integers(list(chain.from_iterable(patterns)), "patterns")
-    out_low, out_high = np.empty(len(patterns), np.int64), np.empty(len(patterns), np.int64)
-    index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of, arrays.symbol_rows)
+    if isinstance(patterns, np.ndarray) and patterns.ndim == 2:
+        indptr = np.arange(len(patterns) + 1, dtype=np.int64) * patterns.shape[1]
+        tokens = _as_integers(patterns.reshape(-1), "patterns")
+    else:
+        patterns = list(patterns)
+        indptr = np.zeros(len(patterns) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, patterns), np.int64, len(patterns)), out=indptr[1:])
+        tokens = _as_integers(list(chain.from_iterable(patterns)), "patterns")
+    found = np.empty((len(patterns), len(segments), 2), np.int64)
+    for number, arrays in enumerate(segments):
+        index = (arrays.blocks, arrays.levels, arrays.codes, arrays.symbol_of, arrays.symbol_rows)
 
-    def part(start: int, stop: int) -> int:
-        return search.find_patterns(*index, indptr, tokens, out_low, out_high, start, stop)
+        def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
+            return search.find_patterns(*index, indptr, tokens, number, found, start, stop)
 
-    _check_tokens(arrays, _in_threads(part, len(patterns), len(tokens)), tokens)
-    return out_low, out_high
+        _check_tokens(arrays, _in_threads(part, len(patterns), len(tokens)), tokens)
+    return found
 
 
-def continuations(arrays: IndexArrays, low: Integers, high: Integers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def continuations(segments: Segments, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `FMIndex.continuations_batch`."""
-    low, high = _as_ranges(arrays, low, high)
+    ranges = _as_ranges(segments, ranges, 3)
+    (arrays,) = segments
     index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows)
 
     def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return search.continue_ranges(*index, low, high, start, stop)
+        return search.continue_ranges(*index, ranges, 0, start, stop)
 
-    work = np.minimum(np.maximum(high - low, 0), len(arrays.symbols))
-    parts = _in_threads(part, len(low), int(work.sum()), work)
+    work = np.minimum(np.maximum(ranges[:, 0, 1] - ranges[:, 0, 0], 0), len(arrays.symbols))
+    parts = _in_threads(part, len(ranges), int(work.sum()), work)
     if len(parts) == 1:
         return parts[0]
     before = np.cumsum([0, *(len(tokens) for _, tokens, _ in parts)])
@@ -72,30 +90,36 @@ def continuations(arrays: IndexArrays, low: Integers, high: Integers) -> tuple[n
     )
 
 
-def locate(arrays: IndexArrays, rows: Integers, lengths: int | Integers) -> tuple[np.ndarray, np.ndarray]:
+def locate(
+    segments: Segments, ranges: np.ndarray, lengths: int | Integers, limit: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `FMIndex.locate_batch`."""
-    rows = _as_integers(rows, "rows")
+    ranges = _as_ranges(segments, ranges, 3)
     if isinstance(lengths, (int, np.integer)):
-        lengths = np.full(len(rows), lengths, np.int64)
-    lengths = _as_integers(lengths, "lengths", len(rows))
+        lengths = np.full(len(ranges), lengths, np.int64)
+    lengths = _as_integers(lengths, "lengths", len(ranges))
+    bad = np.flatnonzero(lengths < 1)
+    if len(bad):
+        raise ValueError(
+            f"The length of pattern {bad[0]} is {lengths[bad[0]]}, but a pattern that is located has at least 1 "
+            "token. Give the number of tokens of the pattern each range belongs to."
+        )
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit is {limit}, but no pattern has fewer than 0 occurrences. Give a number from 0 on.")
+    (arrays,) = segments
+    wanted = counts(segments, ranges)
+    if limit is not None:
+        wanted = np.minimum(wanted, limit)
+    numbers = np.repeat(np.arange(len(ranges)), wanted)
+    rows = np.arange(len(numbers)) + np.repeat(ranges[:, 0, 0] - np.cumsum(wanted) + wanted, wanted)
     passages, offsets = np.empty_like(rows), np.empty_like(rows)
     index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts)
 
-    def part(start: int, stop: int) -> int:
-        return search.locate_rows(*index, rows, lengths, passages, offsets, start, stop)
+    def part(start: int, stop: int) -> None:
+        search.locate_rows(*index, rows, lengths[numbers], passages, offsets, start, stop)
 
-    for bad in _in_threads(part, len(rows), len(rows) * SAMPLE_RATE // 2):
-        if bad >= 0 and lengths[bad] < 1:
-            raise ValueError(
-                f"The length of pattern {bad} is {lengths[bad]}, but a pattern that is located has at least 1 token. "
-                "Give the number of tokens of the pattern each row belongs to."
-            )
-        if bad >= 0:
-            raise IndexError(
-                f"Row {rows[bad]} (number {bad}) is outside the index, which has rows 0 to {len(arrays.text) - 1}. "
-                "Give rows of ranges that this index returned."
-            )
-    return passages, offsets
+    _in_threads(part, len(rows), len(rows) * SAMPLE_RATE // 2)
+    return numbers, passages, offsets
 
 
 def extract(arrays: IndexArrays, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
@@ -115,29 +139,40 @@ def extract(arrays: IndexArrays, passages: Integers) -> tuple[np.ndarray, np.nda
     return indptr, tokens
 
 
-def _as_integers(values: Any, name: str, size: int | None = None) -> np.ndarray:
-    """`values` as one row of int64."""
+def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tuple[int, ...] = (1,)) -> np.ndarray:
+    """`values` as int64, with as many dimensions as are allowed."""
     array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has {array.ndim} dimensions, but one is needed: give one flat sequence of integers.")
-    if array.dtype.kind not in "iu" and len(array):
+    if array.ndim not in dimensions:
+        raise ValueError(
+            f"{name} has {array.ndim} dimensions, but {' or '.join(map(str, dimensions))} "
+            f"{'is' if dimensions == (1,) else 'are'} needed: give one flat sequence of integers."
+        )
+    if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} holds values of type {array.dtype}, but integers are needed: give token ids or rows.")
     if size is not None and len(array) != size:
         raise ValueError(f"{name} has {len(array)} values where {size} are needed: give one for each.")
     return np.ascontiguousarray(array, np.int64)
 
 
-def _as_ranges(arrays: IndexArrays, low: Integers, high: Integers) -> tuple[np.ndarray, np.ndarray]:
-    low = _as_integers(low, "low")
-    high = _as_integers(high, "high", len(low))
-    size = len(arrays.text)
-    bad = np.flatnonzero((low < 0) | (high < 0) | (low > size) | (high > size))
-    if len(bad):
+def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = None) -> np.ndarray:
+    """Check that ranges may be of this index."""
+    ranges = np.asarray(ranges)
+    if ranges.shape[-2:] != (len(segments), 2) or ranges.ndim != (dimensions or ranges.ndim):
         raise ValueError(
-            f"Range {bad[0]} is [{low[bad[0]]}, {high[bad[0]]}), but the index has rows 0 to {size - 1}. "
+            f"The ranges have the shape {ranges.shape}, but those of this index have the shape "
+            f"({'n' if dimensions else '...'}, {len(segments)}, 2). Give ranges that this index returned."
+        )
+    if ranges.dtype.kind not in "iu" and ranges.size:
+        raise TypeError(f"The ranges are of type {ranges.dtype}. Give ranges that this index returned, int64.")
+    sizes = np.array([len(arrays.text) for arrays in segments], np.int64)[:, None]
+    bad = np.argwhere((ranges < 0) | (ranges > sizes))
+    if len(bad):
+        low, high = ranges[tuple(bad[0][:-1])]
+        raise ValueError(
+            f"A range is [{low}, {high}) in segment {bad[0][-2]}, which has rows 0 to {sizes[bad[0][-2], 0] - 1}. "
             "Give ranges that this index returned."
         )
-    return low, high
+    return np.ascontiguousarray(ranges, np.int64)
 
 
 def _check_tokens(arrays: IndexArrays, bad: list[int], tokens: np.ndarray) -> None:

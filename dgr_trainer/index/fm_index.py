@@ -25,8 +25,9 @@ class FMIndex:
 
     It answers, for any sequence of tokens (a pattern): how often does it occur in the corpus, which tokens follow it,
     and in which passages does it occur. Appending a token to a pattern costs the same however long the pattern and
-    large the corpus. A pattern is known by its range of rows `[low, high)`, with one row an occurrence; a range with
-    `low >= high` is empty.
+    large the corpus. A pattern is known by its range, which is what the index knows of its occurrences: an array of
+    int64 of shape `(num_segments, 2)`, many of them an array of shape `(n, num_segments, 2)`. Ranges can be stacked,
+    selected and reordered along their first axis as any array; what stands in them is for this index alone to read.
 
     Each passage is followed by a separator, and the last is followed by the first: so every passage, the first too,
     stands between separators. A pattern may hold the separator; `(separator, *title)` occurs where a passage
@@ -47,8 +48,8 @@ class FMIndex:
     >>> index = FMIndex.build([[5, 6, 7], [5, 6]], passage_ids=["a", "b"], vocab_size=8, separator=2)
     >>> index.count([5, 6])
     2
-    >>> low, high = index.find([5, 6])
-    >>> tokens, counts = index.continuations(low, high)
+    >>> found = index.find([5, 6])
+    >>> tokens, counts = index.continuations(found)
     >>> dict(zip(tokens.tolist(), counts.tolist()))
     {2: 1, 7: 1}
     ```
@@ -56,6 +57,7 @@ class FMIndex:
 
     def __init__(self, arrays: IndexArrays, settings: dict[str, Any]) -> None:
         self._arrays = arrays
+        self._segments = (arrays,)
         self._settings = settings
         self.num_tokens: int = settings["num_tokens"]
         self.num_passages: int = settings["num_passages"]
@@ -202,9 +204,20 @@ class FMIndex:
     # What is in it
 
     @property
-    def whole(self) -> tuple[int, int]:
-        """The range of the empty pattern: all rows."""
-        return 0, self.num_tokens
+    def num_segments(self) -> int:
+        """Number of parts that the index consists of, and so of parts of a range."""
+        return len(self._segments)
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The range of the empty pattern: all occurrences (int64, shape `(num_segments, 2)`)."""
+        whole = batches.find(self._segments, [[]])[0]
+        whole.setflags(write=False)
+        return whole
+
+    def empty(self, size: int) -> np.ndarray:
+        """Ranges of patterns that do not occur (int64, shape `(size, num_segments, 2)`)."""
+        return np.zeros((size, self.num_segments, 2), np.int64)
 
     @cached_property
     def token_counts(self) -> np.ndarray:
@@ -267,47 +280,49 @@ class FMIndex:
 
     # Queries, one at a time
 
-    def find(self, ids: Sequence[int]) -> tuple[int, int]:
+    def find(self, ids: Sequence[int]) -> np.ndarray:
         """The range of a pattern.
 
         Args:
-            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern has all rows.
+            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern has all occurrences.
 
         Returns:
-            `tuple[int, int]`: `(low, high)`; `(0, 0)` if the pattern does not occur.
+            `np.ndarray` of int64, shape `(num_segments, 2)`: the range; zeros if the pattern does not occur.
 
         Raises:
             ValueError: if a token is outside the vocabulary.
         """
-        low, high = self.find_batch([ids])
-        return int(low[0]), int(high[0])
+        return self.find_batch([ids])[0]
 
     def count(self, ids: Sequence[int]) -> int:
         """How often a pattern occurs; see [`FMIndex.find`]."""
-        low, high = self.find(ids)
-        return high - low
+        return int(self.counts(self.find(ids)))
 
-    def continuations(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    def continuations(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens that follow the occurrences of a pattern; see [`FMIndex.continuations_batch`].
+
+        Args:
+            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: the distinct tokens, and how often each follows (int64).
         """
-        _, tokens, counts = self.continuations_batch([low], [high])
+        _, tokens, counts = self.continuations_batch(np.asarray(found)[None])
         return tokens, counts
 
-    def locate(self, row: int, length: int) -> tuple[int, int]:
-        """Where the occurrence of a row starts; see [`FMIndex.locate_batch`].
+    def locate(self, found: np.ndarray, length: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where a pattern occurs; see [`FMIndex.locate_batch`].
 
         Args:
-            row (`int`): a row of the pattern's range.
+            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
             length (`int`): number of tokens of the pattern.
+            limit (`int`, *optional*): occurrences to give at most.
 
         Returns:
-            `tuple[int, int]`: the passage, and the offset of the occurrence's first token in it.
+            `tuple[np.ndarray, np.ndarray]`: the passage of each occurrence, and the offset of its first token in it.
         """
-        passages, offsets = self.locate_batch([row], length)
-        return int(passages[0]), int(offsets[0])
+        _, passages, offsets = self.locate_batch(np.asarray(found)[None], length, limit)
+        return passages, offsets
 
     def extract(self, passage: int) -> np.ndarray:
         """The tokens of a passage, without the separator (int64); see [`FMIndex.extract_batch`]."""
@@ -315,44 +330,63 @@ class FMIndex:
 
     # Queries, many at a time
 
-    def extend(self, low: Integers, high: Integers, tokens: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Append one token to each of many patterns.
+    def counts(self, ranges: np.ndarray) -> np.ndarray:
+        """How often each of many patterns occurs.
 
         Args:
-            low, high (`np.ndarray` of int64, shape `(n,)`): the patterns' ranges; empty ones stay empty.
-            tokens (`np.ndarray` of int64, shape `(n,)`): the token to append to each.
+            ranges (`np.ndarray` of int64, shape `(..., num_segments, 2)`): the patterns' ranges.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: the new ranges' `low` and `high` (int64, shape `(n,)`); 0 and 0 where the
-            new pattern does not occur.
+            `np.ndarray` of int64, shape `(...)`: the numbers of occurrences; 0 for empty ranges.
 
         Raises:
-            ValueError: if a range is outside the index or a token outside the vocabulary.
+            ValueError: if a range is not of this index.
         """
-        return batches.extend(self._arrays, low, high, tokens)
+        return batches.counts(self._segments, ranges)
 
-    def find_batch(self, patterns: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    def extend(self, ranges: np.ndarray, tokens: Integers, enough: int | None = None) -> np.ndarray:
+        """Append a token to each of many patterns, or try several for each.
+
+        Args:
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; empty ones stay empty.
+            tokens (`np.ndarray` of int64, shape `(n,)` or `(n, m)`): the token to append to each, or `m` tokens of
+                which each makes a pattern of its own. Those of one range share what they can: `(n, m)` takes less time
+                than the range `m` times over.
+            enough (`int`, *optional*): tokens of a range, in the order given, that are looked for: once so many were
+                found to occur, those that come after are not tried and get empty ranges.
+
+        Returns:
+            `np.ndarray` of int64, shape `(n, num_segments, 2)` or `(n, m, num_segments, 2)`: the new ranges; zeros
+            where the new pattern does not occur.
+
+        Raises:
+            ValueError: if a range is not of this index, a token is outside the vocabulary, or `enough` is below 1.
+        """
+        return batches.extend(self._segments, ranges, tokens, enough)
+
+    def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
         """The ranges of many patterns.
 
         Args:
-            patterns (`Iterable[Sequence[int]]`): token ids of each pattern.
+            patterns (`Iterable[Sequence[int]]`): token ids of each pattern. Fastest is an array of shape
+                `(n, length)`.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: the ranges' `low` and `high` (int64); 0 and 0 where a pattern does not
-            occur.
+            `np.ndarray` of int64, shape `(n, num_segments, 2)`: the ranges; zeros where a pattern does not occur.
 
         Raises:
             ValueError: if a token is outside the vocabulary.
         """
-        return batches.find(self._arrays, patterns)
+        return batches.find(self._segments, patterns)
 
-    def continuations_batch(self, low: Integers, high: Integers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def continuations_batch(self, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens that follow the occurrences of each of many patterns.
 
         Where a passage ends, what follows is the separator.
 
         Args:
-            low, high (`np.ndarray` of int64, shape `(n,)`): the patterns' ranges; nothing follows empty ones.
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; nothing follows empty
+                ones.
 
         Returns:
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: `offsets` (int64, shape `(n + 1,)`), `tokens` and `counts`
@@ -360,29 +394,30 @@ class FMIndex:
             that is always the same but means nothing; `counts` in the same places says how often each follows.
 
         Raises:
-            ValueError: if a range is outside the index.
+            ValueError: if a range is not of this index.
         """
-        return batches.continuations(self._arrays, low, high)
+        return batches.continuations(self._segments, ranges)
 
-    def locate_batch(self, rows: Integers, lengths: int | Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Where occurrences of patterns start.
-
-        A row stands for every pattern that ends in one place of the text, so the patterns' lengths are needed.
+    def locate_batch(
+        self, ranges: np.ndarray, lengths: int | Integers, limit: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where many patterns occur.
 
         Args:
-            rows (`np.ndarray` of int64, shape `(n,)`): rows of the patterns' ranges.
-            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of the pattern of each row.
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges.
+            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of each pattern, which its range
+                does not say.
+            limit (`int`, *optional*): occurrences to give of each pattern at most; always the same ones.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: the passage of each occurrence's first token, and the token's offset in it
-            (int64, shape `(n,)`). An occurrence that starts with the separator is at offset -1 of the passage that
-            follows.
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: for each occurrence (int64) the number of its pattern,
+            ascending, the passage of its first token, and the token's offset in it. An occurrence that starts with
+            the separator is at offset -1 of the passage that follows.
 
         Raises:
-            IndexError: if a row is outside the index.
-            ValueError: if a length is below 1.
+            ValueError: if a range is not of this index, or a length is below 1.
         """
-        return batches.locate(self._arrays, rows, lengths)
+        return batches.locate(self._segments, ranges, lengths, limit)
 
     def extract_batch(self, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of many passages.

@@ -8,7 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from dgr_trainer.index.bit_vector import compiled, rank_and_bit
-from dgr_trainer.index.wavelet_matrix import distinct_symbols, extend_range, next_row
+from dgr_trainer.index.wavelet_matrix import child_range, distinct_symbols, extend_range, next_row
+
+# Levels of the wavelet matrix whose nodes are kept while a range is extended by many tokens.
+_KEPT_LEVELS = 8
 
 
 @compiled
@@ -17,24 +20,60 @@ def extend_ranges(
     levels: np.ndarray,
     codes: np.ndarray,
     symbol_of: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
+    ranges: np.ndarray,
+    segment: int,
     tokens: np.ndarray,
-    out_low: np.ndarray,
-    out_high: np.ndarray,
+    enough: int,
+    extended: np.ndarray,
     start: int,
     stop: int,
 ) -> int:
-    """Extend ranges by one token each."""
+    """Extend ranges in one segment by several tokens each.
+
+    The first steps of all tokens of a range lead through the same few nodes of the wavelet matrix, so these are kept.
+
+    Args:
+        ranges (`np.ndarray` of int64, shape `(n, segments, 2)`): the ranges.
+        tokens (`np.ndarray` of int64, shape `(n, m)`): the tokens to append to each.
+        enough (`int`): once so many of a range's tokens occur, in this segment or in those before, the rest is left
+            empty.
+        extended (`np.ndarray` of int64, shape `(n, m, segments, 2)`): the new ranges; those of the segments before
+            are there already.
+    """
+    nodes = np.zeros((1 << (_KEPT_LEVELS + 1), 2), np.int64)
+    owner = np.full(len(nodes), -1, np.int64)
+    width = tokens.shape[1]
     for index in range(start, stop):
-        token = tokens[index]
-        if token < 0 or token >= len(symbol_of):
-            return index
-        symbol = symbol_of[token]
-        if low[index] >= high[index] or symbol < 0:
-            out_low[index], out_high[index] = 0, 0
-        else:
-            out_low[index], out_high[index] = extend_range(blocks, levels, codes[symbol], low[index], high[index])
+        first, last = ranges[index, segment, 0], ranges[index, segment, 1]
+        occurring = np.int64(0)
+        for place in range(width):
+            if occurring == enough:
+                extended[index, place, : segment + 1] = 0
+                continue
+            token = tokens[index, place]
+            if token < 0 or token >= len(symbol_of):
+                return index * width + place
+            symbol = symbol_of[token]
+            low, high = np.int64(0), np.int64(0)
+            if first < last and symbol >= 0:
+                low, high = first, last
+                code = codes[symbol]
+                level, node = 0, np.int64(1)
+                while width > 1 and level < _KEPT_LEVELS and code != np.uint64(1) and low < high:
+                    node = (node << 1) | np.int64(code & np.uint64(1))
+                    if owner[node] == index:
+                        low, high = nodes[node, 0], nodes[node, 1]
+                    else:
+                        low, high = child_range(blocks, levels, level, code, low, high)
+                        owner[node], nodes[node, 0], nodes[node, 1] = index, low, high
+                    code >>= np.uint64(1)
+                    level += 1
+                low, high = extend_range(blocks, levels, code, level, low, high)
+            extended[index, place, segment, 0], extended[index, place, segment, 1] = low, high
+            occurs = low < high
+            for before in range(segment):
+                occurs |= extended[index, place, before, 0] < extended[index, place, before, 1]
+            occurring += occurs
     return -1
 
 
@@ -47,26 +86,26 @@ def find_patterns(
     symbol_rows: np.ndarray,
     indptr: np.ndarray,
     tokens: np.ndarray,
-    out_low: np.ndarray,
-    out_high: np.ndarray,
+    segment: int,
+    found: np.ndarray,
     start: int,
     stop: int,
 ) -> int:
-    """Find the ranges of patterns; the empty pattern has all rows. Returns the place of a bad token in `tokens`."""
+    """Find the ranges of patterns in one segment; the empty pattern has all rows. Returns the place of a bad token."""
     for index in range(start, stop):
-        low, high = 0, symbol_rows[-1]
+        low, high = np.int64(0), symbol_rows[-1]
         for place in range(indptr[index], indptr[index + 1]):
             token = tokens[place]
             if token < 0 or token >= len(symbol_of):
                 return place
             symbol = symbol_of[token]
             if low >= high or symbol < 0:
-                low, high = 0, 0
+                low, high = np.int64(0), np.int64(0)
             elif place == indptr[index]:
                 low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
             else:
-                low, high = extend_range(blocks, levels, codes[symbol], low, high)
-        out_low[index], out_high[index] = low, high
+                low, high = extend_range(blocks, levels, codes[symbol], 0, low, high)
+        found[index, segment, 0], found[index, segment, 1] = low, high
     return -1
 
 
@@ -76,8 +115,8 @@ def continue_ranges(
     levels: np.ndarray,
     symbols: np.ndarray,
     symbol_rows: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
+    ranges: np.ndarray,
+    segment: int,
     start: int,
     stop: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,7 +127,7 @@ def continue_ranges(
     stack = np.empty((len(levels) + 1, 4), np.int64)
     used = np.int64(0)
     for index in range(start, stop):
-        first, last = low[index], high[index]
+        first, last = ranges[index, segment, 0], ranges[index, segment, 1]
         if first < last:
             needed = used + min(last - first, len(symbols))
             if needed > room:
@@ -124,14 +163,12 @@ def locate_rows(
     offsets: np.ndarray,
     start: int,
     stop: int,
-) -> int:
+) -> None:
     """Where the occurrences of patterns start, given their rows and the patterns' lengths."""
     size = passage_starts[-1]
     num_passages = len(passage_starts) - 1
     for index in range(start, stop):
         row = rows[index]
-        if row < 0 or row >= size or lengths[index] < 1:
-            return index
         steps = np.int64(0)
         sample, marked = rank_and_bit(marks, 0, row)
         while not marked:
@@ -152,7 +189,6 @@ def locate_rows(
         else:
             passages[index] = left
             offsets[index] = position - passage_starts[left]
-    return -1
 
 
 @compiled

@@ -194,20 +194,32 @@ def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
 
 
 @compiled
-def extend_range(blocks: np.ndarray, levels: np.ndarray, code: np.uint64, low: int, high: int) -> tuple[int, int]:
-    """The rows, in the sequence sorted by symbol, of the elements in [low, high) with this code; (0, 0) if none."""
-    level = 0
-    while code != np.uint64(1):
-        low_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], low)
-        high_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], high)
-        if code & np.uint64(1):
-            low, high = levels[level, ZEROS] + low_ones, levels[level, ZEROS] + high_ones
-        else:
-            low, high = low - low_ones, high - high_ones
-        if low >= high:
-            return 0, 0
+def child_range(
+    blocks: np.ndarray, levels: np.ndarray, level: int, code: np.uint64, low: int, high: int
+) -> tuple[int, int]:
+    """The positions, on the next level, of the elements in [low, high) whose bit is the lowest of `code`."""
+    low_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], low)
+    high_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], high)
+    if code & np.uint64(1):
+        return levels[level, ZEROS] + low_ones, levels[level, ZEROS] + high_ones
+    return low - low_ones, high - high_ones
+
+
+@compiled
+def extend_range(
+    blocks: np.ndarray, levels: np.ndarray, code: np.uint64, level: int, low: int, high: int
+) -> tuple[int, int]:
+    """The rows, in the sequence sorted by symbol, of the elements in [low, high) with this code; (0, 0) if none.
+
+    Args:
+        code (`np.uint64`): what is left of the code on `level`.
+    """
+    while code != np.uint64(1) and low < high:
+        low, high = child_range(blocks, levels, level, code, low, high)
         code >>= np.uint64(1)
         level += 1
+    if low >= high:
+        return 0, 0
     shift = levels[level, FIRST_ROW] - levels[level, SIZE]
     return low + shift, high + shift
 

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 _HOME_OF = {
+    "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
     "Hit": "retriever",
     "HypothesisRecorder": "hypotheses",

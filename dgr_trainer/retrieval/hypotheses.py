@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint, match_prefixes
+from dgr_trainer.retrieval.beams import match_prefixes
+from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 from dgr_trainer.training.scoring import start_token_id
 
 
@@ -26,13 +27,11 @@ class Hypothesis(NamedTuple):
         ids: The generated ids, closing marker included.
         log_likelihood: Sum of the model's log-probabilities of `ids`, over the full vocabulary.
         occurrences: How often it occurs in the corpus.
-        low: First row of its range in the index, which is `[low, low + occurrences)`.
     """
 
     ids: tuple[int, ...]
     log_likelihood: float
     occurrences: int
-    low: int
 
 
 class _Step(NamedTuple):
@@ -41,8 +40,7 @@ class _Step(NamedTuple):
     query: np.ndarray
     ids: np.ndarray
     score: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    occurrences: np.ndarray
 
 
 class HypothesisRecorder(StoppingCriteria):
@@ -95,21 +93,20 @@ class HypothesisRecorder(StoppingCriteria):
         if ids.shape[1] == 1:
             self.first_scores = state.scores[:: self.constraint.num_beams].clone()
         queries = np.arange(len(ids)) // (len(ids) // self.num_queries)
-        rows, in_beam = match_prefixes(ids, state.ids, self.num_queries, state.low < state.high)
+        rows, in_beam = match_prefixes(ids, state.ids, self.num_queries, state.open)
         parents, known = match_prefixes(ids, self._ids, self.num_queries, self._open)
         picked = torch.from_numpy(rows).to(state.scores.device), input_ids[:, -1].to(state.scores.device)
         token_scores = state.scores[picked].float().cpu().numpy()
         totals = self._scores[parents] + token_scores
 
         legal = in_beam & known & (token_scores > DEAD_END / 10) & ~self._settled[queries]
-        legal[legal] = _first_of_each(np.column_stack([rows[legal], ids[legal, -1]]))
-        low, high = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
-        low[legal], high[legal] = self.constraint.index.extend(
-            state.low[rows[legal]], state.high[rows[legal]], ids[legal, -1]
-        )
+        legal[legal] = _first_of_each(rows[legal] * state.scores.shape[1] + ids[legal, -1])
+        index = self.constraint.index
+        occurrences = np.zeros(len(ids), dtype=np.int64)
+        occurrences[legal] = index.counts(index.extend(state.ranges[rows[legal]], ids[legal, -1]))
         complete = legal & self.constraint.is_complete(ids)
         keep = complete if len(self.constraint.end) else legal
-        self._steps.append(_Step(queries[keep], ids[keep], totals[keep], low[keep], high[keep]))
+        self._steps.append(_Step(queries[keep], ids[keep], totals[keep], occurrences[keep]))
 
         self._ids, self._scores, self._open = ids, totals, legal & ~complete
         self._settle(complete)
@@ -132,12 +129,11 @@ class HypothesisRecorder(StoppingCriteria):
                 step.query.tolist(),
                 step.ids.tolist(),
                 step.score.tolist(),
-                (step.high - step.low).tolist(),
-                step.low.tolist(),
+                step.occurrences.tolist(),
                 strict=True,
             )
-            for query, ids, score, count, low in values:
-                found[query].append(Hypothesis(tuple(ids), score, count, low))
+            for query, ids, score, count in values:
+                found[query].append(Hypothesis(tuple(ids), score, count))
         return found
 
 
@@ -176,27 +172,37 @@ def search_view(
         num_beams (`int`): Beams a query.
         length (`int`): Longest identifier in tokens, closing marker included.
     """
-    constraint = IndexConstraint(index, identifiers, view, num_beams)
+    constraint = IndexConstraint(index, identifiers, view, num_beams, best=2 * num_beams)
     recorder = HypothesisRecorder(constraint, len(queries))
-    prompts = identifiers.encode_prompts(queries, view)
-    width = max(map(len, prompts))
-    pad = model.config.pad_token_id or 0
-    device = next(model.parameters()).device
-    input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=device)
-    attention = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=device)
-    # What is left out here is looked up in the model's own settings: see `ready_to_generate`.
-    beams = {"early_stopping": "never", "length_penalty": 0.0} if num_beams > 1 else {}
     model.generate(
-        input_ids=input_ids,
-        attention_mask=attention,
-        generation_config=GenerationConfig(
-            num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams
-        ),
+        **encoder_inputs(model, identifiers, queries, view),
+        generation_config=beam_settings(num_beams, length),
         logits_processor=[constraint],
         stopping_criteria=[recorder],
     )
     assert recorder.first_scores is not None  # Every search makes at least one step.
     return ViewSearch(recorder.hypotheses(), recorder.first_scores)
+
+
+def encoder_inputs(
+    model: PreTrainedModel, identifiers: Identifiers, queries: Sequence[str], view: str
+) -> dict[str, torch.Tensor]:
+    """Prompts that ask for identifiers of a view, padded and on the device of the model."""
+    prompts = identifiers.encode_prompts(queries, view)
+    width = max(map(len, prompts))
+    pad = model.config.pad_token_id or 0
+    device = next(model.parameters()).device
+    return {
+        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=device),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=device),
+    }
+
+
+def beam_settings(num_beams: int, length: int) -> GenerationConfig:
+    """Plain beam search for so many tokens, which nothing but its stopping criteria ends earlier."""
+    # What is left out here is looked up in the model's own settings: see `ready_to_generate`.
+    beams = {"early_stopping": "never", "length_penalty": 0.0} if num_beams > 1 else {}
+    return GenerationConfig(num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True, **beams)
 
 
 @contextmanager
@@ -244,9 +250,8 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             module.training = training
 
 
-def _first_of_each(rows: np.ndarray) -> np.ndarray:
-    """Which rows are the first of their equals."""
-    first = np.zeros(len(rows), dtype=bool)
-    if len(rows):
-        first[np.unique(rows, axis=0, return_index=True)[1]] = True
+def _first_of_each(values: np.ndarray) -> np.ndarray:
+    """Which values are the first of their equals."""
+    first = np.zeros(len(values), dtype=bool)
+    first[np.unique(values, return_index=True)[1]] = True
     return first

@@ -35,7 +35,7 @@ class QueryKeys(NamedTuple):
 
 def query_ngrams(
     query: str, index: FMIndex, identifiers: Identifiers, max_words: int
-) -> list[tuple[tuple[int, ...], int, int]]:
+) -> list[tuple[tuple[int, ...], int]]:
     """
     Words of a query that occur in the corpus, alone and in order.
 
@@ -48,7 +48,7 @@ def query_ngrams(
         max_words (`int`): Longest span, in words.
 
     Returns:
-        `list[tuple]`: token ids, occurrences in the corpus, and first row in the index; each ids once.
+        `list[tuple]`: token ids and occurrences in the corpus; each ids once.
     """
     words = list(_WORD.finditer(query))
     texts: dict[str, None] = {}
@@ -62,12 +62,8 @@ def query_ngrams(
     patterns = [ids for ids in patterns if not forbidden.intersection(ids)]
     if not patterns:
         return []
-    low, high = index.find_batch(patterns)
-    return [
-        (ids, last - first, first)
-        for ids, first, last in zip(patterns, low.tolist(), high.tolist(), strict=True)
-        if last > first
-    ]
+    counts = index.counts(index.find_batch(patterns))
+    return [(ids, count) for ids, count in zip(patterns, counts.tolist(), strict=True) if count > 0]
 
 
 def _capital(text: str) -> str:
@@ -104,7 +100,7 @@ def weigh_keys(
         is_pseudo_query=torch.tensor([view == "pseudo_query" for view, _ in first], dtype=torch.bool),
     )
     return [
-        Key(view, ids, hypothesis.occurrences, hypothesis.low, weight)
+        Key(view, ids, hypothesis.occurrences, weight)
         for ((view, ids), hypothesis), weight in zip(first.items(), weights.tolist(), strict=True)
     ]
 
@@ -141,9 +137,8 @@ def add_unigrams(
     unigrams[[key.ids[0] for key in keys if key.view == "substring" and len(key.ids) == 1]] = 0.0
     order = np.lexsort((np.arange(len(unigrams)), -unigrams))[: len(keys)]
     chosen = order[unigrams[order] > 0]
-    low, high = index.find_batch(chosen[:, None]) if len(chosen) else (chosen, chosen)
     added = [
-        Key("substring", (token,), last - first, first, float(unigrams[token]))
-        for token, first, last in zip(chosen.tolist(), low.tolist(), high.tolist(), strict=True)
+        Key("substring", (token,), count, float(unigrams[token]))
+        for token, count in zip(chosen.tolist(), index.token_counts[chosen].tolist(), strict=True)
     ]
     return QueryKeys(keys + added, unigrams)

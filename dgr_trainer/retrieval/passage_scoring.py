@@ -34,14 +34,12 @@ class Key(NamedTuple):
         view: Its view.
         ids: Its generated tokens, closing marker included.
         occurrences: How often it occurs in the corpus.
-        low: First row of its range in the index.
         weight: What it is worth.
     """
 
     view: str
     ids: tuple[int, ...]
     occurrences: int
-    low: int
     weight: float
 
 
@@ -78,11 +76,10 @@ class PassageScorer:
         self._lengths = np.array([len(key.ids) for key in self.keys], dtype=np.int64)
         self._weights = np.array([key.weight for key in self.keys], dtype=np.float64)
         self._counts = np.array([key.occurrences for key in self.keys], dtype=np.int64)
-        self._lows = np.array([key.low for key in self.keys], dtype=np.int64)
         sets = _flat([sorted(set(key.ids)) for key in self.keys])
         self._token_indptr, self._token_sets = sets
-        patterns = _flat([prefix + key.ids for prefix, key in zip(prefixes, self.keys, strict=True)])
-        self._trie = build_trie(*patterns, index.vocab_size)
+        self._patterns = [prefix + key.ids for prefix, key in zip(prefixes, self.keys, strict=True)]
+        self._trie = build_trie(*_flat(self._patterns), index.vocab_size)
 
     def found(self, max_occurrences: int, max_passages: int) -> np.ndarray:
         """
@@ -134,9 +131,9 @@ class PassageScorer:
 
     def _occurrences(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where keys occur: passages, numbers of the keys, and where their ids start (the separator before is -1)."""
-        rows, repeated = all_rows(self._lows[numbers], self._counts[numbers], numbers)
-        passages, offsets = self.index.locate_batch(rows, (self._skips + self._lengths)[repeated])
-        return passages, repeated, offsets + self._skips[repeated]
+        ranges = self.index.find_batch([self._patterns[number] for number in numbers])
+        places, passages, offsets = self.index.locate_batch(ranges, (self._skips + self._lengths)[numbers])
+        return passages, numbers[places], offsets + self._skips[numbers[places]]
 
 
 def likeliest_passages(
@@ -157,11 +154,8 @@ def likeliest_passages(
     if not keys:
         return []
     ordered = sorted(keys, key=lambda key: (-key.weight, key.ids, key.view))
-    lengths = np.array([len(identifiers.prefix(key.view)) + len(key.ids) for key in ordered], dtype=np.int64)
-    counts = np.array([min(key.occurrences, max_occurrences) for key in ordered], dtype=np.int64)
-    lows = np.array([key.low for key in ordered], dtype=np.int64)
-    rows, repeated = all_rows(lows, counts, np.arange(len(ordered)))
-    passages, _ = index.locate_batch(rows, lengths[repeated])
+    patterns = [identifiers.prefix(key.view) + key.ids for key in ordered]
+    repeated, passages, _ = index.locate_batch(index.find_batch(patterns), list(map(len, patterns)), max_occurrences)
     order = np.lexsort((passages, repeated))
     passages, repeated = passages[order], repeated[order]
     kept = np.sort(np.unique(passages, return_index=True)[1])
@@ -171,13 +165,6 @@ def likeliest_passages(
         matched = MatchedIdentifier(key.view, key.ids, key.occurrences, key.weight)
         results.append(ScoredPassage(passage, key.weight, (matched,)))
     return results
-
-
-def all_rows(lows: np.ndarray, counts: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of ranges, one after another, and for each the number of its range."""
-    ends = np.cumsum(counts)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
-    return np.repeat(lows, counts) + within, np.repeat(numbers, counts)
 
 
 def _flat(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

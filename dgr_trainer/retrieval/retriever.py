@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier
+from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.queries import queries_mapping
@@ -24,6 +25,7 @@ from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, we
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.retrieval.sharing import Processes, shared
 from dgr_trainer.scoring import ScoringSettings
 from dgr_trainer.training.scoring import score_identifiers, underlying_model
 
@@ -118,7 +120,11 @@ class GenerativeRetriever:
     # Searching
 
     def search(
-        self, queries: str | Sequence[str], k: int = 10, include: Sequence[Sequence[str]] | None = None
+        self,
+        queries: str | Sequence[str],
+        k: int = 10,
+        include: Sequence[Sequence[str]] | None = None,
+        accelerator: Processes | None = None,
     ) -> list[list[Hit]]:
         """
         Find passages.
@@ -129,6 +135,9 @@ class GenerativeRetriever:
             include (`Sequence[Sequence[str]]`, *optional*):
                 For each query, ids of passages that are scored whether they are found or not, and returned even where
                 they rank below the k best.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
+                Under several processes each, called with the same arguments, searches for its share of the queries;
+                all return all.
 
         Returns:
             `list[list[Hit]]`: for each query (for one, too) its hits, best first; of equal ones the larger id first.
@@ -150,30 +159,34 @@ class GenerativeRetriever:
                 f"There are {len(queries)} queries but {len(include)} include lists. Give one a query, empty where "
                 "nothing is to be included."
             )
-        return list(self._search(queries, k, include))
+        asked = list(zip(queries, include, strict=True))
+        return list(shared(asked, lambda own: self._search(own, k, accelerator), accelerator))
 
-    def rank(self, queries: Dataset | Mapping[str, str], k: int = 100) -> Rankings:
+    def rank(
+        self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
+    ) -> Rankings:
         """
         Rank lists of queries.
 
         Args:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
             k (`int`, defaults to 100): Passages a query.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
         """
         texts = queries_mapping(queries)
-        found = self._search(list(texts.values()), k, [()] * len(texts))
-        return Rankings(
-            {
-                query_id: [(hit.passage_id, hit.score) for hit in hits]
-                for query_id, hits in zip(texts, found, strict=True)
-            }
-        )
+
+        def lists(asked: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, float]]]:
+            return ([(hit.passage_id, hit.score) for hit in hits] for hits in self._search(asked, k, accelerator))
+
+        found = shared([(text, ()) for text in texts.values()], lists, accelerator)
+        return Rankings(dict(zip(texts, found, strict=True)))
 
     def candidates(
         self,
         queries: Dataset | Mapping[str, str],
         k: int = 100,
         relevant: Mapping[str, Mapping[str, int]] | None = None,
+        accelerator: Processes | None = None,
     ) -> Candidates:
         """
         Passages to train on, with the identifiers by which they were found.
@@ -185,20 +198,23 @@ class GenerativeRetriever:
                 Qrels. Relevant passages (grade above 0) are among the candidates even where they rank below k, each
                 with its title or docid at least; one that nothing led to also with its pseudo-queries and first words.
                 What is added so has credit 0.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
         """
         texts = queries_mapping(queries)
         relevant = relevant or {}
         include = [[id for id, grade in relevant.get(query, {}).items() if grade > 0] for query in texts]
         self.index.passage_positions({id for ids in include for id in ids})
 
-        def lists() -> Iterator[tuple[str, list[Candidate]]]:
-            found = self._search(list(texts.values()), k, include)
-            for query_id, wanted, hits in zip(texts, include, found, strict=True):
-                yield query_id, [self._candidate(hit, hit.passage_id in wanted) for hit in hits]
+        def rows(asked: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[pa.RecordBatch]:
+            found = self._search([(text, wanted) for _, text, wanted in asked], k, accelerator)
+            for (query_id, _, wanted), hits in zip(asked, found, strict=True):
+                yield pack(query_id, [self._candidate(hit, hit.passage_id in wanted) for hit in hits])
 
-        return Candidates.from_lists(
-            lists(), corpus_tokens=self.index.num_tokens, tokenizer_fingerprint=self.identifiers.fingerprint
-        )
+        asked = [(query, text, wanted) for (query, text), wanted in zip(texts.items(), include, strict=True)]
+        return Candidates.from_rows(
+            shared(asked, rows, accelerator),
+            corpus_tokens=self.index.num_tokens, tokenizer_fingerprint=self.identifiers.fingerprint,
+        )  # fmt: skip
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""
@@ -255,17 +271,19 @@ class GenerativeRetriever:
 
     # Steps of a search
 
-    def _search(self, queries: Sequence[str], k: int, include: Sequence[Sequence[str]]) -> Iterator[list[Hit]]:
+    def _search(
+        self, asked: Sequence[tuple[str, Sequence[str]]], k: int, processes: Processes | None
+    ) -> Iterator[list[Hit]]:
+        """Hits of queries, each with the ids of passages to be included. The first process shows how far it is."""
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k={k!r}: ask for at least 1 passage.")
-        positions = [self.index.passage_positions(dict.fromkeys(ids)) for ids in include]
+        positions = [self.index.passage_positions(dict.fromkeys(include)) for _, include in asked]
         size = self.settings.batch_size
-        with tqdm(total=len(queries), desc="Searching", unit="query", disable=len(queries) <= size) as progress:
-            for start in range(0, len(queries), size):
-                batch = slice(start, start + size)
-                for query_keys, wanted in zip(
-                    self._keys(queries[batch], positions[batch]), positions[batch], strict=True
-                ):
+        hidden = len(asked) <= size or (processes is not None and processes.process_index > 0)
+        with tqdm(total=len(asked), desc="Searching", unit="query", disable=hidden) as progress:
+            for start in range(0, len(asked), size):
+                queries, include = [text for text, _ in asked[start : start + size]], positions[start : start + size]
+                for query_keys, wanted in zip(self._keys(queries, include), include, strict=True):
                     yield self._hits(query_keys, int(k), wanted)
                     progress.update()
 
@@ -304,18 +322,17 @@ class GenerativeRetriever:
                 results[place] = add_unigrams(self.index, keys, first_scores[number], self.settings, self.scoring)
         return results
 
-    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int, int]]:
+    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int]]:
         if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
             return []
         return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
 
-    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int, int]]:
-        """Ids, count and first row of the one identifier of each of these passages."""
+    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
+        """Ids and count of the one identifier of each of these passages."""
         view = self.identifiers.views[0]
         own = [own_identifiers(self.identifiers, self.index.extract(int(passage)), 0) for passage in passages]
         ids = [ids for identifiers in own for _, ids in identifiers]
-        ranges = [self.index.find(self.identifiers.pattern(view, one)) for one in ids]
-        return [(one, high - low, low) for one, (low, high) in zip(ids, ranges, strict=True)]
+        return [(one, self.index.count(self.identifiers.pattern(view, one))) for one in ids]
 
     def _score_extra(
         self,
@@ -323,7 +340,7 @@ class GenerativeRetriever:
         queries: Sequence[str],
         view: str,
         found: list[dict[str, list[Hypothesis]]],
-        extra: list[list[tuple[tuple[int, ...], int, int]]],
+        extra: list[list[tuple[tuple[int, ...], int]]],
     ) -> None:
         """Score identifiers that the search did not come upon, and add them to what it found."""
         known = [{hypothesis.ids for hypothesis in of_query.get(view, ())} for of_query in found]
@@ -331,10 +348,10 @@ class GenerativeRetriever:
         if not any(extra):
             return
         prompts = self.identifiers.encode_prompts(queries, view)
-        scores = score_identifiers(model, prompts, [[ids for ids, _, _ in ones] for ones in extra])
+        scores = score_identifiers(model, prompts, [[ids for ids, _ in ones] for ones in extra])
         for of_query, ones, of_ones in zip(found, extra, scores, strict=True):
             of_query[view] += [
-                Hypothesis(ids, score, *rest) for (ids, *rest), score in zip(ones, of_ones, strict=True)
+                Hypothesis(ids, score, count) for (ids, count), score in zip(ones, of_ones, strict=True)
             ]
 
     def _hits(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[Hit]:

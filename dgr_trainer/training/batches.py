@@ -5,35 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.training.log_probabilities import token_log_probabilities
+from dgr_trainer.training.forward_pass import Targets, predict
 from dgr_trainer.training.packing import IGNORED
-from dgr_trainer.training.scoring import TokenScores, score_rows, start_token_id
+from dgr_trainer.training.scoring import TokenScores, score_tokens, start_token_id, underlying_model
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> TokenScores:
-    """Log-probabilities `(B, R, T)` of a batch's tokens; rows and prompts without any are left out of the pass."""
-    segments = batch["segments"]
-    queries, num_rows, _ = segments.shape
-    num_prompts = batch["input_ids"].shape[1]
-    used = (segments >= 0).any(-1).flatten().nonzero().squeeze(-1)
-    if not len(used):
-        used = used.new_zeros(1)  # A pass with nothing in it, so that all processes make one.
-    of_row = batch["row_prompts"].flatten()[used] + used // num_rows * num_prompts
-    prompts, row_prompts = torch.unique(of_row, return_inverse=True)
-    labels, of_identifier, positions = (
-        batch[name].flatten(0, 1)[used] for name in ("labels", "segments", "positions")
-    )
-    scores = score_rows(
-        model,
-        batch["input_ids"].flatten(0, 1)[prompts],
-        batch["attention_mask"].flatten(0, 1)[prompts],
-        row_prompts,
-        labels,
-        of_identifier,
-        positions,
-    )
-    values = [v.new_zeros(queries * num_rows, v.shape[-1]).index_copy(0, used, v).view_as(segments) for v in scores]
-    return TokenScores(*values)
+    """Log-probabilities `(B, C)` of the tokens of a batch's identifiers."""
+    prompts, attention_mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))
+    return score_tokens(model, prompts, attention_mask, batch)
 
 
 def count_items(batch: Mapping[str, Tensor]) -> Tensor:
@@ -62,11 +42,8 @@ def pair_losses(model: nn.Module, batch: Mapping[str, Tensor], smoothing: float)
     targets = batch["labels"].clamp(min=0)
     inputs = targets.roll(1, dims=-1)
     inputs[:, 0] = start_token_id(model)
-    outputs = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        decoder_input_ids=inputs,
-        use_cache=False,
-    )
-    log_p, mean = token_log_probabilities(outputs["logits"] if isinstance(outputs, dict) else outputs[0], targets)
+    tensors = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"decoder_input_ids": inputs}
+    everywhere = torch.arange(targets.numel(), device=targets.device)
+    predicted = predict(model, underlying_model(model), tensors, Targets(everywhere, everywhere, targets.flatten()))
+    log_p, mean = (values.view_as(targets) for values in predicted)
     return (-(1.0 - smoothing) * log_p - smoothing * mean).masked_fill(~present, 0.0), present

@@ -8,7 +8,7 @@ from torch import nn
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import StringIdentifiers
-from dgr_trainer.training.scoring import can_pack, packing_attention, position_module, start_token_id, underlying_model
+from dgr_trainer.training.scoring import can_pack, packing_attention, start_token_id, underlying_model
 
 
 def check_trainer_arguments(
@@ -105,7 +105,7 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     if can_pack(model):
         packing_attention(model)
     limit = getattr(base.config, "max_position_embeddings", None)
-    if position_module(base.get_decoder()) is None or not isinstance(limit, int):
+    if getattr(base.get_decoder(), "embed_positions", None) is None or not isinstance(limit, int):
         return
     if isinstance(collator.source, StringIdentifiers) and collator.source.longest > limit:
         raise ValueError(

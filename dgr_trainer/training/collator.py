@@ -52,7 +52,11 @@ class DistillationCollator:
         list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
         sampling (`str`, defaults to `"reference"`):
             `"reference"` always takes the student's best other candidate and draws the rest uniformly (and every
-            second time draws the relevant passage); `"top"` takes the teacher's first ones.
+            second time draws the relevant passage); `"top"` takes the teacher's first ones, `"spread"` draws from all
+            parts of the rank list, `"gap"` takes the ones whose scores lie furthest apart.
+        false_negative_margin (`float`, *optional*):
+            Leave out passages without a judgement that the teacher scores above the relevant one by more than this,
+            since they may be relevant, too. By default they are kept.
         relevant_first (`bool`, defaults to `True`):
             Whether the relevant passage leads the list. If not, the teacher's order alone is taught.
         generation_targets (mapping or callable, *optional*):
@@ -79,14 +83,18 @@ class DistillationCollator:
              [1]]])
     ```
 
-    A batch has one row a query in every tensor. V views, L prompt tokens, R decoder rows of T tokens, K identifiers, M
-    passages of I identifiers each:
+    A batch has one entry a query in every tensor. V views in use, L prompt tokens, C tokens to score, K identifiers, M
+    passages of I identifiers each; R decoder rows of N prefixes and S prefixes to score, a query on average:
 
     | name                              | shape     | content                                             |
     |-----------------------------------|-----------|-----------------------------------------------------|
     | `input_ids`, `attention_mask`     | (B, V, L) | the query's prompt of each view                     |
-    | `labels`, `segments`, `positions` | (B, R, T) | packed identifiers (see [`PackedRows`])             |
-    | `row_prompts`                     | (B, R)    | the view of each row                                |
+    | `prefix_tokens`, `prefix_depths`, | (B, R, N) | packed prefixes of identifiers                      |
+    | `prefix_ends`                     |           | (see [`PackedIdentifiers`])                         |
+    | `row_prompts`                     | (B, R)    | the prompt of each row                              |
+    | `scored_prefixes`                 | (B, S)    | where tokens are predicted                          |
+    | `labels`, `segments`,             | (B, C)    | the tokens of the query's identifiers, the number   |
+    | `label_prefixes`                  |           | of the identifier, and what the token follows       |
     | `identifier_counts`               | (B, K)    | occurrences in the corpus, 0 for padding            |
     | `identifier_is_pseudo_query`      | (B, K)    | where the bonus of pseudo-queries applies           |
     | `generation_weights`              | (B, K)    | share in the generation loss; the sum of a row is 1 |
@@ -104,6 +112,7 @@ class DistillationCollator:
         *,
         list_length: int = 6,
         sampling: str = "reference",
+        false_negative_margin: float | None = None,
         relevant_first: bool = True,
         generation_targets: GenerationTargets | None = None,
         scoring: ScoringSettings | None = None,
@@ -149,6 +158,7 @@ class DistillationCollator:
             order,
             list_length=list_length,
             sampling=sampling,
+            false_negative_margin=false_negative_margin,
             relevant_first=relevant_first,
             seed=seed,
         )
@@ -189,12 +199,15 @@ class DistillationCollator:
             self._table(query_id, feature["query"], sampled, epoch)
             for query_id, feature, sampled in zip(query_ids, features, lists, strict=True)
         ]
+        used = {view for table in tables for view, _ in table.slots}
+        views = [view for view in self.identifiers.views if view in used] or [self.identifiers.views[0]]
         packed = pack_identifiers(
             [[ids for _, ids in table.slots] for table in tables],
-            [[self.identifiers.views.index(view) for view, _ in table.slots] for table in tables],
+            [[views.index(view) for view, _ in table.slots] for table in tables],
+            len(views),
             self.max_row_tokens,
         )
-        batch = {**self._prompts([feature["query"] for feature in features]), **packed._asdict()}
+        batch = {**self._prompts([feature["query"] for feature in features], views), **packed._asdict()}
         batch |= identifier_arrays(tables)
         batch |= list_arrays(tables, lists)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
@@ -243,9 +256,8 @@ class DistillationCollator:
             )
         return list(targets)
 
-    def _prompts(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
-        """Prompts of every view, padded on the right: `(B, V, L)`."""
-        views = self.identifiers.views
+    def _prompts(self, queries: Sequence[str], views: Sequence[str]) -> dict[str, np.ndarray]:
+        """Prompts of these views, padded on the right: `(B, V, L)`."""
         prompts = [self.identifiers.encode_prompts(queries, view) for view in views]
         longest = max(len(ids) for of_view in prompts for ids in of_view)
         input_ids = np.full((len(queries), len(views), longest), self.tokenizer.pad_token_id, np.int64)

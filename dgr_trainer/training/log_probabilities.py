@@ -9,50 +9,50 @@ _CHUNK = 1 << 24  # Logits turned to float32 at a time.
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    """Saves the logits as they came and one normaliser a token; the softmax is made again in the backward pass."""
+    """Saves the logits as they came and one normaliser a row; the softmax is made again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        rows = max(1, _CHUNK // logits.shape[-1])
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        size = max(1, _CHUNK // logits.shape[-1])
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        chosen, means, normalisers = [], [], []
-        for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        means, normalisers = [], []
+        for part in logits.split(size):
             values = part.to(dtype)
             normaliser = torch.logsumexp(values, dim=-1)
-            chosen.append(values.gather(-1, wanted.unsqueeze(-1)).squeeze(-1) - normaliser)
             means.append(values.mean(-1) - normaliser)
             normalisers.append(normaliser)
-        ctx.save_for_backward(logits, targets, torch.cat(normalisers))
-        return torch.cat(chosen), torch.cat(means)
+        normaliser = torch.cat(normalisers)
+        ctx.save_for_backward(logits, rows, targets, normaliser)
+        return logits[rows, targets].to(dtype) - normaliser[rows], torch.cat(means)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, targets, normalisers = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, rows, targets, normaliser = ctx.saved_tensors
         of_chosen, of_mean = gradients
+        total = of_mean.index_add(0, rows, of_chosen)
         result = torch.empty_like(logits)
-        rows = max(1, _CHUNK // logits.shape[-1])
-        for start in range(0, len(logits), rows):
-            part = slice(start, start + rows)
-            grad = (logits[part].to(normalisers.dtype) - normalisers[part].unsqueeze(-1)).exp_()
-            grad *= -(of_chosen[part] + of_mean[part]).unsqueeze(-1)
+        size = max(1, _CHUNK // logits.shape[-1])
+        for start in range(0, len(logits), size):
+            part = slice(start, start + size)
+            grad = (logits[part].to(normaliser.dtype) - normaliser[part].unsqueeze(-1)).exp_()
+            grad *= -total[part].unsqueeze(-1)
             grad += (of_mean[part] / logits.shape[-1]).unsqueeze(-1)
-            grad.scatter_add_(-1, targets[part].unsqueeze(-1), of_chosen[part].unsqueeze(-1))
             result[part] = grad
-        return result, None
+        result.index_put_((rows, targets), of_chosen.to(result.dtype), accumulate=True)
+        return result, None, None
 
 
-def token_log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_log_probabilities(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
-    log p of target tokens under a softmax over the whole vocabulary.
+    log p of target tokens under softmaxes over the whole vocabulary.
 
     Args:
-        logits (`torch.Tensor` of shape `(..., V)`, floating): Any floating dtype; computed in float32 (float64 stays).
-        targets (`torch.LongTensor` of shape `(...)`): Token ids from 0 to V - 1.
+        logits (`torch.Tensor` of shape `(N, V)`, floating): Any floating dtype; computed in float32 (float64 stays).
+        rows (`torch.LongTensor` of shape `(C,)`): The row of logits that predicts each target, from 0 to N - 1.
+        targets (`torch.LongTensor` of shape `(C,)`): Token ids from 0 to V - 1.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`, each of shape `(...)` and float32 (or float64): log p of each target, and
-        the mean of log p over the vocabulary, which label smoothing needs.
+        `tuple[torch.Tensor, torch.Tensor]` of shapes `(C,)` and `(N,)`, float32 (or float64): log p of each target,
+        and for each row the mean of log p over the vocabulary, which label smoothing needs.
     """
-    flat = logits.reshape(-1, logits.shape[-1])
-    chosen, mean = _TokenLogProbabilities.apply(flat, targets.reshape(-1))
-    return chosen.view(targets.shape), mean.view(targets.shape)
+    return _TokenLogProbabilities.apply(logits, rows, targets)

@@ -13,7 +13,7 @@ from dgr_trainer.rank_lists import RankList
 
 logger = logging.getLogger(__name__)
 
-SAMPLINGS = ("reference", "top")
+SAMPLINGS = ("reference", "top", "spread", "gap")
 
 
 class TrainingList(NamedTuple):
@@ -46,6 +46,7 @@ class Coverage:
         ranked_passages (`int`): Passages in the rank lists.
         unknown_passages (`int`): Ranked passages without identifiers.
         example (`str`): One of them.
+        suspected (`int`): Ranked passages left out because they may be relevant (`false_negative_margin`).
     """
 
     queries: int = 0
@@ -57,6 +58,7 @@ class Coverage:
     ranked_passages: int = 0
     unknown_passages: int = 0
     example: str = ""
+    suspected: int = 0
 
     def gaps(self) -> list[str]:
         """A sentence on each thing that is missing; empty when nothing is."""
@@ -68,6 +70,8 @@ class Coverage:
             f"{self.without_target} {of} have no passage to generate": self.without_target,
             f"{self.unknown_passages} of {self.ranked_passages} ranked passages have no identifiers (such as "
             f"{self.example!r})": self.unknown_passages,
+            f"{self.suspected} of {self.ranked_passages} ranked passages are left out, which the teacher scores above "
+            "the relevant passage by more than the margin": self.suspected,
         }
         return [sentence for sentence, count in sentences.items() if count]
 
@@ -88,9 +92,15 @@ class ListSampler:
         sampling (`str`):
             `"reference"`: the best other candidate of the student (of the teacher, where there is no order of the
             student) and a uniform sample of the rest; as relevant passage the best one or, every second time, a
-            uniform draw. `"top"`: the teacher's first passages and the best relevant passage.
+            uniform draw. The others take the best relevant passage, and `"top"`: the teacher's first passages;
+            `"spread"`: one from each of as many equal parts of the rank list; `"gap"`: the ones whose scores lie
+            furthest apart (the smallest difference between neighbours is as large as can be), the same in every epoch.
         relevant_first (`bool`): Whether the relevant passage leads the list; else the teacher's order alone counts.
         seed (`int`): Seed of the draws.
+        false_negative_margin (`float`, *optional*):
+            Leave out passages without a judgement that the teacher scores above the relevant one (of several, the one
+            that it scores highest) by more than this: they may be relevant, too. By default they are kept, and so they
+            are for a query of which the teacher has ranked no relevant passage.
     """
 
     def __init__(
@@ -104,7 +114,13 @@ class ListSampler:
         sampling: str,
         relevant_first: bool,
         seed: int,
+        false_negative_margin: float | None = None,
     ) -> None:
+        if false_negative_margin is not None and not false_negative_margin >= 0:
+            raise ValueError(
+                f"false_negative_margin={false_negative_margin}: give 0 or more, in units of the teacher's scores, or "
+                "None to keep all."
+            )
         if list_length < 2:
             raise ValueError(f"list_length={list_length}: a list needs at least 2 passages to compare.")
         if sampling not in SAMPLINGS:
@@ -115,23 +131,21 @@ class ListSampler:
         self.sampling = sampling
         self.relevant_first = relevant_first
         self.seed = seed
+        self.false_negative_margin = false_negative_margin
         self._usable = usable
         self._student_order = student_order
 
     def sample(self, query_id: str, epoch: int) -> TrainingList:
         """The list of a query in an epoch; empty for a query of which nothing is known."""
-        teacher, relevant, others, scores = self._pool(query_id)
+        _, relevant, others, scores, _ = self._pool(query_id)
         rng = self.rng(query_id, epoch)
         chosen = relevant[0] if relevant else None
         if len(relevant) > 1 and self.sampling == "reference" and rng.random() < 0.5:
             chosen = relevant[int(rng.integers(len(relevant)))]
         first = [chosen] if chosen is not None and self.relevant_first else []
         wanted = self.list_length - len(first)
-        if len(others) > wanted and self.sampling == "reference":
-            kept = self._hardest(query_id, others)
-            rest = [place for place in range(len(others)) if place != kept]
-            drawn = rng.choice(len(rest), wanted - 1, replace=False)
-            others = [others[place] for place in sorted([kept, *(rest[i] for i in drawn)])]
+        if len(others) > wanted:
+            others = [others[place] for place in self._places(query_id, others, scores, wanted, rng)]
         passages = first + others[:wanted]
         if chosen is None and passages:
             chosen = passages[0]
@@ -143,7 +157,7 @@ class ListSampler:
         """Counts what queries have and lack."""
         found = Coverage()
         for query_id in query_ids:
-            teacher, relevant, others, _ = self._pool(query_id)
+            teacher, relevant, others, _, suspected = self._pool(query_id)
             size = len(others) + bool(relevant and self.relevant_first)
             found.queries += 1
             found.rank_lists += size >= 2
@@ -155,11 +169,36 @@ class ListSampler:
             unknown = [passage_id for passage_id in teacher if passage_id not in usable]
             found.ranked_passages += len(teacher)
             found.unknown_passages += len(unknown)
+            found.suspected += suspected
             found.example = found.example or next(iter(unknown), "")
         return found
 
-    def _pool(self, query_id: str) -> tuple[Sequence[str], list[str], list[str], dict[str, float]]:
-        """The teacher's passages, the usable relevant ones, the other usable ones in order, the teacher's scores."""
+    def _places(
+        self,
+        query_id: str,
+        others: Sequence[str],
+        scores: Mapping[str, float],
+        wanted: int,
+        rng: np.random.Generator,
+    ) -> Sequence[int]:
+        """Places, ascending, of the passages to take from a longer list."""
+        if self.sampling == "reference":
+            kept = self._hardest(query_id, others)
+            rest = [place for place in range(len(others)) if place != kept]
+            drawn = rng.choice(len(rest), wanted - 1, replace=False)
+            return sorted([kept, *(rest[i] for i in drawn)])
+        if self.sampling == "spread":
+            bounds = [len(others) * part // wanted for part in range(wanted + 1)]
+            return rng.integers(bounds[:-1], bounds[1:]).tolist()
+        if self.sampling == "gap":
+            return spaced([scores[passage_id] for passage_id in others], wanted)
+        return range(wanted)
+
+    def _pool(self, query_id: str) -> tuple[Sequence[str], list[str], list[str], dict[str, float], int]:
+        """
+        The teacher's passages, the usable relevant ones, the other usable ones in order, the teacher's scores, and how
+        many were left out because they may be relevant.
+        """
         ranked = self.rankings[query_id] if query_id in self.rankings else RankList((), np.empty(0))
         usable = self._usable(query_id)
         grades = {passage_id: grade for passage_id, grade in self.qrels.get(query_id, {}).items() if grade > 0}
@@ -171,7 +210,15 @@ class ListSampler:
         )
         taken = grades if relevant and self.relevant_first else {}
         others = [passage_id for passage_id in ranked.passage_ids if passage_id in usable and passage_id not in taken]
-        return ranked.passage_ids, relevant, others, dict(zip(ranked.passage_ids, ranked.scores.tolist(), strict=True))
+        scores = dict(zip(ranked.passage_ids, ranked.scores.tolist(), strict=True))
+        suspects: set[str] = set()
+        if self.false_negative_margin is not None and not scores.keys().isdisjoint(grades):
+            limit = max(scores[passage_id] for passage_id in grades if passage_id in scores)
+            limit += self.false_negative_margin
+            judged = self.qrels[query_id]
+            suspects = {passage_id for passage_id in others if scores[passage_id] > limit and passage_id not in judged}
+            others = [passage_id for passage_id in others if passage_id not in suspects]
+        return ranked.passage_ids, relevant, others, scores, len(suspects)
 
     def _hardest(self, query_id: str, others: Sequence[str]) -> int:
         """Place of the passage that is always in the list: the student's best one, else the teacher's."""
@@ -183,3 +230,34 @@ class ListSampler:
         """Random numbers for a query in an epoch, the same wherever they are drawn."""
         digest = hashlib.blake2b(f"{self.seed} {epoch} {purpose} {query_id}".encode(), digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def spaced(scores: Sequence[float], count: int) -> list[int]:
+    """
+    Places in a descending list of scores, so that the smallest difference between neighbours is as large as can be.
+
+    Args:
+        scores (`Sequence[float]`): Scores, highest first; more than `count`.
+        count (`int`): How many places; at least 1. The first is always taken.
+
+    Returns:
+        `list[int]`: Places, ascending. Among equally good choices, the one nearest to the front.
+    """
+    falling = -np.asarray(scores)  # Ascending, as searchsorted needs it.
+
+    def at_least(gap: float) -> list[int]:
+        places = [0]
+        while len(places) < count:
+            place = max(int(falling.searchsorted(falling[places[-1]] + gap)), places[-1] + 1)
+            if place >= len(falling):
+                break
+            places.append(place)
+        return places
+
+    best = at_least(0.0)
+    low, high = 0.0, float(falling[-1] - falling[0]) / max(1, count - 1)
+    for _ in range(30):
+        middle = (low + high) / 2
+        places = at_least(middle)
+        low, high, best = (middle, high, places) if len(places) == count else (low, middle, best)
+    return best

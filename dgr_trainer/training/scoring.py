@@ -1,25 +1,23 @@
 """Scoring: one forward pass of a sequence-to-sequence model, whole identifiers' log-likelihoods out.
 
-Identifiers come packed, many to a decoder row (see `packing`). Inside a row each attends to itself only, by a
-block-diagonal causal mask, and counts its positions from 0: so packed identifiers get the log-likelihoods that they
-get one by one. Decoders with relative or rotary positions need the mask only; those that add position embeddings have
-their positions replaced for the one forward pass. Decoders that allow neither are given one identifier a row, and the
-encoder still reads each prompt once.
+Identifiers come packed, many to a decoder row (see `packing`). Inside a row each prefix attends to the prefixes that
+it begins with, and its position is its length: so packed identifiers get the log-likelihoods that they get one by one.
+Decoders with relative positions need the mask only; those that add position embeddings have their positions replaced
+for the one forward pass. Decoders that allow neither are given one identifier a row, and the encoder still reads each
+prompt once.
 """
 
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from dgr_trainer.training.log_probabilities import token_log_probabilities
+from dgr_trainer.training.forward_pass import Targets, position_modules, predict
 from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.training.prefix_trees import EMPTY
 
 logger = logging.getLogger(__name__)
 _told_flat: set[str] = set()
@@ -58,25 +56,14 @@ def start_token_id(model: nn.Module) -> int:
     )
 
 
-def position_module(decoder: nn.Module) -> nn.Module | None:
-    """The decoder's module of position embeddings, if it can be told which positions to embed."""
-    module = getattr(decoder, "embed_positions", None)
-    if module is not None and "position_ids" in inspect.signature(module.forward).parameters:
-        return module
-    return None
-
-
 def can_pack(model: nn.Module) -> bool:
     """
     Whether a model's decoder can score several identifiers in one row.
 
-    It can when its positions are relative (a bias in its attention, as T5) or rotary, or when its position embeddings
-    take `position_ids` (BART, Pegasus, Marian, ...).
+    It can when it can be told the positions of its tokens: when its position embeddings take `position_ids` (BART,
+    Pegasus, Marian, ...) or its positions are rotary or a bias in its attention (T5).
     """
-    decoder = underlying_model(model).get_decoder()
-    if getattr(decoder, "embed_positions", None) is not None:
-        return position_module(decoder) is not None
-    return hasattr(decoder, "rotary_emb") or any(hasattr(m, "relative_attention_bias") for m in decoder.modules())
+    return position_modules(underlying_model(model).get_decoder()) is not None
 
 
 def packing_attention(model: nn.Module) -> str:
@@ -96,14 +83,11 @@ def packing_attention(model: nn.Module) -> str:
     return attention
 
 
-def score_rows(
+def score_tokens(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
-    row_prompts: Tensor,
-    labels: Tensor,
-    segments: Tensor,
-    positions: Tensor,
+    rows: Mapping[str, Tensor],
     *,
     packed: bool | None = None,
 ) -> TokenScores:
@@ -114,15 +98,12 @@ def score_rows(
         model (`nn.Module`): A sequence-to-sequence model as it comes, wrapped for DDP or with adapters.
         input_ids (`torch.LongTensor` of shape `(P, L)`): Prompts.
         attention_mask (`torch.LongTensor` of shape `(P, L)`): 1 where a prompt has a token.
-        row_prompts (`torch.LongTensor` of shape `(R,)`): The prompt that each decoder row answers, 0 to P - 1.
-        labels (`torch.LongTensor` of shape `(R, T)`): Tokens to predict; negative where there is none.
-        segments (`torch.LongTensor` of shape `(R, T)`): Number of each token's identifier; -1 where there is none.
-        positions (`torch.LongTensor` of shape `(R, T)`): Position of each token in its identifier, from 0.
+        rows (`Mapping[str, torch.LongTensor]`): The arrays of [`PackedIdentifiers`], by name; others are left alone.
         packed (`bool`, *optional*):
             Whether to run the rows as they are, or one identifier a row. By default as `can_pack` says.
 
     Returns:
-        [`TokenScores`] of shape `(R, T)`.
+        [`TokenScores`] of shape `(B, C)`.
 
     Raises:
         `ValueError`: if the model uses an attention implementation that takes no mask, or has no start token.
@@ -137,29 +118,21 @@ def score_rows(
                 "own: the same results, but slower than with a model such as BART or T5.",
                 type(base).__name__,
             )
-    present = segments >= 0
-    targets = labels.clamp(min=0)
-    pad = base.config.pad_token_id if isinstance(base.config.pad_token_id, int) else 0
-    inputs = torch.where(positions == 0, start_token_id(model), targets.roll(1, dims=-1))
-    inputs = torch.where(present, inputs, pad)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    labels, present = rows["labels"], rows["segments"] >= 0
+    depths = None
     if packed:
-        mask = _packed_mask(segments, base)
-        logits = _logits(model, base, input_ids, attention_mask, row_prompts, inputs, mask, positions)
-        log_p, mean = token_log_probabilities(logits, targets)
+        tokens, depths, ends, prompts = (
+            rows[name].flatten(0, 1) for name in ("prefix_tokens", "prefix_depths", "prefix_ends", "row_prompts")
+        )
+        inputs["decoder_input_ids"] = torch.where(tokens == EMPTY, start_token_id(model), tokens)
+        inputs["decoder_attention_mask"] = _packed_mask(ends, base)
+        scored, sources = rows["scored_prefixes"].flatten(), rows["label_prefixes"].flatten()
     else:
-        # Cell of each token in rows of one identifier each; cells without a token share row 0 and are blanked below.
-        starts = present & (positions == 0)
-        rows = (starts.flatten().cumsum(0) - 1).clamp(min=0).view_as(segments)
-        columns = torch.where(present, positions, 0)
-        of_row = torch.arange(len(segments), device=segments.device).unsqueeze(-1).expand_as(segments)[starts]
-        prompts = row_prompts[of_row] if len(of_row) else row_prompts[:1]
-        flat = inputs.new_full((len(prompts), int(columns.max()) + 1), pad)
-        flat[rows[present], columns[present]] = inputs[present]
-        wanted = torch.zeros_like(flat)
-        wanted[rows[present], columns[present]] = targets[present]
-        logits = _logits(model, base, input_ids, attention_mask, prompts, flat, None, None)
-        log_p, mean = (values[rows, columns] for values in token_log_probabilities(logits, wanted))
-    return TokenScores(log_p.masked_fill(~present, 0.0), mean.masked_fill(~present, 0.0))
+        prompts, inputs["decoder_input_ids"], scored, sources = _one_identifier_a_row(rows, start_token_id(model))
+    targets = Targets(scored, sources, labels.clamp(min=0).flatten())
+    log_p, mean = predict(model, base, inputs, targets, row_prompts=prompts, positions=depths)
+    return TokenScores(*(values.view_as(labels).masked_fill(~present, 0.0) for values in (log_p, mean)))
 
 
 @torch.no_grad()
@@ -179,48 +152,54 @@ def score_identifiers(
         prompts (`Sequence[Sequence[int]]`): Token ids of the encoder input of each query.
         identifiers (`Sequence[Sequence[Sequence[int]]]`): Token ids of the identifiers to score for each query.
         max_row_tokens (`int`, defaults to 256): Longest decoder row.
-        max_batch_tokens (`int`, defaults to 2048): Decoder tokens, padding included, in one forward pass.
+        max_batch_tokens (`int`, defaults to 2048):
+            Tokens of identifiers in one forward pass, unless one query has more.
 
     Returns:
         `list[list[float]]`: l(i|q) = sum of log p, natural logarithm, for each identifier of each query.
     """
     device = next(model.parameters()).device
     results = [[0.0] * len(of_query) for of_query in identifiers]
-    queries = [q for q, of_query in enumerate(identifiers) if of_query]
-    packed = pack_identifiers(
-        [identifiers[q] for q in queries], [[0] * len(identifiers[q]) for q in queries], max_row_tokens
+    # Queries with trees of like size go together.
+    order = sorted(
+        (q for q, of_query in enumerate(identifiers) if of_query), key=lambda q: sum(map(len, identifiers[q]))
     )
-    used = np.nonzero((packed.segments >= 0).any(-1))
-    order = sorted(zip(*used, strict=True), key=lambda row: -(packed.segments[row] >= 0).sum())
     training = model.training
     model.eval()
     try:
         while order:
-            width = int((packed.segments[order[0]] >= 0).sum())
-            size = max(1, max_batch_tokens // width)
-            batch, order = order[:size], order[size:]
-            own = sorted({row[0] for row in batch})
-            longest = max(len(prompts[queries[b]]) for b in own)
-            input_ids = torch.zeros(len(own), longest, dtype=torch.long)
+            batch = _as_many_as_fit(order, identifiers, max_batch_tokens)
+            order = order[: -len(batch)]
+            own = [identifiers[q] for q in batch]
+            packed = pack_identifiers(own, [[0] * len(ids) for ids in own], 1, max_row_tokens)
+            rows = {name: torch.from_numpy(array).to(device) for name, array in packed._asdict().items()}
+            input_ids = torch.zeros(len(batch), max(len(prompts[q]) for q in batch), dtype=torch.long)
             attention_mask = torch.zeros_like(input_ids)
-            for place, b in enumerate(own):
-                ids = torch.tensor(prompts[queries[b]])
+            for place, q in enumerate(batch):
+                ids = torch.tensor(prompts[q])
                 input_ids[place, : len(ids)] = ids
                 attention_mask[place, : len(ids)] = 1
-            labels, segments, positions = (
-                torch.stack([torch.from_numpy(array[row][:width]) for row in batch])
-                for array in (packed.labels, packed.segments, packed.positions)
-            )
-            row_prompts = torch.tensor([own.index(row[0]) for row in batch])
-            tensors = (input_ids, attention_mask, row_prompts, labels, segments, positions)
-            log_p = score_rows(model, *(t.to(device) for t in tensors)).log_probabilities
-            sums = sum_by_identifier(log_p, segments.to(device), int(segments.max()) + 1).cpu()
-            for (b, _), row_sums, row_segments in zip(batch, sums.tolist(), segments.numpy(), strict=True):
-                for k in set(row_segments[row_segments >= 0].tolist()):
-                    results[queries[b]][k] = row_sums[k]
+            log_p = score_tokens(model, input_ids.to(device), attention_mask.to(device), rows).log_probabilities
+            sums = sum_by_identifier(log_p, rows["segments"], max(map(len, own))).tolist()
+            for q, of_query in zip(batch, sums, strict=True):
+                results[q] = of_query[: len(identifiers[q])]
     finally:
         model.train(training)
     return results
+
+
+def _as_many_as_fit(
+    order: Sequence[int], identifiers: Sequence[Sequence[Sequence[int]]], max_tokens: int
+) -> list[int]:
+    """Queries from the end of an order, one at least, with no more tokens than that together."""
+    batch: list[int] = []
+    tokens = 0
+    for q in reversed(order):
+        tokens += sum(map(len, identifiers[q]))
+        if batch and tokens > max_tokens:
+            break
+        batch.append(q)
+    return batch
 
 
 def sum_by_identifier(values: Tensor, segments: Tensor, num_identifiers: int) -> Tensor:
@@ -240,89 +219,31 @@ def sum_by_identifier(values: Tensor, segments: Tensor, num_identifiers: int) ->
     return sums.scatter_add(1, numbers, values.flatten(1))[:, :num_identifiers]
 
 
-def _packed_mask(segments: Tensor, base: Any) -> Tensor:
-    """Who may attend to whom, `(R, 1, T, T)`, in the form that the model's attention wants."""
+def _packed_mask(ends: Tensor, base: Any) -> Tensor:
+    """Who may attend to whom, `(R, 1, N, N)`, in the form that the model's attention wants: prefixes to what they
+    begin with, themselves included."""
     attention = packing_attention(base)
-    same = (segments.unsqueeze(1) == segments.unsqueeze(2)) & (segments >= 0).unsqueeze(1)
-    # Cells without a token attend to themselves: a softmax over nothing is not a number.
-    allowed = same.tril() | torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)
+    places = torch.arange(ends.shape[1], device=ends.device)
+    allowed = (places <= places.unsqueeze(-1)) & (places.unsqueeze(-1) < ends.unsqueeze(1))
     if attention == "sdpa":
         return allowed.unsqueeze(1)
-    additive = torch.zeros(allowed.shape, dtype=base.dtype, device=segments.device)
+    additive = torch.zeros(allowed.shape, dtype=base.dtype, device=ends.device)
     return additive.masked_fill(~allowed, torch.finfo(base.dtype).min).unsqueeze(1)
 
 
-def _logits(
-    model: nn.Module,
-    base: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    row_prompts: Tensor,
-    decoder_input_ids: Tensor,
-    mask: Tensor | None,
-    positions: Tensor | None,
-) -> Tensor:
-    with ExitStack() as stack:
-        module = position_module(base.get_decoder())
-        if positions is not None and module is not None:
-            stack.enter_context(_positions_replaced(module, positions))
-        if len(row_prompts) != len(input_ids):
-            stack.enter_context(_each_prompt_encoded_once(base.get_encoder(), len(input_ids), row_prompts))
-        outputs = model(
-            input_ids=input_ids[row_prompts],
-            attention_mask=attention_mask[row_prompts],
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=mask,
-            use_cache=False,
-        )
-    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-
-
-@contextmanager
-def _positions_replaced(module: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Make a module embed these positions, `(R, T)`, whatever it is asked for."""
-    signature = inspect.signature(module.forward)
-
-    def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        bound = signature.bind(*args, **kwargs)
-        # In one row: some modules add a dimension in front and some do not.
-        bound.arguments["position_ids"] = positions.flatten()
-        return bound.args, bound.kwargs
-
-    def after(_: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output.reshape(*positions.shape, output.shape[-1])
-
-    with _installed(module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)):
-        yield
-
-
-@contextmanager
-def _each_prompt_encoded_once(encoder: nn.Module, num_prompts: int, row_prompts: Tensor) -> Iterator[None]:
-    """Give the encoder one row a prompt, and the decoder one a decoder row."""
-    rows = len(row_prompts)
-    numbers = torch.arange(rows, device=row_prompts.device)
-    row_of_prompt = numbers.new_zeros(num_prompts).scatter(0, row_prompts, numbers)
-
-    def narrowed(value: Any) -> Any:
-        return value[row_of_prompt] if isinstance(value, Tensor) and value.dim() > 1 and len(value) == rows else value
-
-    def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return tuple(map(narrowed, args)), {name: narrowed(value) for name, value in kwargs.items()}
-
-    def after(_: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0][row_prompts], *output[1:])
-        output["last_hidden_state"] = output["last_hidden_state"][row_prompts]
-        return output
-
-    with _installed(encoder.register_forward_pre_hook(before, with_kwargs=True), encoder.register_forward_hook(after)):
-        yield
-
-
-@contextmanager
-def _installed(*handles: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _one_identifier_a_row(rows: Mapping[str, Tensor], start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One identifier a row: prompts `(I,)`, decoder inputs `(I, T)`, states to project, the state of each token."""
+    labels, present = rows["labels"], rows["segments"] >= 0
+    width = rows["prefix_tokens"].shape[-1]
+    places = rows["scored_prefixes"].flatten()[rows["label_prefixes"]]
+    columns = rows["prefix_depths"].flatten()[places]
+    prompt_of = rows["row_prompts"].flatten()[places // width]
+    starts = present & (columns == 0)
+    if not starts.any():
+        starts[0, 0] = True  # A pass with nothing in it, so that all processes make one.
+    row_of = starts.flatten().cumsum(0).view_as(starts) - 1
+    inputs = labels.new_full((int(starts.sum()), int(columns.max()) + 1), 0)
+    targets = torch.where(columns == 0, start, labels.clamp(min=0).roll(1, dims=-1))
+    inputs[row_of[present], columns[present]] = targets[present]
+    scored = (row_of.clamp(min=0) * inputs.shape[1] + columns).flatten()
+    return prompt_of[starts], inputs, scored, torch.arange(scored.numel(), device=scored.device)

@@ -81,9 +81,11 @@ def test_flow(dgr, files, work):
     trained = dgr(
         "train", *stage, "--model", generation / "retriever", *judged, *TRAINING,
         "--output_dir", distilled, "--max_steps", 2, "--list_length", 4, "--scoring_smoothing", 6,
+        "--sampling", "spread", "--false_negative_margin", 0.5,
     )  # fmt: skip
     assert trained.code == 0, trained.err
     assert "loss_ranking" in trained.err and trained.out == ""
+    assert "what there is to learn from:\nqueries " in trained.err and "first relevant passage " in trained.err
     final = GenerativeRetriever.from_pretrained(distilled / "retriever")
     assert final.scoring.smoothing == 6
     assert any((a != b).any() for a, b in zip(final.model.parameters(), retriever.model.parameters(), strict=True))
@@ -114,7 +116,7 @@ def test_flow(dgr, files, work):
     table = dgr("evaluate", *measured)
     assert table.code == 0, table.err
     head, best, *_ = table.out.splitlines()
-    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p"]
+    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p", "p(t)"]
     assert best.split() == ["hits@1", "best", "1.000", "1.000", "-", "1.000"]
     assert max(map(len, table.out.splitlines())) <= 80
     found = json.loads(dgr("evaluate", *measured, "--json").out)

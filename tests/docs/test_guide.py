@@ -87,7 +87,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["index", "swap", "pipeline", "teachers", "cli"])
+@pytest.mark.parametrize("name", ["index", "swap", "pipeline", "teachers", "cli", "search-at-scale"])
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
     code = blocks(ROOT / "docs" / f"{name}.md")
     assert code

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,35 @@ def test_the_table_marks_what_differs(runs, judged):
         "20 queries; in brackets the 95% bootstrap interval of the mean. "
         "* differs from bm25 with p < 0.05 (paired randomisation test)."
     )
+
+
+def test_latex(runs, judged):
+    named = {"bm25": runs["bm25"], "our_student & co": runs["student"], "50% {~^\\}": runs["other"]}
+    table = compare_runs(named, judged, METRICS, baseline="bm25").to_latex(digits=2)
+    assert table.splitlines() == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"run & hits@1 & mrr@10 \\",
+        r"\midrule",
+        r"bm25 & 0.00 & 0.50 \\",
+        r"our\_student \& co & \textbf{1.00}$^{*}$ & \textbf{1.00}$^{*}$ \\",
+        r"50\% \{\textasciitilde{}\textasciicircum{}\textbackslash{}\} & 0.05 & 0.53 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "% 20 queries. * differs from bm25 with p < 0.05 (paired randomisation test).",
+    ]
+
+
+def test_values_per_query_are_kept_and_written(runs, judged, tmp_path):
+    comparison = compare_runs(runs, judged, METRICS, baseline="bm25")
+    assert comparison.per_query["other"] == evaluate_per_query(runs["other"], judged, METRICS)
+    assert "per_query" not in comparison.to_dict()
+    comparison.write_per_query(tmp_path / "values.tsv")
+    lines = [line.split("\t") for line in (tmp_path / "values.tsv").read_text().splitlines()]
+    assert lines[0] == ["run", "query_id", *METRICS] and len(lines) == 1 + 3 * 20
+    assert ["other", "q03", "1.0", "1.0"] in lines and ["other", "q04", "0.0", "0.5"] in lines
+    with pytest.raises(ValueError, match="This comparison has no values per query"):
+        replace(comparison, per_query={}).write_per_query(tmp_path / "none.tsv")
 
 
 def test_a_table_without_a_baseline(runs, judged):

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,6 +56,32 @@ def test_every_metric_is_what_its_definition_says(run, qrels, cuts, level):
             assert value == pytest.approx(wanted, abs=1e-12), (name, query_id)
     means = evaluate_run(Rankings(run), qrels, names, relevance_level=level)
     assert means == {name: math.fsum(of.values()) / len(qrels) for name, of in values.items()}
+
+
+# Values that 32 bits hold exactly, since trec_eval keeps scores in 32 bits; few of them, so that ties are common.
+EXACT = st.sampled_from([0.0, 1.0, 1.5, -2.5, 7.0])
+TIED_RUNS = st.dictionaries(QUERY_IDS, st.dictionaries(PASSAGE_IDS, EXACT, min_size=1, max_size=12), min_size=1)
+JUDGED = st.dictionaries(
+    QUERY_IDS, st.dictionaries(PASSAGE_IDS, st.integers(0, 3), min_size=1, max_size=6), min_size=1
+)
+OF_TREC_EVAL = {
+    "hits@1": "success_1", "hits@5": "success_5", "recall@5": "recall_5", "recall@100": "recall_100",
+    "precision@5": "P_5", "map": "map", "mrr": "recip_rank", "ndcg@10": "ndcg_cut_10", "ndcg": "ndcg",
+}  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(TIED_RUNS, JUDGED, st.integers(1, 3))
+def test_every_metric_is_that_of_trec_eval(run, qrels, level):
+    shared = run.keys() & qrels.keys()
+    if not shared:
+        return
+    measures = {"success.1,5", "recall.5,100", "P.5", "map", "recip_rank", "ndcg_cut.10", "ndcg"}
+    wanted = pytrec_eval.RelevanceEvaluator(qrels, measures, relevance_level=level).evaluate(run)
+    found = evaluate_per_query(run, qrels, list(OF_TREC_EVAL), relevance_level=level)
+    for name, measure in OF_TREC_EVAL.items():
+        for query_id in shared:
+            assert found[name][query_id] == wanted[query_id][measure], (name, query_id)
 
 
 def test_queries_without_a_list_count_as_zero_and_are_counted(caplog):

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import evaluate
 import pytest
@@ -18,13 +19,15 @@ RUN = {"q1": {"p1": 1.0, "p2": 2.0}, "q2": {}}
 QRELS = {"q1": {"p1": 2, "p2": 0}, "q2": {"p9": 1}}
 
 
-@pytest.fixture(params=["imported", "loaded from this package", "loaded from a copy"])
+@pytest.fixture(params=["imported", "loaded from this package", "loaded from its file", "loaded from a copy"])
 def metric(request, tmp_path, monkeypatch):
     if request.param == "imported":
         return RetrievalMetric(cache_dir=str(tmp_path))
-    path = retrieval_metric.__file__
+    path = Path(retrieval_metric.__file__).parent
+    if request.param == "loaded from its file":
+        path = path / "retrieval_metric.py"
     if request.param == "loaded from a copy":
-        path = shutil.copy(path, tmp_path / "retrieval_metric.py")
+        path = shutil.copytree(path, tmp_path / "retrieval_metric")
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     return evaluate.load(str(path), cache_dir=str(tmp_path))
 

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numba
 import numpy as np
@@ -78,18 +79,18 @@ def test_every_query_equals_brute_force(case):
     index = build(sequences, vocab_size, separator)
     brute = BruteForce(sequences, separator)
     assert index.num_tokens == len(brute.ring) and index.num_passages == len(sequences)
-    assert index.whole == (0, index.num_tokens)
+    assert index.counts(index.whole) == index.num_tokens
     for pattern in patterns:
         occurrences = brute.occurrences(pattern)
-        low, high = index.find(pattern)
-        assert high - low == len(occurrences) == index.count(pattern)
-        tokens, counts = index.continuations(low, high)
+        found = index.find(pattern)
+        assert index.counts(found) == len(occurrences) == index.count(pattern)
+        tokens, counts = index.continuations(found)
         assert len(set(tokens.tolist())) == len(tokens)
         assert dict(zip(tokens.tolist(), counts.tolist(), strict=True)) == brute.continuations(pattern)
         if pattern:
-            passages, offsets = index.locate_batch(np.arange(low, high), len(pattern))
-            found = sorted(zip(passages.tolist(), offsets.tolist(), strict=True))
-            assert found == sorted(brute.place(start) for start in occurrences)
+            passages, offsets = index.locate(found, len(pattern))
+            places = sorted(zip(passages.tolist(), offsets.tolist(), strict=True))
+            assert places == sorted(brute.place(start) for start in occurrences)
     for passage, sequence in enumerate(sequences):
         assert index.extract(passage).tolist() == sequence
     assert index.passage_lengths.tolist() == [len(sequence) for sequence in sequences]
@@ -101,27 +102,34 @@ def test_every_query_equals_brute_force(case):
 def test_batches_equal_single_queries(case):
     sequences, vocab_size, separator, patterns = case
     index = build(sequences, vocab_size, separator)
-    low, high = index.find_batch(patterns)
-    assert list(zip(low.tolist(), high.tolist(), strict=True)) == [index.find(pattern) for pattern in patterns]
+    ranges = index.find_batch(patterns)
+    np.testing.assert_array_equal(ranges, [index.find(pattern) for pattern in patterns])
+    np.testing.assert_array_equal(index.counts(ranges), [index.count(pattern) for pattern in patterns])
 
-    offsets, tokens, counts = index.continuations_batch(low, high)
+    offsets, tokens, counts = index.continuations_batch(ranges)
     for number in range(len(patterns)):
         part = slice(offsets[number], offsets[number + 1])
-        for ours, theirs in zip((tokens, counts), index.continuations(low[number], high[number]), strict=True):
+        for ours, theirs in zip((tokens, counts), index.continuations(ranges[number]), strict=True):
             np.testing.assert_array_equal(ours[part], theirs)
 
     # Extending a range by each token that follows it is finding the longer pattern.
     owner = np.repeat(np.arange(len(patterns)), np.diff(offsets))
     longer = [[*patterns[number], token] for number, token in zip(owner, tokens.tolist(), strict=True)]
-    extended = index.extend(low[owner], high[owner], tokens)
+    extended = index.extend(ranges[owner], tokens)
     np.testing.assert_array_equal(extended, index.find_batch(longer))
-    np.testing.assert_array_equal(extended[1] - extended[0], counts)
+    np.testing.assert_array_equal(index.counts(extended), counts)
 
-    rows = np.arange(index.num_tokens)
-    lengths = rows % 4 + 1
-    places = index.locate_batch(rows, lengths)
-    singles = [index.locate(row, length) for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)]
-    assert list(zip(*(array.tolist() for array in places), strict=True)) == singles
+    some = [number for number, pattern in enumerate(patterns) if pattern]
+    lengths = np.array([len(patterns[number]) for number in some], np.int64)
+    for limit in (None, 0, 1, 2):
+        numbers, passages, places = index.locate_batch(ranges[some], lengths, limit)
+        for number, length in enumerate(lengths.tolist()):
+            of_number = numbers == number
+            expected = index.locate(ranges[some[number]], length, limit)
+            np.testing.assert_array_equal((passages[of_number], places[of_number]), expected)
+            every = set(zip(*index.locate(ranges[some[number]], length), strict=True))
+            assert set(zip(*expected, strict=True)) <= every
+            assert len(expected[0]) == (len(every) if limit is None else min(limit, len(every)))
 
     wanted = [len(sequences) - 1, 0, 0]
     indptr, text = index.extract_batch(wanted)
@@ -129,40 +137,69 @@ def test_batches_equal_single_queries(case):
     assert parts == [sequences[passage] for passage in wanted] and len(text) == indptr[-1]
 
 
+@given(corpora_with_patterns(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_trying_many_tokens_of_each_range(case, data):
+    sequences, vocab_size, separator, patterns = case
+    index = build(sequences, vocab_size, separator)
+    ranges = index.find_batch(patterns)
+    known = sorted({separator, *chain.from_iterable(sequences), 0, vocab_size - 1})
+    width = data.draw(st.integers(0, 2 * len(known)))
+    tokens = np.array(data.draw(
+        st.lists(st.lists(st.sampled_from(known), min_size=width, max_size=width), min_size=len(patterns),
+                 max_size=len(patterns))
+    ), np.int64).reshape(len(patterns), width)  # fmt: skip
+    alone = index.extend(np.repeat(ranges, width, axis=0), tokens.reshape(-1))
+    together = index.extend(ranges, tokens)
+    assert together.shape == (len(patterns), width, index.num_segments, 2)
+    np.testing.assert_array_equal(together.reshape(alone.shape), alone)
+    enough = data.draw(st.integers(1, 3))
+    occurs = index.counts(together) > 0
+    untried = np.cumsum(occurs, axis=1) - occurs >= enough
+    expected = np.where(untried[..., None, None], 0, together)
+    np.testing.assert_array_equal(index.extend(ranges, tokens, enough=enough), expected)
+
+
 def test_titles_of_the_first_and_the_last_passage_follow_a_separator():
     index = build([[5, 6, 7], [5, 8], [6, 7]])
     assert [index.count([2, *title]) for title in ([5, 6], [5, 8], [6, 7], [7])] == [1, 1, 1, 0]
-    assert index.locate(index.find([2, 5, 6])[0], 3) == (0, -1)
-    assert index.locate(index.find([2, 6])[0], 2) == (2, -1)
-    assert index.locate(index.find([7, 2])[0], 2)[1] in (1, 2)
-    tokens, counts = index.continuations(*index.find([2]))
+    assert index.locate(index.find([2, 5, 6]), 3) == (0, -1)
+    assert index.locate(index.find([2, 6]), 2) == (2, -1)
+    assert index.locate(index.find([7, 2]), 2, limit=1)[1] in (1, 2)
+    tokens, counts = index.continuations(index.find([2]))
     assert dict(zip(tokens.tolist(), counts.tolist(), strict=True)) == {5: 2, 6: 1}
 
 
 def test_the_separator_follows_where_a_passage_ends():
     index = build([[5, 6], [5, 6, 7], [5]])
-    tokens, counts = index.continuations(*index.find([5, 6]))
+    tokens, counts = index.continuations(index.find([5, 6]))
     assert dict(zip(tokens.tolist(), counts.tolist(), strict=True)) == {2: 1, 7: 1}
     assert index.count([2]) == index.token_counts[2] == 3
 
 
 def test_empty_ranges():
     index = build([[5, 6]])
-    assert index.find([6, 5]) == (0, 0) and index.count([8]) == 0
-    low, high = index.extend([0, 2, 3, 0], [0, 2, 1, 3], [5, 5, 5, 8])
-    assert low.tolist() == high.tolist() == [0, 0, 0, 0]
-    offsets, tokens, counts = index.continuations_batch([0, 3, 2], [0, 3, 1])
-    assert offsets.tolist() == [0, 0, 0, 0] and len(tokens) == len(counts) == 0
+    assert not index.find([6, 5]).any() and index.count([8]) == 0
+    empty = index.empty(2)
+    assert empty.shape == (2, 1, 2) and index.counts(empty).tolist() == [0, 0]
+    assert not index.extend(empty, [5, 8]).any()
+    assert not index.extend(np.array([index.whole]), [8]).any()
+    assert not index.extend(empty, [[5, 6], [8, 2]]).any()
+    offsets, tokens, counts = index.continuations_batch(empty)
+    assert offsets.tolist() == [0, 0, 0] and len(tokens) == len(counts) == 0
+    assert [len(array) for array in index.locate_batch(empty, 1)] == [0, 0, 0]
 
 
 def test_empty_batches():
     index = build([[5, 6]])
-    assert [len(array) for array in index.find_batch([])] == [0, 0]
-    assert [len(array) for array in index.extend([], [], [])] == [0, 0]
-    assert [len(array) for array in index.continuations_batch([], [])] == [1, 0, 0]
-    assert [len(array) for array in index.locate_batch([], 3)] == [0, 0]
+    none = index.empty(0)
+    assert index.find_batch([]).shape == index.extend(none, []).shape == (0, 1, 2)
+    assert index.extend(none, np.empty((0, 4), np.int64)).shape == (0, 4, 1, 2)
+    assert index.counts(none).shape == (0,)
+    assert [len(array) for array in index.continuations_batch(none)] == [1, 0, 0]
+    assert [len(array) for array in index.locate_batch(none, 3)] == [0, 0, 0]
     assert [len(array) for array in index.extract_batch([])] == [1, 0]
-    assert index.find_batch([[]])[1].tolist() == [3]
+    np.testing.assert_array_equal(index.find_batch([[]]), [index.whole])
 
 
 def large_corpus(num_passages=3000, vocab_size=4000):
@@ -183,12 +220,12 @@ def test_threads_do_not_change_results(large, monkeypatch):
     patterns = [sequence[:4] for sequence in sequences] * 3
     frequent = np.argsort(-index.token_counts)[:200].tolist()
     ranges = index.find_batch([[token] for token in frequent])
-    rows = np.random.default_rng(0).integers(0, index.num_tokens, 5000)
 
     def results():
         found = index.find_batch(patterns)
-        extended = index.extend(*found, np.full(len(patterns), frequent[0]))
-        return [*found, *extended, *index.continuations_batch(*ranges), *index.locate_batch(rows, 2)]
+        extended = index.extend(found, np.full(len(patterns), frequent[0]))
+        tried = index.extend(ranges, np.tile(frequent, (len(ranges), 1)), enough=30)
+        return [found, extended, tried, *index.continuations_batch(ranges), *index.locate_batch(ranges, 1, 50)]
 
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
     alone = results()
@@ -202,12 +239,11 @@ def test_many_passages_against_counting(large):
     pairs = Counter(
         pair for sequence in sequences for pair in zip(sequence, sequence[1:], strict=False)
     )  # fmt: skip
-    low, high = index.find_batch(list(pairs))
-    np.testing.assert_array_equal(high - low, list(pairs.values()))
+    np.testing.assert_array_equal(index.counts(index.find_batch(list(pairs))), list(pairs.values()))
+    np.testing.assert_array_equal(index.counts(index.find_batch(np.array(list(pairs)))), list(pairs.values()))
     bare, _ = zip(*pairs.most_common(50), strict=True)
     for pair in bare:
-        rows = np.arange(*index.find(pair))
-        for passage, offset in zip(*index.locate_batch(rows, 2), strict=True):
+        for passage, offset in zip(*index.locate(index.find(pair), 2), strict=True):
             assert tuple(sequences[passage][offset : offset + 2]) == pair
     indptr, tokens = index.extract_batch(np.arange(len(sequences)))
     assert tokens.tolist() == [token for sequence in sequences for token in sequence]
@@ -219,9 +255,9 @@ def test_large_vocabulary_with_many_distinct_tokens():
     tokens = np.concatenate([rng.permutation(np.arange(1, 100_000)), rng.integers(200_000, 300_000, 1000)])
     index = build([tokens, tokens[:500][::-1]], 300_000, 0)
     assert index.count(tokens[70_000:70_010].tolist()) == 1
-    assert index.locate(index.find(tokens[70_000:70_010].tolist())[0], 10) == (0, 70_000)
+    assert index.locate(index.find(tokens[70_000:70_010].tolist()), 10) == (0, 70_000)
     np.testing.assert_array_equal(index.extract(0), tokens)
-    followers, counts = index.continuations(*index.whole)
+    followers, counts = index.continuations(index.whole)
     np.testing.assert_array_equal(np.sort(followers), np.flatnonzero(index.token_counts))
     np.testing.assert_array_equal(index.token_counts[followers], counts)
 
@@ -233,8 +269,7 @@ def test_64_bit_positions():
         np.testing.assert_array_equal(array, wide[name])
     index = build(large_corpus(200), 4000)
     wider = FMIndex(replace(index._arrays, samples=index._arrays.samples.astype(np.uint64)), index._settings)
-    rows = np.arange(index.num_tokens)
-    np.testing.assert_array_equal(wider.locate_batch(rows, 1), index.locate_batch(rows, 1))
+    np.testing.assert_array_equal(wider.locate(wider.whole, 1), index.locate(index.whole, 1))
 
 
 @pytest.mark.slow
@@ -247,8 +282,8 @@ def test_symbols_with_codes_of_more_than_31_bits():
     assert len(index._arrays.levels) > 32
     np.testing.assert_array_equal(index.token_counts[1:], counts)
     for start in (0, 1000, len(tokens) - 12):
-        low, high = index.find(tokens[start : start + 12].tolist())
-        assert (0, start) in zip(*index.locate_batch(np.arange(low, high), 12), strict=True)
+        found = index.find(tokens[start : start + 12].tolist())
+        assert (0, start) in zip(*index.locate(found, 12), strict=True)
 
 
 def test_input_may_be_arrays_generators_and_tensors():
@@ -262,10 +297,11 @@ def test_input_may_be_arrays_generators_and_tensors():
     )  # fmt: skip
     for other in (arrays, lazily):
         assert [other.extract(passage).tolist() for passage in range(3)] == lists
-        assert other.find([7, 5]) == index.find([7, 5])
-    low, high = index.extend(torch.tensor([0]), torch.tensor([8]), torch.tensor([5], dtype=torch.int32))
-    assert (low[0], high[0]) == index.find([5])
-    assert index.find(np.array([7, 5])) == index.find((7, 5)) == index.find([7, 5])
+        np.testing.assert_array_equal(other.find([7, 5]), index.find([7, 5]))
+    extended = index.extend(torch.from_numpy(index.whole.copy())[None], torch.tensor([5], dtype=torch.int32))
+    np.testing.assert_array_equal(extended, [index.find([5])])
+    for pattern in (np.array([7, 5]), (7, 5)):
+        np.testing.assert_array_equal(index.find(pattern), index.find([7, 5]))
 
 
 def test_passage_positions(large):
@@ -298,7 +334,7 @@ def test_from_corpus(corpus, request, tokenizer_name):
         position = index.passage_position(passage.id)
         assert index.extract(position).tolist() == list(identifiers.encode_passage(passage))
         title = [*identifiers.prefix("title"), *identifiers.target("title", identifiers.encode(passage.title))]
-        places = index.locate_batch(np.arange(*index.find(title)), len(title))
+        places = index.locate(index.find(title), len(title))
         assert (position, -1) in zip(*places, strict=True)
 
 
@@ -351,17 +387,24 @@ def test_the_place_of_a_bad_passage_counts_from_the_start():
         (lambda index: index.find([-1]), ValueError, "Token id -1 is outside"),
         (lambda index: index.find_batch([[5], [6, 300]]), ValueError, "Token id 300 is outside"),
         (lambda index: index.find([5.0]), TypeError, "patterns holds values of type float64"),
-        (lambda index: index.extend([0], [3], [9]), ValueError, "Token id 9 is outside"),
-        (lambda index: index.extend([0], [4], [5]), ValueError, r"Range 0 is \[0, 4\), but the index has rows 0 to 2"),
-        (lambda index: index.extend([0, 0], [3], [5]), ValueError, "high has 1 values where 2 are needed"),
-        (lambda index: index.extend([0], [3], [5, 6]), ValueError, "tokens has 2 values where 1 are needed"),
-        (lambda index: index.extend([[0]], [[3]], [[5]]), ValueError, "low has 2 dimensions"),
-        (lambda index: index.continuations(-1, 2), ValueError, r"Range 0 is \[-1, 2\)"),
-        (lambda index: index.continuations_batch([0], [2.0]), TypeError, "high holds values of type float64"),
-        (lambda index: index.locate(3, 1), IndexError, r"Row 3 \(number 0\) is outside the index.*rows 0 to 2"),
-        (lambda index: index.locate_batch([0, -1], 1), IndexError, r"Row -1 \(number 1\)"),
-        (lambda index: index.locate(0, 0), ValueError, "length of pattern 0 is 0.*at least 1"),
-        (lambda index: index.locate_batch([0, 1], [1]), ValueError, "lengths has 1 values where 2"),
+        (lambda index: index.extend([[[0, 3]]], [9]), ValueError, "Token id 9 is outside"),
+        (lambda index: index.extend([[[0, 3]]], [[5, 9]]), ValueError, "Token id 9 is outside"),
+        (lambda index: index.extend([[[0, 3]]], [5], enough=0), ValueError, "enough is 0, but at least 1"),
+        (
+            lambda index: index.extend([[[0, 4]]], [5]),
+            ValueError,
+            r"range is \[0, 4\) in segment 0, which has rows 0 to 2.*this index returned",
+        ),
+        (lambda index: index.extend([[[0, 3]]], [5, 6]), ValueError, "tokens has 2 values where 1 are needed"),
+        (lambda index: index.extend([[[0, 3]]], [[[5]]]), ValueError, "tokens has 3 dimensions, but 1 or 2 are"),
+        (lambda index: index.extend([[0, 3]], [5]), ValueError, r"ranges have the shape \(1, 2\).*\(n, 1, 2\)"),
+        (lambda index: index.counts([[[0, 3], [0, 3]]]), ValueError, r"shape \(1, 2, 2\).*shape \(..., 1, 2\)"),
+        (lambda index: index.continuations([[-1, 2]]), ValueError, r"range is \[-1, 2\)"),
+        (lambda index: index.continuations_batch([[[0, 2.0]]]), TypeError, "ranges are of type float64"),
+        (lambda index: index.locate([[0, 4]], 1), ValueError, r"range is \[0, 4\)"),
+        (lambda index: index.locate([[0, 1]], 0), ValueError, "length of pattern 0 is 0.*at least 1"),
+        (lambda index: index.locate([[0, 1]], 1, -1), ValueError, "limit is -1"),
+        (lambda index: index.locate_batch([[[0, 1]]] * 2, [1]), ValueError, "lengths has 1 values where 2"),
         (lambda index: index.extract(1), IndexError, r"no passage 1 \(number 0\): the index holds passages 0 to 0"),
         (lambda index: index.extract_batch([0, -1]), IndexError, r"no passage -1 \(number 1\)"),
     ],

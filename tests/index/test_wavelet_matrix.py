@@ -42,7 +42,7 @@ def test_access_rank_and_distinct_symbols_equal_brute_force(sequence, data):
     high = data.draw(st.integers(low + 1, len(sequence)))
     inside = numbered[low:high]
     for symbol, code in enumerate(codes):
-        found = extend_range(blocks, levels, code, low, high)
+        found = extend_range(blocks, levels, code, 0, low, high)
         rows = sorted_rows[low:high][inside == symbol]
         assert found == ((rows.min(), rows.max() + 1) if len(rows) else (0, 0))
 
@@ -76,7 +76,7 @@ def test_one_symbol_needs_no_bits():
     blocks, levels, codes, _ = make(np.zeros(5, np.int64))
     assert len(blocks) == 0 and codes.tolist() == [1]
     assert next_row(blocks, levels, 3) == 3
-    assert extend_range(blocks, levels, codes[0], 1, 4) == (1, 4)
+    assert extend_range(blocks, levels, codes[0], 0, 1, 4) == (1, 4)
 
 
 def test_codes_of_more_than_31_bits():

@@ -14,7 +14,7 @@ from tiny_models import bpe_tokenizer as load_tokenizer
 from tiny_models import make_bart
 from training_examples import make_collator, make_trainer, query_dataset
 
-from dgr_trainer.training import batches, scoring
+from dgr_trainer.training import scoring
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 
@@ -112,24 +112,25 @@ def test_padding_does_not_change_a_query(model_and_tokenizer, tmp_path):
     assert together == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
-def test_an_identifier_of_several_passages_is_scored_once(bpe_tokenizer, tmp_path, monkeypatch):
-    collator = make_collator(bpe_tokenizer)
-    scored = []
-    plain = batches.score_rows
-    monkeypatch.setattr(batches, "score_rows", lambda *a, **k: scored.append((a[5] >= 0).sum()) or plain(*a, **k))
-    trainer = make_trainer(tmp_path, bpe_tokenizer, collator=collator)
-    batch = collator([*query_dataset()])
-    trainer.compute_loss(trainer.model, batch)
+def test_a_step_computes_its_unique_prefixes_and_no_more_logits_than_that(model_and_tokenizer, tmp_path):
+    model, tokenizer = model_and_tokenizer
+    collator = make_collator(tokenizer)
+    trainer = make_trainer(tmp_path, tokenizer, model=model, collator=collator)
+    features = [*query_dataset()]
     distinct = 0
-    for b in range(len(QUERIES)):
-        found = {
-            (int(batch["row_prompts"][b, r]), tuple(batch["labels"][b, r][batch["segments"][b, r] == k].tolist()))
-            for r in range(batch["segments"].shape[1])
-            for k in batch["segments"][b, r].unique().tolist()
-            if k >= 0
-        }
-        distinct += sum(len(ids) for _, ids in found)
-    assert scored == [distinct]
+    for feature in features:
+        drawn = collator.sampler.sample(feature["query_id"], 0)
+        limit = collator.scoring.identifiers_per_passage
+        passages = collator.source.matched(feature["query_id"], drawn.passage_ids, limit)
+        matched = {(one.view, one.ids) for passage in passages for one in passage}
+        distinct += len({(view, ids[:depth]) for view, ids in matched for depth in range(len(ids))})
+    seen = {}
+    model.get_output_embeddings().register_forward_hook(lambda m, a, output: seen.update(logits=len(output)))
+    model.get_encoder().register_forward_hook(lambda m, a, output: seen.update(prompts=len(output[0])))
+    trainer.compute_loss(trainer.model, collator(features))
+    # A split tree repeats the beginning of its other part, and each query takes as many states as the next one.
+    assert distinct <= seen["logits"] < 1.1 * distinct
+    assert seen["prompts"] <= 3 * len(features)
 
 
 @pytest.mark.parametrize(

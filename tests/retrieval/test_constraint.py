@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from retrieval.plain_constraint import MaskEverythingIllegal
 from transformers import GenerationConfig
 
 from dgr_trainer.identifiers import VIEWS, Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint, match_prefixes
+from dgr_trainer.retrieval import constraint, hypotheses
+from dgr_trainer.retrieval.beams import best_tokens, match_prefixes
+from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 
 
 def legal_by_looking(text, identifiers, view, ids):
@@ -41,12 +46,12 @@ def test_exactly_what_follows_in_the_corpus_is_legal(every_index, every_view, te
         masked = constraint(rows, scores.clone())
         assert not masked.isnan().any()
         following = []
-        for row, (ids, given, got) in enumerate(zip(rows[:, 1:].tolist(), scores, masked, strict=True)):
+        for row, (ids, before, got) in enumerate(zip(rows[:, 1:].tolist(), scores, masked, strict=True)):
             live = torch.nonzero(got > DEAD_END).flatten().tolist()
             followed = step > 0 or row % 3 == 0  # At first only the first beam of a query counts.
             legal = legal_by_looking(text, every_view, view, ids) if followed else set()
             assert set(live) == legal
-            assert torch.equal(got[live], given[live])
+            assert torch.equal(got[live], before[live])
             if not legal:
                 assert torch.nonzero(got > -torch.inf).flatten().tolist() == [every_view.eos_token_id]
                 assert got[every_view.eos_token_id] == DEAD_END
@@ -114,10 +119,10 @@ def test_hypotheses_that_fell_from_the_sky_are_refused(every_index, every_view):
 def test_a_constraint_starts_anew_with_each_search(every_index, every_view):
     constraint = IndexConstraint(every_index, every_view, "substring")
     start, scores = torch.zeros((2, 1), dtype=torch.long), torch.zeros((2, every_view.vocab_size))
-    first = constraint(start, scores)
+    first = constraint(start, scores.clone())
     token = int(first[0].argmax())
-    constraint(torch.tensor([[0, token], [0, token]]), scores)
-    assert torch.equal(constraint(start, scores), first)
+    constraint(torch.tensor([[0, token], [0, token]]), scores.clone())
+    assert torch.equal(constraint(start, scores.clone()), first)
 
 
 def test_prefixes_match_within_their_query_and_only_usable_ones():
@@ -126,3 +131,109 @@ def test_prefixes_match_within_their_query_and_only_usable_ones():
     rows, found = match_prefixes(ids, before, 2, np.array([False, True, True, True]))
     assert found.tolist() == [True, False, True, False]
     assert rows[found].tolist() == [1, 3]
+
+
+# Looking up the model's best tokens in place of listing all
+
+
+@pytest.fixture(scope="module")
+def long_index(every_view):
+    """Random text with frequent and rare tokens: many ranges are wide, and what follows them is not everything."""
+    rng = np.random.default_rng(0)
+    never = every_view.forbidden_token_ids | {every_view.eos_token_id}
+    words = rng.permutation([token for token in range(every_view.vocab_size) if token not in never])
+    weights = 1 / np.arange(1, len(words) + 1)
+    passages = []
+    for _ in range(400):
+        drawn = rng.choice(words, size=30, p=weights / weights.sum()).tolist()
+        title, query, docid = drawn[:3], drawn[20:24], rng.choice(words[:9], size=4).tolist()
+        passages.append(
+            [*title, *every_view.end("title"), *drawn[3:20], *every_view.prefix("pseudo_query"), *query,
+             *every_view.end("pseudo_query"), *every_view.prefix("docid"), *docid]
+        )  # fmt: skip
+    ids = [f"p{number}" for number in range(len(passages))]
+    return FMIndex.build(passages, passage_ids=ids, vocab_size=every_view.vocab_size,
+                         separator=every_view.eos_token_id, progress=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_search_finds_what_it_finds_when_everything_illegal_is_masked(
+    student, long_index, every_view, view, beams, monkeypatch
+):
+    """Equal hypotheses, scores and counts, whether wide ranges are tried or listed."""
+    length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
+
+    def find():
+        with hypotheses.ready_to_generate(student[0]) as ready:
+            return hypotheses.search_view(
+                ready, long_index, every_view, ["who discovered penicillin", "sea", "zebra"], view,
+                num_beams=beams, length=length,
+            )  # fmt: skip
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hypotheses, "IndexConstraint", MaskEverythingIllegal)
+        expected = find()
+    assert all(expected.hypotheses)
+    for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
+        monkeypatch.setattr(constraint, "_LISTED", listed)
+        monkeypatch.setattr(constraint, "_TRIED", tried)
+        found = find()
+        assert found.hypotheses == expected.hypotheses
+        assert torch.equal(found.first_scores, expected.first_scores)
+
+
+def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, monkeypatch):
+    """Both ways are taken, and each gives the best legal tokens of the row."""
+    monkeypatch.setattr(constraint, "_LISTED", 30)
+    listed = []
+    continuations_batch = long_index.continuations_batch
+    monkeypatch.setattr(
+        long_index, "continuations_batch", lambda ranges: listed.append(len(ranges)) or continuations_batch(ranges)
+    )
+    plain = IndexConstraint(long_index, every_view, "substring", num_beams=4)
+    pruned = IndexConstraint(long_index, every_view, "substring", num_beams=4, best=8)
+    scores = torch.randn(4, every_view.vocab_size).log_softmax(-1)
+    start = torch.zeros((4, 1), dtype=torch.long)
+    first = plain(start, scores.clone())
+    assert torch.equal(pruned(start, scores.clone()), first)
+    frequent = np.argsort(-long_index.token_counts)
+    frequent = [t for t in frequent.tolist() if first[0, t] > -torch.inf]
+    rows = torch.tensor([[0, frequent[0]], [0, frequent[1]], [0, frequent[-1]], [0, frequent[-2]]])
+    expected = plain(rows, scores.clone())
+    listed.clear()
+    got = pruned(rows, scores.clone())
+    assert sum(listed) < 4
+    assert listed[0] >= 2
+    for one, other in zip(got, expected, strict=True):
+        legal = torch.nonzero(other > DEAD_END).flatten()
+        best = legal[other[legal].argsort(descending=True)][:8]
+        assert torch.equal(one[best], other[best])
+        assert set(torch.nonzero(one > DEAD_END).flatten().tolist()) <= set(legal.tolist())
+
+
+def test_scores_elsewhere_than_in_float32_on_the_cpu_are_ranked_by_the_device(long_index, every_view, monkeypatch):
+    """The path of accelerators, taken here with other numbers."""
+    monkeypatch.setattr(constraint, "_LISTED", 0)
+    processors = [IndexConstraint(long_index, every_view, "substring", num_beams=2, best=4) for _ in range(2)]
+    size = every_view.vocab_size + 5
+    scores = torch.randn(4, size).log_softmax(-1).double()
+    rows = torch.zeros((4, 1), dtype=torch.long)
+    for _ in range(3):
+        one, other = (p(rows, scores.to(d)) for p, d in zip(processors, (torch.float32, torch.float64), strict=True))
+        assert torch.equal(one.double() > -torch.inf, other > -torch.inf)
+        rows = torch.cat([rows, one[[0, 0, 2, 2]].topk(2, dim=-1).indices[[0, 1, 2, 3], [0, 1, 0, 1], None]], dim=1)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 700), st.integers(1, 40))
+def test_best_tokens_are_the_best_by_sorting(seed, size, number):
+    rng = np.random.default_rng(seed)
+    allowed = rng.random(size) < 0.8
+    number = min(number, int(allowed.sum()))
+    scores = rng.integers(-20, 0, size=(4, size + 3)).astype(np.float32)
+    scores[2] = -np.inf
+    got = best_tokens(scores, np.array([3, 2, 0]), allowed, number)
+    for row, tokens in zip([3, 2, 0], got, strict=True):
+        ranked = np.lexsort((np.arange(size), -scores[row, :size]))
+        assert tokens.tolist() == ranked[allowed[ranked]][:number].tolist()

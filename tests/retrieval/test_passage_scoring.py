@@ -79,9 +79,9 @@ def indexed(passages, keys):
                           separator=SEPARATOR, progress=False)  # fmt: skip
     made = []
     for (view, ids), weight in keys.items():
-        low, high = index.find([*PREFIXES[view], *ids])
-        if low < high:
-            made.append(Key(view, ids, high - low, low, weight))
+        count = index.count([*PREFIXES[view], *ids])
+        if count:
+            made.append(Key(view, ids, count, weight))
     return index, made
 
 

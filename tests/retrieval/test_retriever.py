@@ -114,6 +114,14 @@ def test_batches_make_no_difference(bpe_tokenizer, identifiers, index, queries, 
         assert [(hit.passage_id, hit.score) for hit in hits] == plain(expected)
 
 
+def test_the_order_of_queries_makes_no_difference(retriever, queries):
+    texts = [*queries["query"][:5], "", "moon"]
+    expected = dict(zip(texts, retriever.search(texts, k=4), strict=True))
+    for order in (texts[::-1], [texts[place] for place in (3, 0, 6, 5, 1, 4, 2)]):
+        for text, hits in zip(order, retriever.search(order, k=4), strict=True):
+            assert [(hit.passage_id, hit.score) for hit in hits] == plain(expected[text])
+
+
 def test_queries_that_say_nothing(retriever):
     assert retriever.search([]) == []
     assert retriever.search(["", "  \n"]) == [[], []]

@@ -46,20 +46,19 @@ def test_literal_batch_of_candidates(bpe_tokenizer):
     assert batch["identifier_is_pseudo_query"].tolist() == [[False, False, True, False], [False] * 4]
     # a's title and substring are generated, each half of query 1's loss; query 2 has b's substring.
     assert batch["generation_weights"].tolist() == [[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
-    # Rows: titles, substrings (longest first), pseudo-queries.
-    assert batch["labels"].tolist() == [
-        [[30, 31, -100, -100, -100], [21, 22, 23, 20, 21], [40, -100, -100, -100, -100]],
-        [[20, 21, -100, -100, -100], [-100] * 5, [-100] * 5],
+    # Rows: query 1's titles, substrings and pseudo-queries, then query 2's substrings. An identifier's last token is
+    # predicted but never read.
+    assert batch["prefix_tokens"].tolist() == [
+        [[-1, 30, -1, -1], [-1, 20, 21, 22]],
+        [[-1, -1, -1, -1], [-1, 20, -1, -1]],
     ]
-    assert batch["segments"].tolist() == [
-        [[0, 0, -1, -1, -1], [3, 3, 3, 1, 1], [2, -1, -1, -1, -1]],
-        [[0, 0, -1, -1, -1], [-1] * 5, [-1] * 5],
-    ]
-    assert batch["positions"].tolist() == [
-        [[0, 1, 0, 0, 0], [0, 1, 2, 0, 1], [0, 0, 0, 0, 0]],
-        [[0, 1, 0, 0, 0], [0] * 5, [0] * 5],
-    ]
-    assert batch["row_prompts"].tolist() == [[0, 1, 2], [1, 0, 0]]
+    assert batch["prefix_depths"].tolist() == [[[0, 1, 0, 0], [0, 1, 1, 2]], [[0, 0, 0, 0], [0, 1, 0, 0]]]
+    assert batch["prefix_ends"].tolist() == [[[2, 2, 3, 4], [4, 2, 4, 4]], [[1, 2, 3, 4], [2, 2, 3, 4]]]
+    assert batch["row_prompts"].tolist() == [[0, 1], [2, 4]]
+    assert batch["scored_prefixes"].tolist() == [[0, 1, 4, 5, 6], [7, 8, 12, 13, 0]]
+    assert batch["labels"].tolist() == [[30, 31, 20, 21, 21, 22, 23, 40], [20, 21, *[-100] * 6]]
+    assert batch["segments"].tolist() == [[0, 0, 1, 1, 3, 3, 3, 2], [0, 0, *[-1] * 6]]
+    assert batch["label_prefixes"].tolist() == [[0, 1, 2, 3, 2, 4, 5, 6], [7, 8, *[0] * 6]]
     for v, view in enumerate(("title", "substring", "pseudo_query")):
         for b, prompt in enumerate(identifiers.encode_prompts(["the mountain", "sea"], view)):
             row, mask = batch["input_ids"][b, v], batch["attention_mask"][b, v]
@@ -151,7 +150,7 @@ def test_generation_targets_of_the_users_own(bpe_tokenizer):
 def test_queries_of_which_nothing_is_known_stay_in_the_batch(bpe_tokenizer):
     batch = small(bpe_tokenizer)([{"query_id": "new", "query": "unheard of"}])
     assert not batch["list_mask"].any() and not batch["generation_weights"].any()
-    assert (batch["segments"] == -1).all() and batch["labels"].shape == (1, 1, 1)
+    assert (batch["segments"] == -1).all() and batch["labels"].shape == (1, 1)
 
 
 def test_ordinary_pairs_are_padded(bpe_tokenizer):
@@ -231,5 +230,5 @@ def test_long_identifiers_are_kept_whole(bpe_tokenizer):
     strings = {passage.id: passage.text for passage in PASSAGES}
     collator = DistillationCollator(bpe_tokenizer, strings, make_rankings(), max_row_tokens=10)
     batch = collator([*datasets.Dataset.from_dict({"query_id": ["q01"], "query": ["x"]})])
-    assert (batch["segments"] >= 0).any(-1).sum() == 6, "each in a row of its own"
-    assert collator.source.longest >= batch["labels"].shape[-1] > 10
+    assert batch["prefix_tokens"].shape[:2] == (1, 6), "each in a row of its own"
+    assert collator.source.longest >= batch["prefix_tokens"].shape[-1] > 10

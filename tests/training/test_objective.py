@@ -79,7 +79,7 @@ def test_generation_is_a_mean_over_tokens_then_identifiers():
 
 def test_label_smoothing_is_that_of_transformers():
     logits, labels = torch.randn(1, 6, 11), torch.randint(0, 11, (1, 6))
-    tokens = TokenScores(*token_log_probabilities(logits, labels))
-    batch = {"segments": torch.zeros(1, 1, 6, dtype=torch.long), "generation_weights": torch.ones(1, 1)}
-    got = generation_losses(TokenScores(*(t.unsqueeze(1) for t in tokens)), batch, 0.1)
+    tokens = token_log_probabilities(logits[0], torch.arange(6), labels[0])
+    batch = {"segments": torch.zeros(1, 6, dtype=torch.long), "generation_weights": torch.ones(1, 1)}
+    got = generation_losses(TokenScores(*(t.unsqueeze(0) for t in tokens)), batch, 0.1)
     torch.testing.assert_close(got[0], LabelSmoother(epsilon=0.1)({"logits": logits}, labels))

@@ -9,7 +9,7 @@ from tiny_models import make_bart, make_t5
 
 from dgr_trainer.training import scoring
 from dgr_trainer.training.packing import pack_identifiers
-from dgr_trainer.training.scoring import can_pack, score_identifiers, score_rows, start_token_id, sum_by_identifier
+from dgr_trainer.training.scoring import can_pack, score_identifiers, score_tokens, start_token_id, sum_by_identifier
 
 VOCAB = 120
 SIZES = {
@@ -28,13 +28,20 @@ SIZES = {
     "decoder_start_token_id": 2,
     "init_std": 0.2,
 }
-PACKED = ["bart", "t5", "mt5", "mbart", "pegasus", "marian", "blenderbot", "plbart"]
+PACKED = ["bart", "t5", "mt5", "umt5", "mbart", "pegasus", "marian", "blenderbot", "plbart", "t5gemma"]
 FLAT = ["led", "m2m_100"]
 
 
 def make(name: str, attention: str = "sdpa", seed: int = 0) -> transformers.PreTrainedModel:
     torch.manual_seed(seed)
-    if name in ("t5", "mt5"):
+    if name == "t5gemma":
+        side = {
+            "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3,
+        }  # fmt: skip
+        config = transformers.T5GemmaConfig(encoder=side, decoder=side, vocab_size=VOCAB, decoder_start_token_id=0)
+        config.pad_token_id = 1
+    elif name in ("t5", "mt5", "umt5"):
         config = transformers.CONFIG_MAPPING[name](
             vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
         )
@@ -43,6 +50,7 @@ def make(name: str, attention: str = "sdpa", seed: int = 0) -> transformers.PreT
         config.max_decoder_position_embeddings = 64
     else:
         config = transformers.CONFIG_MAPPING[name](**SIZES)
+    attention = "eager" if name == "t5gemma" else attention  # The only one it has.
     config._attn_implementation = attention
     model = transformers.AutoModelForSeq2SeqLM.from_config(config)
     assert model.config._attn_implementation == attention or name == "led"
@@ -55,7 +63,18 @@ def random_identifiers(queries: int = 3, prompts: int = 2, each: int = 9, seed: 
     def number(low, high):
         return int(torch.randint(low, high, (), generator=generator))
 
-    identifiers = [[[number(3, VOCAB) for _ in range(number(1, 8))] for _ in range(each)] for _ in range(queries)]
+    # Few first tokens, so that prefixes are shared.
+    identifiers = [
+        [
+            [
+                number(3, 5),
+                *(number(3, 6) for _ in range(number(0, 3))),
+                *(number(3, VOCAB) for _ in range(number(0, 6))),
+            ]
+            for _ in range(each)
+        ]
+        for _ in range(queries)
+    ]
     of_prompt = [[number(0, prompts) for _ in range(each)] for _ in range(queries)]
     texts = [[[number(3, VOCAB) for _ in range(number(2, 9))] for _ in range(prompts)] for _ in range(queries)]
     return identifiers, of_prompt, texts
@@ -71,28 +90,23 @@ def oracle(model, prompt, identifier) -> float:
     return float(log_p[range(len(identifier)), identifier].sum())
 
 
-def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=24, packed=None):
-    """(B, K), and the inputs of the one call."""
-    rows = pack_identifiers(identifiers, of_prompt, max_row_tokens)
-    labels, segments, positions = (torch.from_numpy(array) for array in rows[:3])
+def as_batch(identifiers, of_prompt, texts, max_row_tokens=24):
+    """Prompts, their mask, and packed rows, as tensors."""
+    packed = pack_identifiers(identifiers, of_prompt, len(texts[0]), max_row_tokens)
     flat = [text for of_query in texts for text in of_query]
     input_ids = torch.zeros(len(flat), max(map(len, flat)), dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
     for place, text in enumerate(flat):
         input_ids[place, : len(text)] = torch.tensor(text)
         attention_mask[place, : len(text)] = 1
-    row_prompts = torch.from_numpy(rows.row_prompts) + len(texts[0]) * torch.arange(len(texts)).unsqueeze(-1)
-    scores = score_rows(
-        model,
-        input_ids,
-        attention_mask,
-        row_prompts.flatten(),
-        labels.flatten(0, 1),
-        segments.flatten(0, 1),
-        positions.flatten(0, 1),
-        packed=packed,
-    )
-    return sum_by_identifier(scores.log_probabilities.view_as(labels), segments, len(identifiers[0]))
+    return input_ids, attention_mask, {name: torch.from_numpy(array) for name, array in packed._asdict().items()}
+
+
+def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=24, packed=None):
+    """(B, K)"""
+    input_ids, attention_mask, rows = as_batch(identifiers, of_prompt, texts, max_row_tokens)
+    scores = score_tokens(model, input_ids, attention_mask, rows, packed=packed)
+    return sum_by_identifier(scores.log_probabilities, rows["segments"], len(identifiers[0]))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -156,7 +170,8 @@ def test_no_hook_is_left_behind():
     for module in model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
     with pytest.raises(RuntimeError):  # Also when the forward pass fails.
-        score_rows(model, *(torch.zeros(1, 2, dtype=torch.long),) * 2, torch.zeros(3).long(), *(torch.ones(2, 2),) * 3)
+        input_ids, attention_mask, rows = as_batch(*random_identifiers())
+        score_tokens(model, input_ids, attention_mask[:, 1:], rows)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -174,11 +189,7 @@ def test_the_encoder_reads_each_prompt_once():
 def test_rows_without_any_token_give_zeros_and_gradients_of_zero():
     for name in ("bart", "m2m_100"):
         model = make(name)
-        empty = torch.full((2, 3), -1)
-        prompts = torch.full((1, 4), 5)
-        scores = score_rows(
-            model, prompts, prompts.clamp(max=1), torch.zeros(2).long(), empty, empty, torch.zeros(2, 3).long()
-        )
+        scores = score_tokens(model, *as_batch([[], []], [[], []], [[[5, 6]], [[7]]]))
         scores.log_probabilities.sum().backward()
         assert (scores.log_probabilities == 0).all()
         assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)

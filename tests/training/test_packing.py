@@ -1,54 +1,87 @@
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.training.packing import IGNORED, NO_SEGMENT, pack_identifiers
 
-
-def test_literal_rows():
-    # Two queries; view 0 and view 1 never share a row; 5 tokens a row at most.
-    packed = pack_identifiers([[(7, 8), (9,), (4, 5, 6), (3, 3)], [(1,)]], [[0, 1, 0, 0], [1]], max_row_tokens=5)
-    assert packed.labels.tolist() == [
-        [[4, 5, 6, 7, 8], [3, 3, -100, -100, -100], [9, -100, -100, -100, -100]],
-        [[1, -100, -100, -100, -100], [-100] * 5, [-100] * 5],
-    ]
-    assert packed.segments.tolist() == [
-        [[2, 2, 2, 0, 0], [3, 3, -1, -1, -1], [1, -1, -1, -1, -1]],
-        [[0, -1, -1, -1, -1], [-1] * 5, [-1] * 5],
-    ]
-    assert packed.positions.tolist() == [
-        [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
-        [[0, 0, 0, 0, 0], [0] * 5, [0] * 5],
-    ]
-    assert packed.row_prompts.tolist() == [[0, 0, 1], [1, 0, 0]]
+QUERY = st.lists(
+    st.tuples(st.integers(0, 1), st.lists(st.integers(0, 3), min_size=1, max_size=7).map(tuple)), max_size=15
+)
 
 
-def test_an_identifier_longer_than_a_row_gets_its_own():
-    packed = pack_identifiers([[(1, 2, 3), (4,), (5,)]], [[0, 0, 0]], max_row_tokens=2)
-    assert packed.labels.tolist() == [[[1, 2, 3], [4, 5, -100]]]
+def unpacked(packed, num_prompts):
+    """(prompt, identifier, prefixes its tokens follow) of each query, read back from the arrays alone."""
+    tokens, depths, ends = (a.reshape(-1, a.shape[-1]) for a in packed[:3])
+    prompts, scored = packed.row_prompts.ravel(), packed.scored_prefixes.ravel()
+    width = tokens.shape[1]
+    queries = []
+    for b, labels in enumerate(packed.labels):
+        found = {}
+        for label, segment, place in zip(labels, packed.segments[b], packed.label_prefixes[b], strict=True):
+            if segment == NO_SEGMENT:
+                assert label == IGNORED
+                continue
+            row, column = divmod(int(scored[place]), width)
+            query, prompt = divmod(int(prompts[row]), num_prompts)
+            assert query == b
+            path = [i for i in range(column + 1) if ends[row, i] > column]
+            assert depths[row, path].tolist() == list(range(len(path))) and tokens[row, 0] == -1
+            prefix = tuple(tokens[row, path[1:]].tolist())
+            found.setdefault(int(segment), []).append((prompt, prefix, int(label)))
+        queries.append(found)
+    return queries
 
 
-def test_nothing_to_pack_still_has_a_row():
-    packed = pack_identifiers([[], []], [[], []], max_row_tokens=8)
-    assert packed.labels.shape == (2, 1, 1)
-    assert (packed.segments == -1).all()
+@given(st.lists(QUERY, min_size=1, max_size=4), st.integers(1, 30))
+def test_nothing_is_lost_mixed_or_put_in_another_order(queries, max_row_tokens):
+    identifiers = [[ids for _, ids in query] for query in queries]
+    prompts = [[number for number, _ in query] for query in queries]
+    packed = pack_identifiers(identifiers, prompts, 2, max_row_tokens)
+    assert all(len(array) == len(queries) for array in packed)
+    for query, found in zip(queries, unpacked(packed, 2), strict=True):
+        assert sorted(found) == list(range(len(query)))
+        for number, (prompt, ids) in enumerate(query):
+            assert found[number] == [(prompt, ids[:depth], ids[depth]) for depth in range(len(ids))]
+    longest = max([1, *(len(ids) for query in identifiers for ids in query)])
+    assert packed.prefix_tokens.shape[-1] <= max(longest, max_row_tokens)
 
 
-def test_every_token_is_packed_once():
-    rng = np.random.default_rng(0)
-    identifiers = [[tuple(rng.integers(1, 99, rng.integers(1, 9))) for _ in range(50)] for _ in range(3)]
-    prompts = [rng.integers(0, 3, 50).tolist() for _ in range(3)]
-    packed = pack_identifiers(identifiers, prompts, max_row_tokens=20)
-    for b, of_query in enumerate(identifiers):
-        for k, ids in enumerate(of_query):
-            cells = np.argwhere(packed.segments[b] == k)
-            assert len(set(cells[:, 0])) == 1, "an identifier lies in one row"
-            assert packed.row_prompts[b, cells[0, 0]] == prompts[b][k]
-            assert packed.labels[b][tuple(cells.T)].tolist() == list(ids)
-            assert packed.positions[b][tuple(cells.T)].tolist() == list(range(len(ids)))
+def test_prefixes_are_shared_and_padding_sees_itself_only():
+    packed = pack_identifiers([[(7, 8), (7, 8, 9), (7, 8, 9, 4), (5,)], [(1,)]], [[0, 0, 0, 0], [1]], 2, 10)
+    assert packed.prefix_tokens.tolist() == [[[-1, 7, 8, 9]], [[-1, -1, -1, -1]]]
+    assert packed.prefix_ends.tolist() == [[[4, 4, 4, 4]], [[1, 2, 3, 4]]]
+    assert packed.row_prompts.tolist() == [[0], [3]]
+    assert packed.scored_prefixes.tolist() == [[0, 1, 2], [3, 4, 0]], "five prefixes, and one more to make it even"
+    assert packed.segments.tolist() == [[3, 0, 0, 1, 1, 1, 2, 2, 2, 2], [0] + [-1] * 9]
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="An identifier has no tokens"):
-        pack_identifiers([[(1,), ()]], [[0, 0]], max_row_tokens=4)
+@pytest.mark.parametrize("queries", [1, 4])
+def test_little_is_padded(queries):
+    # Titles, substrings and pseudo-queries of a query: in rows as long as the longest tree, half would be padding.
+    titles = [(k, k + 1, k + 2) for k in range(10)]
+    substrings = [(k, k % 7, k % 5, k % 3) for k in range(70)]
+    pseudo_queries = [tuple(range(k, k + 15)) for k in range(4)]
+    query = [*titles, *substrings, *pseudo_queries]
+    prompts = [0] * len(titles) + [1] * len(substrings) + [2] * len(pseudo_queries)
+    packed = pack_identifiers([query] * queries, [prompts] * queries, 3, 512)
+    used = len(set(packed.scored_prefixes.ravel().tolist()))
+    assert used > 0.8 * packed.prefix_tokens.size
+
+
+def test_a_long_identifier_gets_a_row_for_itself():
+    packed = pack_identifiers([[(1, 2, 3), (4,), (5,)]], [[0, 0, 0]], 1, max_row_tokens=2)
+    assert packed.prefix_tokens.tolist() == [[[-1, 1, 2], [-1, -1, -1]]]
+
+
+def test_a_batch_without_identifiers_has_one_empty_row_a_query():
+    packed = pack_identifiers([[], []], [[], []], 3, max_row_tokens=8)
+    assert packed.prefix_tokens.shape == (2, 1, 1)
+    assert (packed.segments == NO_SEGMENT).all() and (packed.labels == IGNORED).all()
+    assert packed.scored_prefixes.tolist() == [[0], [0]]
+
+
+def test_what_cannot_be_packed_is_refused():
+    with pytest.raises(ValueError, match="An identifier has no tokens.*Leave empty identifiers out"):
+        pack_identifiers([[(1,), ()]], [[0, 0]], 1, max_row_tokens=4)
     with pytest.raises(ValueError, match="max_row_tokens=0 must be at least 1"):
-        pack_identifiers([[(1,)]], [[0]], max_row_tokens=0)
+        pack_identifiers([[(1,)]], [[0]], 1, max_row_tokens=0)

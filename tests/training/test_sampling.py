@@ -1,8 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dgr_trainer.rankings import Rankings
-from dgr_trainer.training.sampling import ListSampler
+from dgr_trainer.training.sampling import ListSampler, spaced
 
 # The teacher's order is a > b > ... > j; the student's is the reverse.
 PASSAGES = "abcdefghij"
@@ -106,6 +110,7 @@ def test_coverage_counts():
         "ranked_passages": 12,
         "unknown_passages": 1,
         "example": "zzz",
+        "suspected": 0,
     }
     assert found.gaps() == [
         "2 of 4 queries have no rank list",
@@ -120,5 +125,88 @@ def test_coverage_counts():
 def test_errors():
     with pytest.raises(ValueError, match="list_length=1.*at least 2"):
         sampler(list_length=1)
-    with pytest.raises(ValueError, match="sampling='best' is unknown; use one of reference, top"):
+    with pytest.raises(ValueError, match="sampling='best' is unknown; use one of reference, top, spread, gap"):
         sampler(sampling="best")
+
+
+# Other ways to draw
+
+
+def test_spread_takes_one_of_every_part():
+    drawn = sampler({"q": {"e": 1}}, sampling="spread")
+    others = [p for p in PASSAGES if p != "e"]  # Nine, in three parts.
+    seen = set()
+    for epoch in range(60):
+        found = drawn.sample("q", epoch)
+        assert found.passage_ids[0] == "e" and len(found.passage_ids) == 4
+        assert [others.index(p) // 3 for p in found.passage_ids[1:]] == [0, 1, 2]
+        seen |= set(found.passage_ids)
+    assert seen == set(PASSAGES)
+    uneven = sampler(sampling="spread", usable=frozenset("abcdef"))
+    assert {uneven.sample("q", epoch).passage_ids[0] for epoch in range(30)} == {"a"}
+    assert {uneven.sample("q", epoch).passage_ids[3] for epoch in range(60)} == {"e", "f"}
+
+
+def test_gap_takes_scores_far_apart():
+    scores = {"a": 9.0, "b": 8.9, "c": 8.8, "d": 6.0, "e": 5.9, "f": 3.0, "g": 1.0, "h": 0.9}
+    drawn = ListSampler(
+        Rankings({"q": scores}), {"q": {"c": 1}}, lambda query_id: scores, None,
+        list_length=5, sampling="gap", relevant_first=True, seed=0,
+    )  # fmt: skip
+    assert {drawn.sample("q", epoch).passage_ids for epoch in range(5)} == {("c", "a", "d", "f", "h")}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=9), st.integers(1, 6))
+def test_no_choice_lies_further_apart(values, count):
+    values = sorted(map(float, values), reverse=True)
+    count = min(count, len(values))
+
+    def smallest(places):
+        return min((values[a] - values[b] for a, b in itertools.pairwise(places)), default=0.0)
+
+    places = spaced(values, count)
+    assert places[0] == 0 and places == sorted(set(places)) and len(places) == count
+    best = max(smallest(choice) for choice in itertools.combinations(range(len(values)), count))
+    assert smallest(places) == pytest.approx(best, abs=1e-6)
+
+
+# Passages that may be relevant
+
+
+def test_passages_far_above_the_relevant_one_are_left_out_on_request():
+    # a to j score 10 to 1, so d to j lie at most 2 above f.
+    kept = {"sampling": "top", "list_length": 9}
+    qrels = {"q": {"f": 1}}
+    assert sampler(qrels, **kept).sample("q", 0).passage_ids == tuple("fabcdeghi")
+    assert sampler(qrels, false_negative_margin=2.0, **kept).sample("q", 0).passage_ids == tuple("fdeghij")
+    assert sampler(qrels, false_negative_margin=0.0, **kept).sample("q", 0).passage_ids == tuple("fghij")
+    assert sampler(qrels, false_negative_margin=9.0, **kept).sample("q", 0).passage_ids == tuple("fabcdeghi")
+
+
+def test_judged_passages_are_no_suspects_and_the_best_relevant_one_counts():
+    kept = {"sampling": "top", "list_length": 9, "false_negative_margin": 0.0}
+    assert sampler({"q": {"f": 1, "b": 0}}, **kept).sample("q", 0).passage_ids == tuple("fbghij")
+    assert sampler({"q": {"f": 2, "c": 1}}, **kept).sample("q", 0).passage_ids == tuple("fdeghij")
+    alone = sampler({"q": {"f": 1}}, relevant_first=False, **kept).sample("q", 0)
+    assert alone.passage_ids == tuple("fghij") and alone.relevant == "f"
+
+
+def test_without_a_score_of_the_relevant_passage_all_are_kept():
+    kept = {"sampling": "top", "false_negative_margin": 0.0}
+    found = sampler({"q": {"x": 1}}, usable=frozenset(PASSAGES + "x"), **kept).sample("q", 0)
+    assert found.passage_ids == ("x", "a", "b", "c")
+    assert sampler(**kept).sample("q", 0).passage_ids == tuple("abcd")
+
+
+def test_suspects_are_counted():
+    found = sampler({"q": {"f": 1}}, false_negative_margin=2.0).coverage(["q"])
+    assert found.suspected == 3
+    assert found.gaps() == [
+        "3 of 10 ranked passages are left out, which the teacher scores above the relevant passage by more than the "
+        "margin"
+    ]
+    with pytest.raises(ValueError, match="false_negative_margin=-1.0: give 0 or more"):
+        sampler(false_negative_margin=-1.0)
+    with pytest.raises(ValueError, match="false_negative_margin=nan"):
+        sampler(false_negative_margin=float("nan"))

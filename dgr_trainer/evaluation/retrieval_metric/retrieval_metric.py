@@ -43,7 +43,7 @@ Examples:
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class RetrievalMetric(evaluate.Metric):
-    """Retrieval metrics for `evaluate`: `RetrievalMetric()`, or `evaluate.load` with the path of this file."""
+    """Retrieval metrics for `evaluate`: `RetrievalMetric()`, or `evaluate.load` with the path of this folder."""
 
     def _info(self) -> evaluate.MetricInfo:
         lists = {"query_id": datasets.Value("string"), "passage_ids": datasets.List(datasets.Value("string"))}

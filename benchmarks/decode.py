@@ -1,0 +1,318 @@
+"""What the index costs a beam search, and what a search costs end to end.
+
+    python benchmarks/decode.py --data corpus.jsonl
+    python benchmarks/decode.py --data DIR --model MODEL --device cuda
+
+`benchmarks/dictionaries.py` makes such a corpus of real text. Without a model, a random one of BART-base's shape
+(139M parameters) is taken, with a byte-level BPE of 50,265 tokens trained on the corpus and the corpus's own token
+frequencies as its bias, so that it says frequent tokens and walks through wide ranges of the index.
+
+Decoding: the search of one view (constraint and recording of all hypotheses) against `model.generate` with the same
+settings and no constraint, in turns, 10 queries, beams 15 and 5, 10 and 15 tokens. `constraint_overhead` is the
+largest of the four ratios of medians. End to end: three views, beam 15, 100 passages a query. The last line is one
+JSON object.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, read_queries
+from dgr_trainer.retrieval import hypotheses, retriever
+
+BART_VOCABULARY = 50265
+SHAPES = [(15, 10), (15, 15), (5, 10), (5, 15)]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="Corpus: a file of passages or a BEIR folder.")
+    parser.add_argument("--split", help="Split of a BEIR folder whose queries are asked.")
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="Index about so many tokens of it.")
+    parser.add_argument("--repeat", action="store_true", help="Repeat a corpus that is smaller than that.")
+    parser.add_argument("--model", help="Pretrained sequence-to-sequence model.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--threads", type=int, default=2, help="Threads of torch and of the index.")
+    parser.add_argument("--queries", type=int, default=10, help="Queries decoded at once.")
+    parser.add_argument("--rounds", type=int, default=5, help="Turns that each side gets.")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="So many of the four beams and lengths.")
+    parser.add_argument("--searches", type=int, default=2, help="End-to-end searches; the first is not counted.")
+    parser.add_argument("--beam-size", type=int, default=15, help="Beams end to end.")
+    parser.add_argument("--small", action="store_true", help="A tiny random model, to see that all this works.")
+    parser.add_argument("--cache", type=Path, help="Folder that keeps index and tokenizer between runs.")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    logging.basicConfig(level=logging.WARNING)
+    set_seed(0)
+    torch.set_num_threads(options.threads)
+    _use_threads(options.threads)
+    model, identifiers, index, corpus = prepare(options)
+    model = model.to(options.device).eval()
+    queries = ask(options, corpus)
+    print(f"{index.num_passages:,} passages, {index.num_tokens:,} tokens, {len(queries)} queries at once, "
+          f"{options.threads} threads, {options.device}, {options.dtype}")  # fmt: skip
+
+    print(f"\n{'beams':>5} {'length':>6} {'free s':>8} {'bound s':>8} {'ratio':>6} {'constraint ms/step':>18}")
+    rows = [decode(options, model, identifiers, index, queries, *shape) for shape in SHAPES[: options.shapes]]
+    result: dict[str, Any] = {
+        "tokens": index.num_tokens,
+        "constraint_overhead": max(row["ratio"] for row in rows) if rows else None,
+        "constraint_ms_per_step": max(row["constraint_ms_per_step"] for row in rows) if rows else None,
+        "decoding": rows,
+    }
+    if options.searches > 1:
+        result |= end_to_end(options, model, identifiers, index, queries)
+    print(json.dumps(result))
+
+
+def _use_threads(threads: int) -> None:
+    import numba
+
+    numba.config.NUMBA_NUM_THREADS = threads
+
+
+def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, FMIndex, Corpus]:
+    """Model, identifiers, index and corpus."""
+    corpus = Corpus.read(options.data)
+    kept = options.cache / f"{'small' if options.small else 'bpe'}" if options.cache else None
+    if options.model:
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    else:
+        if kept is not None and kept.is_dir():
+            tokenizer = AutoTokenizer.from_pretrained(kept)
+        else:
+            tokenizer = byte_level_bpe((f" {one.title} @@ {one.text}" for one in corpus), options.small)
+            if kept is not None:
+                tokenizer.save_pretrained(kept)
+        model = random_bart(tokenizer, options.small).to(getattr(torch, options.dtype))
+    identifiers = Identifiers(tokenizer)
+    parts = list(_sequences(options, corpus, identifiers))
+    index = FMIndex.build(
+        [tokens for tokens, _ in parts], passage_ids=[id for _, id in parts], vocab_size=identifiers.vocab_size,
+        separator=identifiers.eos_token_id, tokenizer_fingerprint=identifiers.fingerprint, progress=False,
+    )  # fmt: skip
+    if not options.model:
+        frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
+        model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None].to(model.dtype)
+    return model, identifiers, index, corpus
+
+
+def _sequences(
+    options: argparse.Namespace, corpus: Corpus, identifiers: Identifiers
+) -> Iterator[tuple[list[int], str]]:
+    """Tokens and ids of as many passages, spread over the corpus, as make up the tokens asked for."""
+    sample = identifiers.encode_passages(corpus[:: max(1, len(corpus) // 2000)])
+    wanted = round(options.tokens / (sum(map(len, sample)) / len(sample) + 1))
+    if wanted > len(corpus) and not options.repeat:
+        wanted = len(corpus)
+    places = [number * len(corpus) // wanted if wanted <= len(corpus) else number for number in range(wanted)]
+    for start in range(0, wanted, 4096):
+        batch = places[start : start + 4096]
+        tokens = identifiers.encode_passages([corpus[place % len(corpus)] for place in batch])
+        for place, of_passage in zip(batch, tokens, strict=True):
+            yield of_passage, f"{corpus.ids[place % len(corpus)]}-{place // len(corpus)}"
+
+
+def ask(options: argparse.Namespace, corpus: Corpus) -> list[str]:
+    """Queries of the folder, or words from the middle of passages."""
+    if options.data.is_dir() and options.split:
+        texts = read_queries(options.data, options.split)["query"]
+        return [texts[i * len(texts) // options.queries] for i in range(options.queries)]
+    long = [one for one in corpus[:: max(1, len(corpus) // 1000)] if len(one.text.split()) > 30] or list(corpus)
+    chosen = [long[i * len(long) // options.queries] for i in range(options.queries)]
+    return [" ".join(one.text.split()[10:22]) for one in chosen]
+
+
+def byte_level_bpe(texts: Iterator[str], small: bool) -> PreTrainedTokenizerBase:
+    """A tokenizer like BART's, trained on these texts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000 if small else BART_VOCABULARY, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        mask_token="<mask>", model_max_length=1024,
+    )  # fmt: skip
+
+
+def random_bart(tokenizer: PreTrainedTokenizerBase, small: bool) -> BartForConditionalGeneration:
+    """A random model of BART-base's shape."""
+    width = (16, 1, 2) if small else (768, 6, 12)
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=len(tokenizer), d_model=width[0], encoder_layers=width[1], decoder_layers=width[1],
+            encoder_attention_heads=width[2], decoder_attention_heads=width[2], encoder_ffn_dim=4 * width[0],
+            decoder_ffn_dim=4 * width[0],
+        )
+    )  # fmt: skip
+
+
+class Clock:
+    """Seconds spent in parts of a search, each counted once: what runs inside another part is not counted in that."""
+
+    def __init__(self, device: str) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self._synchronise = device.startswith("cuda")
+        self._running: list[str] = []
+        self._since = 0.0
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if self._synchronise:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time counted under a name."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._switch()
+            self._running.append(name)
+            self.calls[name] += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._switch()
+                self._running.pop()
+
+        return run
+
+    def _switch(self) -> None:
+        now = self.now()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def watching(self, *parts: tuple[Any, str, str]) -> Iterator[None]:
+        """Count calls of `owner.attribute` under a name, while this lasts."""
+        patches = [
+            mock.patch.object(owner, attribute, self.timed(name, getattr(owner, attribute)))
+            for owner, attribute, name in parts
+        ]
+        # Methods are looked up on the class: a function in a closure binds as the method did.
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in reversed(patches):
+                patch.stop()
+
+
+CONSTRAINT = [
+    (hypotheses.IndexConstraint, "__call__", "constraint"),
+    (hypotheses.HypothesisRecorder, "__call__", "recording"),
+]
+
+
+def decode(
+    options: argparse.Namespace,
+    model: torch.nn.Module,
+    identifiers: Identifiers,
+    index: FMIndex,
+    queries: list[str],
+    beams: int,
+    length: int,
+) -> dict[str, Any]:
+    """Substrings with and without the index, in turns."""
+    clock = Clock(options.device)
+
+    def bound() -> None:
+        hypotheses.search_view(ready, index, identifiers, queries, "substring", num_beams=beams, length=length)
+
+    def free() -> None:
+        ready.generate(
+            **hypotheses.encoder_inputs(ready, identifiers, queries, "substring"),
+            generation_config=hypotheses.beam_settings(beams, length),
+        )
+
+    seconds: dict[str, list[float]] = {"free": [], "bound": []}
+    steps = []
+    with hypotheses.ready_to_generate(model) as ready:
+        for number in range(options.rounds + 1):
+            for name, run in (("free", free), ("bound", bound)):
+                began = clock.now()
+                run()
+                if number:  # The first turn warms up.
+                    seconds[name].append(clock.now() - began)
+        for _ in range(2):  # With the clock inside; the first warms up.
+            clock.seconds.clear(), clock.calls.clear()
+            with clock.watching(*CONSTRAINT):
+                bound()
+            steps.append(clock.calls["constraint"])
+    per_step = 1000 * sum(clock.seconds.values()) / clock.calls["constraint"]
+    row = {
+        "beams": beams, "length": length, "steps": steps[-1], "free_s": round(median(seconds["free"]), 3),
+        "bound_s": round(median(seconds["bound"]), 3),
+        "ratio": round(median(seconds["bound"]) / median(seconds["free"]), 3),
+        "constraint_ms_per_step": round(per_step, 2),
+    }  # fmt: skip
+    parts = ", ".join(f"{name} {1000 * value / clock.calls[name]:.2f}" for name, value in clock.seconds.items())
+    print(f"{beams:>5} {length:>6} {row['free_s']:>8} {row['bound_s']:>8} {row['ratio']:>6} {per_step:>18.2f}"
+          f"   ({parts})", flush=True)  # fmt: skip
+    return row
+
+
+def end_to_end(
+    options: argparse.Namespace, model: torch.nn.Module, identifiers: Identifiers, index: FMIndex, queries: list[str]
+) -> dict[str, Any]:
+    """Three views, 100 passages a query."""
+    settings = SearchSettings(beam_size=options.beam_size, batch_size=len(queries))
+    searcher = GenerativeRetriever(model, identifiers, index, settings=settings)
+    times, shares = [], []
+    for number in range(options.searches):
+        clock = Clock(options.device)
+        parts = [
+            *CONSTRAINT, (type(model), "generate", "model"), (retriever, "score_identifiers", "query words"),
+            (GenerativeRetriever, "_hits", "aggregation"), (retriever, "weigh_keys", "aggregation"),
+            (retriever, "add_unigrams", "aggregation"), (GenerativeRetriever, "_ngrams", "aggregation"),
+        ]  # fmt: skip
+        with clock.watching(*parts):
+            began = clock.now()
+            found = searcher.search(queries, k=100)
+            total = clock.now() - began
+        if number:
+            times.append(total / len(queries))
+            shares.append({name: value / total for name, value in clock.seconds.items()})
+    share = {name: round(median(one.get(name, 0.0) for one in shares), 3) for name in shares[0]}
+    share["other"] = round(1 - sum(share.values()), 3)
+    hits = sum(map(len, found)) / len(found)
+    print(f"\nend to end: {median(times):.3f} s/query, {hits:.0f} passages a query; shares: "
+          + ", ".join(f"{name} {value:.1%}" for name, value in share.items()))  # fmt: skip
+    return {"seconds_per_query": round(median(times), 3), "share": share}
+
+
+if __name__ == "__main__":
+    main()

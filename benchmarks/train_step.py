@@ -1,0 +1,262 @@
+"""One step of distillation (forward and backward pass) against the published formulation and a plain step.
+
+    python benchmarks/make_candidates.py --data DIR --student MODEL --output OUT
+    python benchmarks/train_step.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
+
+The three sides, in turns on the same queries:
+
+reference   every identifier of every passage is a row of its own, under the title prompt and the substring prompt, in
+            chunks of 50 padded to their longest; the encoding is copied for each row; log-softmax over the vocabulary
+            at each position; products with 0 or 1 choose the prompt. Passages with fewer than 40 identifiers are
+            filled up with a dummy. Pseudo-queries are rows, too, though their scores are not used. Two more encoder
+            passes and two decoder passes make the generation loss. Identifiers are token ids here, so its tokenizer
+            calls are not counted.
+ours        `DistillationGenerativeRetrievalTrainer.compute_loss`.
+plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding.
+
+Neither an optimizer step nor collation is in a time; `collation_seconds` tells of the latter. Peak memory is that of a
+process for each side that does nothing else. Scores are compared without dropout. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from torch import Tensor
+from training_inputs import Inputs, add_options, peak_memory
+
+from dgr_trainer.training.batches import score_batch
+from dgr_trainer.training.objective import passage_scores
+from dgr_trainer.training.query_tables import QueryTable
+from dgr_trainer.training.scoring import start_token_id, sum_by_identifier
+
+PROMPTS = ("title", "substring")
+CHUNK = 50
+IDENTIFIERS = 40
+SIDES = ("reference", "ours", "plain")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--list-length", type=int, default=6, help="Passages a query.")
+    parser.add_argument("--batch", type=int, default=1, help="Queries a step.")
+    parser.add_argument("--rounds", type=int, default=3, help="Turns that count; one before them does not.")
+    parser.add_argument("--side", choices=SIDES, help="Run this one once and print its peak memory alone.")
+    return parser.parse_args()
+
+
+class Reference:
+    """The published formulation on the queries of a step."""
+
+    def __init__(self, inputs: Inputs, step: int) -> None:
+        self.inputs = inputs
+        self.queries = [self._query(feature) for feature in inputs.features(step)]
+        self.batch = inputs.batch(step)
+
+    def _query(self, feature: dict) -> dict:
+        collator = self.inputs.collator
+        sampled = collator.sampler.sample(feature["query_id"], 0)
+        dummy = tuple(collator.identifiers.encode("pad token"))
+        rows = []
+        table = QueryTable()
+        for matched in collator.source.matched(feature["query_id"], sampled.passage_ids, IDENTIFIERS):
+            own = [(one.view, one.ids, table.slot(one.view, one.ids, one.count)) for one in matched]
+            rows += own + [("substring", dummy, -1)] * (IDENTIFIERS - len(own))
+        targets = collator._targets(feature["query_id"], feature["query"], sampled, 0)
+        prompts = {view: collator.identifiers.encode_prompts([feature["query"]], view) for view in PROMPTS}
+        return {"rows": rows, "targets": targets, "prompts": prompts, "identifiers": len(table.slots)}
+
+    def log_likelihoods(self) -> Tensor:
+        """l(i|q), `(B, K)`, in the order of our batch; 0 for pseudo-queries, as published."""
+        found = [self._of_query(query) for query in self.queries]
+        width = self.batch["identifier_counts"].shape[1]
+        return torch.stack([torch.nn.functional.pad(values, (0, width - len(values))) for values in found])
+
+    def _of_query(self, query: dict) -> Tensor:
+        model, device = self.inputs.model, self.inputs.device
+        start = start_token_id(model)
+        rows = query["rows"]
+        total = torch.zeros(len(rows), device=device)
+        for view in PROMPTS:
+            prompt = torch.tensor(query["prompts"][view], device=device)
+            states = model.get_encoder()(input_ids=prompt).last_hidden_state
+            parts = []
+            for begin in range(0, len(rows), CHUNK):
+                ids = [one for _, one, _ in rows[begin : begin + CHUNK]]
+                longest = max(map(len, ids))
+                labels = torch.tensor([[*one, *[0] * (longest - len(one))] for one in ids], device=device)
+                present = torch.tensor([[1.0] * len(one) + [0.0] * (longest - len(one)) for one in ids], device=device)
+                inputs = labels.roll(1, dims=1)
+                inputs[:, 0] = start
+                logits = model(
+                    encoder_outputs=(states.repeat(len(ids), 1, 1),),
+                    attention_mask=torch.ones_like(prompt).repeat(len(ids), 1),
+                    decoder_input_ids=inputs,
+                    use_cache=False,
+                ).logits
+                log_p = torch.log_softmax(logits.float(), dim=-1)
+                parts.append((log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * present).sum(-1))
+            indicator = torch.tensor([float(one == view) for one, _, _ in rows], device=device)
+            total = total + torch.cat(parts) * indicator
+        # Equal identifiers get equal scores without dropout; the last one stands for them.
+        slots = torch.tensor([slot for _, _, slot in rows], device=device)
+        kept = slots >= 0
+        return torch.zeros(query["identifiers"], device=device).index_put((slots[kept],), total[kept])
+
+    def generation_loss(self) -> Tensor:
+        model, device = self.inputs.model, self.inputs.device
+        losses = []
+        for query in self.queries:
+            for view in PROMPTS:
+                for of_view, ids in query["targets"]:
+                    if of_view == view:
+                        prompt = torch.tensor(query["prompts"][view], device=device)
+                        labels = torch.tensor([list(ids)], device=device)
+                        losses.append(model(input_ids=prompt, labels=labels, use_cache=False).loss)
+        return torch.stack(losses).sum() / len(self.queries)
+
+    def step(self) -> None:
+        trainer, collator = self.inputs.trainer, self.inputs.collator
+        with trainer.compute_loss_context_manager():
+            scores = passage_scores(self.log_likelihoods(), self.batch, collator.corpus_tokens, collator.scoring)
+            ranking = trainer.objective.ranking_losses(scores, self.batch["teacher_scores"], self.batch["list_mask"])
+            loss = ranking.mean() + trainer.objective.generation_weight * self.generation_loss()
+        loss.backward()
+
+
+class Plain:
+    """The model's own loss on dense rows with the tokens that our step has."""
+
+    def __init__(self, inputs: Inputs, step: int) -> None:
+        self.inputs = inputs
+        sizes = shapes(inputs.batch(step))
+        generator = torch.Generator().manual_seed(step)
+        vocab = len(inputs.collator.tokenizer)
+
+        def tokens(total: int) -> Tensor:
+            shape = (sizes["prompts"], max(1, round(total / sizes["prompts"])))
+            return torch.randint(3, vocab, shape, generator=generator).to(inputs.device)
+
+        self.prompts, self.labels = tokens(sizes["prompt_tokens"]), tokens(sizes["decoder_tokens"])
+
+    def step(self) -> None:
+        with self.inputs.trainer.compute_loss_context_manager():
+            loss = self.inputs.model(input_ids=self.prompts, labels=self.labels, use_cache=False).loss
+        loss.backward()
+
+
+class Ours:
+    """The trainer's step."""
+
+    def __init__(self, inputs: Inputs, step: int) -> None:
+        self.inputs = inputs
+        self.batch = inputs.batch(step)
+
+    def step(self) -> None:
+        self.inputs.train_on(self.batch)
+
+
+def shapes(batch: dict[str, Tensor]) -> dict[str, int]:
+    """How much there is to compute."""
+    used = batch["prefix_ends"] > torch.arange(1, batch["prefix_ends"].shape[-1] + 1, device=batch["labels"].device)
+    return {
+        "prompts": batch["input_ids"].shape[0] * batch["input_ids"].shape[1],
+        "prompt_tokens": int(batch["attention_mask"].sum()),
+        "passages": int(batch["list_mask"].sum()),
+        "distinct_identifiers": int((batch["identifier_counts"] > 0).sum()),
+        "identifier_tokens": int((batch["segments"] >= 0).sum()),
+        "decoder_tokens": int(batch["scored_prefixes"].unique().numel()),
+        "decoder_cells": batch["prefix_tokens"].numel(),
+        "prefixes_that_go_on": int(used.sum()),
+    }
+
+
+def compare(inputs: Inputs) -> dict[str, float]:
+    """Differences between the reference's scores and ours, without dropout."""
+    inputs.model.eval()
+    reference = Reference(inputs, 0)
+    batch, collator = reference.batch, inputs.collator
+    with torch.no_grad():
+        theirs = reference.log_likelihoods()
+        tokens = score_batch(inputs.model, batch)
+    ours = sum_by_identifier(tokens.log_probabilities, batch["segments"], theirs.shape[1])
+    # Their pseudo-queries have no score, and what is only generated is not among the passages' identifiers.
+    compared = (theirs != 0) & ~batch["identifier_is_pseudo_query"]
+    ours = torch.where(compared, ours, theirs)
+    scores = [passage_scores(v, batch, collator.corpus_tokens, collator.scoring) for v in (theirs, ours)]
+    inputs.model.train()
+    return {
+        "identifiers_compared": int(compared.sum()),
+        "max_score_difference": float((theirs - ours).abs().max()),
+        "max_passage_score_relative_difference": float(
+            ((scores[0] - scores[1]).abs() / scores[0].abs().clamp(min=1.0)).max()
+        ),
+    }
+
+
+def main() -> None:
+    options = parse()
+    inputs = Inputs(options, options.list_length, options.batch)
+    inputs.model.train()
+    sides = {"reference": Reference, "ours": Ours, "plain": Plain}
+    if options.side:
+        for step in range(2):
+            sides[options.side](inputs, step).step()
+            inputs.finish()
+        print(peak_memory(inputs.device))
+        return
+
+    command = [sys.executable, __file__, *sys.argv[1:]]
+    memory = {
+        side: int(subprocess.run([*command, "--side", side], check=True, stdout=subprocess.PIPE).stdout.split()[-1])
+        for side in SIDES
+    }
+    differences = compare(inputs)
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    collation, sizes = [], []
+    for turn in range(-1, options.rounds):
+        began = time.perf_counter()
+        inputs.collator(inputs.features(turn + 1))
+        collation.append(time.perf_counter() - began)
+        sizes.append(shapes(inputs.batch(turn + 1)))
+        for side in SIDES:
+            prepared = sides[side](inputs, turn + 1)
+            inputs.finish()
+            began = time.perf_counter()
+            prepared.step()
+            inputs.finish()
+            if turn >= 0:
+                seconds[side].append(time.perf_counter() - began)
+
+    print(f"{options.model} on {inputs.device}, {options.batch} x {options.list_length} passages")
+    print(f"{'':12}{'s a step':>10}{'peak MB':>10}")
+    for side in SIDES:
+        print(f"{side:12}{statistics.median(seconds[side]):10.3f}{memory[side] / 2**20:10.0f}")
+
+    def ratio(one: str, other: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True)), 3)
+
+    result = {
+        "model": options.model,
+        "device": torch.cuda.get_device_name() if inputs.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "bf16": options.bf16,
+        "speedup_vs_reference": ratio("reference", "ours"),
+        "cost_vs_plain_step": ratio("ours", "plain"),
+        "peak_memory_vs_reference": round(memory["ours"] / memory["reference"], 3),
+        **differences,
+        "seconds": {side: [round(value, 3) for value in seconds[side]] for side in SIDES},
+        "collation_seconds": round(statistics.median(collation[1:] or collation), 4),
+        "peak_bytes": memory,
+        "shapes": sizes[1:],
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

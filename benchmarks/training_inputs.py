@@ -1,0 +1,136 @@
+"""What train_step.py and train_scaling.py train: models of known shapes, and batches of real candidates."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from dgr_trainer import (
+    Candidates,
+    DistillationCollator,
+    DistillationGenerativeRetrievalTrainer,
+    DistillationTrainingArguments,
+    read_qrels,
+    read_queries,
+)
+
+_BART_LARGE = {
+    "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
+}  # fmt: skip
+_BART_BASE = {
+    "d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12,
+    "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
+}  # fmt: skip
+_BART_TINY = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, int]] = {
+    "bart-large-shape": _BART_LARGE,
+    "bart-base-shape": _BART_BASE,
+    "bart-tiny-shape": _BART_TINY,
+    "t5-small-shape": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that both benchmarks have."""
+    parser.add_argument("--data", type=Path, required=True, help="BEIR folder with a train split.")
+    parser.add_argument("--candidates", type=Path, required=True, help="What make_candidates.py made of it.")
+    parser.add_argument(
+        "--model", default="bart-base-shape", help=f"A checkpoint, or random weights of {', '.join(SHAPES)}."
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--bf16", action="store_true", help="Mixed precision; scores and losses stay in float32.")
+
+
+def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A checkpoint, or random weights of a known shape with the published vocabulary size."""
+    torch.manual_seed(0)
+    if name not in SHAPES:
+        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+    if name.startswith("t5"):
+        config = T5Config(vocab_size=max(32128, len(tokenizer)), decoder_start_token_id=0, **SHAPES[name])
+        return T5ForConditionalGeneration(config)
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    vocab_size = len(tokenizer) if name == "bart-tiny-shape" else max(50265, len(tokenizer))
+    config = BartConfig(
+        vocab_size=vocab_size, decoder_start_token_id=tokenizer.eos_token_id, **special, **SHAPES[name]
+    )
+    return BartForConditionalGeneration(config)
+
+
+class Inputs:
+    """Training queries with their candidates, a trainer of a model, and batches of them."""
+
+    def __init__(self, options: argparse.Namespace, list_length: int, batch_size: int) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(options.candidates / "tokenizer")
+        candidates = Candidates.load_from_disk(options.candidates / "candidates")
+        # The student's own order stands for a teacher's: which passage is better has no influence on costs.
+        self.collator = DistillationCollator(
+            tokenizer,
+            candidates,
+            candidates.to_rankings(),
+            read_qrels(options.data / "qrels" / "train.tsv"),
+            list_length=list_length,
+        )
+        queries = read_queries(options.data / "queries.train.jsonl")
+        self.queries = queries.filter(lambda row: row["query_id"] in candidates)
+        self.model = make_model(options.model, tokenizer)
+        self.trainer = DistillationGenerativeRetrievalTrainer(
+            model=self.model,
+            args=DistillationTrainingArguments(
+                output_dir=os.devnull, save_strategy="no", report_to=[], use_cpu=options.device == "cpu",
+                bf16=options.bf16,
+            ),
+            data_collator=self.collator,
+            train_dataset=self.queries,
+        )  # fmt: skip
+        self.batch_size = batch_size
+        self.device = self.trainer.args.device
+        self.model.to(self.device)
+
+    def features(self, step: int) -> list[dict[str, Any]]:
+        """The queries of a step; after the last comes the first."""
+        places = [(step * self.batch_size + i) % len(self.queries) for i in range(self.batch_size)]
+        return [self.queries[place] for place in places]
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """A batch on the device."""
+        return {name: value.to(self.device) for name, value in self.collator(self.features(step)).items()}
+
+    def train_on(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Forward and backward pass of one batch."""
+        with self.trainer.compute_loss_context_manager():
+            loss = self.trainer.compute_loss(self.model, batch)
+        loss.backward()
+        return loss.detach()
+
+    def finish(self) -> None:
+        """Drop the gradients; wait for the device."""
+        self.model.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held: on the accelerator, or resident in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,96 @@
+"""Retrieval metrics as `compute_metrics` of a `Seq2SeqTrainer` whose model writes one identifier string a passage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from dgr_trainer.evaluation.metrics import Metric, evaluate_run
+from dgr_trainer.rankings import Rankings
+
+
+class GeneratedIdentifierMetrics:
+    """
+    Measures what a model generates freely: passages whose string was written, in the order of the beams.
+
+    This is for a `Seq2SeqTrainer` with `predict_with_generate=True`, such as the baseline before
+    [`DistillationGenerativeRetrievalTrainer`] takes its place, which has a [`RetrievalEvaluator`], bound to the index.
+    Without an index the model may write what is no passage's string; that takes a rank and finds nothing.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer.
+        identifiers (`Mapping[str, str]`): String of each passage id. A string may belong to several passages.
+        query_ids (`Sequence[str]`): Query of each row of the evaluation dataset, in its order.
+        qrels (`Mapping[str, Mapping[str, int]]`): Relevant passages of each query.
+        metrics (`Sequence[str]`, defaults to `("hits@1",)`):
+            As of [`evaluate_run`]. Those that look further than the first passage need
+            `generation_config.num_return_sequences` beams.
+
+    Raises:
+        `ValueError`: if a metric is unknown, no query has qrels, or, when called, the number of generated sequences is
+            no multiple of the number of queries.
+
+    Example:
+
+    ```python
+    metrics = GeneratedIdentifierMetrics(tokenizer, titles, eval_queries["query_id"], qrels)
+    trainer = Seq2SeqTrainer(model, args, eval_dataset=eval_pairs, compute_metrics=metrics, ...)
+    ```
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        identifiers: Mapping[str, str],
+        query_ids: Sequence[str],
+        qrels: Mapping[str, Mapping[str, int]],
+        metrics: Sequence[str] = ("hits@1",),
+    ) -> None:
+        for name in metrics:
+            Metric.parse(name)
+        self.tokenizer = tokenizer
+        self.query_ids = list(query_ids)
+        self.qrels = {query_id: qrels[query_id] for query_id in dict.fromkeys(self.query_ids) if query_id in qrels}
+        if not self.qrels:
+            raise ValueError(
+                f"None of the {len(self.query_ids)} queries (such as {self.query_ids[:1]}) has qrels (such as "
+                f"{next(iter(qrels), None)!r}). Are the ids the same?"
+            )
+        self.metrics = tuple(metrics)
+        self._passages: dict[str, list[str]] = {}
+        for passage_id in sorted(identifiers):
+            self._passages.setdefault(_plain(identifiers[passage_id]), []).append(passage_id)
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Mean of each metric; `prediction.predictions` are the generated token ids, padded with -100."""
+        found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        generated = np.asarray(found)
+        if generated.ndim != 2 or not np.issubdtype(generated.dtype, np.integer):
+            raise ValueError(
+                f"The predictions have the shape {generated.shape} and the type {generated.dtype}, so they are no "
+                "generated tokens. Set predict_with_generate=True."
+            )
+        beams, rest = divmod(len(generated), len(self.query_ids))
+        if rest or not beams:
+            raise ValueError(
+                f"{len(generated)} sequences were generated for {len(self.query_ids)} queries, which is no multiple. "
+                "Give the query id of every row of the evaluation dataset; with num_return_sequences above 1, its "
+                "length has to be a multiple of the batch size, since the trainer cuts the last batch to its rows."
+            )
+        pad = self.tokenizer.pad_token_id
+        texts = self.tokenizer.batch_decode(
+            np.where(generated < 0, 0 if pad is None else pad, generated), skip_special_tokens=True
+        )
+        lists: dict[str, list[str]] = {}
+        for number, query_id in enumerate(self.query_ids):
+            ranked: list[str] = []
+            for beam, text in enumerate(texts[number * beams : (number + 1) * beams]):
+                ranked += self._passages.get(_plain(text), [f"{query_id} wrote {beam}"])
+            lists[query_id] = list(dict.fromkeys(ranked))
+        return evaluate_run(Rankings.from_order(lists), self.qrels, self.metrics)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,145 @@
+"""Files of queries and of judgements, line by line: JSON Lines, tab-separated text, tables, DPR's and KILT's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dgr_trainer.compressed import plain_name
+from dgr_trainer.formats import dpr, kilt
+from dgr_trainer.ids import as_id
+from dgr_trainer.lines import existing_file, file_kind, numbered_lines, place
+from dgr_trainer.records import Records, read_records
+
+QUERY_ID_NAMES = ("id", "_id", "query_id", "qid")
+QUERY_NAMES = ("text", "query")
+_QRELS_HEADER = ("query-id", "query_id", "qid", "queryid", "query", "topic")
+# What BEIR and others call the columns of judgements in files of records.
+_JUDGEMENT_NAMES = (("query-id", "query_id", "qid"), ("corpus-id", "passage_id", "doc_id"), ("score", "relevance"))
+
+
+def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    """
+    The queries of a file, whatever its format.
+
+    Yields:
+        `tuple[str, str, str, list[str]]`: place for errors, query id, query, answers.
+
+    Raises:
+        TypeError, ValueError: if something is malformed, or the format is unknown.
+    """
+    kind = file_kind(existing_file(path))
+    if dpr.is_qa_file(plain_name(path)):
+        for number, query_id, query, answers in dpr.qa_rows(path):
+            yield place(path, number), query_id, query, answers
+    elif kind == "tsv":
+        yield from _tab_separated(path)
+    elif kind:
+        records, fields = read_records(path).peek()
+        if dpr.TRAINING_FIELDS <= fields:
+            for question in dpr.training_questions(records):
+                yield records.place(question.number), question.query_id, question.query, question.answers
+        elif kilt.TASK_FIELDS <= fields:
+            for number, query_id, query, answers in kilt.task_rows(records):
+                yield records.place(number), query_id, query, answers
+        else:
+            yield from _plain_records(records)
+    else:
+        raise ValueError(f"{path}: the name does not tell the format. Name it .jsonl or .tsv.")
+
+
+def judgement_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """
+    The judgements of a file, whatever its format.
+
+    Yields:
+        `tuple[str, str, str, int]`: place for errors, query id, passage id, relevance.
+
+    Raises:
+        ValueError: if something is malformed.
+    """
+    if file_kind(existing_file(path)) in ("", "tsv"):
+        yield from _judgement_lines(path)
+        return
+    records, fields = read_records(path).peek()
+    if dpr.TRAINING_FIELDS <= fields:
+        for question in dpr.training_questions(records):
+            for passage_id in question.positives:
+                yield records.place(question.number), question.query_id, passage_id, 1
+    elif kilt.TASK_FIELDS <= fields:
+        for number, query_id, passage_id, relevance in kilt.task_judgements(records):
+            yield records.place(number), query_id, passage_id, relevance
+    else:
+        yield from _judgement_records(records)
+
+
+def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]]:
+    for number, record in records.rows:
+        where = records.place(number)
+        id_name = next((name for name in QUERY_ID_NAMES if name in record), None)
+        name = next((name for name in QUERY_NAMES if name in record), None)
+        if id_name is None or name is None:
+            raise ValueError(
+                f"{where}: a query needs an id ({', '.join(QUERY_ID_NAMES)}) and a text "
+                f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}."
+            )
+        query = record[name]
+        if not isinstance(query, str):
+            raise TypeError(f"{where}: the query is {query!r} ({type(query).__name__}), not a string.")
+        answers = dpr.check_answers(where, record.get("answers") or [])
+        yield where, as_id(record[id_name], "query", where), query, answers
+
+
+def _tab_separated(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    first = True
+    for number, line in numbered_lines(path):
+        where = place(path, number)
+        cells = line.split("\t")
+        if len(cells) != 2:
+            raise ValueError(f"{where}: {len(cells)} columns, but two are expected: id and query, between them a tab.")
+        header = first and cells[0].strip().lower() in QUERY_ID_NAMES and cells[1].strip().lower() in QUERY_NAMES
+        first = False
+        if not header:
+            yield where, as_id(cells[0], "query", where), cells[1], []
+
+
+def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    columns = 0
+    for number, line in numbered_lines(path):
+        where = place(path, number)
+        cells = line.split()
+        if columns == 0 and len(cells) in (3, 4) and cells[0].lower() in _QRELS_HEADER and not _is_integer(cells[-1]):
+            columns = len(cells)
+            continue
+        if len(cells) not in (3, 4) or columns not in (0, len(cells)):
+            wanted = (
+                str(columns or "")
+                or "four (query, iteration, passage, relevance) or three (query, passage, relevance)"
+            )
+            hint = " Six columns are a run: Rankings.from_trec reads it." if len(cells) == 6 else ""
+            raise ValueError(f"{where}: {len(cells)} columns, but qrels have {wanted} on every line.{hint}")
+        columns = len(cells)
+        if not _is_integer(cells[-1]):
+            raise ValueError(f"{where}: the relevance (last column) is {cells[-1]!r}, not an integer.")
+        yield where, cells[0], cells[-2], int(cells[-1])
+
+
+def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
+    for number, record in records.rows:
+        where = records.place(number)
+        names = [next((name for name in names if name in record), None) for names in _JUDGEMENT_NAMES]
+        query, passage, relevance = names
+        if query is None or passage is None or relevance is None:
+            wanted = " and ".join(f"{' or '.join(options)}" for options in _JUDGEMENT_NAMES)
+            raise ValueError(
+                f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}. Without records, name "
+                "the file .txt or .tsv."
+            )
+        value = record[relevance]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{where}: the {relevance} is {value!r}, not an integer.")
+        yield where, as_id(record[query], "query", where), as_id(record[passage], "passage", where), value
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()

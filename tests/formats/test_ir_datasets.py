@@ -1,0 +1,49 @@
+import builtins
+
+import ir_datasets
+import pytest
+
+from dgr_trainer import Corpus, Passage, read_qrels, read_queries
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A data set of files, registered under an id of its own."""
+    (tmp_path / "docs.tsv").write_text("d1\tA fish.\nd2\tA bird.\n")
+    (tmp_path / "queries.tsv").write_text("1\twhat swims\n2\twhat flies\n")
+    (tmp_path / "qrels").write_text("1 0 d1 2\n2 0 d2 1\n2 0 d1 0\n")
+    for name, parts in {"tiny": ("docs_tsv", "queries_tsv", "qrels_trec"), "tiny/docs": ("docs_tsv",)}.items():
+        files = {"docs_tsv": "docs.tsv", "queries_tsv": "queries.tsv", "qrels_trec": "qrels"}
+        dataset = ir_datasets.create_dataset(**{part: str(tmp_path / files[part]) for part in parts})
+        ir_datasets.registry.register(f"dgr-test-{name}", dataset)
+    yield "irds:dgr-test-tiny"
+    for name in ("tiny", "tiny/docs"):
+        del ir_datasets.registry._registered[f"dgr-test-{name}"]
+
+
+def test_an_id_in_place_of_a_path(tiny):
+    assert list(Corpus.read(tiny)) == [Passage("d1", "", "A fish."), Passage("d2", "", "A bird.")]
+    assert read_queries(tiny)[:] == {"query_id": ["1", "2"], "query": ["what swims", "what flies"]}
+    assert read_qrels(tiny) == {"1": {"d1": 2}, "2": {"d2": 1, "d1": 0}}
+
+
+def test_what_it_does_not_have_is_said(tiny):
+    with pytest.raises(ValueError, match="irds:dgr-test-tiny/docs has no queries, only docs"):
+        read_queries(f"{tiny}/docs")
+    with pytest.raises(ValueError, match="ir_datasets knows no data set 'no/such'"):
+        read_qrels("irds:no/such")
+    with pytest.raises(ValueError, match=r"A split \('test'\) is chosen in a BEIR folder"):
+        read_queries(tiny, "test")
+
+
+def test_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *others):
+        if name == "ir_datasets":
+            raise ImportError(name)
+        return real(name, *others)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r'pip install "dgr-trainer\[ir-datasets\]"'):
+        Corpus.read("irds:beir/scifact")
