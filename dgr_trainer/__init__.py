@@ -10,6 +10,7 @@ from dgr_trainer._version import __version__
 
 _HOME_OF = {
     "BM25Teacher": "dgr_trainer.teachers.bm25",
+    "BiEncoderTeacher": "dgr_trainer.teachers.bi_encoder",
     "CausalLMTeacher": "dgr_trainer.teachers.causal_lm",
     "Candidate": "dgr_trainer.candidates",
     "Candidates": "dgr_trainer.candidates",
@@ -19,6 +20,7 @@ _HOME_OF = {
     "DistillationGenerativeRetrievalTrainer": "dgr_trainer.training.trainer",
     "DistillationTrainingArguments": "dgr_trainer.training.arguments",
     "FMIndex": "dgr_trainer.index",
+    "FunctionTeacher": "dgr_trainer.teachers.function",
     "GenerativeRetriever": "dgr_trainer.retrieval.retriever",
     "Hit": "dgr_trainer.retrieval.retriever",
     "IdentifierSettings": "dgr_trainer.identifiers",
@@ -29,6 +31,7 @@ _HOME_OF = {
     "PyseriniTeacher": "dgr_trainer.teachers.pyserini",
     "Rankings": "dgr_trainer.rankings",
     "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
+    "SearcherTeacher": "dgr_trainer.teachers.searcher",
     "Seq2SeqTeacher": "dgr_trainer.teachers.seq2seq",
     "ScoringSettings": "dgr_trainer.scoring",
     "SearchSettings": "dgr_trainer.retrieval.settings",

@@ -300,44 +300,6 @@ class Rankings(Mapping[str, RankList]):
         return self._of(lists, self.name)
 
 
-def reciprocal_rank_fusion(
-    runs: Sequence[Rankings],
-    *,
-    weights: Sequence[float] | None = None,
-    constant: float = 60.0,
-    name: str | None = None,
-) -> Rankings:
-    """Fuse rankings by rank: a passage's score is the sum of `weight / (constant + rank)` over the lists it is in.
-
-    Source: Cormack, Clarke and Buettcher (2009), Reciprocal Rank Fusion outperforms Condorcet and individual Rank
-    Learning Methods.
-
-    Args:
-        runs (`Sequence[Rankings]`): what to fuse. A query is fused from the runs that have it.
-        weights (`Sequence[float]`, *optional*, defaults to 1 for each run): weight of each run, not negative.
-        constant (`float`, *optional*, defaults to 60.0): how little the first ranks differ; at least 0.
-        name (`str`, *optional*): name of the fused rankings.
-
-    Raises:
-        ValueError: if there are no runs, or weights or constant are out of range.
-    """
-    if not runs:
-        raise ValueError("There are no rankings to fuse.")
-    weights = [1.0] * len(runs) if weights is None else list(weights)
-    if len(weights) != len(runs) or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise ValueError(f"weights is {weights}, but {len(runs)} runs need as many finite weights of 0 or more.")
-    if not constant >= 0:
-        raise ValueError(f"constant is {constant}, but it has to be 0 or more.")
-    fused: dict[str, dict[str, list[float]]] = {}
-    for run, weight in zip(runs, weights, strict=True):
-        for query_id, (passage_ids, _) in run.items():
-            scores = fused.setdefault(query_id, {})
-            for rank, passage_id in enumerate(passage_ids, start=1):
-                scores.setdefault(passage_id, []).append(weight / (constant + rank))
-    # fsum: the sum does not depend on the order of the runs
-    return Rankings({query: {id: math.fsum(terms) for id, terms in ids.items()} for query, ids in fused.items()}, name)
-
-
 def _trec_score(path: PathLike, number: int, cells: list[str]) -> float:
     """The score on a line of a run, or an error that says what is wrong with the line."""
     expected = "expected six columns: query Q0 passage rank score tag"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgr_trainer import rank_lists
-from dgr_trainer.rankings import Rankings, RankList, reciprocal_rank_fusion
+from dgr_trainer.rankings import Rankings, RankList
 
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5).filter(lambda value: value.split() == [value])
 SCORES = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-2, 2).map(float)
@@ -244,27 +244,3 @@ def test_unknown_passages_are_dropped_and_counted(corpus, caplog):
 def test_rankings_of_another_corpus_are_refused(corpus):
     with pytest.raises(ValueError, match="2 of 3 ranked passages are not in the corpus.*made for this corpus"):
         Rankings({"q": {"x": 1.0, "y": 2.0, "p01": 1.0}}).check_corpus(corpus)
-
-
-def test_fusion_by_rank():
-    first = Rankings({"q": {"a": 9.0, "b": 1.0}, "r": {"a": 1.0}})
-    second = Rankings({"q": {"b": 0.2, "c": 0.1}})
-    fused = reciprocal_rank_fusion([first, second], name="fused")
-    assert fused["q"].passage_ids == ("b", "a", "c") and fused.name == "fused"
-    assert fused["q"].scores.tolist() == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
-    assert fused["r"].passage_ids == ("a",)
-    assert reciprocal_rank_fusion([second, first]) == fused
-    weighted = reciprocal_rank_fusion([first, second], weights=[2, 0], constant=0)
-    assert weighted.to_run()["q"] == {"a": 2.0, "b": 1.0, "c": 0.0}
-
-
-def test_fusion_errors():
-    run = Rankings({"q": {"a": 1.0}})
-    with pytest.raises(ValueError, match="no rankings to fuse"):
-        reciprocal_rank_fusion([])
-    with pytest.raises(ValueError, match=r"weights is \[1.0\], but 2 runs"):
-        reciprocal_rank_fusion([run, run], weights=[1.0])
-    with pytest.raises(ValueError, match=r"weights is \[-1\]"):
-        reciprocal_rank_fusion([run], weights=[-1])
-    with pytest.raises(ValueError, match="constant is -1"):
-        reciprocal_rank_fusion([run], constant=-1)

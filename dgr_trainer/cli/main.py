@@ -21,7 +21,7 @@ COMMANDS = {
     "pairs": "Make the training pairs of the generation stage.",
     "train": "Train a student to generate identifiers, or to rank as a teacher.",
     "candidates": "Find candidates for training queries with a retriever.",
-    "rank": "Let a teacher rank: BM25, Lucene, or a cross-encoder.",
+    "rank": "Let a teacher rank: BM25, Lucene, a cross-encoder, a bi-encoder, an LLM.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
     "quickstart": "Run all stages on the Python standard library's documentation.",

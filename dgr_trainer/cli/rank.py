@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from argparse import Namespace
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
+from dgr_trainer.cli.teachers import MODELS, RERANKERS, TeacherOptions, make_teacher
 
 logger = logging.getLogger(__name__)
-
-# The teachers to which an option belongs.
-_LEXICAL = ("bm25", "pyserini")
 
 
 @dataclass
 class RankOptions:
     """Options of `dgr rank`."""
 
-    teacher: Literal["bm25", "cross-encoder", "pyserini"] = field(
-        metadata={"help": "BM25 without Java, a cross-encoder, or Lucene's BM25 through Pyserini (needs Java 21)."}
+    teacher: Literal["bm25", "cross-encoder", "seq2seq", "causal-lm", "bi-encoder", "pyserini"] = field(
+        metadata={
+            "help": "BM25 without Java; a cross-encoder; a seq2seq or causal language model that judges; a "
+            "bi-encoder; or Lucene through Pyserini (needs Java 21)."
+        }
     )
     queries: str = field(metadata={"metavar": "PATH", "help": "Queries: JSON Lines, TSV or a BEIR folder."})
     output: str = field(metadata={"metavar": "PATH", "help": "Run to write: JSON Lines if named .jsonl, else TREC."})
@@ -34,7 +36,7 @@ class RankOptions:
         default=None, metadata={"metavar": "DIR", "help": "Rank the candidates in this folder of `dgr candidates`."}
     )
     run: str | None = field(
-        default=None, metadata={"metavar": "FILE", "help": "Rank the passages of this run (TREC, or .jsonl)."}
+        default=None, metadata={"metavar": "FILE", "help": "Rank the passages of this run: TREC, .jsonl or .json."}
     )
     depth: int | None = field(default=None, metadata={"help": "Rank only so many first candidates a query."})
     k: int = field(default=100, metadata={"help": "Passages a query to keep.", "aliases": ["-k"]})
@@ -44,93 +46,12 @@ class RankOptions:
     overwrite: bool = field(default=False, metadata={"help": "Replace a run that is there."})
 
 
-@dataclass
-class TeacherOptions:
-    """Options of the teachers, by the names of their arguments; what is not given keeps the library's default."""
-
-    _argument_group_name = "teachers"
-
-    k1: float | None = field(
-        default=None, metadata={"help": "bm25, pyserini: saturation of a repeated term. (default: 0.9)"}
-    )
-    b: float | None = field(
-        default=None, metadata={"help": "bm25, pyserini: how much long passages are held back. (default: 0.4)"}
-    )
-    fields: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "bm25, pyserini: what is searched of a passage. (default: title text)",
-            "choices": ["title", "text", "pseudo_queries"],
-        },
-    )
-    stemmer: str | None = field(
-        default=None,
-        metadata={"help": "bm25: porter, a Snowball algorithm such as german, or none. (default: porter)"},
-    )
-    lucene_index: str | None = field(
-        default=None, metadata={"metavar": "DIR", "help": "pyserini: folder of the Lucene index, kept between calls."}
-    )
-    hits: int | None = field(
-        default=None, metadata={"help": "pyserini: how deep Lucene looks for candidates. (default: 1000)"}
-    )
-    rm3: bool = field(default=False, metadata={"help": "pyserini: expand queries by RM3."})
-    threads: int | None = field(default=None, metadata={"help": "pyserini: threads of Java. (default: 4)"})
-    memory: str | None = field(default=None, metadata={"help": "pyserini: heap of Java. (default: 2g)"})
-    model: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "MODEL",
-            "help": "cross-encoder: the model, a folder or a name on the hub; has to be given.",
-        },
-    )
-    query_template: str | None = field(
-        default=None, metadata={"help": "cross-encoder: first segment of the input. (default: '{query}')"}
-    )
-    passage_template: str | None = field(
-        default=None,
-        metadata={"help": "cross-encoder: second segment, of {passage}, {title}, {text}. (default: '{passage}')"},
-    )
-    template: str | None = field(default=None, metadata={"help": "cross-encoder: the only segment, instead of two."})
-    max_length: int | None = field(default=None, metadata={"help": "cross-encoder: tokens of an input."})
-    dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "cross-encoder: precision of the model. (default: float32)",
-            "choices": ["float32", "bfloat16", "float16"],
-        },
-    )
-    batch_tokens: int | None = field(
-        default=None,
-        metadata={"help": "cross-encoder: tokens at once, padding included; by default 2048 on a CPU, else 16384."},
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cross-encoder: such as cuda:1. (default: a GPU if there is one)"}
-    )
-    cache: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "DIR",
-            "help": "cross-encoder: folder of finished scores, from which the same call goes on after a stop.",
-        },
-    )
-
-    def given(self, teacher: str) -> dict[str, Any]:
-        """Arguments for a teacher. Raises a `ValueError` if there are options of others."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        values = {name: value for name, value in values.items() if value not in (None, False)}
-        for one in fields(self):
-            of = str(one.metadata["help"]).split(":")[0].split(", ")
-            if one.name in values and teacher not in of:
-                raise ValueError(f"--{one.name} is an option of {' and '.join(of)}, not of {teacher}. Leave it out.")
-        return values
-
-
 def make_parser() -> CommandParser:
     """The command line of `dgr rank`."""
     return CommandParser(
         [RankOptions, TeacherOptions],
         command="rank",
-        description="Let a teacher rank candidates, or search the corpus (BM25 and Lucene) when none are given.",
+        description="Let a teacher rank candidates, or search the corpus (all but rerankers) if none are given.",
         usage="--teacher TEACHER --queries FILE --output FILE [options]",
         example="  dgr rank --teacher cross-encoder --model cross-encoder/ms-marco-MiniLM-L6-v2 \\\n"
         "      --corpus corpus.jsonl --queries train.jsonl --candidates candidates \\\n"
@@ -147,8 +68,10 @@ def run(options: RankOptions, teacher_options: TeacherOptions, positionals: Name
     candidates = _read_candidates(options)
     cache = {"cache": settings.pop("cache")} if "cache" in settings else {}
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
-    teacher = _teacher(options.teacher, corpus, settings)
+    teacher = make_teacher(options.teacher, corpus, settings)
     rankings = teacher.rank(queries, candidates, options.k, **cache)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # Under `accelerate launch`, all processes have the rankings, and the first writes them.
     write_run(rankings, output)
     logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
 
@@ -162,15 +85,15 @@ def _check(options: RankOptions, settings: dict[str, Any]) -> None:
     unranked = options.candidates is None and options.run is None
     if options.depth is not None and unranked:
         raise ValueError("--depth cuts the lists of --candidates or --run, and neither is given. Leave it out.")
-    if options.teacher == "cross-encoder":
+    if options.teacher in MODELS:
         if "model" not in settings:
-            raise ValueError("The cross-encoder needs its model: --model, a folder or a name on the hub.")
+            raise ValueError(f"The {options.teacher} needs its model: --model, a folder or a name on the hub.")
         settings["model"] = model_name("--model", settings["model"])
-        if unranked:
-            raise ValueError("A cross-encoder ranks what is given to it. Give --candidates or --run.")
+    if options.teacher in RERANKERS and unranked:
+        raise ValueError(f"A {options.teacher} ranks what is given to it. Give --candidates or --run.")
     if options.corpus is not None:
         input_path("--corpus", options.corpus)
-    elif options.teacher != "pyserini" or "lucene_index" not in settings:
+    elif options.teacher != "pyserini" or not {"lucene_index", "prebuilt"} & set(settings):
         raise ValueError("--corpus is missing: the teacher has to read the passages.")
 
 
@@ -184,20 +107,3 @@ def _read_candidates(options: RankOptions) -> Any:
     else:
         return None
     return found if options.depth is None else found.top(options.depth)
-
-
-def _teacher(name: str, corpus: Any, settings: dict[str, Any]) -> Any:
-    if name == "bm25":
-        from dgr_trainer.teachers.bm25 import BM25Teacher
-
-        if settings.get("stemmer") == "none":
-            settings["stemmer"] = None
-        return BM25Teacher(corpus, **settings)
-    if name == "pyserini":
-        from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
-
-        settings["rm3"] = RM3() if settings.get("rm3") else None
-        return PyseriniTeacher(corpus, settings.pop("lucene_index", None), **settings)
-    from dgr_trainer.teachers.cross_encoder import CrossEncoderTeacher
-
-    return CrossEncoderTeacher(settings.pop("model"), corpus, **settings)

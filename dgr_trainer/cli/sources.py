@@ -117,19 +117,10 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run: by its name JSON Lines (`.jsonl`) or a table (`.parquet`, `.arrow`), else TREC."""
-    from datasets import Dataset
+    """Read a run of ours or of another system: TREC, JSON or a table by its name."""
+    from dgr_trainer import run_files
 
-    from dgr_trainer.rankings import Rankings
-
-    file = input_path(option, path, folder=False)
-    kind = file_kind(file)
-    if kind == "jsonl":
-        return Rankings.from_jsonl(file)
-    if kind in ("parquet", "arrow"):
-        table = Dataset.from_parquet(str(file)) if kind == "parquet" else Dataset.from_file(str(file))
-        return Rankings.from_dataset(table)
-    return Rankings.from_trec(file)
+    return run_files.read_run(input_path(option, path, folder=False))
 
 
 def write_run(rankings: Rankings, path: Path) -> None:

@@ -1,7 +1,25 @@
 """Teachers: rankers that turn queries, and the candidates to rank where they need them, into rank lists."""
 
+from dgr_trainer.teachers.bi_encoder import BiEncoderTeacher
 from dgr_trainer.teachers.bm25 import BM25Teacher
-from dgr_trainer.teachers.cross_encoder import CrossEncoderTeacher
+from dgr_trainer.teachers.causal_lm import CausalLMTeacher
+from dgr_trainer.teachers.cross_encoder import SIMLM, CrossEncoderTeacher
+from dgr_trainer.teachers.function import FunctionTeacher
 from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
+from dgr_trainer.teachers.searcher import SearcherTeacher
+from dgr_trainer.teachers.seq2seq import Seq2SeqTeacher
+from dgr_trainer.teachers.templates import Prompt
 
-__all__ = ["RM3", "BM25Teacher", "CrossEncoderTeacher", "PyseriniTeacher"]
+__all__ = [
+    "RM3",
+    "SIMLM",
+    "BM25Teacher",
+    "BiEncoderTeacher",
+    "CausalLMTeacher",
+    "CrossEncoderTeacher",
+    "FunctionTeacher",
+    "Prompt",
+    "PyseriniTeacher",
+    "SearcherTeacher",
+    "Seq2SeqTeacher",
+]

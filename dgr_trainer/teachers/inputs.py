@@ -98,3 +98,32 @@ def candidate_lists(
     return {
         query_id: tuple(candidates[query_id].passage_ids) if query_id in candidates else () for query_id in queries
     }
+
+
+def keep_candidates(
+    found: Mapping[str, Mapping[str, float]], wanted: Mapping[str, Sequence[str]], depth: int, *, positive: bool
+) -> dict[str, dict[str, float]]:
+    """Take the candidates out of what a search has found; the others get a score below all that it gives.
+
+    Args:
+        found (`Mapping[str, Mapping[str, float]]`): query id -> passage id -> score, of a search `depth` deep.
+        wanted (`Mapping[str, Sequence[str]]`): query id -> candidates.
+        depth (`int`): how deep the search was; what it may have missed is counted in a warning.
+        positive (`bool`): whether the search gives scores above 0 only, so that 0 is below all of them.
+
+    Returns:
+        `dict[str, dict[str, float]]`: query id -> candidate -> score.
+    """
+    lists = {}
+    unsure = 0
+    for query_id, scores in found.items():
+        below = 0.0 if positive else min(scores.values(), default=0.0) - 1.0
+        lists[query_id] = {passage_id: scores.get(passage_id, below) for passage_id in wanted[query_id]}
+        unsure += len(scores) == depth and len(lists[query_id].keys() - scores.keys())
+    if unsure:
+        logger.warning(
+            "%d candidates are not among the first %d passages of the search and score below them; raise `hits`.",
+            unsure,
+            depth,
+        )
+    return lists

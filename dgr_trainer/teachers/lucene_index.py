@@ -31,6 +31,7 @@ def build_index(
     jar: Path,
     fields: Sequence[str],
     document_vectors: bool,
+    separate_fields: bool,
     memory: str,
     threads: int,
     progress: bool,
@@ -46,6 +47,7 @@ def build_index(
         jar (`pathlib.Path`): the Anserini jar.
         fields (`Sequence[str]`): what is indexed of a passage.
         document_vectors (`bool`): whether to store each passage's terms, which RM3 reads.
+        separate_fields (`bool`): whether each field is also indexed by itself, so that it can be weighted.
         memory (`str`): the most heap Java may take.
         threads (`int`): number of indexing threads.
         progress (`bool`): whether to show progress bars.
@@ -59,15 +61,17 @@ def build_index(
         ValueError: if no passage has text in `fields`.
     """
     wanted = {"corpus_fingerprint": corpus.fingerprint, "fields": list(fields), "jar": jar.name}
-    if _is_there(path, wanted, document_vectors):
+    kept = {"document_vectors": document_vectors, "separate_fields": separate_fields}
+    if _is_there(path, wanted, kept):
         logger.info("The Lucene index in %s is of this corpus already.", path)
         return False
     with atomic_folder(path, marker=MARKER) as folder:
         collection = folder / "collection"
-        _write_collection(corpus, collection, fields, progress)
+        _write_collection(corpus, collection, fields, separate_fields, progress)
         arguments = ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator"]
         arguments += ["-input", str(collection.absolute()), "-index", str(folder.absolute())]
         arguments += ["-threads", str(threads), "-optimize", *(["-storeDocvectors"] if document_vectors else [])]
+        arguments += ["-fields", *fields] if separate_fields else []
         output = run_anserini(java, jar, "io.anserini.index.IndexCollection", arguments, memory)
         failed = re.search(r"\berrors:\s+([\d,]+)", output)
         if failed and int(failed.group(1).replace(",", "")) > 0:
@@ -75,25 +79,24 @@ def build_index(
                 f"Anserini could not index {failed.group(1)} of {len(corpus)} passages:\n{output[-4000:]}"
             )
         shutil.rmtree(collection)
-        contents = wanted | {"document_vectors": document_vectors}
-        (folder / MARKER).write_text(json.dumps(contents, indent=2), encoding="utf-8")
+        (folder / MARKER).write_text(json.dumps(wanted | kept, indent=2), encoding="utf-8")
     return True
 
 
-def _is_there(path: Path, wanted: dict[str, Any], document_vectors: bool) -> bool:
+def _is_there(path: Path, wanted: dict[str, Any], kept: dict[str, bool]) -> bool:
     marker = path / MARKER
     if not marker.is_file():
         return False
     found = json.loads(marker.read_text(encoding="utf-8"))
     changed = [name for name, value in wanted.items() if found.get(name) != value]
-    if document_vectors and not found.get("document_vectors"):
-        changed.append("document_vectors")
+    # An index that holds more than is needed serves as well.
+    changed += [name for name, needed in kept.items() if needed and not found.get(name)]
     if changed:
         logger.warning("The Lucene index in %s has another %s; it is built anew.", path, " and ".join(changed))
     return not changed
 
 
-def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], progress: bool) -> None:
+def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], separate: bool, progress: bool) -> None:
     folder.mkdir()
     empty = True
     passages = tqdm(corpus, desc="Writing passages for Lucene", unit="passage", disable=not progress)
@@ -107,7 +110,9 @@ def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], progr
                 file = open(part, "w", encoding="utf-8", newline="\n")
             contents = passage_text(passage, fields)
             empty = empty and not contents.strip()
-            file.write(json.dumps({"id": passage.id, "contents": contents}) + "\n")  # type: ignore[union-attr]
+            row = {name: passage_text(passage, (name,)) for name in fields} if separate else {}
+            row |= {"id": passage.id, "contents": contents}
+            file.write(json.dumps(row) + "\n")  # type: ignore[union-attr]
     finally:
         if file is not None:
             file.close()

@@ -6,15 +6,19 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
+from teachers.reranker_models import save_causal_lm, save_cross_encoder, save_seq2seq
 from transformers import AutoTokenizer
 
 from dgr_trainer import (
     Candidates,
+    CausalLMTeacher,
     Corpus,
+    CrossEncoderTeacher,
     FMIndex,
     GenerativeRetriever,
     Identifiers,
     Rankings,
+    Seq2SeqTeacher,
     generation_pairs,
     read_queries,
 )
@@ -199,6 +203,39 @@ def test_rank_a_run_and_search(dgr, files, tmp_path):
     assert searched["q03"].passage_ids[0] == "p07" and max(len(ids) for ids, _ in searched.values()) <= 3
     assert dgr(*of, "--run", files / "best.trec", "--depth", 2, "--output", tmp_path / "two.trec").code == 0
     assert {len(ids) for ids, _ in Rankings.from_trec(tmp_path / "two.trec").values()} == {2}
+
+
+def test_rank_by_models(dgr, files, tmp_path):
+    """Every family of models, by the command line and by the library."""
+    models = {
+        "cross-encoder": save_cross_encoder(tmp_path / "bert", labels=2),
+        "seq2seq": save_seq2seq(tmp_path / "t5"),
+        "causal-lm": save_causal_lm(tmp_path / "llama", "llama"),
+    }
+    of = ("rank", "--corpus", files / "corpus.jsonl", "--queries", files / "queries.tsv", "--run", files / "best.trec")
+    corpus, queries = Corpus.read(files / "corpus.jsonl"), read_queries(files / "queries.tsv")
+    candidates = Rankings.from_trec(files / "best.trec")
+    options = {"cross-encoder": ("--passage_first",), "seq2seq": (), "causal-lm": ("--prompt", "bge-reranker-gemma")}
+    expected = {
+        "cross-encoder": CrossEncoderTeacher(models["cross-encoder"], corpus, passage_first=True, progress=False),
+        "seq2seq": Seq2SeqTeacher(models["seq2seq"], corpus, progress=False),
+        "causal-lm": CausalLMTeacher(models["causal-lm"], corpus, "bge-reranker-gemma", progress=False),
+    }
+    for family, model in models.items():
+        run, given = tmp_path / f"{family}.jsonl", ("--teacher", family, "--model", model, *options[family])
+        for _ in range(2):
+            ranked = dgr(*of, *given, "--cache", tmp_path / "scores", "--output", run, "--overwrite")
+            assert ranked.code == 0, ranked.err
+        assert Rankings.from_jsonl(run) == expected[family].rank(queries, candidates)
+    assert len(list((tmp_path / "scores").iterdir())) == 3
+    pytest.importorskip("sentence_transformers", reason="needs the extra bi-encoder")
+    searched = dgr(
+        *of[:-2], "--teacher", "bi-encoder", "--model", models["cross-encoder"], "--vectors", tmp_path / "vectors",
+        "--query_prefix", "query: ", "--output", tmp_path / "bi.trec", "-k", 5,
+    )  # fmt: skip
+    assert searched.code == 0, searched.err
+    assert {len(ids) for ids, _ in Rankings.from_trec(tmp_path / "bi.trec").values()} == {5}
+    assert (tmp_path / "vectors" / "vectors.npy").is_file()
 
 
 def test_beir_folder(dgr, files, tmp_path):

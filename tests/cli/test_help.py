@@ -10,12 +10,21 @@ from dataclasses import fields
 
 import pytest
 
-from dgr_trainer import BM25Teacher, CrossEncoderTeacher, DistillationCollator, PyseriniTeacher, __version__
+from dgr_trainer import (
+    BiEncoderTeacher,
+    BM25Teacher,
+    CausalLMTeacher,
+    CrossEncoderTeacher,
+    DistillationCollator,
+    PyseriniTeacher,
+    Seq2SeqTeacher,
+    __version__,
+)
 from dgr_trainer.cli.evaluate import EvaluateOptions
 from dgr_trainer.cli.main import COMMANDS
 from dgr_trainer.cli.quickstart import QuickstartOptions
-from dgr_trainer.cli.rank import TeacherOptions
 from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions, SearchOptions
+from dgr_trainer.cli.teachers import TeacherOptions
 from dgr_trainer.cli.train_options import EvaluationOptions, TrainOptions
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS
 from dgr_trainer.identifiers import IdentifierSettings
@@ -111,7 +120,14 @@ def _stated(option):
 
 
 def test_stated_defaults_are_true():
-    teachers = {"bm25": BM25Teacher, "pyserini": PyseriniTeacher, "cross-encoder": CrossEncoderTeacher}
+    teachers = {
+        "bm25": BM25Teacher,
+        "pyserini": PyseriniTeacher,
+        "cross-encoder": CrossEncoderTeacher,
+        "seq2seq": Seq2SeqTeacher,
+        "causal-lm": CausalLMTeacher,
+        "bi-encoder": BiEncoderTeacher,
+    }
     checked = 0
     for one in fields(TeacherOptions):
         stated = _stated(one)

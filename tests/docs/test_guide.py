@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from teachers.reranker_models import save_causal_lm, save_seq2seq
 from tiny_models import make_bart
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
@@ -63,6 +64,10 @@ def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     )
     BertForSequenceClassification(config).save_pretrained(cross_encoder)
     tokenizer.save_pretrained(cross_encoder)
+    shutil.copytree(cross_encoder, folder / "intfloat" / "simlm-msmarco-reranker")
+    shutil.copytree(cross_encoder, folder / "intfloat" / "e5-base-v2")
+    save_seq2seq(folder / "castorini" / "monot5-base-msmarco")
+    save_causal_lm(folder / "Qwen" / "Qwen3-Reranker-0.6B", "qwen3")
 
 
 def run(code: list[tuple[str, str]], folder: Path) -> str:
@@ -89,7 +94,8 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["index", "swap", "pipeline", "data", "teachers", "evaluation", "cli", "search-at-scale"]
+    "name",
+    ["index", "swap", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli", "search-at-scale"],
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
     code = blocks(ROOT / "docs" / f"{name}.md")

@@ -62,6 +62,45 @@ def test_options_reach_anserini(make, corpus, machine):
     assert "-rm3 " in search and "-rm3.originalQueryWeight 0.7" in search
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "absent"),
+    [
+        ({"similarity": "qld", "mu": 500.0}, "-qld -qld.mu 500.0", "-bm25"),
+        (
+            {"field_weights": {"title": 2.0, "text": 0.5}},
+            "-bm25 -bm25.k1 0.9 -bm25.b 0.4 -fields title=2.0 -fields text=0.5",
+            "-qld",
+        ),
+    ],
+)
+def test_similarity_and_fields_reach_anserini(make, corpus, machine, options, given, absent):
+    rankings = make(corpus, **options).rank({"q": "piano"}, k=7)
+    index, search = (" ".join(call["arguments"]) for call in machine.calls())
+    assert given in search and absent not in search
+    assert ("-fields title text" in index) == ("field_weights" in options)
+    assert rankings.name == f"lucene-{options.get('similarity', 'bm25')}"
+
+
+def test_prebuilt_and_impact_indexes(make, corpus, machine, tmp_path):
+    make(corpus, tmp_path / "index").rank({"q": "piano"})
+    make(None, tmp_path / "index", similarity="impact").rank({"q": "piano"})
+    assert machine.calls()[-1]["arguments"][-2:] == ["-impact", "-pretokenized"]
+    make(None, tmp_path / "index", similarity="impact", encoder="UniCoil").rank({"q": "piano"})
+    assert machine.calls()[-1]["arguments"][-2:] == ["-encoder", "UniCoil"]
+    teacher = make(None, prebuilt="msmarco-v1-passage")
+    with pytest.raises(RuntimeError, match="SearchCollection failed"):  # The fake Java downloads nothing.
+        teacher.rank({"q": "piano"})
+    arguments = machine.calls()[-1]["arguments"]
+    assert arguments[arguments.index("-index") + 1] == "msmarco-v1-passage"
+
+
+def test_by_query_likelihood_the_others_score_below_what_was_found(make, corpus):
+    candidates = Rankings({"q": {"p20": 1.0, "p21": 2.0, "p01": 3.0}})
+    rankings = make(corpus, similarity="qld").rank({"q": "piano strings"}, candidates)
+    found = dict(zip(*rankings["q"], strict=True))
+    assert found == {"p20": 2.0, "p21": 1.0, "p01": 0.0}
+
+
 def test_queries_go_in_parts(make, corpus, queries, machine):
     whole = make(corpus).rank(queries)
     before = len(machine.calls())
@@ -89,7 +128,7 @@ def test_candidates_beyond_the_depth_of_the_search_are_counted(make, corpus, cap
     candidates = Rankings({"q": {"p20": 1.0, "p21": 2.0}})
     rankings = make(corpus, hits=1).rank({"q": "piano strings"}, candidates, k=1)
     assert rankings["q"].passage_ids == ("p20",)
-    assert "1 candidates are not among the first 1 passages of Lucene" in caplog.text
+    assert "1 candidates are not among the first 1 passages of the search" in caplog.text
 
 
 def test_an_index_is_kept_until_the_corpus_or_the_fields_change(make, corpus, passages, machine, tmp_path, caplog):
@@ -211,3 +250,20 @@ def test_java_is_looked_for_before_anything_is_written(machine, corpus, tmp_path
     with pytest.raises(RuntimeError, match="Lucene needs Java 21 or newer"):
         PyseriniTeacher(corpus, tmp_path / "index", jar=machine.jar)
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"similarity": "tfidf"}, "no similarity 'tfidf'. There are bm25, qld, impact"),
+        ({"mu": 0}, "mu is 0, but Dirichlet"),
+        ({"similarity": "impact"}, "made from the output of a learned model, not from a corpus"),
+        ({"encoder": "UniCoil"}, "makes queries for similarity='impact', not for 'bm25'"),
+        ({"field_weights": {"body": 1.0}}, r"names 'body', but the fields that are indexed are \['title', 'text'\]"),
+        ({"field_weights": {"title": -1.0}}, "The weight of field 'title' is -1.0"),
+        ({"prebuilt": "msmarco-v1-passage"}, "is an index already: leave corpus and index_dir out"),
+    ],
+)
+def test_similarities_and_fields_that_cannot_be_are_refused(make, corpus, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(corpus, **options)

@@ -1,0 +1,68 @@
+import pytest
+
+from dgr_trainer import FunctionTeacher
+from dgr_trainer.rankings import Rankings
+
+
+def overlap(query, passages):
+    words = set(query.lower().split())
+    return [len(words & set(passage.text.lower().split())) for passage in passages]
+
+
+CANDIDATES = Rankings({"q1": {"p20": 0.0, "p01": 1.0, "p21": 2.0}, "q2": {"p03": 0.0}})
+QUERIES = {"q1": "an instrument with keys", "q2": "a river", "q3": "nothing"}
+
+
+def test_a_function_ranks(corpus):
+    calls = []
+
+    def score(query, passages):
+        calls.append((query, [passage.id for passage in passages]))
+        return overlap(query, passages)
+
+    found = FunctionTeacher(score, corpus, progress=False).rank(QUERIES, CANDIDATES)
+    assert calls == [("an instrument with keys", ["p01", "p20", "p21"]), ("a river", ["p03"])]
+    expected = overlap(QUERIES["q1"], [corpus.get(id) for id in ("p01", "p20", "p21")])
+    assert dict(zip(*found["q1"], strict=True)) == dict(zip(("p01", "p20", "p21"), expected, strict=True))
+    assert found["q3"].passage_ids == () and found.name == "score" and list(found) == list(QUERIES)
+    assert len(FunctionTeacher(overlap, corpus, progress=False).rank(QUERIES, CANDIDATES, k=1)["q1"].scores) == 1
+
+
+def test_a_cache_is_of_the_whole_list(corpus, tmp_path):
+    calls = []
+
+    def score(query, passages):
+        calls.append(query)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return overlap(query, passages)
+
+    teacher = FunctionTeacher(score, corpus, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.rank(QUERIES, CANDIDATES, cache=tmp_path)
+    expected = FunctionTeacher(overlap, corpus, progress=False).rank(QUERIES, CANDIDATES)
+    assert teacher.rank(QUERIES, CANDIDATES, cache=tmp_path) == expected and len(calls) == 3
+    assert teacher.rank(QUERIES, CANDIDATES, cache=tmp_path) == expected and len(calls) == 3
+    teacher.rank(QUERIES, Rankings({"q1": {"p01": 1.0, "p20": 2.0}}), cache=tmp_path)
+    assert len(calls) == 4
+    FunctionTeacher(score, corpus, version="2", progress=False).rank(QUERIES, CANDIDATES, cache=tmp_path)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ([1.0], ValueError, "returned 1 scores for the 3 passages of query 'q1'"),
+        ([1.0, float("nan"), 2.0], FloatingPointError, "score nan to query 'q1' and passage 'p20'"),
+        (None, TypeError, "returned 'None' for query 'q1', not a number for each passage"),
+        (["a", "b", "c"], TypeError, "not a number for each passage"),
+    ],
+)
+def test_wrong_scores_are_refused(corpus, returned, error, message):
+    with pytest.raises(error, match=message):
+        FunctionTeacher(lambda query, passages: returned, corpus, progress=False).rank(QUERIES, CANDIDATES)
+
+
+def test_a_function_is_needed(corpus):
+    with pytest.raises(TypeError, match="function is a str, but it has to be called"):
+        FunctionTeacher("overlap", corpus)
