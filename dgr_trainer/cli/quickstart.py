@@ -25,7 +25,7 @@ class QuickstartOptions:
         metadata={"metavar": "DIR", "help": "Folder to write to; an earlier quickstart in it is replaced."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
-    generation_steps: int = field(default=60, metadata={"help": "Steps of the generation stage, of 32 pairs."})
+    generation_steps: int = field(default=120, metadata={"help": "Steps of the generation stage, of 32 pairs."})
     made_up: int = field(
         default=500, metadata={"help": "Questions made up from passages, beside those that were asked."}
     )

@@ -3,7 +3,7 @@
     python -m dgr_trainer.quickstart.make_checkpoint DIR
 
 It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
-quickstart itself. It takes about forty minutes on one core; interrupted, it goes on after the last finished round. The
+quickstart itself. It takes about an hour on one core; interrupted, it goes on after the last finished round. The
 checkpoint in this package was made by this script.
 """
 
@@ -37,7 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=[2500, 2000], help="Optimiser steps, of 64 examples, of each round."
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[2500, 2000, 2000],
+        help="Optimiser steps, of 64 examples, of each round.",
     )
     parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage and round.")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")

@@ -22,7 +22,7 @@ from dgr_trainer.queries import Qrels, write_qrels
 from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.questions import load_questions
-from dgr_trainer.quickstart.student import made_up_questions
+from dgr_trainer.quickstart.student import made_up_questions, name_words
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
@@ -53,14 +53,14 @@ class QuickstartSettings:
 
     Args:
         seed (`int`, defaults to 0): Of everything random.
-        generation_steps (`int`, defaults to 60): Steps of 32 pairs on the training questions.
+        generation_steps (`int`, defaults to 120): Steps of 32 pairs on the training questions.
         made_up (`int`, defaults to 500): Questions made up from passages, beside those that were asked.
         candidates (`int`, defaults to 50): Passages that the student finds for each training question.
         distillation_epochs (`int`, defaults to 2): Epochs of each of the two ranking stages.
     """
 
     seed: int = 0
-    generation_steps: int = 60
+    generation_steps: int = 120
     made_up: int = 500
     candidates: int = 50
     distillation_epochs: int = 2
@@ -111,6 +111,17 @@ def run_quickstart(
     return quickstart.run()
 
 
+def _with_names_in_words(corpus: Corpus) -> Corpus:
+    """
+    The corpus with each passage's name in words as a pseudo-query more: `sqlite3 connection commit`.
+
+    People ask in words, and to the student the words inside of a dotted name are other tokens than those of a text.
+    """
+    return corpus.with_pseudo_queries(
+        {passage.id: [*passage.pseudo_queries, " ".join(name_words(passage.title))] for passage in corpus}
+    )
+
+
 class _Quickstart:
     def __init__(self, output_dir: Path, settings: QuickstartSettings, report: Callable[[str], None]) -> None:
         self.output_dir = output_dir
@@ -124,7 +135,7 @@ class _Quickstart:
     def run(self) -> QuickstartResult:
         set_seed(self.settings.seed)
         self.stage("Corpus: the documentation of Python's standard library")
-        corpus = python_docs_corpus()
+        corpus = _with_names_in_words(python_docs_corpus())
         teacher = BM25Teacher(corpus, progress=False)  # Found missing now, not after minutes of training.
         asked, asked_qrels = load_questions("train", corpus)
         tested, tested_qrels = load_questions("test", corpus)
@@ -195,7 +206,7 @@ class _Quickstart:
             qrels,
             titles_per_query=2,
             substrings_per_query=5,
-            pseudo_queries_per_query=1,
+            pseudo_queries_per_query=2,
             samples_per_passage=0,
             temperature=0.15,
             seed=self.settings.seed,

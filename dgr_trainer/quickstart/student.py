@@ -89,11 +89,11 @@ def made_up_questions(corpus: Corpus, per_passage: int, seed: int) -> tuple[data
     """
     Makes questions from the passages themselves, for a corpus on which nobody has asked enough.
 
-    A question is a handful of words of a passage's summary, body and name, in order, some left out, behind an opening
+    A question is a handful of words of a passage's first pseudo-query, body and name, in order, some left out, behind an opening
     such as people use. It is judged relevant to the passage it was made from.
 
     Args:
-        corpus ([`Corpus`]): Passages with a pseudo-query each.
+        corpus ([`Corpus`]): Passages with a pseudo-query each, or more, of which the first is used.
         per_passage (`int`): Questions a passage.
         seed (`int`): Equal seeds make equal questions.
 
@@ -114,7 +114,7 @@ def made_up_questions(corpus: Corpus, per_passage: int, seed: int) -> tuple[data
 def _made_up_question(passage: Passage, random: np.random.Generator) -> str:
     body = passage.text.split()
     start = int(random.integers(max(1, len(body) - 12)))
-    summary = " ".join(passage.pseudo_queries).split() or body[:12]
+    summary = " ".join(passage.pseudo_queries[:1]).split() or body[:12]
     words = summary if random.random() < 0.65 else body[start : start + 12]
     kept = [word for word in words[:16] if random.random() < 0.7]
     if random.random() < 0.6:
