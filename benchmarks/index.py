@@ -7,7 +7,8 @@ With `--data` the passages are those of a corpus (whatever `Corpus.read` reads),
 of 50,000 tokens that is trained on them; sizes are then prefixes of the corpus. Without it they are drawn at random:
 phrases of one to eight tokens, both by Zipf's law. Each size is measured in a process of its own, queries on the index
 as opened from the disk, five times each (the median counts). Beside the numbers stands what a C++ index (sdsl, by way
-of SEAL) takes at 10 million tokens of English text on two cores of the same kind. The last line is one JSON object.
+of SEAL) takes at 10 million tokens of English text on two cores of the same kind. A JSON object is printed when a size
+is done, and one of all sizes as the last line.
 """
 
 import argparse
@@ -237,6 +238,7 @@ def main() -> None:
             if results.empty():
                 raise SystemExit(f"Measuring {size} tokens failed (exit status {process.exitcode}).")
             measured.append(results.get())
+            print(json.dumps(measured[-1]), flush=True)
             process.join()
     report(measured)
 

@@ -59,6 +59,8 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
         indptr = np.zeros(len(patterns) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, patterns), np.int64, len(patterns)), out=indptr[1:])
         tokens = _as_integers(list(chain.from_iterable(patterns)), "patterns")
+    outside = np.flatnonzero((tokens < 0) | (tokens >= len(segments[0].arrays.symbol_of)))
+    _check_tokens(segments, outside[:1].tolist(), tokens)
     found = np.empty((len(patterns), len(segments), 2), np.int64)
     for number, segment in enumerate(segments):
         arrays = segment.arrays
@@ -67,10 +69,10 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
             segment.separator,
         )  # fmt: skip
 
-        def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
-            return search.find_patterns(*index, indptr, tokens, number, found, start, stop)
+        def part(start: int, stop: int, number: int = number, index: Any = index) -> None:
+            walks.find_patterns(*index, indptr, tokens, number, found, start, stop)
 
-        _check_tokens(segments, _in_parts(part, len(patterns), len(tokens)), tokens)
+        _in_parts(part, len(patterns), len(tokens))
     return found
 
 

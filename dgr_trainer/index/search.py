@@ -120,46 +120,6 @@ def extend_ranges(
 
 
 @compiled
-def find_patterns(
-    blocks: np.ndarray,
-    levels: np.ndarray,
-    dead: np.ndarray,
-    codes: np.ndarray,
-    symbol_of: np.ndarray,
-    symbol_rows: np.ndarray,
-    separator: int,
-    indptr: np.ndarray,
-    tokens: np.ndarray,
-    segment: int,
-    found: np.ndarray,
-    start: int,
-    stop: int,
-) -> int:
-    """Find the ranges of patterns in one segment; the empty pattern has all rows. Returns the place of a bad token.
-
-    No occurrence goes on past a separator, unless it starts with it.
-    """
-    for index in range(start, stop):
-        low, high = np.int64(0), symbol_rows[-1]
-        first = indptr[index]
-        for place in range(first, indptr[index + 1]):
-            token = tokens[place]
-            if token < 0 or token >= len(symbol_of):
-                return place
-            symbol = symbol_of[token]
-            if low >= high or symbol < 0 or (place > first + 1 and tokens[place - 1] == separator):
-                low, high = np.int64(0), np.int64(0)
-            elif place == first:
-                low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
-            else:
-                low, high = extend_range(blocks, levels, codes[symbol], 0, low, high)
-        if len(dead) and living(dead, low, high) == 0:
-            low, high = np.int64(0), np.int64(0)
-        found[index, segment, 0], found[index, segment, 1] = low, high
-    return -1
-
-
-@compiled
 def continue_ranges(
     blocks: np.ndarray,
     levels: np.ndarray,

@@ -1,4 +1,4 @@
-"""Walks through the text of an index: from a row to the row of the token that follows, again and again.
+"""Walks through an index: from a row to the row of the token that follows, or from a range to a longer pattern's.
 
 A walk waits for the memory at every level of every step. So several walks are made at a time, one level of each in
 turn, and what the next level of a walk needs is asked for before its turn comes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dgr_trainer.index.bit_vector import compiled, fetch, rank_and_bit
+from dgr_trainer.index.search import living
 from dgr_trainer.index.wavelet_matrix import (
     FIRST_BLOCK,
     FIRST_ROW,
@@ -16,6 +17,7 @@ from dgr_trainer.index.wavelet_matrix import (
     NODES,
     SIZE,
     ZEROS,
+    child_range,
 )
 
 _WALKS = 16
@@ -179,3 +181,91 @@ def _token_of_row(symbols: np.ndarray, symbol_rows: np.ndarray, row: int) -> int
         else:
             high = middle
     return symbols[low]
+
+
+# What is kept of the search for a pattern; the first of them is _ITEM.
+_PLACE = 1  # the token that is appended
+_DEPTH = 2  # the level of the wavelet matrix; -1 before the first
+_LOW = 3
+_HIGH = 4
+
+
+@compiled
+def find_patterns(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    dead: np.ndarray,
+    codes: np.ndarray,
+    symbol_of: np.ndarray,
+    symbol_rows: np.ndarray,
+    separator: int,
+    indptr: np.ndarray,
+    tokens: np.ndarray,
+    segment: int,
+    found: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Find the ranges of the patterns [start, stop) in one segment; the empty pattern has all rows.
+
+    No occurrence goes on past a separator, unless it starts with it.
+    """
+    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    left = np.zeros(_WALKS, np.uint64)  # what is left of the codes
+    running = 0
+    item = start
+    while True:
+        while running < _WALKS and item < stop:
+            first = indptr[item]
+            low, high = np.int64(0), symbol_rows[-1]
+            if first < indptr[item + 1]:
+                symbol = symbol_of[tokens[first]]
+                if symbol < 0:
+                    high = np.int64(0)
+                else:
+                    low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
+            if low < high and indptr[item + 1] - first > 1:
+                walks[running, _ITEM], walks[running, _PLACE], walks[running, _DEPTH] = item, first + 1, -1
+                walks[running, _LOW], walks[running, _HIGH] = low, high
+                running += 1
+            else:
+                _write_range(dead, found, item, segment, low, high)
+            item += 1
+        if running == 0:
+            return
+        walk = 0
+        while walk < running:
+            done, place, level = walks[walk, _ITEM], walks[walk, _PLACE], walks[walk, _DEPTH]
+            low, high, code = walks[walk, _LOW], walks[walk, _HIGH], left[walk]
+            if level < 0:
+                symbol = symbol_of[tokens[place]]
+                if symbol < 0 or (place > indptr[done] + 1 and tokens[place - 1] == separator):
+                    low, high = np.int64(0), np.int64(0)
+                else:
+                    code, level = codes[symbol], np.int64(0)
+            else:
+                low, high = child_range(blocks, levels, level, code, low, high)
+                code >>= np.uint64(1)
+                level += 1
+            if low < high and code == np.uint64(1):
+                shift = levels[level, FIRST_ROW] - levels[level, SIZE]
+                low, high, level = low + shift, high + shift, np.int64(-1)
+                place += 1
+            if low >= high or place == indptr[done + 1]:
+                _write_range(dead, found, done, segment, low, high)
+                running -= 1
+                walks[walk], left[walk] = walks[running], left[running]
+                continue
+            if level >= 0:
+                fetch(blocks, levels[level, FIRST_BLOCK], low)
+                fetch(blocks, levels[level, FIRST_BLOCK], high)
+            walks[walk, _PLACE], walks[walk, _DEPTH] = place, level
+            walks[walk, _LOW], walks[walk, _HIGH], left[walk] = low, high, code
+            walk += 1
+
+
+@compiled
+def _write_range(dead: np.ndarray, found: np.ndarray, item: int, segment: int, low: int, high: int) -> None:
+    if living(dead, low, high) == 0:
+        low, high = 0, 0
+    found[item, segment, 0], found[item, segment, 1] = low, high

@@ -26,6 +26,7 @@ from dgr_trainer.index.bit_vector import (
     BLOCK_WORDS,
     MAX_BITS,
     compiled,
+    fetch,
     finish_ranks,
     num_blocks,
     rank_and_bit,
@@ -309,5 +310,7 @@ def distinct_symbols(
         else:
             stack[depth, 0], stack[depth, 1] = level, nodes + node
             stack[depth, 2], stack[depth, 3] = zeros + low_ones, zeros + high_ones
+            fetch(blocks, levels[level, FIRST_BLOCK], zeros + low_ones)
+            fetch(blocks, levels[level, FIRST_BLOCK], zeros + high_ones)
             depth += 1
             low, high = low - low_ones, high - high_ones

@@ -89,8 +89,8 @@ def made_up_questions(corpus: Corpus, per_passage: int, seed: int) -> tuple[data
     """
     Makes questions from the passages themselves, for a corpus on which nobody has asked enough.
 
-    A question is a handful of words of a passage's first pseudo-query, body and name, in order, some left out, behind an opening
-    such as people use. It is judged relevant to the passage it was made from.
+    A question is a handful of words of a passage's first pseudo-query, body and name, in order, some left out, behind
+    an opening such as people use. It is judged relevant to the passage it was made from.
 
     Args:
         corpus ([`Corpus`]): Passages with a pseudo-query each, or more, of which the first is used.
