@@ -25,7 +25,7 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            self._state = PartialState()
+            self._state = PartialState(cpu=not torch.accelerator.is_available())
             self.count, self.index = self._state.num_processes, self._state.process_index
             self.device = self._state.device
         else:
