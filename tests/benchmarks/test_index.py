@@ -28,7 +28,10 @@ def test_every_size_is_measured(script, tmp_path, capsys, monkeypatch):
     assert [one["tokens"] for one in measured] == [20_000, 30_000]
     for one in measured:
         assert set(one["continuations_150_ranges_ms"]) == {"1", "2", "4", "8"}
-        assert all(value > 0 for value in one.values() if isinstance(value, float))
+        # So small a build may fit in memory that the process has had before.
+        assert one["peak_build_bytes_per_token"] >= 0
+        floats = {name: value for name, value in one.items() if isinstance(value, float)}
+        assert all(value > 0 for name, value in floats.items() if name != "peak_build_bytes_per_token")
     script.report(measured)
     out = capsys.readouterr().out.splitlines()
     assert out[-1].startswith('{"sizes": [{"tokens": 20000') and '"growth_exponent": ' in out[-1]
