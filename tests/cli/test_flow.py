@@ -305,6 +305,7 @@ def test_changes_that_cannot_be_made(dgr, files, tmp_path):
         ((*output, "--add"), "--add takes a CORPUS"),
         ((corpus, *output, "--compact"), "Give --add to add its passages"),
         ((*output, "--compact", "--overwrite"), "are for new indexes"),
+        ((*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"), "are those of passages to index"),
         ((*output, "--remove", tmp_path / "unknown.txt"), "has the id 'nobody'"),
         ((corpus, *output, "--add"), "is in the index already"),
         ((corpus, "--output", tmp_path / "none"), "required: --model"),

@@ -37,6 +37,14 @@ def test_queries_are_written_and_indexed(dgr, files, tmp_path):
     corpus = Corpus.load_from_disk(tmp_path / "index" / "corpus")
     assert corpus.get("p01").pseudo_queries == ("who",) and corpus.get("p02").pseudo_queries == ("what", "why")
 
+    # And with passages that are added.
+    (tmp_path / "new.jsonl").write_text('{"id": "new", "title": "Mount Fuji", "text": "A mountain in Japan."}\n')
+    (tmp_path / "fuji.jsonl").write_text('{"id": "new", "queries": ["how high is it"]}\n')
+    added = dgr("index", tmp_path / "new.jsonl", "--output", tmp_path / "index", "--add",
+                "--pseudo_queries", tmp_path / "fuji.jsonl")  # fmt: skip
+    assert added.code == 0, added.err
+    assert Corpus.load_from_disk(tmp_path / "index" / "corpus").get("new").pseudo_queries == ("how high is it",)
+
 
 def test_the_round_trip(dgr, files, tmp_path):
     made = ("pseudo_queries", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "q.jsonl")
