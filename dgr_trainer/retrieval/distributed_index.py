@@ -94,10 +94,12 @@ class DistributedIndex(FMIndex):
             raise ValueError("The first process searches and has nobody to answer. Call answer() on the others only.")
         while (question := self._question()) is not None:
             self._reply(self._answer(*question))
+        self._disconnect()
 
     def close(self) -> None:
         """Let the other processes go on after `answer`. For the first process; the index is of no use afterwards."""
         self._ask_all(None)
+        self._disconnect()
 
     def _connect(self) -> None:
         if not dist.is_available() or not dist.is_initialized():
@@ -107,6 +109,11 @@ class DistributedIndex(FMIndex):
             )
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def _disconnect(self) -> None:
+        # A process that ends with the group's threads still at work is aborted.
+        dist.barrier(self._group)
+        dist.destroy_process_group(self._group)
 
     def _exchange(self, own: Any) -> list[Any]:
         everything = [None] * self._size
