@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
 CORPUS_TOKENS = 3_000_000_000  # Of Wikipedia: so large that random models, too, find identifiers likelier than chance.
 TITLES = {passage.id: passage.title for passage in PASSAGES}
+# Transformers before 5.23 know the argument by its old name.
+_ARGUMENTS = [field.name for field in fields(DistillationTrainingArguments)]
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _ARGUMENTS else "gradient_checkpointing"
 
 
 def query_dataset() -> datasets.Dataset:

@@ -14,7 +14,7 @@ from tiny_models import bpe_tokenizer as load_tokenizer
 from tiny_models import make_bart, make_t5
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from training_examples import make_collator, make_trainer, query_dataset
+from training_examples import CHECKPOINTING, make_collator, make_trainer, query_dataset
 
 from dgr_trainer.training import scoring
 
@@ -214,7 +214,7 @@ def run_two_processes(worker: str, folder: Path) -> None:
             process.kill()
 
 
-SETTINGS = {"plain": {}, "checkpointing": {"activation_checkpointing": True}}
+SETTINGS = {"plain": {}, "checkpointing": {CHECKPOINTING: True}}
 
 
 def run_in_process(folder: Path, processes: int) -> None:

@@ -7,6 +7,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from sample_corpus import QUERIES
 from tiny_models import make_bart, make_t5
 from training_examples import (
+    CHECKPOINTING,
     TITLES,
     make_arguments,
     make_candidates,
@@ -120,7 +121,7 @@ def test_activation_checkpointing_changes_nothing(adapter, reentrant, bpe_tokeni
             model = get_peft_model(
                 model, LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q_proj"], init_lora_weights=False)
             )
-        settings = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+        settings = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": reentrant}}
         trainer = make_trainer(tmp_path, bpe_tokenizer, model=model, **(settings if checkpointing else {}))
         trainer.train()
         losses.append([(log["loss"], log["grad_norm"]) for log in trainer.state.log_history[:3]])
