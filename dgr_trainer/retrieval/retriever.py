@@ -28,7 +28,7 @@ from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.sharing import Processes, shared
 from dgr_trainer.retrieval.student import ready_to_generate
 from dgr_trainer.scoring import ScoringSettings
-from dgr_trainer.training.scoring import score_identifiers, underlying_model
+from dgr_trainer.training.scoring import embedding_rows, score_identifiers
 
 if TYPE_CHECKING:
     from dgr_trainer.corpus import Corpus
@@ -100,7 +100,7 @@ class GenerativeRetriever:
         index.check_tokenizer(identifiers)
         with ready_to_generate(model):
             pass  # Raises if it cannot generate.
-        embeddings = underlying_model(model).get_input_embeddings().num_embeddings
+        embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
             raise ValueError(
                 f"The model embeds {embeddings} tokens, but the tokenizer has {identifiers.vocab_size}. Call "

@@ -1,14 +1,24 @@
 """What can be found out to be wrong before training begins."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import StringIdentifiers
-from dgr_trainer.training.scoring import can_pack, packing_attention, start_token_id, underlying_model
+from dgr_trainer.training.scoring import (
+    can_pack,
+    embedding_rows,
+    packing_attention,
+    start_token_id,
+    underlying_model,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def check_trainer_arguments(
@@ -95,12 +105,13 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             "Prompt and prefix tuning put tokens in front of the decoder's input, which shifts packed identifiers. "
             "Use an adapter that leaves the input alone, such as LoRA."
         )
-    rows = base.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     if len(collator.tokenizer) > rows:
         raise ValueError(
             f"The tokenizer has {len(collator.tokenizer)} tokens, but the model only {rows} embeddings. Is it the "
             "model's tokenizer? If tokens were added, call model.resize_token_embeddings(len(tokenizer))."
         )
+    _warn_of_untrained_tokens(model, collator.tokenizer)
     start_token_id(model)
     if can_pack(model):
         packing_attention(model)
@@ -111,4 +122,24 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
         raise ValueError(
             f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
             "Shorten the identifiers."
+        )
+
+
+def _warn_of_untrained_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say so if an adapter leaves the embeddings of added tokens as they are: at random."""
+    embeddings = underlying_model(model).get_input_embeddings()
+    if not hasattr(model, "peft_config") or any(parameter.requires_grad for parameter in embeddings.parameters()):
+        return
+    added = [
+        token.content
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if number >= tokenizer.vocab_size and not token.special
+    ]
+    if added:
+        logger.warning(
+            "%d tokens were added to the tokenizer, such as %r, and the adapter does not train their embeddings. "
+            "Unless they were trained before, give the LoraConfig trainable_token_indices (their ids) or "
+            "modules_to_save (the embeddings), and ensure_weight_tying=True where they are the output's, too.",
+            len(added),
+            added[0],
         )

@@ -42,6 +42,13 @@ def underlying_model(model: nn.Module) -> Any:
     return base.get_base_model() if hasattr(base, "get_base_model") else base
 
 
+def embedding_rows(model: nn.Module) -> int:
+    """How many tokens a model embeds."""
+    embeddings = underlying_model(model).get_input_embeddings()
+    # peft wraps embeddings that are trained beside an adapter.
+    return getattr(embeddings, "original_module", embeddings).num_embeddings
+
+
 def start_token_id(model: nn.Module) -> int:
     """The token with which the decoder begins. Raises a `ValueError` if the model's configuration names none."""
     base = underlying_model(model)

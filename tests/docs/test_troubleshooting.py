@@ -1,6 +1,7 @@
 """Every message that docs/troubleshooting.md explains is one that users get."""
 
 import builtins
+import copy
 import gzip
 import logging
 import pickle
@@ -216,6 +217,13 @@ def incomplete_queries(given: Given) -> None:
     given.trainer(data_collator=DistillationCollator(given.tokenizer, given.titles(), some)).train()
 
 
+def untrained_tokens(given: Given) -> None:
+    given.tokenizer = copy.deepcopy(given.tokenizer)
+    given.tokenizer.add_tokens(["[docid-1]"])
+    adapter = LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, target_modules=["q_proj"])
+    given.trainer(model=get_peft_model(make_bart(given.tokenizer), adapter))
+
+
 def same_titles(given: Given) -> None:
     DistillationCollator(given.tokenizer, given.titles() | {"p02": "Mount Everest"}, given.rankings())
 
@@ -246,7 +254,7 @@ ERRORS: list[Callable[[Given], None]] = [
     no_bm25,
     no_java,
 ]
-WARNINGS: list[Callable[[Given], None]] = [incomplete_queries, same_titles]
+WARNINGS: list[Callable[[Given], None]] = [incomplete_queries, same_titles, untrained_tokens]
 
 
 def explained() -> dict[str, re.Pattern[str]]:

@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import datasets
@@ -380,3 +381,23 @@ def test_compilation_changes_nothing(bpe_tokenizer, tmp_path):
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_added_tokens_that_an_adapter_leaves_at_random_are_reported(trained, bpe_tokenizer, tmp_path, caplog):
+    tokenizer = copy.deepcopy(bpe_tokenizer)
+    tokenizer.add_tokens(["[docid-1]", "[docid-2]"])
+    model = make_bart(tokenizer)
+    settings = {}
+    if trained:
+        settings["trainable_token_indices"] = tokenizer.convert_tokens_to_ids(["[docid-1]", "[docid-2]"])
+        settings["ensure_weight_tying"] = True
+    model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q_proj"], **settings))
+    trainer = make_trainer(tmp_path, tokenizer, model=model)
+    told = [record.getMessage() for record in caplog.records if "tokens were added" in record.getMessage()]
+    assert len(told) == (0 if trained else 1)
+    if trained:
+        trainer.train()  # The advice works.
+    else:
+        assert "2 tokens were added to the tokenizer, such as '[docid-1]'" in told[0]
+        assert "trainable_token_indices" in told[0]
