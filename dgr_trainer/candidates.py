@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.atomic import atomic_folder, atomic_write, read_folder
 from dgr_trainer.identifiers import VIEWS
 from dgr_trainer.lines import json_lines, place
 
@@ -174,7 +174,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             `FileNotFoundError`: if the folder holds no candidates.
             `ValueError`: if it was written by a newer version or for another tokenizer.
         """
-        meta_path = Path(path) / _META
+        candidates = read_folder(path, cls._open)
+        if tokenizer_fingerprint is not None:
+            candidates.check_tokenizer(tokenizer_fingerprint)
+        return candidates
+
+    @classmethod
+    def _open(cls, path: Path) -> Candidates:
+        meta_path = path / _META
         if not meta_path.is_file():
             raise FileNotFoundError(f"{path} holds no {_META}, so it is no folder of candidates.")
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
@@ -183,13 +190,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
-        dataset = datasets.load_from_disk(str(Path(path) / "dataset"))
-        candidates = cls(
-            dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"]
-        )
-        if tokenizer_fingerprint is not None:
-            candidates.check_tokenizer(tokenizer_fingerprint)
-        return candidates
+        dataset = datasets.load_from_disk(str(path / "dataset"))
+        return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """

@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex, overload
 import datasets
 from datasets import Dataset, IterableDataset
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, read_folder, restore_folder
 from dgr_trainer.compressed import SUFFIXES
 from dgr_trainer.corpus_files import FIELDS, ID_NAMES, PassageRows, dataset_rows, passage_row, record_rows, tsv_rows
 from dgr_trainer.corpus_store import (
@@ -213,6 +213,7 @@ class Corpus(Sequence[Passage]):
         if name is not None:
             return cls._of(store(ir_datasets_ids.passage_rows(name), cache_dir=cache_dir))
         path = Path(path)
+        restore_folder(path)
         if path.is_dir():
             if (path / MARKER).is_file():
                 return cls.load_from_disk(path)
@@ -351,7 +352,10 @@ class Corpus(Sequence[Passage]):
             FileNotFoundError: if `path` is no saved corpus.
             ValueError: if its files do not belong together.
         """
-        path = Path(path)
+        return read_folder(path, cls._open)
+
+    @classmethod
+    def _open(cls, path: Path) -> Corpus:
         if not (path / MARKER).is_file():
             found = listing(path) if path.is_dir() else "nothing there"
             raise FileNotFoundError(

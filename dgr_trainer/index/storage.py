@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.atomic import atomic_folder, atomic_write, restore_folder
 from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.parts import StoredPart, is_whole, read_part, write_part
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
@@ -171,6 +171,7 @@ def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list
         ValueError: if the folder is no index, of an unknown version, or damaged.
     """
     folder = Path(path)
+    restore_folder(folder)
     while True:
         description = _read_description(folder)
         try:
