@@ -95,6 +95,9 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
             f"The folder {path} holds other files (and no {marker}), which would be lost. "
             "Give a folder that is empty, new, or was written by this function before."
         )
+    if path.absolute() in _being_filled and not any(path.iterdir()):
+        yield path  # The root of a folder that this process is filling already, and that appears as a whole.
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_leftovers(path)
     with _held_folder(path) as temporary:
@@ -221,6 +224,9 @@ _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
 _OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY}
 
 
+_being_filled: set[Path] = set()
+
+
 @contextmanager
 def _held_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, locked for as long as this process works on it, and deleted if it fails."""
@@ -232,12 +238,14 @@ def _held_folder(path: Path) -> Iterator[Path]:
             break
         if lock is not None:  # Another process took it for a leftover before it was locked.
             os.close(lock)
+    _being_filled.add(temporary.absolute())
     try:
         yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
+        _being_filled.discard(temporary.absolute())
         if lock is not None:
             os.close(lock)
 

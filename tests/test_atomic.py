@@ -154,6 +154,14 @@ def test_what_killed_writers_left_is_deleted_and_what_others_write_is_not(tmp_pa
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["marker.json"]
 
 
+def test_the_root_of_a_folder_can_be_filled_by_what_writes_such_folders(tmp_path):
+    with atomic_folder(tmp_path / "folder", marker="marker.json") as folder:
+        _fill(folder, "one")
+        _fill(tmp_path / "folder", "two")  # Another writer, which leaves what is being written alone.
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["marker.json", "one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path, way):
     path = tmp_path / "folder"
     _fill(path, "0")

@@ -7,7 +7,6 @@ import logging
 import shutil
 from argparse import Namespace
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from dgr_trainer.cli.sources import (
     load_tokenizer,
     make_identifiers,
     needed_index,
+    open_index,
     read_corpus,
 )
 from dgr_trainer.lines import numbered_lines
@@ -147,16 +147,16 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
     if options.overwrite or options.segment_tokens is not None:
         raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of one that is there.")
     found = needed_index("--output", options.output)
-    from dgr_trainer.corpus import Corpus
-    from dgr_trainer.index import FMIndex
+    import numpy as np
 
-    index = FMIndex.load(found.path)
-    corpus = None if found.corpus is None else Corpus.load_from_disk(found.corpus)
-    added: Corpus | None = None
+    opened, corpus = open_index(found)
+    index, added = opened, None
+    removed = np.empty(0, np.int64)
     if options.remove is not None:
         file = input_path("--remove", options.remove, folder=False)
-        index = index.remove([line.strip() for _, line in numbered_lines(file)])
-    remaining = index.passage_ids
+        ids = [line.strip() for _, line in numbered_lines(file)]
+        removed = np.unique(index.passage_positions(ids))
+        index = index.remove(ids)
     if corpus_path is not None:
         model = options.model or found.description.get("model")
         if model is None:
@@ -170,21 +170,20 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
         index = index.compact()
     if corpus is None:
         index.save(found.path)
-        _report(index, found.path)
-        return
-    kept = (passage for passage in corpus if passage.id in remaining)
-    changed = Corpus.from_passages(chain(kept, added if added is not None else ()))
-    _write(found.path, index, changed, found.description)
+    else:
+        from dgr_trainer.index_changes import save_changed
+
+        save_changed(found.root, found.marker, opened, index, removed=removed, added=added, compacted=options.compact)
+    _report(index, found.path)
 
 
 def _write(output: Path, index: FMIndex, corpus: Corpus | None, description: dict[str, Any]) -> None:
     """Write an index with its corpus, which take the place of what is there together."""
     with atomic_folder(output, marker=INDEX_MARKER) as folder:
-        index.save(folder)
+        index.save(folder, link=True)
         if corpus is not None:
             corpus.save_to_disk(folder / "corpus")
-        if description:
-            (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     _report(index, output)
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dgr_trainer.index.build import encoded_passages
+from dgr_trainer.index.building import build_in_folder
 from dgr_trainer.index.queries import IndexQueries
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segments import RemainingIds, add_segments, compacted, without_passages
-from dgr_trainer.index.storage import build_in_folder, load_index, new_settings, save_index
+from dgr_trainer.index.storage import load_index, new_settings, save_index
 from dgr_trainer.index.texts import Text, read_texts
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class FMIndex(IndexQueries):
 
         if folder is None:
             return cls(add_segments([], texts(0), identifiers.vocab_size, identifiers.eos_token_id), settings)
-        build_in_folder(folder, texts, len(corpus), settings)
+        build_in_folder(folder, texts, len(corpus), settings, identifiers.settings.to_dict())
         return cls.load(folder)
 
     def add(
@@ -262,21 +263,28 @@ class FMIndex(IndexQueries):
         changed._opened = self._opened
         return changed
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, link: bool = False) -> None:
         """Write the index to a folder, where it appears only when all of it is on the disk.
 
         An older index at `path` stays usable until then. What the folder has of this index is not written again.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
+            link (`bool`, *optional*, defaults to `False`): what is on the same disk elsewhere is not written again
+                either; the two folders share the files.
 
         Raises:
             FileExistsError: if `path` is a file, or a folder with anything but an index in it.
             RuntimeError: if this index was made from the one at `path`, which has been changed since.
         """
         opened = self._opened[1] if self._opened and self._opened[0] == Path(path).absolute() else None
-        segments, checksum = save_index(path, self._segments, self._settings, opened)
+        segments, checksum = save_index(path, self._segments, self._settings, opened, link)
         self._segments, self._opened = tuple(segments), (Path(path).absolute(), checksum)
+
+    @property
+    def loaded_from(self) -> tuple[Path, str] | None:
+        """The folder in which this index, or the one it was made from, was opened or saved, and what it was then."""
+        return self._opened
 
     @classmethod
     def load(

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dgr_trainer.links import link_file
+
 # Files up to this size are compared with their checksums whenever they are opened.
 _ALWAYS_VERIFIED = 1 << 20
 
@@ -52,8 +54,7 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: the part's name and files, with checksums. What is there already is not written again.
     """
-    temporary = folder / f".{kind}-{uuid.uuid4().hex[:12]}.tmp"
-    temporary.mkdir()
+    temporary = _temporary(folder, kind)
     try:
         files = {}
         for field in fields(part):
@@ -80,6 +81,30 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    return description
+
+
+def link_part(folder: Path, part: StoredPart) -> dict[str, Any]:
+    """Bring a part of another index to a folder without copying it, where the disk allows that.
+
+    Args:
+        folder (`pathlib.Path`): the folder of the index.
+        part (`StoredPart`): a part elsewhere.
+
+    Returns:
+        `dict[str, Any]`: the part's description.
+    """
+    description = part.description
+    if not is_whole(folder, description):
+        temporary = _temporary(folder, description["name"].split("-")[0])
+        try:
+            for name in description["files"]:
+                link_file(part.folder / description["name"] / name, temporary / name)
+            shutil.rmtree(folder / description["name"], ignore_errors=True)
+            os.rename(temporary, folder / description["name"])
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     return description
 
 
@@ -132,6 +157,13 @@ def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
             f"The index is damaged: {file} does not have the SHA-256 it was written with. "
             "Copy the file again, or build the index again."
         )
+
+
+def _temporary(folder: Path, kind: str) -> Path:
+    """A new folder for a part that is being written."""
+    temporary = folder / f".{kind}-{uuid.uuid4().hex[:12]}.tmp"
+    temporary.mkdir()
+    return temporary
 
 
 def _sha256(file: Path) -> str:

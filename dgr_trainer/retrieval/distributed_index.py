@@ -226,7 +226,7 @@ class DistributedIndex(FMIndex):
         """Size of all parts together, in bytes."""
         return self._num_bytes
 
-    def save(self, path: str | os.PathLike[str]) -> NoReturn:
+    def save(self, path: str | os.PathLike[str], *, link: bool = False) -> NoReturn:
         """Not of a distributed index: each process has its part."""
         raise ValueError("The parts of a distributed index are in several processes. Save each part by itself.")
 
