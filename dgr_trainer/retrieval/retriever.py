@@ -23,7 +23,7 @@ from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
 from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
-from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, likeliest_passages
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.sharing import Processes, shared
 from dgr_trainer.retrieval.student import ready_to_generate
@@ -284,8 +284,15 @@ class GenerativeRetriever:
         with tqdm(total=len(asked), desc="Searching", unit="query", disable=hidden) as progress:
             for start in range(0, len(asked), size):
                 queries, include = [text for text, _ in asked[start : start + size]], positions[start : start + size]
-                for query_keys, wanted in zip(self._keys(queries, include), include, strict=True):
-                    yield self._hits(query_keys, int(k), wanted)
+                ranked = [
+                    self._ranked(query_keys, int(k), wanted)
+                    for query_keys, wanted in zip(self._keys(queries, include), include, strict=True)
+                ]
+                # All ids at once: each look-up is a question to other processes where these have them.
+                passages = np.array([one.passage for ones in ranked for one in ones], np.int64)
+                ids = iter(self.index.passage_ids.take(passages))
+                for ones, wanted in zip(ranked, include, strict=True):
+                    yield _hits(ones, ids, int(k), wanted)
                     progress.update()
 
     def _keys(self, queries: Sequence[str], include: Sequence[np.ndarray]) -> list[QueryKeys]:
@@ -352,25 +359,21 @@ class GenerativeRetriever:
                 Hypothesis(ids, score, count) for (ids, count), score in zip(ones, of_ones, strict=True)
             ]
 
-    def _hits(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[Hit]:
+    def _ranked(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[ScoredPassage]:
+        """The best passages and those that are to be included, in no order."""
         settings = self.settings
         wanted = set(include.tolist())
         if self.scoring.kind == "log_likelihood":
             ranked = likeliest_passages(self.index, self.identifiers, query_keys.keys, settings.max_occurrences)
             scores = np.array([one.score for one in ranked])
-            kept = [ranked[place] for place in _among_best(scores, k, [one.passage in wanted for one in ranked])]
-        else:
-            scorer = PassageScorer(
-                self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
-            )
-            passages = scorer.found(settings.max_occurrences, settings.max_passages)
-            passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
-            scores = scorer.scores(passages)
-            kept = scorer.explained(passages[_among_best(scores, k, np.isin(passages, include))])
-        hits = [Hit(self.index.passage_ids[one.passage], one.score, one.identifiers) for one in kept]
-        hits.sort(key=lambda hit: (hit.score, hit.passage_id), reverse=True)
-        included = {self.index.passage_ids[passage] for passage in wanted}
-        return [hit for rank, hit in enumerate(hits) if rank < k or hit.passage_id in included]
+            return [ranked[place] for place in _among_best(scores, k, [one.passage in wanted for one in ranked])]
+        scorer = PassageScorer(
+            self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
+        )
+        passages = scorer.found(settings.max_occurrences, settings.max_passages)
+        passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
+        scores = scorer.scores(passages)
+        return scorer.explained(passages[_among_best(scores, k, np.isin(passages, include))])
 
     def _candidate(self, hit: Hit, relevant: bool) -> Candidate:
         identifiers = hit.identifiers
@@ -389,3 +392,10 @@ def _among_best(scores: np.ndarray, k: int, include: Sequence[bool] | np.ndarray
     if len(scores) <= k:
         return np.arange(len(scores))
     return np.flatnonzero((scores >= np.partition(scores, -k)[-k]) | np.asarray(include, dtype=bool))
+
+
+def _hits(ranked: Sequence[ScoredPassage], ids: Iterator[str], k: int, include: np.ndarray) -> list[Hit]:
+    """The k best hits, and the included passages below them; `ids` gives the id of each passage in turn."""
+    found = [(Hit(next(ids), one.score, one.identifiers), one.passage in include) for one in ranked]
+    found.sort(key=lambda pair: (pair[0].score, pair[0].passage_id), reverse=True)
+    return [hit for rank, (hit, included) in enumerate(found) if rank < k or included]
