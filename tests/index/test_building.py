@@ -113,11 +113,11 @@ def test_builds_killed_at_random_moments(plain_tokenizer, tmp_path):
     made_of = Corpus.from_passages(passages), Identifiers(plain_tokenizer)
     build(made_of, tmp_path / "expected", 800)
     context, chance, kills = multiprocessing.get_context("fork"), random.Random(3), 0
-    for number in range(4):
+    for number in range(10):
         while True:
             process = context.Process(target=build, args=(made_of, tmp_path / "index", 800))
             process.start()
-            process.join(chance.random() * 0.6)
+            process.join(chance.random() * 0.4)
             process.kill()
             process.join()
             if (tmp_path / "index").exists():
