@@ -61,6 +61,10 @@ class IndexOptions:
     compact: bool = field(
         default=False, metadata={"help": "Index what the index at --output holds anew, in one piece."}
     )
+    verify: bool = field(
+        default=False,
+        metadata={"help": "Compare all files of the index at --output, and its corpus, with their checksums."},
+    )
     segment_tokens: int | None = field(
         default=None,
         metadata={
@@ -82,7 +86,7 @@ def make_parser() -> CommandParser:
         [IndexOptions, IdentifierOptions],
         command="index",
         description="Index a corpus, so that a model can generate what occurs in it; or change an index: remove "
-        "passages, add those of a corpus, and compact it, in this order.",
+        "passages, add those of a corpus, and compact it, in this order; or verify it.",
         usage="[CORPUS] --output DIR [--model MODEL] [options]",
         example="  dgr index corpus.jsonl --model facebook/bart-base --output index\n"
         "  dgr index news.jsonl --output index --add --remove outdated.txt",
@@ -99,6 +103,9 @@ def make_parser() -> CommandParser:
 
 def run(options: IndexOptions, identifier_options: IdentifierOptions, positionals: Namespace) -> None:
     """Run `dgr index`."""
+    if options.verify:
+        _verify(options, positionals.corpus)
+        return
     if options.add or options.remove is not None or options.compact:
         _change(options, identifier_options, positionals.corpus)
         return
@@ -175,6 +182,21 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
 
         save_changed(found.root, found.marker, opened, index, removed=removed, added=added, compacted=options.compact)
     _report(index, found.path)
+
+
+def _verify(options: IndexOptions, corpus_path: str | None) -> None:
+    """Compare what is on the disk with its checksums."""
+    if corpus_path is not None or options.add or options.remove is not None or options.compact or options.overwrite:
+        raise UsageError("--verify looks at an index that is there and changes nothing. Give it with --output only.")
+    found = needed_index("--output", options.output)
+    from dgr_trainer.corpus_folder import verify_corpus
+    from dgr_trainer.index import FMIndex
+
+    index = FMIndex.load(found.path, verify=True)
+    if found.corpus is not None:
+        verify_corpus(found.corpus)
+    beside = " and its corpus" if found.corpus is not None else ""
+    logger.info("undamaged: %s (%.1f MB)%s", found.path, index.num_bytes / 1e6, beside)
 
 
 def _write(output: Path, index: FMIndex, corpus: Corpus | None, description: dict[str, Any]) -> None:

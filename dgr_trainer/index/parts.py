@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +73,9 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
         content = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(files.items()))
         name = f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
         description = {"name": name, "files": files}
-        if is_whole(folder, description):
+        if is_whole(folder, description) and all(
+            _sha256(folder / name / file) == expected["sha256"] for file, expected in files.items()
+        ):
             shutil.rmtree(temporary)
         else:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -108,14 +110,17 @@ def link_part(folder: Path, part: StoredPart) -> dict[str, Any]:
     return description
 
 
-def read_part(folder: Path, part: dict[str, Any], names: Sequence[str], verify: bool) -> dict[str, np.ndarray]:
+def read_part(
+    folder: Path, part: dict[str, Any], names: Sequence[str], verify: Callable[[str], bool]
+) -> dict[str, np.ndarray]:
     """Map the arrays of a part into memory.
 
     Args:
         folder (`pathlib.Path`): the folder of the index.
         part (`dict[str, Any]`): what `write_part` returned.
         names (`Sequence[str]`): the arrays.
-        verify (`bool`): compare every file with its checksum; otherwise only the small ones are.
+        verify (`Callable[[str], bool]`): whether to compare a file, given as `PART/FILE`, with its checksum; small
+            ones are compared always.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -124,7 +129,7 @@ def read_part(folder: Path, part: dict[str, Any], names: Sequence[str], verify: 
     arrays = {}
     for name in names:
         file, expected = folder / part["name"] / f"{name}.npy", part["files"][f"{name}.npy"]
-        _check_file(file, expected, verify or expected["bytes"] <= _ALWAYS_VERIFIED)
+        _check_file(file, expected, expected["bytes"] <= _ALWAYS_VERIFIED or verify(f"{part['name']}/{name}.npy"))
         try:
             array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except ValueError as error:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from tqdm.auto import tqdm
 
 from dgr_trainer.atomic import atomic_folder, atomic_write, restore_folder
 from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.parts import StoredPart, is_whole, link_part, read_part, write_part
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
+from dgr_trainer.index.verified import VERIFIED, State, read_verified, state_of, write_verified
 
 FORMAT = "dgr-trainer FM-index"
 FORMAT_VERSION = 2
@@ -123,12 +125,13 @@ def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
         yield
 
 
-def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list[Segment], dict[str, Any], str]:
+def load_index(path: str | os.PathLike[str], verify: bool | None = None) -> tuple[list[Segment], dict[str, Any], str]:
     """Map an index into memory.
 
     Args:
         path (`str` or `os.PathLike`): a folder that `save_index` wrote.
-        verify (`bool`, *optional*, defaults to `False`): compare all files with their checksums.
+        verify (`bool`, *optional*): compare all files with their checksums, or (`False`) only the small ones. By
+            default, of an index above 16 MiB, those that were changed or copied since they were compared last.
 
     Returns:
         `tuple[list[Segment], dict[str, Any], str]`: the segments, the settings, and the description's checksum.
@@ -149,25 +152,40 @@ def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list
                 raise
 
 
-def _load(folder: Path, description: dict[str, Any], verify: bool) -> tuple[list[Segment], dict[str, Any], str]:
-    total = sum(
-        file["bytes"]
-        for entry in description["segments"]
-        for part in (entry["segment"], entry["removed"])
-        if part is not None
-        for file in part["files"].values()
-    )
-    verify = verify or total <= _ALWAYS_VERIFIED
-    segments = []
-    for entry in description["segments"]:
-        names = [field.name for field in fields(IndexArrays)]
-        arrays = IndexArrays(**read_part(folder, entry["segment"], names, verify))
-        removed = NONE_REMOVED
-        if entry["removed"] is not None:
-            removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], verify))
-        stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
-        segments.append(Segment(arrays, description["separator"], removed, *stored))
+def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> tuple[list[Segment], dict[str, Any], str]:
+    sizes = _sizes(description)
+    states: dict[str, State] = {}
+    if sum(sizes.values()) > _ALWAYS_VERIFIED:
+        states = {name: state_of(folder / name) for name in sizes if (folder / name).is_file()}
+        known = read_verified(folder)
+        chosen = {name for name in sizes if verify or (verify is None and states.get(name) != known.get(name, ()))}
+    else:
+        chosen = set(sizes)
+    total = sum(sizes[name] for name in chosen)
+    with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=not states) as bar:
+
+        def is_chosen(name: str) -> bool:
+            bar.update(sizes[name] if name in chosen else 0)
+            return name in chosen
+
+        segments = []
+        for entry in description["segments"]:
+            names = [field.name for field in fields(IndexArrays)]
+            arrays = IndexArrays(**read_part(folder, entry["segment"], names, is_chosen))
+            removed = NONE_REMOVED
+            if entry["removed"] is not None:
+                removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], is_chosen))
+            stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
+            segments.append(Segment(arrays, description["separator"], removed, *stored))
+    if states and chosen:
+        write_verified(folder, states)
     return segments, {name: description[name] for name in _SETTINGS}, description["sha256"]
+
+
+def _sizes(description: Mapping[str, Any]) -> dict[str, int]:
+    """The size of each file of an index."""
+    parts = [part for entry in description["segments"] for part in (entry["segment"], entry["removed"]) if part]
+    return {f"{part['name']}/{name}": file["bytes"] for part in parts for name, file in part["files"].items()}
 
 
 def write_index(
@@ -175,13 +193,21 @@ def write_index(
 ) -> tuple[list[Segment], str]:
     """Write an index to a folder that will be known by the name `final`; the rest as of [`save_index`]."""
     entries, stored = [], []
+    written: set[str] = set()
+    parts = [part for segment in segments for part in (segment.stored, segment.stored_removed) if part is not None]
+    places = {folder, *(part.folder for part in parts)}
+    known = {verified for place in places for verified in read_verified(place).items()}
     for segment in segments:
-        part = _stored_in(folder, segment.stored, link) or write_part(folder, "segment", segment.arrays)
+        part = _stored_in(folder, segment.stored, link)
+        if part is None:
+            part = write_part(folder, "segment", segment.arrays)
+            written.add(part["name"])
         removed = None
         if len(segment.removed.passages):
-            removed = _stored_in(folder, segment.stored_removed, link) or write_part(
-                folder, "removed", segment.removed
-            )
+            removed = _stored_in(folder, segment.stored_removed, link)
+            if removed is None:
+                removed = write_part(folder, "removed", segment.removed)
+                written.add(removed["name"])
         entries.append({
             "segment": part, "removed": removed,
             "num_tokens": segment.arrays.num_rows, "num_passages": segment.num_passages,
@@ -203,6 +229,11 @@ def write_index(
     with atomic_write(folder / DESCRIPTION) as stream:
         json.dump(description, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
+    sizes = _sizes(description)
+    if sum(sizes.values()) > _ALWAYS_VERIFIED:
+        # What was just written was read again, and what was linked is the very file that was compared elsewhere.
+        states = {name: state_of(folder / name) for name in sizes}
+        write_verified(folder, {n: s for n, s in states.items() if n.split("/")[0] in written or (n, s) in known})
     return stored, description["sha256"]
 
 
@@ -228,7 +259,7 @@ def delete_unused(folder: Path) -> None:
 
 def belongs_to_index(name: str) -> bool:
     """Whether a file or folder of this name, in the folder of an index, is of the index."""
-    return name in (DESCRIPTION, MADE_OF, _LOCK) or name.startswith((*_PARTS, f".{DESCRIPTION}."))
+    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK) or name.startswith((*_PARTS, f".{DESCRIPTION}."))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
