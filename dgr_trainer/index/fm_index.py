@@ -70,8 +70,7 @@ class FMIndex(IndexQueries):
     def __init__(self, segments: Sequence[Segment], settings: dict[str, Any]) -> None:
         self._segments = tuple(segments)
         self._settings = settings
-        # Where this index, or the one it was made from, was opened or saved, and the checksum that was there then.
-        self.loaded_from: tuple[Path, str] | None = None
+        self.loaded_from: tuple[Path, str] | None = None  # With the checksum of what was there then.
         self.num_passages: int = sum(segment.num_passages for segment in segments)
         self.vocab_size: int = settings["vocab_size"]
         self.separator: int = settings["separator"]
