@@ -337,3 +337,20 @@ def test_verifying(dgr, files, tmp_path):
     blocks.write_bytes(content)
     damaged = dgr("index", "--output", tmp_path / "index", "--verify")
     assert damaged.code == 2 and "The index is damaged" in damaged.err
+
+
+def test_an_index_in_segments_goes_on_where_it_was_stopped(dgr, files, tmp_path, monkeypatch):
+    made = (files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index", "--segment_tokens", 200)
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dgr_trainer.cli.index._write", stopped)
+        assert dgr("index", *made).code == 130
+    assert not (tmp_path / "index").exists()
+    monkeypatch.setattr("dgr_trainer.index.building.add_segments", stopped)  # Nothing is left to index.
+    done = dgr("index", *made)
+    assert done.code == 0, done.err
+    assert FMIndex.load(tmp_path / "index").num_passages == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
