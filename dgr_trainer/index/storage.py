@@ -161,8 +161,8 @@ def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> tup
         chosen = {name for name in sizes if verify or (verify is None and states.get(name) != known.get(name, ()))}
     else:
         chosen = set(sizes)
-    total = sum(sizes[name] for name in chosen)
-    with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=not states) as bar:
+    total, hidden = sum(sizes[name] for name in chosen), not (states and chosen)
+    with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=hidden) as bar:
 
         def is_chosen(name: str) -> bool:
             bar.update(sizes[name] if name in chosen else 0)

@@ -173,7 +173,7 @@ def test_searches_killed_at_random_moments(made_of, queries, qrels, tmp_path):
             target=one.save_candidates, args=(tmp_path / "saved", queries, 4, qrels)
         )
         process.start()
-        process.join(0.1 + chance.random() * 0.15)
+        process.join(0.05 + 0.02 * kills + chance.random() * 0.15)
         process.kill()
         process.join()
         if process.exitcode == 0:
