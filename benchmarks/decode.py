@@ -313,7 +313,7 @@ def end_to_end(
         clock = Clock(options.device)
         others = [
             (retriever, "search_views", "constraint"), (retriever, "score_identifiers", "query words"),
-            (GenerativeRetriever, "_hits", "aggregation"), (retriever, "weigh_keys", "aggregation"),
+            (GenerativeRetriever, "_ranked", "aggregation"), (retriever, "weigh_keys", "aggregation"),
             (retriever, "add_unigrams", "aggregation"), (GenerativeRetriever, "_ngrams", "aggregation"),
         ]  # fmt: skip
         with clock.watching(*SEARCH[1:], *others):

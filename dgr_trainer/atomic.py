@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import logging
 import os
+import re
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # On Windows, what killed processes leave is not deleted.
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @contextmanager
@@ -53,7 +66,12 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
 
     A folder that is there already is replaced only when it is empty or holds the file `marker`, by which it shows
     that it was written by the same function: a folder of the user's is never deleted. When the block raises,
-    `path` stays as it was.
+    `path` stays as it was. Where `path` is a link, the folder that it leads to is replaced.
+
+    Whoever opens `path` finds the old or the new folder at every moment, a kill included: Linux exchanges the two in
+    one step. Elsewhere (another system, or a file system that cannot do it) the old one is set aside under a fixed
+    name first; a process that is killed right then leaves nothing at `path`, and [`restore_folder`], which everything
+    that opens such a folder calls, puts the old one back. What killed processes left beside `path` is deleted.
 
     Args:
         path (`str` or `os.PathLike`): the folder to write or to replace.
@@ -67,6 +85,9 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         FileNotFoundError: if the block did not write `marker`.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    restore_folder(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, so no folder can be written there. Give another path.")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
@@ -74,24 +95,189 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
             f"The folder {path} holds other files (and no {marker}), which would be lost. "
             "Give a folder that is empty, new, or was written by this function before."
         )
+    if path.absolute() in _being_filled and not any(path.iterdir()):
+        yield path  # The root of a folder that this process is filling already, and that appears as a whole.
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.mkdir()
-    try:
+    _delete_leftovers(path)
+    with _held_folder(path) as temporary:
         yield temporary
         if not (temporary / marker).is_file():
             raise FileNotFoundError(f"{marker} was not written, so the folder {path} would not be recognised later.")
-        if path.exists():
-            replaced = _beside(path)
-            os.rename(path, replaced)
+        replaced = _put_in_place(temporary, path)
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_folder(path: str | os.PathLike[str]) -> None:
+    """Put back a folder that a killed process had set aside to replace it; see [`atomic_folder`].
+
+    Raises:
+        FileNotFoundError: if there is one, but this process may not put it back.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    if path.exists() or not aside.is_dir():
+        return
+    try:
+        os.rename(aside, path)
+    except OSError as error:
+        if path.exists():  # Whoever was replacing it has done so meanwhile.
+            return
+        raise FileNotFoundError(
+            f"{path} is not there: a process that was replacing it was stopped half way. What it held is in {aside}, "
+            f"which could not be put back ({error.strerror}). Rename it to {path.name}."
+        ) from error
+    logger.warning("%s was put back; a process that was replacing it had been stopped half way.", path)
+
+
+def read_folder(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
+    """Read a folder of several files while others may replace it.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder, which [`atomic_folder`] writes.
+        read (`Callable[[Path], T]`): opens what is needed; called again if the folder was replaced meanwhile.
+
+    Returns:
+        what `read` returned, all of it from one and the same folder.
+    """
+    path = Path(path)
+    while True:
+        restore_folder(path)
+        before = _identity(path)
+        try:
+            result = read(path)
+        except (OSError, ValueError):
+            if _identity(path) == before:
+                raise
+            continue
+        if _identity(path) == before:
+            return result
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # A folder that was deleted may leave its number to the next one, so the number alone does not tell.
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _put_in_place(temporary: Path, path: Path) -> Path | None:
+    """Move a folder to `path`. Returns where the one is that was there, which is to be deleted."""
+    if not path.exists():
+        try:
             os.rename(temporary, path)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(temporary, path)
+            return None
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+    if _exchange(temporary, path):
+        return temporary
+    aside = _aside(path)
+    try:
+        while True:
+            try:
+                os.rename(path, aside)
+            except FileNotFoundError:  # Another process is replacing it at this moment.
+                pass
+            except OSError as error:
+                if error.errno not in _OCCUPIED:
+                    raise
+                shutil.rmtree(aside)  # From a process that was killed after it had put the new folder in place.
+                continue
+            try:
+                os.rename(temporary, path)
+                return aside
+            except OSError as error:
+                if error.errno not in _OCCUPIED:  # Otherwise somebody who opened it has put the old one back.
+                    raise
+    except BaseException:
+        restore_folder(path)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap places in one step. Returns whether system and file system can."""
+    if _renameat2 is None:
+        return False
+    if _renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    if (number := ctypes.get_errno()) in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _find_renameat2() -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+
+
+_renameat2 = _find_renameat2()
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
+_OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY}
+
+
+_being_filled: set[Path] = set()
+
+
+@contextmanager
+def _held_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, locked for as long as this process works on it, and deleted if it fails."""
+    while True:
+        temporary = _beside(path)
+        temporary.mkdir()
+        lock = _lock(temporary)
+        if temporary.exists():
+            break
+        if lock is not None:  # Another process took it for a leftover before it was locked.
+            os.close(lock)
+    _being_filled.add(temporary.absolute())
+    try:
+        yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        _being_filled.discard(temporary.absolute())
+        if lock is not None:
+            os.close(lock)
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete folders that processes filled for `path` until they were killed: nobody holds their locks."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
+    for left in path.parent.iterdir():
+        if pattern.fullmatch(left.name) and left.is_dir() and (lock := _lock(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; `None` if another process has it, or there are no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")

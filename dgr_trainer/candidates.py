@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.atomic import atomic_folder, atomic_write, read_folder
 from dgr_trainer.identifiers import VIEWS
 from dgr_trainer.lines import json_lines, place
 
@@ -140,16 +140,35 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
         """Candidates of queries that were packed one by one, by [`pack`]; the other arguments as of `from_lists`."""
-        remaining = iter(rows)
-        schema = pa.schema(_COLUMNS)
-        tables = [schema.empty_table()]
-        while batch := list(islice(remaining, _ROWS_A_BATCH)):
-            tables.append(pa.Table.from_batches(batch, schema=schema).combine_chunks())
-        dataset = datasets.Dataset(pa.concat_tables(tables))
+        dataset = datasets.Dataset(pa.concat_tables([pa.schema(_COLUMNS).empty_table(), *_tables(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+
+    @classmethod
+    def save_rows(
+        cls,
+        rows: Iterable[pa.RecordBatch],
+        path: str | os.PathLike[str],
+        *,
+        corpus_tokens: int,
+        tokenizer_fingerprint: str = "",
+    ) -> None:
+        """Write as `save_to_disk` what `from_rows` would make, as it comes, without holding it in memory."""
+        with atomic_folder(path, marker=_META) as folder:
+            file = folder / "rows.arrow"
+            with pa.ipc.new_stream(str(file), pa.schema(_COLUMNS)) as stream:
+                for table in _tables(rows):
+                    stream.write_table(table)
+            dataset = datasets.Dataset.from_file(str(file))
+            made = cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+            made._write(folder)
+            file.unlink()
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, which appears only when it is complete. Raises as `atomic_folder` does."""
+        with atomic_folder(path, marker=_META) as folder:
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         meta = {
             "format_version": _FORMAT_VERSION,
             "corpus_tokens": self.corpus_tokens,
@@ -157,9 +176,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             "num_queries": len(self),
             "views": list(VIEWS),
         }
-        with atomic_folder(path, marker=_META) as folder:
-            self.dataset.with_format(None).save_to_disk(folder / "dataset")
-            (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        self.dataset.with_format(None).save_to_disk(folder / "dataset")
+        (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load_from_disk(cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None) -> Candidates:
@@ -174,7 +192,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             `FileNotFoundError`: if the folder holds no candidates.
             `ValueError`: if it was written by a newer version or for another tokenizer.
         """
-        meta_path = Path(path) / _META
+        candidates = read_folder(path, cls._open)
+        if tokenizer_fingerprint is not None:
+            candidates.check_tokenizer(tokenizer_fingerprint)
+        return candidates
+
+    @classmethod
+    def _open(cls, path: Path) -> Candidates:
+        meta_path = path / _META
         if not meta_path.is_file():
             raise FileNotFoundError(f"{path} holds no {_META}, so it is no folder of candidates.")
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
@@ -183,13 +208,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
-        dataset = datasets.load_from_disk(str(Path(path) / "dataset"))
-        candidates = cls(
-            dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"]
-        )
-        if tokenizer_fingerprint is not None:
-            candidates.check_tokenizer(tokenizer_fingerprint)
-        return candidates
+        dataset = datasets.load_from_disk(str(path / "dataset"))
+        return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """
@@ -304,6 +324,13 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
         arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
         return arrays
+
+
+def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Rows in tables of many."""
+    remaining, schema = iter(rows), pa.schema(_COLUMNS)
+    while batch := list(islice(remaining, _ROWS_A_BATCH)):
+        yield pa.Table.from_batches(batch, schema=schema).combine_chunks()
 
 
 def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:

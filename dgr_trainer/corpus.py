@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,12 @@ from typing import Any, SupportsIndex, overload
 import datasets
 from datasets import Dataset, IterableDataset
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, read_folder, restore_folder
 from dgr_trainer.compressed import SUFFIXES
 from dgr_trainer.corpus_files import FIELDS, ID_NAMES, PassageRows, dataset_rows, passage_row, record_rows, tsv_rows
+from dgr_trainer.corpus_folder import open_corpus, write_corpus
 from dgr_trainer.corpus_store import (
     FEATURES,
-    LAYOUT,
     MARKER,
     CorpusDigest,
     StoredCorpus,
@@ -213,6 +212,7 @@ class Corpus(Sequence[Passage]):
         if name is not None:
             return cls._of(store(ir_datasets_ids.passage_rows(name), cache_dir=cache_dir))
         path = Path(path)
+        restore_folder(path)
         if path.is_dir():
             if (path / MARKER).is_file():
                 return cls.load_from_disk(path)
@@ -339,38 +339,18 @@ class Corpus(Sequence[Passage]):
             FileExistsError: if `path` is a file, or a folder with other files in it.
         """
         with atomic_folder(path, marker=MARKER) as folder:
-            self.dataset.save_to_disk(str(folder))
-            facts = {"layout": LAYOUT, "fingerprint": self.fingerprint, "passages": len(self)}
-            (folder / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_corpus(folder, StoredCorpus(self.dataset, self.fingerprint))
 
     @classmethod
     def load_from_disk(cls, path: PathLike) -> Corpus:
-        """Load what [`~Corpus.save_to_disk`] saved, memory-mapped.
+        """Load what [`~Corpus.save_to_disk`] saved, or the corpus of an index or retriever; memory-mapped.
 
         Raises:
             FileNotFoundError: if `path` is no saved corpus.
             ValueError: if its files do not belong together.
         """
-        path = Path(path)
-        if not (path / MARKER).is_file():
-            found = listing(path) if path.is_dir() else "nothing there"
-            raise FileNotFoundError(
-                f"{path} is no saved corpus: it has no {MARKER}. Found: {found}. "
-                "Corpus.read reads corpora in other formats."
-            )
-        facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        if facts.get("layout") != LAYOUT:
-            raise ValueError(
-                f"{path} was saved in layout {facts.get('layout')!r} of a corpus, and this version of dgr-trainer "
-                f"reads layout {LAYOUT}. Save it again with this version, or use the version that wrote it."
-            )
-        corpus = cls(datasets.load_from_disk(str(path)), fingerprint=facts["fingerprint"])
-        if len(corpus) != facts["passages"]:
-            raise ValueError(
-                f"{path} holds {len(corpus)} passages, but {facts['passages']} were saved: its files do not belong "
-                "together. Save the corpus again."
-            )
-        return corpus
+        dataset, fingerprint = read_folder(path, open_corpus)
+        return cls(dataset, fingerprint=fingerprint)
 
 
 def _passage(row: Mapping[str, Any]) -> Passage:

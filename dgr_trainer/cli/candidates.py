@@ -40,7 +40,8 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [CandidatesOptions, SearchOptions, DeviceOptions],
         command="candidates",
-        description="Find candidates for training queries, with the identifiers by which the student found them.",
+        description="Find candidates for training queries, with the identifiers by which the student found them. If "
+        "it is interrupted or killed, the same command goes on after the last batch of queries.",
         usage="RETRIEVER --queries FILE --output DIR [options]",
         example="  dgr candidates generation/retriever --queries train.jsonl \\\n"
         "      --qrels train.qrels --output candidates",
@@ -65,7 +66,6 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
             from dgr_trainer.queries import check_qrels
 
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
-        candidates = retriever.candidates(queries, options.k, qrels, processes)
+        retriever.save_candidates(output, queries, options.k, qrels, processes)
         if writes(processes):
-            candidates.save_to_disk(output)
-            logger.info("found candidates for %s queries: %s", f"{len(candidates):,}", output)
+            logger.info("found candidates for %s queries: %s", f"{len(set(queries['query_id'])):,}", output)

@@ -7,7 +7,6 @@ import logging
 import shutil
 from argparse import Namespace
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from dgr_trainer.cli.sources import (
     load_tokenizer,
     make_identifiers,
     needed_index,
+    open_index,
     read_corpus,
 )
 from dgr_trainer.lines import numbered_lines
@@ -61,6 +61,10 @@ class IndexOptions:
     compact: bool = field(
         default=False, metadata={"help": "Index what the index at --output holds anew, in one piece."}
     )
+    verify: bool = field(
+        default=False,
+        metadata={"help": "Compare all files of the index at --output, and its corpus, with their checksums."},
+    )
     segment_tokens: int | None = field(
         default=None,
         metadata={
@@ -82,7 +86,7 @@ def make_parser() -> CommandParser:
         [IndexOptions, IdentifierOptions],
         command="index",
         description="Index a corpus, so that a model can generate what occurs in it; or change an index: remove "
-        "passages, add those of a corpus, and compact it, in this order.",
+        "passages, add those of a corpus, and compact it, in this order; or verify it.",
         usage="[CORPUS] --output DIR [--model MODEL] [options]",
         example="  dgr index corpus.jsonl --model facebook/bart-base --output index\n"
         "  dgr index news.jsonl --output index --add --remove outdated.txt",
@@ -99,6 +103,9 @@ def make_parser() -> CommandParser:
 
 def run(options: IndexOptions, identifier_options: IdentifierOptions, positionals: Namespace) -> None:
     """Run `dgr index`."""
+    if options.verify:
+        _verify(options, positionals.corpus)
+        return
     if options.add or options.remove is not None or options.compact:
         _change(options, identifier_options, positionals.corpus)
         return
@@ -147,16 +154,16 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
     if options.overwrite or options.segment_tokens is not None:
         raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of one that is there.")
     found = needed_index("--output", options.output)
-    from dgr_trainer.corpus import Corpus
-    from dgr_trainer.index import FMIndex
+    import numpy as np
 
-    index = FMIndex.load(found.path)
-    corpus = None if found.corpus is None else Corpus.load_from_disk(found.corpus)
-    added: Corpus | None = None
+    opened, corpus = open_index(found)
+    index, added = opened, None
+    removed = np.empty(0, np.int64)
     if options.remove is not None:
         file = input_path("--remove", options.remove, folder=False)
-        index = index.remove([line.strip() for _, line in numbered_lines(file)])
-    remaining = index.passage_ids
+        ids = [line.strip() for _, line in numbered_lines(file)]
+        removed = np.unique(index.passage_positions(ids))
+        index = index.remove(ids)
     if corpus_path is not None:
         model = options.model or found.description.get("model")
         if model is None:
@@ -170,21 +177,35 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
         index = index.compact()
     if corpus is None:
         index.save(found.path)
-        _report(index, found.path)
-        return
-    kept = (passage for passage in corpus if passage.id in remaining)
-    changed = Corpus.from_passages(chain(kept, added if added is not None else ()))
-    _write(found.path, index, changed, found.description)
+    else:
+        from dgr_trainer.index_changes import save_changed
+
+        save_changed(found.root, found.marker, opened, index, removed=removed, added=added, compacted=options.compact)
+    _report(index, found.path)
+
+
+def _verify(options: IndexOptions, corpus_path: str | None) -> None:
+    """Compare what is on the disk with its checksums."""
+    if corpus_path is not None or options.add or options.remove is not None or options.compact or options.overwrite:
+        raise UsageError("--verify looks at an index that is there and changes nothing. Give it with --output only.")
+    found = needed_index("--output", options.output)
+    from dgr_trainer.corpus_folder import verify_corpus
+    from dgr_trainer.index import FMIndex
+
+    index = FMIndex.load(found.path, verify=True)
+    if found.corpus is not None:
+        verify_corpus(found.corpus)
+    beside = " and its corpus" if found.corpus is not None else ""
+    logger.info("undamaged: %s (%.1f MB)%s", found.path, index.num_bytes / 1e6, beside)
 
 
 def _write(output: Path, index: FMIndex, corpus: Corpus | None, description: dict[str, Any]) -> None:
     """Write an index with its corpus, which take the place of what is there together."""
     with atomic_folder(output, marker=INDEX_MARKER) as folder:
-        index.save(folder)
+        index.save(folder, link=True)
         if corpus is not None:
             corpus.save_to_disk(folder / "corpus")
-        if description:
-            (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     _report(index, output)
 
 

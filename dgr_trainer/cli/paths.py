@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgr_trainer.atomic import restore_folder
 from dgr_trainer.compressed import compression
 from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.lines import listing
@@ -26,6 +27,7 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
     found = Path(path)
     if folder is None and ir_datasets_id(path) is not None:
         return found
+    restore_folder(found)
     if not found.exists():
         near = f" Its folder holds: {listing(found.parent)}." if found.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{option}: {path} is not there.{near}")
@@ -91,6 +93,7 @@ def output_folder(option: str, path: str, marker: str, overwrite: bool) -> Path:
         `OSError`: if it is there already and must not be replaced, or cannot be written.
     """
     place = Path(path)
+    restore_folder(place)
     if place.exists() and not place.is_dir():
         raise FileExistsError(f"{option}: {path} is a file, but the output is a folder. Give another path.")
     if place.is_dir() and any(place.iterdir()):

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.atomic import atomic_write, read_folder
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
 from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dgr_trainer.corpus import Corpus
     from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+    from dgr_trainer.index import FMIndex
     from dgr_trainer.queries import Qrels
     from dgr_trainer.rankings import Rankings
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
@@ -32,6 +33,8 @@ RETRIEVER_MARKER = "retriever.json"
 class IndexFolder(NamedTuple):
     """What a folder of `dgr index`, or of a retriever, holds beside the model."""
 
+    root: Path
+    marker: str
     path: Path
     corpus: Path | None
     description: dict[str, Any]
@@ -64,11 +67,27 @@ def index_folder(path: Path) -> IndexFolder | None:
     """What `path` holds if it is a folder of `dgr index`, an index that was saved, or a retriever; else `None`."""
     corpus = path / "corpus" if (path / "corpus" / "corpus.json").is_file() else None
     if (path / RETRIEVER_MARKER).is_file():
-        return IndexFolder(path / "index", corpus, json.loads((path / RETRIEVER_MARKER).read_text(encoding="utf-8")))
+        description = json.loads((path / RETRIEVER_MARKER).read_text(encoding="utf-8"))
+        return IndexFolder(path, RETRIEVER_MARKER, path / "index", corpus, description)
     if (path / INDEX_MARKER).is_file():
         beside = path / SETTINGS_FILE
-        return IndexFolder(path, corpus, json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {})
+        description = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        return IndexFolder(path, INDEX_MARKER, path, corpus, description)
     return None
+
+
+def open_index(found: IndexFolder, fingerprint: str | None = None) -> tuple[FMIndex, Corpus | None]:
+    """Open an index and the corpus beside it, which belong together even if others change them at this moment."""
+    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.index import FMIndex
+
+    return read_folder(
+        found.root,
+        lambda _: (
+            FMIndex.load(found.path, tokenizer_fingerprint=fingerprint),
+            None if found.corpus is None else Corpus.load_from_disk(found.corpus),
+        ),
+    )
 
 
 def needed_index(option: str, path: str) -> IndexFolder:

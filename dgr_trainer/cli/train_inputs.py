@@ -16,6 +16,7 @@ from dgr_trainer.cli.sources import (
     load_tokenizer,
     make_identifiers,
     needed_index,
+    open_index,
     read_corpus,
     read_identifier_strings,
     read_qrels_of,
@@ -143,9 +144,7 @@ def read(
     Raises:
         `ValueError`, `OSError`: if something is malformed or does not go together.
     """
-    from dgr_trainer.corpus import Corpus
     from dgr_trainer.identifiers import IdentifierSettings
-    from dgr_trainer.index import FMIndex
 
     queries = read_queries_of(options.queries, options.split) if options.queries else None
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
@@ -160,9 +159,8 @@ def read(
     identifiers = make_identifiers(load_tokenizer(name), settings)
     index = corpus = None
     if found is not None:
-        index = FMIndex.load(found.path, tokenizer_fingerprint=identifiers.fingerprint)
+        index, corpus = open_index(found, identifiers.fingerprint)
         index.check_tokenizer(identifiers)
-        corpus = None if found.corpus is None else Corpus.load_from_disk(found.corpus)
     search, scoring = _settings(options, index_folder(Path(name)) if Path(name).is_dir() else None, scoring_options)
     evaluator = None
     if index is not None and evaluation.eval_queries is not None:

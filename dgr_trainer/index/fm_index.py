@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dgr_trainer.index.build import encoded_passages
+from dgr_trainer.index.building import build_in_folder
 from dgr_trainer.index.queries import IndexQueries
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segments import RemainingIds, add_segments, compacted, without_passages
-from dgr_trainer.index.storage import build_in_folder, load_index, new_settings, save_index
+from dgr_trainer.index.storage import load_index, new_settings, save_index
 from dgr_trainer.index.texts import Text, read_texts
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class FMIndex(IndexQueries):
     def __init__(self, segments: Sequence[Segment], settings: dict[str, Any]) -> None:
         self._segments = tuple(segments)
         self._settings = settings
-        self._opened: tuple[Path, str] | None = None
+        self.loaded_from: tuple[Path, str] | None = None  # With the checksum of what was there then.
         self.num_passages: int = sum(segment.num_passages for segment in segments)
         self.vocab_size: int = settings["vocab_size"]
         self.separator: int = settings["separator"]
@@ -171,7 +172,7 @@ class FMIndex(IndexQueries):
 
         if folder is None:
             return cls(add_segments([], texts(0), identifiers.vocab_size, identifiers.eos_token_id), settings)
-        build_in_folder(folder, texts, len(corpus), settings)
+        build_in_folder(folder, texts, len(corpus), settings, identifiers.settings.to_dict())
         return cls.load(folder)
 
     def add(
@@ -259,39 +260,40 @@ class FMIndex(IndexQueries):
 
     def _changed(self, segments: Sequence[Segment]) -> FMIndex:
         changed = FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
-        changed._opened = self._opened
+        changed.loaded_from = self.loaded_from
         return changed
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, link: bool = False) -> None:
         """Write the index to a folder, where it appears only when all of it is on the disk.
 
         An older index at `path` stays usable until then. What the folder has of this index is not written again.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
+            link (`bool`, *optional*, defaults to `False`): share the files with a folder elsewhere on the same disk.
 
         Raises:
             FileExistsError: if `path` is a file, or a folder with anything but an index in it.
             RuntimeError: if this index was made from the one at `path`, which has been changed since.
         """
-        opened = self._opened[1] if self._opened and self._opened[0] == Path(path).absolute() else None
-        segments, checksum = save_index(path, self._segments, self._settings, opened)
-        self._segments, self._opened = tuple(segments), (Path(path).absolute(), checksum)
+        opened = self.loaded_from[1] if self.loaded_from and self.loaded_from[0] == Path(path).absolute() else None
+        segments, checksum = save_index(path, self._segments, self._settings, opened, link)
+        self._segments, self.loaded_from = tuple(segments), (Path(path).absolute(), checksum)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None, verify: bool = False
+        cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None, verify: bool | None = None
     ) -> FMIndex:
         """Open an index. Its files are mapped into memory: opening takes no time, and processes share the memory.
 
-        That all files are whole, and the small ones undamaged, is checked always. A damaged byte in a large file (of
-        an index above 16 MiB) is found only with `verify`, which reads all: after copying an index, for example.
+        All files have to be whole. Small ones, and all of an index up to 16 MiB, are compared with their SHA-256; a
+        large one is if it was changed or copied since it was compared last. What a disk does to it takes `verify`.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
             tokenizer_fingerprint (`str`, *optional*): fingerprint of the tokenizer that patterns will be made with; an
                 index made with another is refused.
-            verify (`bool`, *optional*, defaults to `False`): read all files and compare their SHA-256 first.
+            verify (`bool`, *optional*): read all files and compare their SHA-256 in any case, or (`False`) in none.
 
         Returns:
             [`FMIndex`]: the index.
@@ -302,7 +304,7 @@ class FMIndex(IndexQueries):
         """
         segments, settings, checksum = load_index(path, verify)
         index = cls(segments, settings)
-        index._opened = Path(path).absolute(), checksum
+        index.loaded_from = Path(path).absolute(), checksum
         if tokenizer_fingerprint is not None:
             index._check_fingerprint(tokenizer_fingerprint)
         return index

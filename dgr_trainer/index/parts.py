@@ -6,12 +6,14 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from dgr_trainer.links import link_file
 
 # Files up to this size are compared with their checksums whenever they are opened.
 _ALWAYS_VERIFIED = 1 << 20
@@ -52,8 +54,7 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: the part's name and files, with checksums. What is there already is not written again.
     """
-    temporary = folder / f".{kind}-{uuid.uuid4().hex[:12]}.tmp"
-    temporary.mkdir()
+    temporary = _temporary(folder, kind)
     try:
         files = {}
         for field in fields(part):
@@ -72,7 +73,9 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
         content = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(files.items()))
         name = f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
         description = {"name": name, "files": files}
-        if is_whole(folder, description):
+        if is_whole(folder, description) and all(
+            _sha256(folder / name / file) == expected["sha256"] for file, expected in files.items()
+        ):
             shutil.rmtree(temporary)
         else:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -83,14 +86,41 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
     return description
 
 
-def read_part(folder: Path, part: dict[str, Any], names: Sequence[str], verify: bool) -> dict[str, np.ndarray]:
+def link_part(folder: Path, part: StoredPart) -> dict[str, Any]:
+    """Bring a part of another index to a folder without copying it, where the disk allows that.
+
+    Args:
+        folder (`pathlib.Path`): the folder of the index.
+        part (`StoredPart`): a part elsewhere.
+
+    Returns:
+        `dict[str, Any]`: the part's description.
+    """
+    description = part.description
+    if not is_whole(folder, description):
+        temporary = _temporary(folder, description["name"].split("-")[0])
+        try:
+            for name in description["files"]:
+                link_file(part.folder / description["name"] / name, temporary / name)
+            shutil.rmtree(folder / description["name"], ignore_errors=True)
+            os.rename(temporary, folder / description["name"])
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return description
+
+
+def read_part(
+    folder: Path, part: dict[str, Any], names: Sequence[str], verify: Callable[[str], bool]
+) -> dict[str, np.ndarray]:
     """Map the arrays of a part into memory.
 
     Args:
         folder (`pathlib.Path`): the folder of the index.
         part (`dict[str, Any]`): what `write_part` returned.
         names (`Sequence[str]`): the arrays.
-        verify (`bool`): compare every file with its checksum; otherwise only the small ones are.
+        verify (`Callable[[str], bool]`): whether to compare a file, given as `PART/FILE`, with its checksum; small
+            ones are compared always.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -99,7 +129,7 @@ def read_part(folder: Path, part: dict[str, Any], names: Sequence[str], verify: 
     arrays = {}
     for name in names:
         file, expected = folder / part["name"] / f"{name}.npy", part["files"][f"{name}.npy"]
-        _check_file(file, expected, verify or expected["bytes"] <= _ALWAYS_VERIFIED)
+        _check_file(file, expected, expected["bytes"] <= _ALWAYS_VERIFIED or verify(f"{part['name']}/{name}.npy"))
         try:
             array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except ValueError as error:
@@ -132,6 +162,13 @@ def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
             f"The index is damaged: {file} does not have the SHA-256 it was written with. "
             "Copy the file again, or build the index again."
         )
+
+
+def _temporary(folder: Path, kind: str) -> Path:
+    """A new folder for a part that is being written."""
+    temporary = folder / f".{kind}-{uuid.uuid4().hex[:12]}.tmp"
+    temporary.mkdir()
+    return temporary
 
 
 def _sha256(file: Path) -> str:

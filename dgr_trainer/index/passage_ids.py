@@ -100,6 +100,10 @@ class PassageIds(Sequence[str]):
         wanted = np.frombuffer(b"".join(encoded), np.uint8)
         return _look_up(self._bytes, self._offsets, self._order, wanted, offsets)
 
+    def hashes(self) -> np.ndarray:
+        """A hash of each id, the same in every process (uint64); different ids may have the same."""
+        return _hash(self._bytes, self._offsets)
+
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
         return f"PassageIds({len(self)}: {shown})"
@@ -133,3 +137,17 @@ def _look_up(
             else:
                 high = middle
     return found
+
+
+@compiled
+def _hash(id_bytes: np.ndarray, id_offsets: np.ndarray) -> np.ndarray:
+    """FNV-1a of the bytes, whose bits MurmurHash3's last step then spreads."""
+    hashes = np.empty(len(id_offsets) - 1, np.uint64)
+    for passage in range(len(hashes)):
+        value = np.uint64(0xCBF29CE484222325)
+        for index in range(id_offsets[passage], id_offsets[passage + 1]):
+            value = (value ^ np.uint64(id_bytes[index])) * np.uint64(0x100000001B3)
+        value = (value ^ (value >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        value = (value ^ (value >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+        hashes[passage] = value ^ (value >> np.uint64(33))
+    return hashes

@@ -77,6 +77,16 @@ class RemainingIds(Sequence[str]):
             found = np.where(positions >= 0, positions + base, found)
         return found
 
+    def take(self, positions: np.ndarray) -> list[str]:
+        """The ids at many positions, in their order."""
+        return [self[position] for position in positions.tolist()]
+
+    def hashes(self) -> np.ndarray:
+        """A hash of each id, the same in every process (uint64); different ids may have the same."""
+        return np.concatenate(
+            [np.delete(segment.passage_ids.hashes(), segment.removed.passages) for segment in self._segments]
+        )
+
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
         return f"RemainingIds({len(self)}: {shown})"

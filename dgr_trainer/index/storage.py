@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.atomic import atomic_folder, atomic_write, restore_folder
 from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays, check_vocabulary
-from dgr_trainer.index.parts import StoredPart, is_whole, read_part, write_part
+from dgr_trainer.index.parts import StoredPart, is_whole, link_part, read_part, write_part
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
-from dgr_trainer.index.segments import add_segments
-from dgr_trainer.index.texts import Text
-
-logger = logging.getLogger(__name__)
+from dgr_trainer.index.verified import VERIFIED, State, read_verified, state_of, write_verified
 
 FORMAT = "dgr-trainer FM-index"
 FORMAT_VERSION = 2
 DESCRIPTION = "index.json"
+MADE_OF = "made_of.json"
 _LOCK = "index.lock"
+_PARTS = ("segment-", "removed-", ".segment-", ".removed-")
 _SETTINGS = (
     "vocab_size",
     "separator",
@@ -67,61 +67,12 @@ def new_settings(
     }
 
 
-def build_in_folder(
-    path: str | os.PathLike[str],
-    texts: Callable[[int], Iterator[Text]],
-    num_passages: int,
-    settings: Mapping[str, Any],
-) -> None:
-    """Build an index on the disk, segment by segment, or finish one that was begun.
-
-    What is finished lies in a hidden folder beside `path`, and is used again if its settings are the same.
-
-    Args:
-        path (`str` or `os.PathLike`): the folder of the index.
-        texts (`Callable[[int], Iterator[Text]]`): the texts of the segments, from a passage on.
-        num_passages (`int`): passages of all texts.
-        settings (`Mapping[str, Any]`): numbers and fingerprints that describe the index.
-
-    Raises:
-        FileExistsError: if `path` is a file, or a folder with anything but an index in it.
-    """
-    folder = Path(path)
-    if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder} exists and is no index, so none can be written there. Give a folder that is empty, new, or an "
-            "index."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    begun = folder.with_name(f".{folder.name}.building")
-    segments: list[Segment] = []
-    if begun.exists():
-        try:
-            segments, known, _ = load_index(begun, verify=True)
-        except (OSError, ValueError):
-            known = {}
-        if known != dict(settings):
-            shutil.rmtree(begun)
-            segments = []
-    done = sum(segment.num_passages for segment in segments)
-    if done:
-        logger.info("Going on after the %d passages that were indexed before", done)
-    if done < num_passages:
-        for text in texts(done):
-            segments = add_segments(segments, [text], settings["vocab_size"], settings["separator"])
-            save_index(begun, segments, settings, None)
-            segments, _, _ = load_index(begun)
-    if (folder / DESCRIPTION).is_file():
-        save_index(folder, segments, settings, None)
-        shutil.rmtree(begun)
-    else:
-        if folder.exists():
-            folder.rmdir()
-        os.rename(begun, folder)
-
-
 def save_index(
-    path: str | os.PathLike[str], segments: Sequence[Segment], settings: Mapping[str, Any], opened: str | None
+    path: str | os.PathLike[str],
+    segments: Sequence[Segment],
+    settings: Mapping[str, Any],
+    opened: str | None,
+    link: bool = False,
 ) -> tuple[list[Segment], str]:
     """Write an index. It appears, or takes the place of an older one, only when all of it is on the disk.
 
@@ -131,6 +82,7 @@ def save_index(
         settings (`Mapping[str, Any]`): numbers and fingerprints that describe them.
         opened (`str`, *optional*): the checksum of the index that these segments were made from, if it was opened
             from `path`.
+        link (`bool`, *optional*, defaults to `False`): parts that are on the disk elsewhere become hard links.
 
     Returns:
         `tuple[list[Segment], str]`: the segments, which now know where they are on the disk, and the checksum of the
@@ -142,26 +94,44 @@ def save_index(
         OSError: if the disk is full, for one; `path` is then as it was.
     """
     folder = Path(path)
+    restore_folder(folder)
     if not (folder / DESCRIPTION).is_file():
         with atomic_folder(folder, marker=DESCRIPTION) as new:
-            return _write(new, folder, segments, settings)
+            return write_index(new, folder, segments, settings, link)
+    with unchanged(folder, opened):
+        written = write_index(folder, folder, segments, settings, link)
+        delete_unused(folder)
+        (folder / MADE_OF).unlink(missing_ok=True)
+    return written
+
+
+@contextmanager
+def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
+    """Keep other processes from changing an index.
+
+    Args:
+        folder (`pathlib.Path`): the folder of the index.
+        opened (`str`, *optional*): the checksum of the index that the change is made from.
+
+    Raises:
+        RuntimeError: if another process has changed it since.
+    """
     with FileLock(folder / _LOCK):
-        if opened is not None and opened != _checksum_on_disk(folder):
+        if opened is not None and opened != checksum_on_disk(folder):
             raise RuntimeError(
                 f"The index at {folder} was changed by another process since it was opened here, and saving would "
                 "undo that. Load it again and repeat the change."
             )
-        written = _write(folder, folder, segments, settings)
-        _delete_unused(folder)
-    return written
+        yield
 
 
-def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list[Segment], dict[str, Any], str]:
+def load_index(path: str | os.PathLike[str], verify: bool | None = None) -> tuple[list[Segment], dict[str, Any], str]:
     """Map an index into memory.
 
     Args:
         path (`str` or `os.PathLike`): a folder that `save_index` wrote.
-        verify (`bool`, *optional*, defaults to `False`): compare all files with their checksums.
+        verify (`bool`, *optional*): compare all files with their checksums, or (`False`) only the small ones. By
+            default, of an index above 16 MiB, those that were changed or copied since they were compared last.
 
     Returns:
         `tuple[list[Segment], dict[str, Any], str]`: the segments, the settings, and the description's checksum.
@@ -171,47 +141,73 @@ def load_index(path: str | os.PathLike[str], verify: bool = False) -> tuple[list
         ValueError: if the folder is no index, of an unknown version, or damaged.
     """
     folder = Path(path)
+    restore_folder(folder)
     while True:
         description = _read_description(folder)
         try:
             return _load(folder, description, verify)
         except FileNotFoundError:
             # Another process may have replaced the index after its description was read here.
-            if _checksum_on_disk(folder) == description["sha256"]:
+            if checksum_on_disk(folder) == description["sha256"]:
                 raise
 
 
-def _load(folder: Path, description: dict[str, Any], verify: bool) -> tuple[list[Segment], dict[str, Any], str]:
-    total = sum(
-        file["bytes"]
-        for entry in description["segments"]
-        for part in (entry["segment"], entry["removed"])
-        if part is not None
-        for file in part["files"].values()
-    )
-    verify = verify or total <= _ALWAYS_VERIFIED
-    segments = []
-    for entry in description["segments"]:
-        names = [field.name for field in fields(IndexArrays)]
-        arrays = IndexArrays(**read_part(folder, entry["segment"], names, verify))
-        removed = NONE_REMOVED
-        if entry["removed"] is not None:
-            removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], verify))
-        stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
-        segments.append(Segment(arrays, description["separator"], removed, *stored))
+def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> tuple[list[Segment], dict[str, Any], str]:
+    sizes = _sizes(description)
+    states: dict[str, State] = {}
+    if sum(sizes.values()) > _ALWAYS_VERIFIED:
+        states = {name: state_of(folder / name) for name in sizes if (folder / name).is_file()}
+        known = read_verified(folder)
+        chosen = {name for name in sizes if verify or (verify is None and states.get(name) != known.get(name, ()))}
+    else:
+        chosen = set(sizes)
+    total, hidden = sum(sizes[name] for name in chosen), not (states and chosen)
+    with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=hidden) as bar:
+
+        def is_chosen(name: str) -> bool:
+            bar.update(sizes[name] if name in chosen else 0)
+            return name in chosen
+
+        segments = []
+        for entry in description["segments"]:
+            names = [field.name for field in fields(IndexArrays)]
+            arrays = IndexArrays(**read_part(folder, entry["segment"], names, is_chosen))
+            removed = NONE_REMOVED
+            if entry["removed"] is not None:
+                removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], is_chosen))
+            stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
+            segments.append(Segment(arrays, description["separator"], removed, *stored))
+    if states and chosen:
+        write_verified(folder, states)
     return segments, {name: description[name] for name in _SETTINGS}, description["sha256"]
 
 
-def _write(
-    folder: Path, final: Path, segments: Sequence[Segment], settings: Mapping[str, Any]
+def _sizes(description: Mapping[str, Any]) -> dict[str, int]:
+    """The size of each file of an index."""
+    parts = [part for entry in description["segments"] for part in (entry["segment"], entry["removed"]) if part]
+    return {f"{part['name']}/{name}": file["bytes"] for part in parts for name, file in part["files"].items()}
+
+
+def write_index(
+    folder: Path, final: Path, segments: Sequence[Segment], settings: Mapping[str, Any], link: bool = False
 ) -> tuple[list[Segment], str]:
-    """Write an index to a folder that will be known by the name `final`."""
+    """Write an index to a folder that will be known by the name `final`; the rest as of [`save_index`]."""
     entries, stored = [], []
+    written: set[str] = set()
+    parts = [part for segment in segments for part in (segment.stored, segment.stored_removed) if part is not None]
+    places = {folder, *(part.folder for part in parts)}
+    known = {verified for place in places for verified in read_verified(place).items()}
     for segment in segments:
-        part = _stored_in(folder, segment.stored) or write_part(folder, "segment", segment.arrays)
+        part = _stored_in(folder, segment.stored, link)
+        if part is None:
+            part = write_part(folder, "segment", segment.arrays)
+            written.add(part["name"])
         removed = None
         if len(segment.removed.passages):
-            removed = _stored_in(folder, segment.stored_removed) or write_part(folder, "removed", segment.removed)
+            removed = _stored_in(folder, segment.stored_removed, link)
+            if removed is None:
+                removed = write_part(folder, "removed", segment.removed)
+                written.add(removed["name"])
         entries.append({
             "segment": part, "removed": removed,
             "num_tokens": segment.arrays.num_rows, "num_passages": segment.num_passages,
@@ -233,26 +229,37 @@ def _write(
     with atomic_write(folder / DESCRIPTION) as stream:
         json.dump(description, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
+    sizes = _sizes(description)
+    if sum(sizes.values()) > _ALWAYS_VERIFIED:
+        # What was just written was read again, and what was linked is the very file that was compared elsewhere.
+        states = {name: state_of(folder / name) for name in sizes}
+        write_verified(folder, {n: s for n, s in states.items() if n.split("/")[0] in written or (n, s) in known})
     return stored, description["sha256"]
 
 
-def _stored_in(folder: Path, part: StoredPart | None) -> dict[str, Any] | None:
-    """The description of a part that is in the folder already."""
-    if part is None or part.folder != folder.absolute() or not is_whole(folder, part.description):
+def _stored_in(folder: Path, part: StoredPart | None, link: bool) -> dict[str, Any] | None:
+    """The description of a part that is in the folder already, or that a link brought there."""
+    if part is None or not is_whole(part.folder, part.description):
         return None
-    return part.description
+    if part.folder == folder.absolute():
+        return part.description
+    return link_part(folder, part) if link else None
 
 
-def _delete_unused(folder: Path) -> None:
+def delete_unused(folder: Path) -> None:
     """Delete what an older index consisted of, and what an interrupted process left."""
     entries = _read_description(folder)["segments"]
     used = {part["name"] for entry in entries for part in (entry["segment"], entry["removed"]) if part is not None}
     for file in folder.iterdir():
-        written_here = file.name.startswith(("segment-", "removed-", ".segment-", ".removed-"))
-        if file.is_dir() and written_here and file.name not in used:
+        if file.is_dir() and file.name.startswith(_PARTS) and file.name not in used:
             shutil.rmtree(file)
         elif file.name.startswith(f".{DESCRIPTION}."):
             file.unlink()
+
+
+def belongs_to_index(name: str) -> bool:
+    """Whether a file or folder of this name, in the folder of an index, is of the index."""
+    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK) or name.startswith((*_PARTS, f".{DESCRIPTION}."))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -289,7 +296,8 @@ def _checksum(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _checksum_on_disk(folder: Path) -> str | None:
+def checksum_on_disk(folder: Path) -> str | None:
+    """The checksum of the description of the index that is in a folder now; `None` if there is none."""
     try:
         return _read_description(folder)["sha256"]
     except (OSError, ValueError):

@@ -7,15 +7,20 @@ as with one index of the whole corpus.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn, overload
+from types import TracebackType
+from typing import Any, NoReturn
 
 import numpy as np
 import torch.distributed as dist
 
 from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.distributed_ids import DistributedIds, check_ids
+
+logger = logging.getLogger(__name__)
 
 # Whoever answers waits for questions, and a service may not be asked anything for a long time.
 _PATIENCE = timedelta(days=365)
@@ -28,30 +33,44 @@ class DistributedIndex(FMIndex):
     Every process makes one, of the part of the corpus that it holds. Passages are numbered through: those of the first
     process come first. No passage may be in two parts.
 
+    Use it as a context manager: the others wait for questions, for as long as it takes, and end of the block in the
+    first process, be it by an error, lets them go on. An error in one of the others ends the first one's block, too.
+
     Args:
         part ([`FMIndex`]): The index of this process.
 
     Raises:
-        `ValueError`: if there are no processes to talk to, or the parts were made with different tokenizers.
+        `ValueError`: if there are no processes to talk to, the parts were made with different tokenizers, or a
+            passage id is in two of them; in all processes.
 
     Example, in a script that `accelerate launch` starts:
 
     ```python
     accelerator = Accelerator()
-    index = DistributedIndex(FMIndex.load(f"part-{accelerator.process_index}"))
-    if index.is_first:
-        retriever = GenerativeRetriever(model, identifiers, index)
-        print(retriever.search("who discovered penicillin"))
-        index.close()
-    else:
-        index.answer()
+    with DistributedIndex(FMIndex.load(f"part-{accelerator.process_index}")) as index:
+        if index.is_first:
+            retriever = GenerativeRetriever(model, identifiers, index)
+            print(retriever.search("who discovered penicillin"))
+        else:
+            index.answer()
     ```
     """
 
     def __init__(self, part: FMIndex) -> None:
         # No arrays of its own, so nothing of what FMIndex sets up: all that reads them is replaced below.
         self._part = part
+        self._asking = False
         self._connect()
+        self._open = True
+        try:
+            self._describe()
+            check_ids(part.passage_ids, self._rank, self._size, self._exchange, self._collect)
+        except ValueError:  # In all processes.
+            self._disconnect()
+            raise
+
+    def _describe(self) -> None:
+        part = self._part
         own = {
             "vocab_size": part.vocab_size,
             "separator": part.separator,
@@ -74,12 +93,12 @@ class DistributedIndex(FMIndex):
         self.tokenizer_fingerprint = part.tokenizer_fingerprint
         self.corpus_fingerprint = "+".join(one["corpus_fingerprint"] for one in described)
         self._segments_before = np.cumsum([0, *(one["num_segments"] for one in described)])
-        self._passages_before = np.cumsum([0, *(one["num_passages"] for one in described)])
+        self.passages_before = np.cumsum([0, *(one["num_passages"] for one in described)])
         self._num_bytes = sum(one["num_bytes"] for one in described)
         self._num_tokens = sum(one["num_tokens"] for one in described)
-        self.num_passages = int(self._passages_before[-1])
+        self.num_passages = int(self.passages_before[-1])
         self._counts = np.sum(self._exchange(part.token_counts), axis=0)
-        self.passage_ids = _PassageIds(self)  # type: ignore[assignment]
+        self.passage_ids = DistributedIds(self)  # type: ignore[assignment]
 
     # Processes
 
@@ -98,8 +117,31 @@ class DistributedIndex(FMIndex):
 
     def close(self) -> None:
         """Let the other processes go on after `answer`. For the first process; the index is of no use afterwards."""
+        if not self._open:
+            return
+        if self._asking:  # It was stopped between a question and the replies, so no other can be put.
+            self._abandon()
+            return
         self._ask_all(None)
         self._disconnect()
+
+    def __enter__(self) -> DistributedIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._open:
+            return
+        if not self.is_first:
+            self._abandon()
+            return
+        try:
+            self.close()
+        except RuntimeError:
+            if kind is None:
+                raise
+            logger.warning("The other processes of the index are gone already.")
 
     def _connect(self) -> None:
         if not dist.is_available() or not dist.is_initialized():
@@ -111,13 +153,25 @@ class DistributedIndex(FMIndex):
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def _disconnect(self) -> None:
+        """End the connection in order, in all processes at the same moment."""
         # A process that ends with the group's threads still at work is aborted.
         dist.barrier(self._group)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """End the connection here, which the other processes meet with an error if they wait for this one."""
+        self._open = False
         dist.destroy_process_group(self._group)
 
     def _exchange(self, own: Any) -> list[Any]:
         everything = [None] * self._size
         dist.all_gather_object(everything, own, group=self._group)
+        return everything
+
+    def _collect(self, own: Any, rank: int) -> list[Any] | None:
+        """What all processes give, in the process `rank`; `None` in the others."""
+        everything = [None] * self._size if rank == self._rank else None
+        dist.gather_object(own, everything, dst=rank, group=self._group)
         return everything
 
     def _question(self) -> tuple[str, tuple[Any, ...]] | None:
@@ -130,14 +184,16 @@ class DistributedIndex(FMIndex):
 
     def _ask_all(self, question: tuple[str, tuple[Any, ...]] | None) -> list[Any]:
         """Put a question to all processes, this one too."""
+        self._asking = True
         dist.broadcast_object_list([question], src=0, group=self._group)
-        if question is None:
-            return []
         replies: list[Any] = [None] * self._size
-        dist.gather_object(self._answer(*question), replies, dst=0, group=self._group)
+        if question is not None:
+            dist.gather_object(self._answer(*question), replies, dst=0, group=self._group)
+        self._asking = False
         return replies
 
-    def _ask(self, name: str, *arguments: Any) -> list[Any]:
+    def ask(self, name: str, *arguments: Any) -> list[Any]:
+        """What each process answers; raises what one of them raised."""
         replies = self._ask_all((name, arguments))
         for reply in replies:
             if isinstance(reply, Exception):
@@ -173,26 +229,24 @@ class DistributedIndex(FMIndex):
 
     def _part_locate(self, ranges: np.ndarray, lengths: Any, limit: int | None) -> tuple[np.ndarray, ...]:
         numbers, passages, offsets = self._part.locate_batch(self._own(ranges), lengths, limit)
-        return numbers, passages + self._passages_before[self._rank], offsets
+        return numbers, passages + self.passages_before[self._rank], offsets
 
     def _mine(self, passages: np.ndarray) -> np.ndarray:
         """Which passages are in this part."""
-        return (passages >= self._passages_before[self._rank]) & (passages < self._passages_before[self._rank + 1])
+        return (passages >= self.passages_before[self._rank]) & (passages < self.passages_before[self._rank + 1])
 
     def _part_extract(self, passages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._part.extract_batch(passages[self._mine(passages)] - self._passages_before[self._rank])
+        return self._part.extract_batch(passages[self._mine(passages)] - self.passages_before[self._rank])
 
     def _part_lengths(self) -> np.ndarray:
         return self._part.passage_lengths
 
     def _part_ids(self, passages: np.ndarray) -> list[str]:
-        ids = self._part.passage_ids
-        before = self._passages_before[self._rank]
-        return [ids[int(passage - before)] for passage in passages[self._mine(passages)]]
+        return self._part.passage_ids.take(passages[self._mine(passages)] - self.passages_before[self._rank])
 
     def _part_positions(self, values: list[str]) -> np.ndarray:
         positions = self._part.passage_ids.positions(values)
-        return np.where(positions < 0, -1, positions + self._passages_before[self._rank])
+        return np.where(positions < 0, -1, positions + self.passages_before[self._rank])
 
     # The index as a whole; descriptions as of FMIndex
 
@@ -209,7 +263,7 @@ class DistributedIndex(FMIndex):
     @property
     def whole(self) -> np.ndarray:
         """See [`FMIndex`]."""
-        return np.concatenate(self._ask("whole"), axis=0)
+        return np.concatenate(self.ask("whole"), axis=0)
 
     @property
     def token_counts(self) -> np.ndarray:
@@ -219,25 +273,25 @@ class DistributedIndex(FMIndex):
     @property
     def passage_lengths(self) -> np.ndarray:
         """See [`FMIndex`]."""
-        return np.concatenate(self._ask("lengths"))
+        return np.concatenate(self.ask("lengths"))
 
     @property
     def num_bytes(self) -> int:
         """Size of all parts together, in bytes."""
         return self._num_bytes
 
-    def save(self, path: str | os.PathLike[str]) -> NoReturn:
+    def save(self, path: str | os.PathLike[str], *, link: bool = False) -> NoReturn:
         """Not of a distributed index: each process has its part."""
         raise ValueError("The parts of a distributed index are in several processes. Save each part by itself.")
 
     def counts(self, ranges: np.ndarray) -> np.ndarray:
         """See [`FMIndex.counts`]."""
-        return np.sum(self._ask("counts", np.asarray(ranges)), axis=0)
+        return np.sum(self.ask("counts", np.asarray(ranges)), axis=0)
 
     def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
         """See [`FMIndex.find_batch`]."""
         listed = patterns if isinstance(patterns, np.ndarray) else list(patterns)
-        return np.concatenate(self._ask("find", listed), axis=-2)
+        return np.concatenate(self.ask("find", listed), axis=-2)
 
     def extend(self, ranges: np.ndarray, tokens: Any, enough: int | None = None) -> np.ndarray:
         """See [`FMIndex.extend`]."""
@@ -245,7 +299,7 @@ class DistributedIndex(FMIndex):
             raise ValueError(
                 f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on."
             )
-        replies = self._ask("extend", np.asarray(ranges), np.asarray(tokens))
+        replies = self.ask("extend", np.asarray(ranges), np.asarray(tokens))
         extended = np.concatenate([part for part, _ in replies], axis=-2)
         if enough is not None and extended.ndim == 4:
             occurs = np.any([part for _, part in replies], axis=0)
@@ -256,7 +310,7 @@ class DistributedIndex(FMIndex):
         """See [`FMIndex.continuations_batch`]."""
         ranges = np.asarray(ranges)
         codes, counts = [], []
-        for offsets, tokens, of_tokens in self._ask("continuations", ranges):
+        for offsets, tokens, of_tokens in self.ask("continuations", ranges):
             codes.append(np.repeat(np.arange(len(ranges)), np.diff(offsets)) * self.vocab_size + tokens)
             counts.append(of_tokens)
         distinct, places = np.unique(np.concatenate(codes), return_inverse=True)
@@ -269,7 +323,7 @@ class DistributedIndex(FMIndex):
         self, ranges: np.ndarray, lengths: Any, limit: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See [`FMIndex.locate_batch`]."""
-        replies = self._ask("locate", np.asarray(ranges), lengths, limit)
+        replies = self.ask("locate", np.asarray(ranges), lengths, limit)
         numbers, passages, offsets = (np.concatenate(column) for column in zip(*replies, strict=True))
         order = np.argsort(numbers, kind="stable")
         if limit is not None:
@@ -280,10 +334,10 @@ class DistributedIndex(FMIndex):
     def extract_batch(self, passages: Any) -> tuple[np.ndarray, np.ndarray]:
         """See [`FMIndex.extract_batch`]."""
         passages = np.asarray(passages, dtype=np.int64)
-        self._check_passages(passages)
-        replies = self._ask("extract", passages)
+        self.check_passages(passages)
+        replies = self.ask("extract", passages)
         # Passages of one part stand in the order asked for; these are the places where each part's go.
-        place = np.argsort(np.searchsorted(self._passages_before, passages, side="right"), kind="stable")
+        place = np.argsort(np.searchsorted(self.passages_before, passages, side="right"), kind="stable")
         lengths = np.zeros(len(passages), np.int64)
         lengths[place] = np.concatenate([np.diff(indptr) for indptr, _ in replies])
         indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -292,43 +346,8 @@ class DistributedIndex(FMIndex):
         tokens[before + np.arange(len(before))] = np.concatenate([of_part for _, of_part in replies])
         return indptr, tokens
 
-    def _check_passages(self, passages: np.ndarray) -> None:
+    def check_passages(self, passages: np.ndarray) -> None:
+        """Raise an `IndexError` if one of these numbers is no passage's."""
         bad = passages[(passages < 0) | (passages >= self.num_passages)]
         if len(bad):
             raise IndexError(f"There is no passage {bad[0]}: the index holds passages 0 to {self.num_passages - 1}.")
-
-
-class _PassageIds(Sequence[str]):
-    """The passage ids of all parts, asked for where they are."""
-
-    def __init__(self, index: DistributedIndex) -> None:
-        self._index = index
-
-    def __len__(self) -> int:
-        return self._index.num_passages
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            passages = np.arange(*index.indices(len(self)))
-            owners = np.searchsorted(self._index._passages_before, passages, side="right")
-            ids = np.empty(len(passages), dtype=object)
-            ids[np.argsort(owners, kind="stable")] = [id for part in self._index._ask("ids", passages) for id in part]
-            return ids.tolist()
-        position = index + len(self) if index < 0 else index
-        self._index._check_passages(np.array([position]))
-        return next(id for part in self._index._ask("ids", np.array([position])) for id in part)
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), 4096):
-            yield from self[start : start + 4096]
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, str) and bool(self.positions([value])[0] >= 0)
-
-    def positions(self, values: Iterable[str]) -> np.ndarray:
-        """Positions of many ids, -1 for an id that is not there."""
-        return np.max(self._index._ask("positions", list(values)), axis=0)

@@ -171,3 +171,10 @@ def _flat(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     indptr = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum([len(sequence) for sequence in sequences], out=indptr[1:])
     return indptr, np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(indptr[-1]))
+
+
+def among_best(scores: np.ndarray, k: int, include: Sequence[bool] | np.ndarray) -> np.ndarray:
+    """Places of the k best scores and all that equal the last of them, and of those that are to be included."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    return np.flatnonzero((scores >= np.partition(scores, -k)[-k]) | np.asarray(include, dtype=bool))

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
+from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
+from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
-from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, among_best, likeliest_passages
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.sharing import Processes, shared
 from dgr_trainer.retrieval.student import ready_to_generate
@@ -201,21 +201,39 @@ class GenerativeRetriever:
                 What is added so has credit 0.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
         """
+        return self._candidate_search(queries, k, relevant, accelerator).found()
+
+    def save_candidates(
+        self,
+        path: str | os.PathLike[str],
+        queries: Dataset | Mapping[str, str],
+        k: int = 100,
+        relevant: Mapping[str, Mapping[str, int]] | None = None,
+        accelerator: Processes | None = None,
+    ) -> None:
+        """
+        Write what `candidates` finds to a folder, from where [`Candidates.load_from_disk`] opens it.
+
+        What is found is on the disk batch by batch, in a file with `.unfinished` after the folder's name (one a
+        process); no process holds all of it. After a kill the same call, by as many processes, goes on and ends alike.
+
+        Args:
+            path (`str` or `os.PathLike`): The folder; the other arguments are as of `candidates`.
+
+        Raises:
+            `FileExistsError`, `ValueError`: if the folder holds other files, or what is unfinished is of another work.
+        """
+        self._candidate_search(queries, k, relevant, accelerator).save(Path(path), int(k))
+
+    def _candidate_search(
+        self,
+        queries: Dataset | Mapping[str, str],
+        k: int,
+        relevant: Mapping[str, Mapping[str, int]] | None,
+        processes: Processes | None,
+    ) -> CandidateSearch:
         texts = queries_mapping(queries)
-        relevant = relevant or {}
-        include = [[id for id, grade in relevant.get(query, {}).items() if grade > 0] for query in texts]
-        self.index.passage_positions({id for ids in include for id in ids})
-
-        def rows(asked: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[pa.RecordBatch]:
-            found = self._search([(text, wanted) for _, text, wanted in asked], k, accelerator)
-            for (query_id, _, wanted), hits in zip(asked, found, strict=True):
-                yield pack(query_id, [self._candidate(hit, hit.passage_id in wanted) for hit in hits])
-
-        asked = [(query, text, wanted) for (query, text), wanted in zip(texts.items(), include, strict=True)]
-        return Candidates.from_rows(
-            shared(asked, rows, accelerator),
-            corpus_tokens=self.index.num_tokens, tokenizer_fingerprint=self.identifiers.fingerprint,
-        )  # fmt: skip
+        return CandidateSearch(self, lambda asked: self._search(asked, k, processes), texts, relevant or {}, processes)
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""
@@ -284,8 +302,14 @@ class GenerativeRetriever:
         with tqdm(total=len(asked), desc="Searching", unit="query", disable=hidden) as progress:
             for start in range(0, len(asked), size):
                 queries, include = [text for text, _ in asked[start : start + size]], positions[start : start + size]
-                for query_keys, wanted in zip(self._keys(queries, include), include, strict=True):
-                    yield self._hits(query_keys, int(k), wanted)
+                ranked = [
+                    self._ranked(query_keys, int(k), wanted)
+                    for query_keys, wanted in zip(self._keys(queries, include), include, strict=True)
+                ]
+                # All ids at once: each look-up is a question to other processes where these have them.
+                ids = iter(self.index.passage_ids.take(np.array([o.passage for of in ranked for o in of], np.int64)))
+                for ones, wanted in zip(ranked, include, strict=True):
+                    yield _hits(ones, ids, int(k), wanted)
                     progress.update()
 
     def _keys(self, queries: Sequence[str], include: Sequence[np.ndarray]) -> list[QueryKeys]:
@@ -352,40 +376,25 @@ class GenerativeRetriever:
                 Hypothesis(ids, score, count) for (ids, count), score in zip(ones, of_ones, strict=True)
             ]
 
-    def _hits(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[Hit]:
+    def _ranked(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[ScoredPassage]:
+        """The best passages and those that are to be included, in no order."""
         settings = self.settings
         wanted = set(include.tolist())
         if self.scoring.kind == "log_likelihood":
             ranked = likeliest_passages(self.index, self.identifiers, query_keys.keys, settings.max_occurrences)
             scores = np.array([one.score for one in ranked])
-            kept = [ranked[place] for place in _among_best(scores, k, [one.passage in wanted for one in ranked])]
-        else:
-            scorer = PassageScorer(
-                self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
-            )
-            passages = scorer.found(settings.max_occurrences, settings.max_passages)
-            passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
-            scores = scorer.scores(passages)
-            kept = scorer.explained(passages[_among_best(scores, k, np.isin(passages, include))])
-        hits = [Hit(self.index.passage_ids[one.passage], one.score, one.identifiers) for one in kept]
-        hits.sort(key=lambda hit: (hit.score, hit.passage_id), reverse=True)
-        included = {self.index.passage_ids[passage] for passage in wanted}
-        return [hit for rank, hit in enumerate(hits) if rank < k or hit.passage_id in included]
-
-    def _candidate(self, hit: Hit, relevant: bool) -> Candidate:
-        identifiers = hit.identifiers
-        if relevant:
-            matched = {(identifier.view, identifier.ids) for identifier in identifiers}
-            tokens = self.index.extract(self.index.passage_position(hit.passage_id))
-            for view, ids in own_identifiers(self.identifiers, tokens, self.settings.substring_length):
-                if (view, ids) not in matched and (view in ("title", "docid") or not matched):
-                    count = self.index.count(self.identifiers.pattern(view, ids))
-                    identifiers += (MatchedIdentifier(view, ids, count, 0.0),)
-        return Candidate(hit.passage_id, hit.score, identifiers)
+            return [ranked[place] for place in among_best(scores, k, [one.passage in wanted for one in ranked])]
+        scorer = PassageScorer(
+            self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
+        )
+        passages = scorer.found(settings.max_occurrences, settings.max_passages)
+        passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
+        scores = scorer.scores(passages)
+        return scorer.explained(passages[among_best(scores, k, np.isin(passages, include))])
 
 
-def _among_best(scores: np.ndarray, k: int, include: Sequence[bool] | np.ndarray) -> np.ndarray:
-    """Places of the k best scores and all that equal the last of them, and of those that are to be included."""
-    if len(scores) <= k:
-        return np.arange(len(scores))
-    return np.flatnonzero((scores >= np.partition(scores, -k)[-k]) | np.asarray(include, dtype=bool))
+def _hits(ranked: Sequence[ScoredPassage], ids: Iterator[str], k: int, include: np.ndarray) -> list[Hit]:
+    """The k best hits, and the included passages below them; `ids` gives the id of each passage in turn."""
+    found = [(Hit(next(ids), one.score, one.identifiers), one.passage in include) for one in ranked]
+    found.sort(key=lambda pair: (pair[0].score, pair[0].passage_id), reverse=True)
+    return [hit for rank, (hit, included) in enumerate(found) if rank < k or included]

@@ -37,7 +37,21 @@ def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], proce
         return work(items)
     from accelerate.utils import gather_object
 
-    places = range(len(items))[processes.process_index :: processes.num_processes]
-    own = list(zip(places, work([items[place] for place in places]), strict=True))
+    places = own_share(range(len(items)), processes)
+    own = list(zip(places, work(own_share(items, processes)), strict=True))
     everything = dict(gather_object(own))
     return [everything[place] for place in range(len(items))]
+
+
+def own_share(items: Sequence[T], processes: Processes | None) -> Sequence[T]:
+    """The items that this process works on: every so manieth, from its number on."""
+    return items if processes is None else items[processes.process_index :: processes.num_processes]
+
+
+def gathered(own: T, processes: Processes | None) -> list[T]:
+    """What each process gives, in the order of the processes; waits for all of them."""
+    if processes is None or processes.num_processes == 1:
+        return [own]
+    from accelerate.utils import gather_object
+
+    return gather_object([own])

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, read_folder
 from dgr_trainer.corpus import Corpus
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
@@ -53,6 +53,10 @@ def save_retriever(retriever: GenerativeRetriever, path: Path) -> None:
 
 def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Load what `save_retriever` wrote, as arguments of [`GenerativeRetriever`]."""
+    return read_folder(path, lambda folder: _load_parts(folder, base_model, model_kwargs))
+
+
+def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
     if not (path / DESCRIPTION).is_file():
         raise FileNotFoundError(
             f"{path} holds no {DESCRIPTION}, so it is no folder of a retriever. Give one that "

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, restore_folder
 from dgr_trainer.corpus import Corpus
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
@@ -179,6 +179,7 @@ class BM25Teacher:
             ValueError: if the index was built on another corpus.
         """
         bm25s = _bm25s()
+        restore_folder(path)
         marker = Path(path) / _MARKER
         if not marker.is_file():
             raise FileNotFoundError(f"{path} holds no {_MARKER}: it is not a folder that BM25Teacher.save wrote.")

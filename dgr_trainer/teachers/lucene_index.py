@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_folder
+from dgr_trainer.atomic import atomic_folder, restore_folder
 from dgr_trainer.corpus import Corpus
 from dgr_trainer.teachers.anserini import run_anserini
 from dgr_trainer.teachers.inputs import passage_text
@@ -84,6 +84,7 @@ def build_index(
 
 
 def _is_there(path: Path, wanted: dict[str, Any], kept: dict[str, bool]) -> bool:
+    restore_folder(path)
     marker = path / MARKER
     if not marker.is_file():
         return False

@@ -315,3 +315,42 @@ def test_changes_that_cannot_be_made(dgr, files, tmp_path):
         found = dgr("index", *arguments)
         assert found.code == 2 and message in found.err, found.err
     assert list(FMIndex.load(tmp_path / "index").passage_ids) == list(Corpus.read(corpus).ids)
+
+
+def test_verifying(dgr, files, tmp_path):
+    made = dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index")
+    assert made.code == 0, made.err
+    verified = dgr("index", "--output", tmp_path / "index", "--verify")
+    assert verified.code == 0 and "undamaged: " in verified.err and "and its corpus" in verified.err
+    refused = dgr("index", "--output", tmp_path / "index", "--verify", "--compact")
+    assert refused.code == 2 and "changes nothing. Give it with --output only" in refused.err
+    data = next((tmp_path / "index" / "corpus").glob("data-*.arrow"))
+    content = data.read_bytes()
+    data.write_bytes(content.replace(b"penicillin", b"penicillim", 1))
+    assert content != data.read_bytes()
+    damaged = dgr("index", "--output", tmp_path / "index", "--verify")
+    assert damaged.code == 2 and "The corpus is damaged" in damaged.err
+    data.write_bytes(content)
+    blocks = next((tmp_path / "index").glob("segment-*/blocks.npy"))
+    content = bytearray(blocks.read_bytes())
+    content[-1] ^= 1
+    blocks.write_bytes(content)
+    damaged = dgr("index", "--output", tmp_path / "index", "--verify")
+    assert damaged.code == 2 and "The index is damaged" in damaged.err
+
+
+def test_an_index_in_segments_goes_on_where_it_was_stopped(dgr, files, tmp_path, monkeypatch):
+    made = (files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index", "--segment_tokens", 200)
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dgr_trainer.cli.index._write", stopped)
+        assert dgr("index", *made).code == 130
+    assert not (tmp_path / "index").exists()
+    monkeypatch.setattr("dgr_trainer.index.building.add_segments", stopped)  # Nothing is left to index.
+    done = dgr("index", *made)
+    assert done.code == 0, done.err
+    assert FMIndex.load(tmp_path / "index").num_passages == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]

@@ -1,13 +1,14 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from dgr_trainer.index import FMIndex
+from dgr_trainer.index import FMIndex, parts
 from dgr_trainer.index.build import IndexArrays
 
 SEQUENCES = [[5, 6, 7], [5, 6], [], [7, 5, 6, 7]]
@@ -105,7 +106,7 @@ def test_a_failed_save_leaves_the_older_index(folder, monkeypatch, number):
 KILLED = """
 import os, sys
 import numpy as np
-from dgr_trainer.index import FMIndex
+from dgr_trainer.index import FMIndex, parts
 index = FMIndex.build([[1, 1, 1]], passage_ids=["x"], vocab_size=9, separator=2, progress=False)
 save, calls = np.save, []
 def killed(stream, array, **options):
@@ -207,22 +208,135 @@ def test_missing_truncated_and_damaged_files(folder, name):
         FMIndex.load(folder)
 
 
-def test_large_files_are_compared_on_request(folder, monkeypatch):
+@pytest.fixture
+def large(monkeypatch, tmp_path):
+    """An index above the size up to which all is compared always."""
     monkeypatch.setattr("dgr_trainer.index.parts._ALWAYS_VERIFIED", 200)
     monkeypatch.setattr("dgr_trainer.index.storage._ALWAYS_VERIFIED", 200)
-    file = file_of(folder, "blocks")
+    build().save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """The files above 200 bytes whose checksum is computed."""
+    files, sha256 = [], parts._sha256
+
+    def recorded(file):
+        if file.stat().st_size > 200:
+            files.append(file.name)
+        return sha256(file)
+
+    monkeypatch.setattr(parts, "_sha256", recorded)
+    return files
+
+
+def flip(file, place=-1):
     content = bytearray(file.read_bytes())
-    assert len(content) > 200
-    content[-1] ^= 1
+    content[place] ^= 1
     file.write_bytes(content)
-    FMIndex.load(folder)
-    with pytest.raises(ValueError, match="damaged: .*blocks.npy does not have the SHA-256"):
-        FMIndex.load(folder, verify=True)
-    # The header of a file says what is in it, and is read always.
-    content[content.index(b"u8")] ^= 8
-    file.write_bytes(content)
+
+
+DAMAGED = "damaged: .*blocks.npy does not have the SHA-256"
+
+
+def test_large_files_are_compared_once(large, compared):
+    assert file_of(large, "blocks").stat().st_size > 200
+    FMIndex.load(large)
+    assert compared == []
+    FMIndex.load(large, verify=True)
+    assert "blocks.npy" in compared and len(compared) == len(set(compared))
+    compared.clear()
+    os.utime(file_of(large, "blocks"), ns=(0, 0))
+    FMIndex.load(large)
+    assert compared == ["blocks.npy"]
+    FMIndex.load(large)
+    assert compared == ["blocks.npy"]
+
+
+def test_a_large_file_that_was_changed_is_refused(large):
+    flip(file_of(large, "blocks"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=DAMAGED):
+            FMIndex.load(large)
+    FMIndex.load(large, verify=False)
+    flip(file_of(large, "blocks"))
+    assert FMIndex.load(large).count([5, 6]) == 3
+
+
+def test_a_copy_is_compared(large, tmp_path, compared):
+    shutil.copytree(large, tmp_path / "copy")  # With the times of the files.
+    FMIndex.load(tmp_path / "copy")
+    assert "blocks.npy" in compared
+    compared.clear()
+    FMIndex.load(tmp_path / "copy")
+    assert compared == []
+    shutil.copytree(large, tmp_path / "damaged")
+    time, file = file_of(large, "blocks").stat().st_mtime_ns, file_of(tmp_path / "damaged", "blocks")
+    flip(file)
+    os.utime(file, ns=(time, time))
+    with pytest.raises(ValueError, match=DAMAGED):
+        FMIndex.load(tmp_path / "damaged")
+
+
+def test_what_the_disk_did_itself_is_found_on_request(large):
+    file = file_of(large, "blocks")
+    time = file.stat().st_mtime_ns
+    flip(file)
+    os.utime(file, ns=(time, time))
+    FMIndex.load(large)
+    with pytest.raises(ValueError, match=DAMAGED):
+        FMIndex.load(large, verify=True)
+
+
+def test_what_is_new_and_what_is_linked_was_compared(large, tmp_path, compared):
+    index = FMIndex.load(large)
+    index.add([[5, 6, 6]], passage_ids=["more"]).save(large)
+    index.save(tmp_path / "linked", link=True)
+    assert file_of(tmp_path / "linked", "blocks").stat().st_ino in {
+        file.stat().st_ino for file in large.glob("segment-*/blocks.npy")
+    }
+    compared.clear()
+    FMIndex.load(large)
+    FMIndex.load(tmp_path / "linked")
+    assert compared == []
+    index.save(tmp_path / "copied")
+    flip(file_of(tmp_path / "copied", "blocks"))
+    FMIndex.load(tmp_path / "linked", verify=True)
+    with pytest.raises(ValueError, match=DAMAGED):
+        FMIndex.load(tmp_path / "copied")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"segment": 3}'])
+def test_a_damaged_list_of_what_was_compared_is_no_harm(large, compared, content):
+    (large / "verified.json").write_text(content)
+    FMIndex.load(large)
+    assert "blocks.npy" in compared
+
+
+def test_where_nothing_can_be_written_down_all_is_compared_each_time(large, compared, monkeypatch):
+    (large / "verified.json").unlink()
+
+    def read_only(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("dgr_trainer.index.verified.atomic_write", read_only)
+    for number in (1, 2):
+        assert FMIndex.load(large).count([5, 6]) == 3
+        assert compared.count("blocks.npy") == number
+
+
+def test_the_header_of_a_file_is_read_always(large):
+    file = file_of(large, "blocks")
+    flip(file, file.read_bytes().index(b"u8"))
     with pytest.raises(ValueError, match="blocks.npy"):
-        FMIndex.load(folder)
+        FMIndex.load(large, verify=False)
+
+
+def test_a_damaged_part_is_not_taken_for_what_is_saved_again(large):
+    flip(file_of(large, "blocks"))
+    build().save(large)
+    assert FMIndex.load(large, verify=True).count([5, 6]) == 3
 
 
 def test_a_damaged_part_is_written_again(folder):

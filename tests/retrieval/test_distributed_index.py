@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgr_trainer.index import FMIndex
+from dgr_trainer.index.segments import RemainingIds
+from dgr_trainer.retrieval import distributed_ids
 from dgr_trainer.retrieval.distributed_index import DistributedIndex
 
 SEPARATOR, VOCABULARY = 1, 8
@@ -21,29 +25,57 @@ def build(passages, first=0, **others):
                          **others)  # fmt: skip
 
 
-class Party(DistributedIndex):
-    """Parts in one process, which asks them in turn."""
+class Board:
+    """Where the processes of a party, threads of one process, show each other what they have."""
 
-    def __init__(self, parts, rank=0, everyone=None):
-        self._rank, self._size, self._parts = rank, len(parts), parts
-        super().__init__(parts[rank])
-        self._everyone = everyone or [self if n == 0 else Party(parts, n, [self]) for n in range(len(parts))]
+    def __init__(self, size):
+        self.shown, self.met = [None] * size, threading.Barrier(size)
+
+    def exchange(self, rank, own):
+        self.shown[rank] = own
+        self.met.wait(30)
+        everything = list(self.shown)
+        self.met.wait(30)
+        return everything
+
+
+class Member(DistributedIndex):
+    """A part in a thread; the first asks the others in turn."""
+
+    def __init__(self, part, rank, size, board):
+        self._rank, self._size, self._board, self.questions = rank, size, board, []
+        super().__init__(part)
 
     def _connect(self):
-        self._exchanges = iter([self._described, lambda part: part.token_counts])
+        pass
+
+    def _disconnect(self):
+        self._open = False
 
     def _exchange(self, own):
-        look = next(self._exchanges)
-        return [look(part) for part in self._parts]
+        return self._board.exchange(self._rank, own)
 
-    @staticmethod
-    def _described(part):
-        names = ("vocab_size", "separator", "tokenizer_fingerprint", "num_segments", "num_passages", "num_tokens",
-                 "corpus_fingerprint", "num_bytes")  # fmt: skip
-        return {name: getattr(part, name) for name in names}
+    def _collect(self, own, rank):
+        everything = self._exchange(own)
+        return everything if rank == self._rank else None
 
     def _ask_all(self, question):
-        return [one._answer(*question) for one in self._everyone]
+        self.questions.append(question)
+        return [one._answer(*question) for one in self.everyone]
+
+
+def Party(parts):
+    """The first process of an index in several parts."""
+    board = Board(len(parts))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        made = [pool.submit(Member, part, rank, len(parts), board) for rank, part in enumerate(parts)]
+        errors = [one.exception() for one in made]
+    if any(errors):
+        assert len({(type(error), str(error)) for error in errors}) == 1  # The same in all of them.
+        raise errors[0]
+    everyone = [one.result() for one in made]
+    everyone[0].everyone = everyone
+    return everyone[0]
 
 
 @st.composite
@@ -143,6 +175,115 @@ def test_what_it_refuses(monkeypatch):
         DistributedIndex(parts[0])
 
 
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_an_id_in_two_parts_is_refused(processes, monkeypatch):
+    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+    parts = [build([[3, 4]] * 40, 40 * number) for number in range(processes)]
+    assert Party(parts).num_passages == 40 * processes
+    twice = [*parts[:-1], build([[3, 4]] * 40, 40 * (processes - 1) - 1)]
+    name, last = f"p{40 * (processes - 1) - 1}", processes - 1
+    with pytest.raises(ValueError, match=f"id '{name}' is in the parts of processes {last - 1} and {last} .*no other"):
+        Party(twice)
+    # It is in one part only after its removal from the other.
+    twice[-1] = twice[-1].remove([name])
+    assert Party(twice).num_passages == 40 * processes - 1
+    with pytest.raises(ValueError, match="id 'p.*' is in the parts of .*others are.*Give each process other passages"):
+        Party([parts[0]] * processes)
+
+
+def test_hashes_that_meet_by_chance_are_no_reason_to_refuse(monkeypatch):
+    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+    hashes = RemainingIds.hashes
+    monkeypatch.setattr(RemainingIds, "hashes", lambda ids: hashes(ids) % np.uint64(7) << np.uint64(61))
+    parts = [build([[3, 4]] * 20, 20 * number) for number in range(3)]
+    assert Party(parts).num_passages == 60
+    with pytest.raises(ValueError, match="id 'p39' is in the parts of processes 1 and 2"):
+        Party([*parts[:2], build([[3, 4]] * 20, 39)])
+
+
+def test_the_hash_of_an_id():
+    """FNV-1a with MurmurHash3's last step, in plain integers."""
+
+    def plain(text):
+        value, mask = 0xCBF29CE484222325, (1 << 64) - 1
+        for byte in text.encode():
+            value = (value ^ byte) * 0x100000001B3 & mask
+        value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & mask
+        value = (value ^ value >> 33) * 0xC4CEB9FE1A85EC53 & mask
+        return value ^ value >> 33
+
+    index = FMIndex.build([[3]] * 3, passage_ids=["p1", "é", "long" * 20], vocab_size=8, separator=1, progress=False)
+    assert index.passage_ids.hashes().tolist() == [plain(id) for id in index.passage_ids]
+
+
+def test_ids_are_asked_for_together():
+    index = Party([build([[3, 4]] * 5), build([[4, 5]] * 5, 5)])
+    index.questions.clear()
+    assert index.passage_ids.take(np.array([7, 0, 7, 9, 2])) == ["p7", "p0", "p7", "p9", "p2"]
+    assert index.passage_ids[2:7:2] == ["p2", "p4", "p6"] and len(index.questions) == 2
+    with pytest.raises(IndexError, match="There is no passage 10"):
+        index.passage_ids[10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["between questions", "within a question", "in the other", "before answering"])
+def test_an_error_in_one_process_ends_the_others(tmp_path, where):
+    """Nobody waits for a process that has gone, though all of them live on."""
+    script = tmp_path / "search.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            import time
+            from pathlib import Path
+            from accelerate import Accelerator
+            from dgr_trainer import FMIndex
+            from dgr_trainer.retrieval import DistributedIndex, distributed_index
+
+            rank = Accelerator(cpu=True).process_index
+            part = FMIndex.build([[3, 4]], passage_ids=[f"p{rank}"], vocab_size=8, separator=1, progress=False)
+            where, outcome = sys.argv[2], "left in order"
+            if where == "within a question" and rank == 0:
+                def stopped(*arguments, **options):
+                    raise KeyboardInterrupt
+            try:
+                with DistributedIndex(part) as index:
+                    if rank == 1 and where == "before answering":
+                        raise ValueError("trouble")
+                    if rank == 1 and where == "in the other":
+                        index._answer = lambda *question: sys.exit("trouble")
+                    if rank == 1:
+                        index.answer()
+                    else:
+                        assert index.count([3, 4]) == 2 or where != "between questions"
+                        if where == "within a question":
+                            distributed_index.dist.gather_object = stopped
+                        if where == "between questions":
+                            raise ValueError("trouble")
+                        index.count([3, 4])
+            except BaseException as error:
+                outcome = type(error).__name__
+            (Path(sys.argv[1]) / str(rank)).write_text(outcome)
+            time.sleep(2)  # A process that ends would be noticed in any case.
+            """
+        )
+    )
+    launch = ["torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(script), str(tmp_path), where],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "between questions": ("ValueError", "left in order"),
+        "within a question": ("KeyboardInterrupt", "RuntimeError"),
+        "in the other": ("RuntimeError", "SystemExit"),
+        "before answering": ("RuntimeError", "ValueError"),
+    }
+    assert tuple((tmp_path / rank).read_text() for rank in "01") == expected[where]
+
+
 @pytest.mark.slow
 def test_a_search_over_two_processes_is_that_over_one_index(tmp_path):
     """All views and docids, over gloo; each process holds about half of the corpus."""
@@ -166,7 +307,8 @@ def test_a_search_over_two_processes_is_that_over_one_index(tmp_path):
                 identifiers = Identifiers(bpe_tokenizer(), IdentifierSettings(views=views))
                 index = DistributedIndex(FMIndex.from_corpus(Corpus.from_passages(own), identifiers))
                 if not index.is_first:
-                    index.answer()
+                    with index:
+                        index.answer()
                     continue
                 whole = FMIndex.from_corpus(Corpus.from_passages(PASSAGES), identifiers)
                 found = []
@@ -178,7 +320,9 @@ def test_a_search_over_two_processes_is_that_over_one_index(tmp_path):
                     hits = retriever.search(list(queries.values()), k=8)
                     found.append((hits, dict(retriever.candidates(queries, 8, QRELS))))
                 assert found[0] == found[1] and all(found[0][0])
-                index.close()
+                with index:
+                    pass
+                index.close()  # Once more does no harm.
             (Path(sys.argv[1]) / str(accelerator.process_index)).write_text("done")
             """
         )
