@@ -221,24 +221,31 @@ def _rows(
     return values, {"marks": marks, "samples": samples, "first_rows": first_rows, "end_passages": end_passages}
 
 
-@compiled
 def _bits_at(positions: np.ndarray, size: int) -> np.ndarray:
     """A bit vector with ones at these positions."""
-    bits = np.zeros((size // BLOCK_BITS + 1) * BLOCK_WORDS, np.uint64)
-    for position in positions:
-        set_bit(bits, 0, position)
+    bits = np.zeros(num_blocks(size) * BLOCK_WORDS, np.uint64)
+    _set_bits(bits, positions)
     finish_ranks(bits, 0, size)
     return bits
 
 
 @compiled
+def _set_bits(bits: np.ndarray, positions: np.ndarray) -> None:
+    for position in positions:
+        set_bit(bits, 0, position)
+
+
+@compiled
 def _passages_at(starts: np.ndarray, suffixes: np.ndarray, size: int) -> np.ndarray:
-    """The passages in which suffixes of the text read backwards start, given a bit vector of the passages' starts."""
+    """The passages in which suffixes of the text read backwards start.
+
+    `starts` is a bit vector of where passages start.
+    """
     passages = np.empty_like(suffixes)
     for row in range(len(suffixes)):
         if row + _AHEAD < len(suffixes):
             fetch(starts, 0, size - 1 - np.int64(suffixes[row + _AHEAD]))
-        # The passages that start at the place or before it, without the first of them.
+        # Of the passages that start up to the place, the last.
         passages[row] = rank_and_bit(starts, 0, size - np.int64(suffixes[row]))[0] - 1
     return passages
 

@@ -8,6 +8,8 @@ Where a kernel checks its input it returns the place of the first bad item, or -
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dgr_trainer.index.bit_vector import compiled, rank_and_bit, set_bit
@@ -136,7 +138,7 @@ def continue_ranges(
     offsets = np.zeros(stop - start + 1, np.int64)
     room = np.int64(256)
     tokens, counts = np.empty(room, np.int64), np.empty(room, np.int64)
-    widest = np.int64(0)
+    widest: Any = np.int64(0)
     for index in range(start, stop):
         size = ranges[index, segment, 1] - ranges[index, segment, 0]
         if size < symbol_rows[-1]:
