@@ -1,7 +1,7 @@
 """What the index costs: build, disk, memory, opening, and each kind of query, at growing sizes.
 
     python benchmarks/index.py --tokens 1000000 10000000 100000000
-    python benchmarks/index.py --data DIR
+    python benchmarks/index.py --data corpus.jsonl
 
 With `--data` the passages are those of a corpus (whatever `Corpus.read` reads), encoded by a byte-level BPE tokenizer
 of 50,000 tokens that is trained on them; sizes are then prefixes of the corpus. Without it they are drawn at random:
@@ -9,6 +9,13 @@ phrases of one to eight tokens, both by Zipf's law. Each size is measured in a p
 as opened from the disk, five times each (the median counts). Beside the numbers stands what a C++ index (sdsl, by way
 of SEAL) takes at 10 million tokens of English text on two cores of the same kind. A JSON object is printed when a size
 is done, and one of all sizes as the last line.
+
+What a search asks of the index is timed as the search asks it. `step_ms` is one token more on 150 beams (10 queries of
+15): n-grams of 1 to 8 tokens, of which the frequent are tried with 120 likely tokens until 30 were found to follow,
+and what follows the others is listed; then each beam is extended. `hits_ms` is finding and locating 3,000 identifiers
+of one query, n-grams of 100 passages, and ranking the passages they occur in; `scoring_ms` is reading the 1,500 best
+of these and scoring them in full. `query_ms` is the three together, for a query of three views: substrings of 8,
+titles of 15 and pseudo-queries of 30 tokens, 53 steps of 15 beams. Their growth is fitted, too.
 """
 
 import argparse
@@ -24,12 +31,19 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dgr_trainer import Corpus, FMIndex
+from dgr_trainer import Corpus, FMIndex, SearchSettings
+from dgr_trainer.retrieval.legal_tokens import _LISTED, _TRIED
+from dgr_trainer.retrieval.passage_scoring import Key, PassageScorer
 
 VOCABULARY = 50_000
 SEPARATOR = 2
 PASSAGE = 100
 REPEATS = 5
+BEAMS = 150
+IDENTIFIERS = 3_000
+SEARCH = SearchSettings()
+VIEWS = ("substring", "title", "pseudo_query")
+GROWTH = ("build_s", "step_ms", "hits_ms", "scoring_ms", "query_ms")
 SIZES = [1_000_000, 10_000_000, 100_000_000]
 # Of the C++ index at 10 million tokens: what `peers` is compared with, and whether more is better.
 PEERS = {
@@ -49,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Corpus to index; left out, tokens are drawn at random.")
     parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="Sizes in tokens.")
+    parser.add_argument("--segment-tokens", type=int, help="Divide the index into segments of so many tokens.")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -143,7 +158,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return sorted(times)[REPEATS // 2]
 
 
-def measure(file: Path, size: int, folder: Path, seed: int, results: Any) -> None:
+def measure(file: Path, size: int, folder: Path, seed: int, segment_tokens: int | None, results: Any) -> None:
     """Build an index of the first `size` tokens in a fresh process, and measure it."""
     text = np.load(file, mmap_mode="r")[:size]
     last = len(text) - int(np.argmax(text[::-1] == SEPARATOR))
@@ -153,7 +168,7 @@ def measure(file: Path, size: int, folder: Path, seed: int, results: Any) -> Non
     memory = PeakMemory()
     memory.start()
     began = time.perf_counter()
-    index = build(text)
+    index = build(text, segment_tokens)
     built = time.perf_counter() - began
     peak = memory.stop()
     index.save(folder / "index")
@@ -176,11 +191,11 @@ def with_end(text: np.ndarray) -> np.ndarray:
     return np.append(text, np.uint16(SEPARATOR))
 
 
-def build(text: np.ndarray) -> FMIndex:
+def build(text: np.ndarray, segment_tokens: int | None = None) -> FMIndex:
     passages = int(np.count_nonzero(text == SEPARATOR))
     return FMIndex.build(
         passages_of(text), passage_ids=map(str, range(passages)), vocab_size=VOCABULARY + 1, separator=SEPARATOR,
-        progress=False,
+        segment_tokens=segment_tokens, progress=False,
     )  # fmt: skip
 
 
@@ -204,7 +219,8 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
     frequent = frequent[frequent != SEPARATOR][:50]
     beams = {1: index.find_batch(np.resize(frequent, (150, 1)))}
     beams |= {length: index.find_batch(ngrams(length, 150)) for length in (2, 4, 8)}
-    likely = np.argsort(-index.token_counts, kind="stable")[zipf(generator, 10_000, 150 * 60, 1.0).reshape(150, 60)]
+    by_count = np.argsort(-index.token_counts, kind="stable")
+    likely = by_count[zipf(generator, 10_000, 150 * 60, 1.0).reshape(150, 60)]
     return {
         "count_ngrams_per_s": number / seconds(lambda: index.find_batch(patterns)),
         "locate_per_s": found / seconds(lambda: index.locate_batch(rare, 3, 5)),
@@ -213,7 +229,67 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
             str(length): 1000 * seconds(lambda of=of: index.continuations_batch(of)) for length, of in beams.items()
         },
         "extend_150_ranges_by_60_tokens_ms": 1000 * seconds(lambda: index.extend(beams[1], likely)),
+        **search(index, seed),
     }
+
+
+def search(index: FMIndex, seed: int) -> dict[str, float]:
+    """Time what a search asks of the index."""
+    generator = np.random.default_rng(seed)
+    long = np.flatnonzero(index.passage_lengths >= SEARCH.substring_length)
+
+    def ngrams(passages: np.ndarray, size: int) -> list[tuple[int, ...]]:
+        """N-grams of 1 to 8 tokens, as many of each length, from these passages."""
+        texts = [index.extract(passage) for passage in passages]
+        found = []
+        for number in range(size):
+            text, length = texts[number % len(texts)], 1 + number % SEARCH.substring_length
+            start = int(generator.integers(len(text) - length + 1))
+            found.append(tuple(text[start : start + length].tolist()))
+        return found
+
+    best = 2 * SEARCH.beam_size
+    beams = index.find_batch(ngrams(generator.choice(long, BEAMS), BEAMS))
+    counts = index.counts(beams)
+    wide = beams[counts > _LISTED]
+    likely = np.argsort(-index.token_counts, kind="stable")
+    tried = likely[zipf(generator, min(10_000, len(likely)), len(wide) * _TRIED * best, 1.0)].reshape(
+        -1, _TRIED * best
+    )
+    # Some token that follows each beam.
+    offsets, tokens, _ = index.continuations_batch(beams)
+    chosen = tokens[offsets[:-1]]
+
+    def step() -> None:
+        enough = (index.counts(index.extend(wide, tried, enough=best)) > 0).sum(axis=1) >= best
+        index.continuations_batch(np.concatenate([beams[counts <= _LISTED], wide[~enough]]))
+        index.extend(beams, chosen)
+
+    patterns = list(dict.fromkeys(ngrams(generator.choice(long, 100), IDENTIFIERS)))
+    occurrences = index.counts(index.find_batch(patterns)).tolist()
+    keys = [
+        Key("substring", ids, count, float(weight))
+        for ids, count, weight in zip(patterns, occurrences, generator.random(len(patterns)), strict=True)
+    ]
+    unigrams = np.zeros(index.vocab_size)
+    unigrams[likely[: SEARCH.unigrams]] = 0.1
+    scorer = PassageScorer(index, NoMarkers(), keys, unigrams, repetition=0.8)
+    passages = scorer.found(SEARCH.max_occurrences, SEARCH.max_passages)
+    took = {
+        "step_ms": 1000 * seconds(step),
+        "hits_ms": 1000 * seconds(lambda: scorer.found(SEARCH.max_occurrences, SEARCH.max_passages)),
+        "scoring_ms": 1000 * seconds(lambda: scorer.scores(passages)),
+    }
+    steps = sum(map(SEARCH.length, VIEWS)) * SEARCH.beam_size / BEAMS
+    return took | {"query_ms": steps * took["step_ms"] + took["hits_ms"] + took["scoring_ms"]}
+
+
+class NoMarkers:
+    """In the place of [`Identifiers`]: identifiers are n-grams, without markers."""
+
+    @staticmethod
+    def prefix(view: str) -> tuple[int, ...]:
+        return ()
 
 
 def main() -> None:
@@ -231,7 +307,8 @@ def main() -> None:
         for size in tqdm(sizes, desc="Measuring"):
             results = context.Queue()
             folder = Path(work) / str(size)
-            process = context.Process(target=measure, args=(file, size, folder, options.seed, results))
+            arguments = (file, size, folder, options.seed, options.segment_tokens, results)
+            process = context.Process(target=measure, args=arguments)
             process.start()
             while process.is_alive() and results.empty():
                 time.sleep(0.1)
@@ -260,12 +337,13 @@ def report(measured: list[dict[str, Any]]) -> None:
             line += f"{peer:>12,.2f}{ratio:>7.1f}x"
         print(line)
     print(f"The ratio is how many times better, at {reference['tokens']:,} tokens.")
-    exponent = None
+    growth = {}
     if len(rows) > 1:
-        sizes, times = (np.log([row[name] for row in rows]) for name in ("tokens", "build_s"))
-        exponent = float(np.polyfit(sizes, times, 1)[0])
-        print(f"Time to build grows with the size to the power of {exponent:.3f}.")
-    print(json.dumps({"sizes": measured, "growth_exponent": exponent}))
+        sizes = np.log([row["tokens"] for row in rows])
+        growth = {name: float(np.polyfit(sizes, np.log([row[name] for row in rows]), 1)[0]) for name in GROWTH}
+        for name, exponent in growth.items():
+            print(f"{name} grows with the size to the power of {exponent:.3f}.")
+    print(json.dumps({"sizes": measured, "growth_exponent": growth.get("build_s"), "growth_exponents": growth}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import BLOCK_BITS, BLOCK_WORDS, compiled, finish_ranks, num_blocks, set_bit
+from dgr_trainer.index.bit_vector import (
+    BLOCK_BITS,
+    BLOCK_WORDS,
+    compiled,
+    fetch,
+    finish_ranks,
+    num_blocks,
+    prefetch,
+    rank_and_bit,
+    set_bit,
+)
 from dgr_trainer.index.passage_ids import pack_ids
 from dgr_trainer.index.passage_order import sorted_suffixes
 from dgr_trainer.index.suffix_order import sorted_rotations
@@ -27,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16
 MAX_VOCAB_SIZE = 1 << 24
+# Rows before its turn at which a row's place in the text, or a passage, is asked for.
+_AHEAD = 24
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ def build_text_arrays(
         `dict[str, np.ndarray]`: the text's arrays of [`IndexArrays`], by name.
     """
     size = len(tokens)
-    token_counts = np.bincount(tokens, minlength=vocab_size)
+    token_counts = _count_tokens(tokens, vocab_size)
     occurring = np.flatnonzero(token_counts)
     order, codes = huffman_codes(token_counts[occurring])
     symbols = occurring[order].astype(np.int32)
@@ -139,7 +151,8 @@ def build_text_arrays(
     separator = int(symbol_of[tokens[-1]])
     places = np.dtype(np.uint64 if force64 or size > 1 << 32 else np.uint32)
     # Read backwards, appending a token to a pattern is one backward step of the search.
-    reverse = symbol_of.astype(np.uint16 if len(symbols) <= 1 << 16 else np.uint32)[tokens[::-1]]
+    reverse = np.empty(size, np.uint16 if len(symbols) <= 1 << 16 else np.uint32)
+    _write_backwards(tokens, symbol_of, reverse)
     logger.info("Sorting the suffixes of %d tokens", size)
     suffixes = None if force_rotations else sorted_suffixes(reverse, separator, symbol_rows, places)
     if suffixes is None:
@@ -158,6 +171,22 @@ def build_text_arrays(
     }
 
 
+@compiled
+def _count_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often each token occurs."""
+    counts = np.zeros(vocab_size, np.int64)
+    for token in tokens:
+        counts[token] += 1
+    return counts
+
+
+@compiled
+def _write_backwards(tokens: np.ndarray, symbol_of: np.ndarray, reverse: np.ndarray) -> None:
+    """Write the symbols of a text, the last first."""
+    for place in range(len(tokens)):
+        reverse[len(tokens) - 1 - place] = symbol_of[tokens[place]]
+
+
 def _rows(
     reverse: np.ndarray,
     suffixes: np.ndarray,
@@ -167,25 +196,58 @@ def _rows(
     sample_rate: int,
     symbol_rows: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The codes of what follows each row's place, and the arrays that say where rows are in the text."""
+    """The codes of what follows each row's place, and the arrays that say where rows are in the text.
+
+    The codes take the place of the suffixes where they are as wide.
+    """
     size = len(reverse)
-    values = np.empty(size, np.uint32 if int(codes.max()) < 1 << 32 else np.uint64)
+    starts = _bits_at(passage_starts[:-1], size)
+    end_passages = _passages_at(starts, suffixes[symbol_rows[separator] : symbol_rows[separator + 1]], size)
+    wide = np.dtype(np.uint32 if int(codes.max()) < 1 << 32 else np.uint64)
+    values = suffixes.view(wide) if wide.itemsize == suffixes.itemsize else np.empty(size, wide)
     marks = np.zeros(num_blocks(size) * BLOCK_WORDS, np.uint64)
     first_rows = np.empty(len(passage_starts) - 1, suffixes.dtype)
 
     def part(start: int, stop: int) -> np.ndarray:
         return _transform(
-            reverse, suffixes, separator, codes, passage_starts, sample_rate, values, marks, first_rows, start, stop
+            reverse, suffixes, separator, codes, starts, sample_rate, values, marks, first_rows, start, stop
         )
 
     # Parts start with a block of the bit vector, so that no two write to the same word.
     parts = 8 * number_of_threads(size)
     bounds = np.unique(np.linspace(0, size // BLOCK_BITS, parts, endpoint=False).astype(np.int64)) * BLOCK_BITS
-    samples = np.concatenate(in_threads(part, np.append(bounds, size), size)).astype(suffixes.dtype)
+    samples = np.concatenate(in_threads(part, np.append(bounds, size), size))
     finish_ranks(marks, 0, size)
-    ends = size - 1 - suffixes[symbol_rows[separator] : symbol_rows[separator + 1]].astype(np.int64)
-    end_passages = (np.searchsorted(passage_starts, ends, side="right") - 1).astype(suffixes.dtype)
     return values, {"marks": marks, "samples": samples, "first_rows": first_rows, "end_passages": end_passages}
+
+
+def _bits_at(positions: np.ndarray, size: int) -> np.ndarray:
+    """A bit vector with ones at these positions."""
+    bits = np.zeros(num_blocks(size) * BLOCK_WORDS, np.uint64)
+    _set_bits(bits, positions)
+    finish_ranks(bits, 0, size)
+    return bits
+
+
+@compiled
+def _set_bits(bits: np.ndarray, positions: np.ndarray) -> None:
+    for position in positions:
+        set_bit(bits, 0, position)
+
+
+@compiled
+def _passages_at(starts: np.ndarray, suffixes: np.ndarray, size: int) -> np.ndarray:
+    """The passages in which suffixes of the text read backwards start.
+
+    `starts` is a bit vector of where passages start.
+    """
+    passages = np.empty_like(suffixes)
+    for row in range(len(suffixes)):
+        if row + _AHEAD < len(suffixes):
+            fetch(starts, 0, size - 1 - np.int64(suffixes[row + _AHEAD]))
+        # Of the passages that start up to the place, the last.
+        passages[row] = rank_and_bit(starts, 0, size - np.int64(suffixes[row]))[0] - 1
+    return passages
 
 
 def _rotations(reverse: np.ndarray, counts: np.ndarray, dtype: np.dtype, force64: bool) -> np.ndarray:
@@ -201,7 +263,7 @@ def _transform(
     suffixes: np.ndarray,
     separator: int,
     codes: np.ndarray,
-    passage_starts: np.ndarray,
+    starts: np.ndarray,
     rate: int,
     values: np.ndarray,
     marks: np.ndarray,
@@ -211,26 +273,26 @@ def _transform(
 ) -> np.ndarray:
     """Write, for the rows [start, stop), the codes of what follows them; return the places of every so many tokens.
 
-    Rows of the separator are not among the marked: where a passage ends is known.
+    `starts` is a bit vector of where passages start. `values` may share the memory of `suffixes`: each row is read
+    before it is written. Rows of the separator are not among the marked: where a passage ends is known.
     """
     size = len(reverse)
-    samples = np.empty(stop - start, np.uint64)
+    samples = np.empty((stop - start) // rate, suffixes.dtype)
     taken = 0
     for row in range(start, stop):
+        if row + _AHEAD < stop:
+            prefetch(reverse, max(np.int64(suffixes[row + _AHEAD]) - 1, 0))
         suffix = np.int64(suffixes[row])
         values[row] = codes[reverse[suffix - 1 if suffix > 0 else size - 1]]
         place = size - 1 - suffix
         if place % rate == 0 and reverse[suffix] != separator:
+            if taken == len(samples):
+                more = np.empty(2 * taken + 1, suffixes.dtype)
+                more[:taken] = samples
+                samples = more
             set_bit(marks, 0, row)
             samples[taken] = place
             taken += 1
         if reverse[suffix + 1 if suffix + 1 < size else 0] == separator:
-            low, high = 0, len(passage_starts) - 1
-            while high - low > 1:
-                middle = (low + high) // 2
-                if passage_starts[middle] <= place:
-                    low = middle
-                else:
-                    high = middle
-            first_rows[low] = row
+            first_rows[rank_and_bit(starts, 0, place)[0]] = row
     return samples[:taken].copy()

@@ -4,6 +4,8 @@ All suffixes are dealt into buckets by their first symbol. In a bucket they are 
 symbols, packed into 64 bits; those with equal keys are sorted again by the symbols after these, until they differ or
 their passage ends. What is equal up to there stands in the order of the text. So no comparison goes on past a passage,
 and the time does not depend on how much the passages repeat each other, only on how much a passage repeats itself.
+
+Keys are read all over the text, which the caches do not hold: what will be read is asked for some rows before.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled
+from dgr_trainer.index.bit_vector import compiled, prefetch
 from dgr_trainer.index.threads import in_threads
 
 # Keys that may be read a suffix before the text is taken to repeat itself too much for this way of sorting.
@@ -20,6 +22,9 @@ _KEYS_A_SUFFIX = 64
 _SMALL = 16
 _MOST_SYMBOLS = 8
 _PARTS = 64
+# Rows, or groups of rows with equal keys, before its turn at which a key's place is asked for.
+_ROWS_AHEAD = 24
+_GROUPS_AHEAD = 12
 
 
 def sorted_suffixes(text: np.ndarray, separator: int, first_rows: np.ndarray, dtype: Any) -> np.ndarray | None:
@@ -56,14 +61,16 @@ def _deal(text: np.ndarray, first_rows: np.ndarray, suffixes: np.ndarray) -> Non
     """Deal suffixes into buckets by their first symbol, in the order of the text."""
     places = first_rows.copy()
     for position in range(len(text)):
+        if position + _ROWS_AHEAD < len(text):
+            prefetch(suffixes, places[text[position + _ROWS_AHEAD]])
         symbol = text[position]
         suffixes[places[symbol]] = position
         places[symbol] += 1
 
 
 @compiled
-def _key(text: np.ndarray, separator: int, position: int, bits: int, width: int) -> tuple[np.uint64, bool]:
-    """The next symbols of a suffix in one number, up to a separator; and whether there was one."""
+def _key(text: np.ndarray, separator: int, position: int, bits: int, width: int) -> np.uint64:
+    """The next symbols of a suffix in one number, up to a separator; zeros stand for those after it."""
     key = np.uint64(0)
     for place in range(width):
         if position >= len(text):
@@ -71,9 +78,26 @@ def _key(text: np.ndarray, separator: int, position: int, bits: int, width: int)
         symbol = np.int64(text[position])
         key = (key << np.uint64(bits)) | np.uint64(symbol)
         if symbol == separator:
-            return key << np.uint64(bits * (width - 1 - place)), True
+            return key << np.uint64(bits * (width - 1 - place))
         position += 1
-    return key, False
+    return key
+
+
+@compiled
+def _has_separator(key: np.uint64, separator: int, bits: int, width: int) -> bool:
+    """Whether a key ends with its passage."""
+    mask = (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+    for _ in range(width):
+        if key & mask == np.uint64(separator):
+            return True
+        key >>= np.uint64(bits)
+    return False
+
+
+@compiled
+def _ask_for(text: np.ndarray, suffixes: np.ndarray, row: int, offset: int) -> None:
+    """Bring near what a row's key will be read from."""
+    prefetch(text, min(np.int64(suffixes[row]) + offset, len(text) - 1))
 
 
 @compiled
@@ -91,20 +115,26 @@ def _sort_buckets(
     """Sort the buckets [start, stop); whether it was finished before too many keys were read."""
     budget = _KEYS_A_SUFFIX * (first_rows[stop] - first_rows[start]) + 1_000_000
     stack = np.empty((64, 3), np.int64)
+    waiting = np.empty((128, 2), np.int64)
     for bucket in range(start, stop):
-        first = first_rows[bucket]
-        stack[0, 0], stack[0, 1], stack[0, 2] = first, first_rows[bucket + 1], 1
-        depth = 1 if first_rows[bucket + 1] - first > 1 else 0
+        first, after = first_rows[bucket], first_rows[bucket + 1]
+        stack[0, 0], stack[0, 1], stack[0, 2] = first, after, 1
+        depth = 1 if after - first > 1 else 0
         while depth > 0:
             depth -= 1
             low, high, offset = stack[depth, 0], stack[depth, 1], stack[depth, 2]
             budget -= high - low
             if budget < 0:
                 return False
-            base = low - first
+            if depth >= _GROUPS_AHEAD:
+                soon = depth - _GROUPS_AHEAD
+                for row in range(stack[soon, 0], min(stack[soon, 0] + _ROWS_AHEAD, stack[soon, 1])):
+                    _ask_for(text, suffixes, row, stack[soon, 2])
             for row in range(low, high):
-                room[row - first], _ = _key(text, separator, np.int64(suffixes[row]) + offset, bits, width)
-            _sort_by_key(room, suffixes, base, high - first, first)
+                if row + _ROWS_AHEAD < high:
+                    _ask_for(text, suffixes, row + _ROWS_AHEAD, offset)
+                room[row - first] = _key(text, separator, np.int64(suffixes[row]) + offset, bits, width)
+            _sort_by_key(room, suffixes, low - first, high - first, first, waiting)
             row = low
             while row < high:
                 end = row + 1
@@ -112,8 +142,7 @@ def _sort_buckets(
                 while end < high and room[end - first] == key:
                     end += 1
                 if end - row > 1:
-                    _, ended = _key(text, separator, np.int64(suffixes[row]) + offset, bits, width)
-                    if ended:
+                    if _has_separator(key, separator, bits, width):
                         suffixes[row:end].sort()
                     else:
                         if depth == len(stack):
@@ -127,9 +156,11 @@ def _sort_buckets(
 
 
 @compiled
-def _sort_by_key(keys: np.ndarray, suffixes: np.ndarray, low: int, high: int, first: int) -> None:
-    """Sort keys[low:high], and the suffixes from `first` on with them: quicksort without branches on the keys."""
-    stack = np.empty((128, 2), np.int64)
+def _sort_by_key(keys: np.ndarray, suffixes: np.ndarray, low: int, high: int, first: int, stack: np.ndarray) -> None:
+    """Sort keys[low:high], and the suffixes from `first` on with them: quicksort without branches on the keys.
+
+    `stack` (`np.ndarray` of int64, shape `(128, 2)`) is room to work in.
+    """
     stack[0, 0], stack[0, 1] = low, high
     depth = 1
     while depth > 0:

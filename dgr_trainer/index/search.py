@@ -8,6 +8,8 @@ Where a kernel checks its input it returns the place of the first bad item, or -
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dgr_trainer.index.bit_vector import compiled, rank_and_bit, set_bit
@@ -136,7 +138,12 @@ def continue_ranges(
     offsets = np.zeros(stop - start + 1, np.int64)
     room = np.int64(256)
     tokens, counts = np.empty(room, np.int64), np.empty(room, np.int64)
-    stack = np.empty((len(levels) + 1, 4), np.int64)
+    widest: Any = np.int64(0)
+    for index in range(start, stop):
+        size = ranges[index, segment, 1] - ranges[index, segment, 0]
+        if size < symbol_rows[-1]:
+            widest = max(widest, size)
+    nodes = np.empty((2, min(widest, len(symbols)) + 1, 3), np.int64)
     used = np.int64(0)
     for index in range(start, stop):
         first, last = ranges[index, segment, 0], ranges[index, segment, 1]
@@ -155,7 +162,7 @@ def continue_ranges(
                     counts[used] = symbol_rows[symbol + 1] - symbol_rows[symbol]
                     used += 1
             else:
-                used = distinct_symbols(blocks, levels, first, last, stack, tokens, counts, used)
+                used = distinct_symbols(blocks, levels, first, last, nodes[0], nodes[1], tokens, counts, used)
             kept = begin
             for place in range(begin, used):
                 symbol = tokens[place]

@@ -41,6 +41,9 @@ FIRST_SYMBOL = 4  # number of symbols whose codes ended before this level
 FIRST_ROW = 5  # number of elements whose codes ended before this level
 COLUMNS = 8
 
+# Nodes of a level before its turn at which a node's bits are asked for.
+_AHEAD = 8
+
 
 @compiled
 def _code_lengths(weights: np.ndarray) -> None:
@@ -270,47 +273,52 @@ def distinct_symbols(
     levels: np.ndarray,
     low: int,
     high: int,
-    stack: np.ndarray,
+    nodes: np.ndarray,
+    ones: np.ndarray,
     symbols: np.ndarray,
     counts: np.ndarray,
     start: int,
 ) -> int:
-    """Write the distinct symbols in [low, high), ascending by no particular order, with how often each occurs.
+    """Write the distinct symbols in [low, high), in no useful order, with how often each occurs.
+
+    All nodes of a level are visited before those of the next, so that none waits for the memory of another, and
+    whether a child is there decides where the next is written, not what is done.
 
     Args:
-        stack (`np.ndarray` of int64, shape `(number of levels + 1, 4)`): room to work in.
+        nodes, ones (`np.ndarray` of int64, shape `(room, 3)`): to work in; `room` is above the number of distinct
+            symbols.
         symbols, counts (`np.ndarray` of int64): written from `start` on.
 
     Returns:
         `int`: where the next symbol would be written.
     """
-    depth = 0
-    level, node = 0, 0
+    nodes[0, 0], nodes[0, 1], nodes[0, 2] = low, high, 0
+    size, level = 1, 0
     while True:
-        if low >= levels[level, SIZE]:
-            symbols[start] = levels[level, FIRST_SYMBOL] + node - levels[level, NODES]
-            counts[start] = high - low
+        # Nodes that are symbols stand last.
+        while size > 0 and nodes[size - 1, 0] >= levels[level, SIZE]:
+            size -= 1
+            symbols[start] = levels[level, FIRST_SYMBOL] + nodes[size, 2] - levels[level, NODES]
+            counts[start] = nodes[size, 1] - nodes[size, 0]
             start += 1
-            if depth == 0:
-                return start
-            depth -= 1
-            level, node, low, high = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
-            continue
-        low_ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], low)
-        if high - low == 1:
-            high_ones = low_ones + bit
-        else:
-            high_ones, _ = rank_and_bit(blocks, levels[level, FIRST_BLOCK], high)
-        zeros, nodes = levels[level, ZEROS], levels[level, NODES]
+        if size == 0:
+            return start
+        first_block, zeros, first_one = levels[level, FIRST_BLOCK], levels[level, ZEROS], levels[level, NODES]
+        kept, right = 0, 0
+        for index in range(size):
+            if index + _AHEAD < size:
+                fetch(blocks, first_block, nodes[index + _AHEAD, 0])
+                fetch(blocks, first_block, nodes[index + _AHEAD, 1])
+            low, high, node = nodes[index, 0], nodes[index, 1], nodes[index, 2]
+            low_ones, _ = rank_and_bit(blocks, first_block, low)
+            high_ones, _ = rank_and_bit(blocks, first_block, high)
+            nodes[kept, 0], nodes[kept, 1], nodes[kept, 2] = low - low_ones, high - high_ones, node
+            kept += high - low > high_ones - low_ones
+            ones[right, 0], ones[right, 1], ones[right, 2] = zeros + low_ones, zeros + high_ones, first_one + node
+            right += high_ones > low_ones
+        for index in range(right):
+            nodes[kept + index, 0] = ones[index, 0]
+            nodes[kept + index, 1] = ones[index, 1]
+            nodes[kept + index, 2] = ones[index, 2]
+        size = kept + right
         level += 1
-        if low_ones == high_ones:
-            low, high = low - low_ones, high - high_ones
-        elif high_ones - low_ones == high - low:
-            low, high, node = zeros + low_ones, zeros + high_ones, nodes + node
-        else:
-            stack[depth, 0], stack[depth, 1] = level, nodes + node
-            stack[depth, 2], stack[depth, 3] = zeros + low_ones, zeros + high_ones
-            fetch(blocks, levels[level, FIRST_BLOCK], zeros + low_ones)
-            fetch(blocks, levels[level, FIRST_BLOCK], zeros + high_ones)
-            depth += 1
-            low, high = low - low_ones, high - high_ones

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import queue
 from pathlib import Path
 
@@ -22,8 +23,9 @@ def test_every_size_is_measured(script, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "REPEATS", 1)
     script.write_random(tmp_path / "text.npy", 30_000, seed=0)
     results = queue.SimpleQueue()
-    for size in (20_000, 30_000):
-        script.measure(tmp_path / "text.npy", size, tmp_path / str(size), 0, results)
+    for size, segment_tokens in ((20_000, None), (30_000, 15_000)):
+        script.measure(tmp_path / "text.npy", size, tmp_path / str(size), 0, segment_tokens, results)
+    assert [script.FMIndex.load(tmp_path / size / "index").num_segments for size in ("20000", "30000")] == [1, 2]
     measured = [results.get(), results.get()]
     assert [one["tokens"] for one in measured] == [20_000, 30_000]
     for one in measured:
@@ -34,7 +36,18 @@ def test_every_size_is_measured(script, tmp_path, capsys, monkeypatch):
         assert all(value > 0 for name, value in floats.items() if name != "peak_build_bytes_per_token")
     script.report(measured)
     out = capsys.readouterr().out.splitlines()
-    assert out[-1].startswith('{"sizes": [{"tokens": 20000') and '"growth_exponent": ' in out[-1]
+    last = json.loads(out[-1])
+    assert last["sizes"] == measured
+    assert last["growth_exponent"] == last["growth_exponents"]["build_s"]
+    steps = 53 * 15 / 150  # substrings of 8, titles of 15, pseudo-queries of 30 tokens; 15 beams, timed are 150
+    for one in measured:
+        parts = steps * one["step_ms"] + one["hits_ms"] + one["scoring_ms"]
+        assert one["query_ms"] == pytest.approx(parts)
+
+
+def test_one_size_has_no_growth(script, capsys):
+    script.report([{"tokens": 1000, "build_s": 1.0, "continuations_150_ranges_ms": {}}])
+    assert '"growth_exponent": null' in capsys.readouterr().out
 
 
 def test_random_texts_are_passages_of_zipfian_phrases(script, tmp_path):

@@ -46,9 +46,12 @@ def test_access_rank_and_distinct_symbols_equal_brute_force(sequence, data):
         rows = sorted_rows[low:high][inside == symbol]
         assert found == ((rows.min(), rows.max() + 1) if len(rows) else (0, 0))
 
-    stack = np.empty((len(levels) + 1, 4), np.int64)
+    # One line more than there are symbols; what is behind it is not to be written.
+    room = min(high - low, len(codes)) + 1
+    nodes = np.full((2, room + 1, 3), -7, np.int64)
     symbols, counts = np.zeros(100, np.int64), np.zeros(100, np.int64)
-    end = distinct_symbols(blocks, levels, low, high, stack, symbols, counts, 2)
+    end = distinct_symbols(blocks, levels, low, high, nodes[0], nodes[1], symbols, counts, 2)
+    assert (nodes[:, room] == -7).all()
     assert len(set(symbols[2:end])) == end - 2
     expected = zip(*np.unique(inside, return_counts=True), strict=True)
     assert dict(zip(symbols[2:end], counts[2:end], strict=True)) == dict(expected)
