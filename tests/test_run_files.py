@@ -94,13 +94,17 @@ def test_results_of_rerankers():
     [
         ("a.json", "{", "a.json.*not JSON"),
         ("a.json", '{"a": 1', "a.json, line 1: not JSON"),
-        ("a.json", "3", "holds neither ranx' object of scores"),
-        ("a.json", '{"q": [1]}', "holds neither ranx' object of scores"),
+        ("a.json", "3", "a.json, line 1: holds a JSON int, not an object"),
+        ("a.json", '{"q": [1]}', "a.json: query 'q' has .1., not an object of scores. A run has lists"),
         ("a.json", "{}", "a.json: the run is empty"),
-        ("a.json", "[]", "The run a is empty"),
+        ("a.json", "[]", "a.json: the run is empty"),
         ("a.json", '{"q": {"d": NaN}}', "a.json: The score of passage 'd' for query 'q' is nan"),
-        ("a.json", '[{"query": "text", "candidates": []}]', "a.json, object 1: no object of RankLLM"),
-        ("a.json", '[{"query": {"qid": 1}, "candidates": [{"id": 1}]}]', "object 1: a candidate without 'docid'"),
+        ("a.json", '[{"query": "text", "candidates": []}]', "a.json, line 1: no object of RankLLM"),
+        (
+            "a.json",
+            '[{"query": {"qid": 1}, "candidates": [{"id": 1}]}]',
+            "a.json, line 1: a candidate without 'docid'",
+        ),
         ("a.jsonl", '{"query": {"qid": 1}, "candidates": 1}', "a.jsonl, line 1: no object of RankLLM"),
         (
             "a.jsonl",
@@ -110,7 +114,7 @@ def test_results_of_rerankers():
         (
             "a.jsonl",
             '{"query": {"qid": 1}, "candidates": []}\n' * 2,
-            "a.jsonl, line 2: query 1 has a second list",
+            "a.jsonl, line 2: query '1' has a second list",
         ),
         ("a.lz4", "x", "is a run that ranx has compressed. Save it as TREC"),
     ],
