@@ -156,7 +156,8 @@ class Corpus(Sequence[Passage]):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
             raise ValueError(
                 f"The dataset has no column {wanted}; its columns are {present}. "
-                'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
+                'Name the ones to use, for example columns={"id": "docno", "text": "contents"}; in place of a path: '
+                "hf:PATH,id=docno,text=contents."
             )
         return cls._of(store(dataset_rows(dataset, chosen), cache_dir=cache_dir))
 

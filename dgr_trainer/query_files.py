@@ -93,7 +93,8 @@ def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]
         if id_name is None or name is None:
             raise ValueError(
                 f"{where}: a query needs an id ({', '.join(QUERY_ID_NAMES)}) and a text "
-                f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}."
+                f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}. Name the ones to use in place of "
+                "the path: hf:PATH,query_id=FIELD,query=FIELD."
             )
         query = record[name]
         if not isinstance(query, str):
@@ -160,10 +161,12 @@ def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
         query, passage, relevance = names
         if query is None or passage is None or relevance is None:
             wanted = " and ".join(f"{' or '.join(options)}" for options in _JUDGEMENT_NAMES)
-            raise ValueError(
-                f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}. Without records, name "
-                "the file .txt or .tsv."
+            hint = (
+                " Name the ones to use in place of the path: hf:PATH,query_id=FIELD,passage_id=FIELD,relevance=FIELD."
             )
+            if "passage_ids" in record:
+                hint = " Rank lists are a run: read_run reads it."
+            raise ValueError(f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}.{hint}")
         value = record[relevance]
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{where}: the {relevance} is {value!r}, not an integer.")

@@ -186,18 +186,11 @@ class Rankings(Mapping[str, RankList]):
         if fields == ("passage_id", "score"):
             return cls._of(_hit_lists(rows(dataset, chosen)), name)
 
-        def lists() -> Iterator[tuple[Any, Any, Any]]:
-            for number, row in rows(dataset, chosen):
-                for field in fields:
-                    if row[field] is not None and not isinstance(row[field], list):
-                        raise TypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
-                yield row["query_id"], row["passage_ids"], row["scores"]
-
         if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
             plain = dataset.select_columns(list(FEATURES)).with_format(None)
-            if plain.features == FEATURES and all(sorted_list(*row)[1] == row[1] for row in lists()):
+            if plain.features == FEATURES and all(given == row[1] for given, row in _lists(rows(plain, chosen))):
                 return cls._over(plain.with_format("arrow")[:], name)
-        return cls._of(lists(), name)
+        return cls._of((row for _, row in _lists(rows(dataset, chosen))), name)
 
     # Mapping
 
@@ -308,6 +301,18 @@ class Rankings(Mapping[str, RankList]):
         lost = len(self) - len(lists)
         logger.warning("%s. They were dropped%s.", found, f", and with them {lost} whole lists" if lost else "")
         return self._of(lists, self.name)
+
+
+def _lists(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[Any, tuple[str, list[str], np.ndarray]]]:
+    """The lists of rows that are a list each: passage ids as they are given, and the list checked and in order."""
+    for number, row in found:
+        for field in ("passage_ids", "scores"):
+            if row[field] is not None and not isinstance(row[field], list):
+                raise TypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
+        try:
+            yield row["passage_ids"], sorted_list(row["query_id"], row["passage_ids"], row["scores"])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {number}: {error}") from None
 
 
 def _hit_lists(hits: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, list[str], np.ndarray]]:

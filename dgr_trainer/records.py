@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     path = existing_file(path)
     kind = file_kind(path)
     if kind == "jsonl":
-        array = plain_name(path).lower().endswith(".json") and _first_sign(path) == b"["
+        array = plain_name(path).lower().endswith(".json") and _first_sign(path) == "["
         return Records(json_array(path) if array else json_lines(path), partial(place, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
@@ -73,7 +74,7 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
     Read a JSON array of objects, however large: only a little more than one object is held at a time.
 
     Args:
-        path (`str` or `os.PathLike`): the file, UTF-8, perhaps compressed.
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
 
     Yields:
         `tuple[int, dict]`: number of the line on which an object begins (from 1) and the object.
@@ -112,7 +113,7 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
     Read the one JSON object that a file holds.
 
     Args:
-        path (`str` or `os.PathLike`): the file, UTF-8, perhaps compressed.
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
 
     Returns:
         `dict`, *optional*: the object; `None` if the file holds an array, or an object on each of several lines.
@@ -121,11 +122,12 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
         ValueError: if it begins as an object, but is no JSON.
     """
     path = existing_file(path)
-    if _first_sign(path) != b"{":
+    if _first_sign(path) != "{":
         return None
     try:
         with open_bytes(path) as stream, whole(path, [0], "byte"):
-            content = json.loads(stream.read().decode("utf-8-sig"))
+            data = stream.read()
+            content = json.loads(data.decode(_encoding(data)))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
@@ -230,11 +232,9 @@ class _Window:
         return size > 0
 
     def _read(self) -> Iterator[str]:
-        import codecs
-
-        decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         lines = [0]
         with open_bytes(self.path) as stream, whole(self.path, lines):
+            decode = codecs.getincrementaldecoder(_encoding(stream.peek(2)))().decode
             while chunk := stream.read(_CHUNK):
                 try:
                     text = decode(chunk)
@@ -247,9 +247,15 @@ class _Window:
                 yield text
 
 
-def _first_sign(path: Path) -> bytes:
+def _first_sign(path: Path) -> str:
     with open_bytes(path) as stream, whole(path, [0]):
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        head = stream.read(4096)
+    return head.decode(_encoding(head), "ignore").lstrip()[:1]
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding of a JSON text, by its first bytes."""
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub, or of a folder, by name: `hf:NAME,split=test,query=question` in place of a path.
+"""Datasets of the Hugging Face Hub, folders and files of records: `hf:NAME,split=test,query=question` for a path.
 
 After the name come options and columns in any order, between commas: `config`, `split`, `revision`, `streaming`; and
 for each field the column that holds it, where that has another name.
@@ -9,13 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 
+from dgr_trainer.compressed import plain_name
 from dgr_trainer.lines import listing
 
 PREFIX = "hf:"
+_BUILDERS = {
+    "json": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv", ".tsv"),  # With a first line that names the columns.
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+}
 OPTIONS = ("config", "split", "revision", "streaming")
 
 
@@ -25,7 +32,7 @@ class HubName(NamedTuple):
 
     Args:
         text (`str`): all of it, for messages.
-        name (`str`): its name on the Hub, or its folder.
+        name (`str`): its name on the Hub, its folder, or its file.
         settings (`dict[str, str]`): options and columns.
     """
 
@@ -112,15 +119,27 @@ def _load(hub: HubName) -> Dataset | IterableDataset | DatasetDict | IterableDat
     streaming = hub.settings.get("streaming", "no").lower()
     if streaming not in ("yes", "no", "true", "false"):
         raise ValueError(f"{hub.text}: streaming is {streaming!r}. Say yes or no.")
+    settings: dict[str, Any] = {"streaming": streaming in ("yes", "true")}
+    builder = hub.name
+    if folder.is_file():
+        builder = _builder(hub, folder)
+        settings["data_files"] = hub.name
+        settings |= {"delimiter": "\t"} if plain_name(folder).lower().endswith(".tsv") else {}
     try:
-        return load_dataset(
-            hub.name,
-            hub.settings.get("config"),
-            revision=hub.settings.get("revision"),
-            streaming=streaming in ("yes", "true"),
-        )
+        return load_dataset(builder, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings)
     except (ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"{hub.text}: the dataset cannot be loaded. {type(error).__name__}: {error}") from None
+
+
+def _builder(hub: HubName, file: Path) -> str:
+    """Who reads a file of that name."""
+    name = plain_name(file).lower()
+    found = next((builder for builder, endings in _BUILDERS.items() if name.endswith(endings)), None)
+    if found is None:
+        raise ValueError(
+            f"{hub.text}: the name does not tell the format. Name it .jsonl, .csv, .tsv, .parquet or .arrow."
+        )
+    return found
 
 
 def _one_split(

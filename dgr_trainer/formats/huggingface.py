@@ -115,7 +115,9 @@ def chosen_columns(
     missing = sorted(set(chosen.values()) - set(present)) or [field for field in needed if field not in chosen]
     if missing:
         example = dict.fromkeys(needed, "...")
+        missing_field = next((field for field in needed if field not in chosen), needed[0])
         raise ValueError(
-            f"The dataset has no column {missing}; its columns are {present}. Name the ones to use: columns={example}."
+            f"The dataset has no column {missing}; its columns are {present}. Name the ones to use: "
+            f"columns={example}; in place of a path: hf:PATH,{missing_field}=COLUMN."
         )
     return chosen

@@ -141,6 +141,18 @@ def test_rows_are_named(folder):
         read_queries("number")
 
 
+def test_files_with_a_mapping(folder):
+    (folder / "a.tsv").write_text("n\task\n1\twhat swims\n")
+    (folder / "a.csv").write_text('n,ask\n1,"what, then"\n')
+    (folder / "a.jsonl").write_text('{"n": 1, "ask": "what swims"}\n')
+    for name in ("a.tsv", "a.csv", "a.jsonl", "hub/questions/test.parquet"):
+        queries = read_queries(f"hf:{name},query_id=n,query=ask")
+        assert queries["query"][0] == ("what, then" if name == "a.csv" else "what swims")
+    (folder / "a.dat").write_text("x")
+    with pytest.raises(ValueError, match="hf:a.dat: the name does not tell the format. Name it .jsonl, .csv"):
+        read_queries("hf:a.dat")
+
+
 def test_on_the_command_line_and_in_yaml(folder, capsys):
     from dgr_trainer.cli.main import main
 
