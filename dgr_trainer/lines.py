@@ -90,8 +90,8 @@ def _check_first(path: Path, line: str) -> None:
     """Raise `ValueError` if the first line tells that the file is no text, or has other line ends."""
     if 3 * line.count("\x00") > len(line):
         raise ValueError(
-            f"{place(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order mark, and UTF-32 is not "
-            "read: convert the file to UTF-8."
+            f"{place(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order "
+            "mark, and UTF-32 is not read: convert the file to UTF-8."
         )
     inside = line.rstrip("\r").count("\r")
     if not line.endswith("\n") and (inside > 1 or (inside and line.endswith("\r"))):

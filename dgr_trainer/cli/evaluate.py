@@ -23,7 +23,8 @@ class EvaluateOptions:
     """Options of `dgr evaluate`."""
 
     qrels: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV or a BEIR folder."}
+        default=None,
+        metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV, a BEIR folder, a table, or hf:NAME."},
     )
     answers: str | None = field(
         default=None,
@@ -75,7 +76,11 @@ def make_parser() -> CommandParser:
         "  dgr evaluate dgr.trec --answers nq-test.qa.csv --corpus psgs_w100.tsv",
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="Run files: TREC, or JSON Lines if named .jsonl, or .parquet or .arrow."
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="Runs: TREC, or JSON if named .json or .jsonl, tables (.parquet, .arrow, folders that datasets saved), "
+        "or hf:NAME.",
     )
     return parser
 

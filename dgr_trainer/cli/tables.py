@@ -57,8 +57,8 @@ def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | No
             line = f"{metric if name == first else '':<{label}}  {labels[name]:<{width}}  "
             line += f"{value.mean:>{number}.{digits}f}  {between:<{cell}}"
             if value.test is not None:
-                line += f"  {value.test.difference:>+{number + 1}.{digits}f}  {value.test.randomisation_p_value:.3f}"
-                line += f"  {value.test.t_p_value:.3f}"
+                line += f"  {value.test.difference:>+{number + 1}.{digits}f}"
+                line += f"  {_p_value(value.test.randomisation_p_value)}  {_p_value(value.test.t_p_value)}"
             lines.append(line.rstrip())
     lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
     if comparison.baseline is not None:
@@ -103,6 +103,10 @@ def statistics_lines(lists: Mapping[str, RankListStatistics], labels: Labels) ->
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
     return _aligned([["rank lists", *(labels[name] for name in lists)], *([name, *of] for name, of in rows.items())])
+
+
+def _p_value(value: float) -> str:
+    return "<.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def _share(count: int, total: int) -> str:
