@@ -20,7 +20,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.atomic import atomic_folder, atomic_write, read_folder
+from dgr_trainer.atomic import atomic_folder, read_folder
+from dgr_trainer.compressed import atomic_text
 from dgr_trainer.identifiers import VIEWS
 from dgr_trainer.lines import json_lines, place
 
@@ -213,12 +214,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """
-        Write JSON Lines, whole or not at all, for other programs to read.
+        Write JSON Lines, whole or not at all, for other programs to read; compressed if the name says so (`.gz`, `.zst`).
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`; each further one `query_id` and `candidates`, a
         list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
         """
-        with atomic_write(path) as file:
+        with atomic_text(path) as file:
             head = {"corpus_tokens": self.corpus_tokens, "tokenizer_fingerprint": self.tokenizer_fingerprint}
             file.write(json.dumps(head) + "\n")
             for query_id, candidates in self.items():

@@ -1,4 +1,4 @@
-"""Files read as bytes, plain or compressed, and what to say when a compressed one is damaged."""
+"""Compressed files: read and written as their names say, and what to say when one is damaged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
+
+from dgr_trainer.atomic import atomic_write
 
 SUFFIXES = (".gz", ".zst")
 
@@ -42,6 +44,35 @@ def open_bytes(path: str | os.PathLike[str]) -> io.BufferedReader:
     if kind == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")))
     return open(path, "rb")
+
+
+@contextmanager
+def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """
+    Open a text file that takes the place of `path` only when everything was written, as [`atomic_write`] does it.
+
+    Args:
+        path (`str` or `os.PathLike`): the file; compressed if its name ends in `.gz` or `.zst`. Equal texts give equal
+            bytes.
+
+    Yields:
+        a file object, open for writing UTF-8 with `\\n` line ends.
+    """
+    kind = compression(path)
+    if not kind:
+        with atomic_write(path) as file:
+            yield file
+        return
+    with atomic_write(path, "wb") as raw, _compressor(raw, kind) as stream:
+        with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as text:
+            yield text
+
+
+def _compressor(raw: IO[bytes], kind: str) -> Any:
+    if kind == ".gz":
+        return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+    # Arrow closes what it writes to, so it gets a handle of its own on the file.
+    return pa.CompressedOutputStream(os.fdopen(os.dup(raw.fileno()), "wb"), "zstd")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-import datasets
 from datasets import Dataset, IterableDataset
 
 from dgr_trainer.atomic import atomic_folder, read_folder, restore_folder
@@ -27,6 +26,7 @@ from dgr_trainer.corpus_store import (
     stored_under,
 )
 from dgr_trainer.formats import ir_datasets_ids, kilt
+from dgr_trainer.formats.hub_names import hub_dataset, hub_name, saved_dataset
 from dgr_trainer.formats.huggingface import column_names
 from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import IdColumn
@@ -154,7 +154,8 @@ class Corpus(Sequence[Passage]):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
             raise ValueError(
                 f"The dataset has no column {wanted}; its columns are {present}. "
-                'Name the ones to use, for example columns={"id": "docno", "text": "contents"}.'
+                'Name the ones to use, for example columns={"id": "docno", "text": "contents"}; in place of a path: '
+                "hf:PATH,id=docno,text=contents."
             )
         return cls._of(store(dataset_rows(dataset, chosen), cache_dir=cache_dir))
 
@@ -206,8 +207,11 @@ class Corpus(Sequence[Passage]):
         A folder is a saved corpus, a saved `datasets.Dataset` or a BEIR folder; a file is JSON Lines (`.jsonl`,
         `.ndjson`, `.json`) or tab-separated (`.tsv`, `.txt`), plain or compressed (`.gz`, `.zst`), or a table
         (`.parquet`, `.arrow`). Of KILT's knowledge source, each page is a passage. `irds:ID` is a data set of
-        ir_datasets.
+        ir_datasets, `hf:NAME` a dataset of the Hub, perhaps with a mapping of columns (`hf:user/texts,id=docno`).
         """
+        hub = hub_name(path)
+        if hub is not None:
+            return cls.from_dataset(*hub_dataset(hub, FIELDS), cache_dir=cache_dir)
         name = ir_datasets_id(path)
         if name is not None:
             return cls._of(store(ir_datasets_ids.passage_rows(name), cache_dir=cache_dir))
@@ -216,8 +220,9 @@ class Corpus(Sequence[Passage]):
         if path.is_dir():
             if (path / MARKER).is_file():
                 return cls.load_from_disk(path)
-            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-                return cls.from_dataset(datasets.load_from_disk(str(path)), cache_dir=cache_dir)
+            dataset = saved_dataset(path)
+            if dataset is not None:
+                return cls.from_dataset(dataset, cache_dir=cache_dir)
             return cls.from_beir(path, cache_dir=cache_dir)
         kind = file_kind(existing_file(path))
         if kind == "tsv":

@@ -87,11 +87,14 @@ def record_rows(path: str | os.PathLike[str]) -> PassageRows:
             where = records.place(number)
             names = [name for name in ID_NAMES if name in record]
             if not names:
-                raise ValueError(f"{where}: no field 'id' or '_id'. The fields found are {sorted(record)}.")
+                raise ValueError(
+                    f"{where}: no field 'id' or '_id'. The fields found are {sorted(record)}. Name the one to use in "
+                    "place of the path: hf:PATH,id=FIELD."
+                )
             if first and "title" not in record and "text" not in record:
                 raise ValueError(
-                    f"{where}: no field 'title' and no field 'text'. The fields found are {sorted(record)}. Rename "
-                    "them, or use datasets.load_dataset and Corpus.from_dataset(dataset, columns={...})."
+                    f"{where}: no field 'title' and no field 'text'. The fields found are {sorted(record)}. Name the "
+                    "one to use in place of the path: hf:PATH,text=FIELD."
                 )
             first = False
             values = {name: record.get(name) for name in FIELDS[1:]}

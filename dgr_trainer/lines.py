@@ -23,6 +23,10 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file is needed. It holds: {listing(path)}.")
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"{path} is a pipe or a device, but a file is needed, which can be read more than once. Write one."
+        )
     if not path.is_file():
         there = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{path} is not there.{there}")
@@ -53,7 +57,8 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not of that encoding, or a compressed file is cut off or damaged.
+        ValueError: if a line is not of that encoding, lines end with carriage returns alone, or a compressed file is
+            cut off or damaged.
     """
     path = existing_file(path)
     done = [0]
@@ -75,9 +80,25 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             done[0] += 1
             if done[0] == 1:
                 line = line.removeprefix("\ufeff")
+                _check_first(path, line)
             line = line.removesuffix("\n").rstrip("\r")
             if line.strip():
                 yield done[0], line
+
+
+def _check_first(path: Path, line: str) -> None:
+    """Raise `ValueError` if the first line tells that the file is no text, or has other line ends."""
+    if 3 * line.count("\x00") > len(line):
+        raise ValueError(
+            f"{place(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order "
+            "mark, and UTF-32 is not read: convert the file to UTF-8."
+        )
+    inside = line.rstrip("\r").count("\r")
+    if not line.endswith("\n") and (inside > 1 or (inside and line.endswith("\r"))):
+        raise ValueError(
+            f"{place(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, convert them: "
+            "tr '\\r' '\\n'."
+        )
 
 
 def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:

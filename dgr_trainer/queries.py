@@ -10,10 +10,15 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from dgr_trainer.atomic import atomic_write
-from dgr_trainer.compressed import SUFFIXES
+from dgr_trainer.compressed import SUFFIXES, atomic_text, plain_name
 from dgr_trainer.formats import ir_datasets_ids
-from dgr_trainer.formats.huggingface import dataset_judgement_rows, dataset_query_rows
+from dgr_trainer.formats.hub_names import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.formats.huggingface import (
+    JUDGEMENT_COLUMNS,
+    QUERY_COLUMNS,
+    dataset_judgement_rows,
+    dataset_query_rows,
+)
 from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.ids import as_id
 from dgr_trainer.lines import listing
@@ -35,7 +40,8 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
     - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
       the columns is skipped.
-    - `irds:ID`: a data set of ir_datasets.
+    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
+      (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
       `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
 
@@ -53,15 +59,22 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
         FileNotFoundError: if the file, or the split, is not there.
         ValueError: if a line is malformed, an id occurs twice, or nothing is left.
     """
+    hub = hub_name(path)
     path = Path(path)
     judged: Collection[str] | None = None
     name = ir_datasets_id(path)
+    dataset = saved_dataset(path, split) if path.is_dir() else None
+    if hub is not None:
+        _refuse_split(split, path)
+        return _checked_queries(dataset_query_rows(*hub_dataset(hub, QUERY_COLUMNS), hub.text), hub.text)
+    if dataset is not None:
+        return _checked_queries(dataset_query_rows(dataset, None, os.fspath(path)), os.fspath(path))
     if name is None and path.is_dir():
         folder, path = path, _split_file(path, split)
         if split is not None and path.name.startswith("queries.jsonl"):
             judged = read_qrels(folder, split)
-    elif split is not None:
-        raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    else:
+        _refuse_split(split, path)
     found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
     which = "" if judged is None else f" is judged in the split {split!r}"
     return _checked_queries(found, os.fspath(path), judged, which)
@@ -130,6 +143,11 @@ def _checked_queries(
         columns["answers"] = [answers for _, answers in rows.values()]
         features["answers"] = List(Value("string"))
     return Dataset.from_dict(columns, features=Features(features))
+
+
+def _refuse_split(split: str | None, path: Path) -> None:
+    if split is not None:
+        raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
 
 
 def _split_file(folder: Path, split: str | None) -> Path:
@@ -203,7 +221,9 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
     `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
     `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
-    passages are relevant; of a task of KILT the pages of the provenance. `irds:ID` is a data set of ir_datasets.
+    passages are relevant; of a task of KILT the pages of the provenance; of the results of
+    DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
+    Hub, perhaps with a mapping of columns (`hf:user/judgements,passage_id=doc`).
 
     Args:
         path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
@@ -217,8 +237,15 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
         ValueError: if a line is malformed, a passage is judged twice with different results, or there is no
             judgement.
     """
+    hub = hub_name(path)
     path = Path(path)
     name = ir_datasets_id(path)
+    dataset = saved_dataset(path, split) if path.is_dir() else None
+    if hub is not None:
+        _refuse_split(split, path)
+        return _checked_qrels(dataset_judgement_rows(*hub_dataset(hub, JUDGEMENT_COLUMNS), hub.text), hub.text)
+    if dataset is not None:
+        return _checked_qrels(dataset_judgement_rows(dataset, None, os.fspath(path)), os.fspath(path))
     if name is None and path.is_dir():
         folder = path / "qrels" if (path / "qrels").is_dir() else path
         files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
@@ -227,8 +254,8 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
             wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
             raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
         path = of_split
-    elif split is not None:
-        raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+    else:
+        _refuse_split(split, path)
     found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
     return _checked_qrels(found, os.fspath(path))
 
@@ -251,12 +278,14 @@ def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qre
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
     """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, else TREC's four columns.
 
+    A name that ends in `.gz` or `.zst` makes a compressed file.
+
     Raises:
         TypeError: if an id is no string, or a relevance no integer.
         ValueError: if an id is empty or holds whitespace.
     """
-    beir = Path(path).suffix == ".tsv"
-    with atomic_write(path) as file:
+    beir = plain_name(path).endswith(".tsv")
+    with atomic_text(path) as file:
         if beir:
             file.write("query-id\tcorpus-id\tscore\n")
         for query_id, judgements in qrels.items():

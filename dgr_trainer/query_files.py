@@ -1,4 +1,4 @@
-"""Files of queries and of judgements, line by line: JSON Lines, tab-separated text, tables, DPR's and KILT's files."""
+"""Files of queries and of judgements: JSON Lines, tab-separated text, tables, DPR's, KILT's and TREC's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dgr_trainer.compressed import plain_name
-from dgr_trainer.formats import dpr, kilt
+from dgr_trainer.formats import dpr, kilt, trec_topics
+from dgr_trainer.formats.answer_lists import check_answers
 from dgr_trainer.ids import as_id
 from dgr_trainer.lines import existing_file, file_kind, numbered_lines, place
 from dgr_trainer.records import Records, read_records
@@ -14,6 +15,7 @@ from dgr_trainer.records import Records, read_records
 QUERY_ID_NAMES = ("id", "_id", "query_id", "qid")
 QUERY_NAMES = ("text", "query", "input")  # The last one is that of KILT's tests, which have no outputs.
 _QRELS_HEADER = ("query-id", "query_id", "qid", "queryid", "query", "topic")
+_HIGHEST = 1000
 # What BEIR and others call the columns of judgements in files of records.
 _JUDGEMENT_NAMES = (("query-id", "query_id", "qid"), ("corpus-id", "passage_id", "doc_id"), ("score", "relevance"))
 
@@ -32,6 +34,9 @@ def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
     if dpr.is_qa_file(plain_name(path)):
         for number, query_id, query, answers in dpr.qa_rows(path):
             yield place(path, number), query_id, query, answers
+    elif kind in ("", "tsv") and trec_topics.are_topics(path):
+        for number, query_id, query in trec_topics.topic_rows(path):
+            yield place(path, number), query_id, query, []
     elif kind == "tsv":
         yield from _tab_separated(path)
     elif kind:
@@ -39,6 +44,9 @@ def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
         if dpr.TRAINING_FIELDS <= fields:
             for question in dpr.training_questions(records):
                 yield records.place(question.number), question.query_id, question.query, question.answers
+        elif dpr.RESULT_FIELDS <= fields:
+            for result in dpr.retriever_results(records):
+                yield result.where, result.query_id, result.query, result.answers
         elif kilt.TASK_FIELDS <= fields:
             for number, query_id, query, answers in kilt.task_rows(records):
                 yield records.place(number), query_id, query, answers
@@ -66,6 +74,10 @@ def judgement_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
         for question in dpr.training_questions(records):
             for passage_id in question.positives:
                 yield records.place(question.number), question.query_id, passage_id, 1
+    elif dpr.RESULT_FIELDS <= fields:
+        for result in dpr.retriever_results(records):
+            for passage_id, relevance in result.relevance.items():
+                yield result.where, result.query_id, passage_id, relevance
     elif kilt.TASK_FIELDS <= fields:
         for number, query_id, passage_id, relevance in kilt.task_judgements(records):
             yield records.place(number), query_id, passage_id, relevance
@@ -81,12 +93,13 @@ def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]
         if id_name is None or name is None:
             raise ValueError(
                 f"{where}: a query needs an id ({', '.join(QUERY_ID_NAMES)}) and a text "
-                f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}."
+                f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}. Name the ones to use in place of "
+                "the path: hf:PATH,query_id=FIELD,query=FIELD."
             )
         query = record[name]
         if not isinstance(query, str):
             raise TypeError(f"{where}: the query is {query!r} ({type(query).__name__}), not a string.")
-        answers = dpr.check_answers(where, record.get("answers") or [])
+        answers = check_answers(where, record.get("answers") or [])
         yield where, as_id(record[id_name], "query", where), query, answers
 
 
@@ -105,6 +118,9 @@ def _tab_separated(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
 
 def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
     columns = 0
+    first: list[str] = []
+    varies = ""  # where the second of four columns is another one for the first time
+    one_passage = True
     for number, line in numbered_lines(path):
         where = place(path, number)
         cells = line.split()
@@ -116,12 +132,26 @@ def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
                 str(columns or "")
                 or "four (query, iteration, passage, relevance) or three (query, passage, relevance)"
             )
-            hint = " Six columns are a run: Rankings.from_trec reads it." if len(cells) == 6 else ""
+            hint = " Six columns are a run: read_run reads it." if len(cells) == 6 else ""
             raise ValueError(f"{where}: {len(cells)} columns, but qrels have {wanted} on every line.{hint}")
         columns = len(cells)
         if not _is_integer(cells[-1]):
             raise ValueError(f"{where}: the relevance (last column) is {cells[-1]!r}, not an integer.")
-        yield where, cells[0], cells[-2], int(cells[-1])
+        relevance = int(cells[-1])
+        if relevance > _HIGHEST:
+            raise ValueError(
+                f"{where}: the relevance (last column) is {relevance}, and the passage (the column before) "
+                f"{cells[-2]!r}. Are the two swapped? Relevance is {_HIGHEST} at most."
+            )
+        first = first or cells
+        one_passage = one_passage and cells[-2] == first[-2]
+        varies = varies or (where if cells[1] != first[1] else "")
+        yield where, cells[0], cells[-2], relevance
+    if columns == 4 and one_passage and varies:
+        raise ValueError(
+            f"{varies}: the passage (column 3) is {first[-2]!r} as on every other line, while column 2, which should "
+            "be 0 on all, is another one. The order is: query, iteration (0), passage, relevance."
+        )
 
 
 def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
@@ -131,10 +161,12 @@ def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
         query, passage, relevance = names
         if query is None or passage is None or relevance is None:
             wanted = " and ".join(f"{' or '.join(options)}" for options in _JUDGEMENT_NAMES)
-            raise ValueError(
-                f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}. Without records, name "
-                "the file .txt or .tsv."
+            hint = (
+                " Name the ones to use in place of the path: hf:PATH,query_id=FIELD,passage_id=FIELD,relevance=FIELD."
             )
+            if "passage_ids" in record:
+                hint = " Rank lists are a run: read_run reads it."
+            raise ValueError(f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}.{hint}")
         value = record[relevance]
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{where}: the {relevance} is {value!r}, not an integer.")

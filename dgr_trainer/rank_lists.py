@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
+
+from dgr_trainer.ids import as_id
 
 FEATURES = Features(
     {"query_id": Value("string"), "passage_ids": List(Value("string")), "scores": List(Value("float64"))}
@@ -30,6 +33,52 @@ class RankList(NamedTuple):
         if not isinstance(other, RankList):
             return NotImplemented
         return self.passage_ids == other.passage_ids and np.array_equal(self.scores, other.scores)
+
+
+class Hits:
+    """Gathers hits, in whatever order they come, into a list for each query.
+
+    What is gathered waits in Arrow, which takes a fifth of the memory of Python strings.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[tuple[pa.Array, np.ndarray]]] = {}
+        self._query_id = ""
+        self._scores: dict[str, float] = {}
+
+    def add(self, query_id: str, passage_id: str, score: float) -> bool:
+        """Take a hit; `False` if the last hits were of the same query and the passage is among them."""
+        if query_id != self._query_id:
+            self._close()
+            self._query_id = query_id
+        if passage_id in self._scores:
+            return False
+        self._scores[passage_id] = score
+        return True
+
+    def add_checked(self, where: str, query_id: Any, passage_id: Any, score: Any) -> None:
+        """Take a hit as it was found in a record; an error says where, if it is not one."""
+        query, passage = as_id(query_id, "query", where), as_id(passage_id, "passage", where)
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise ValueError(
+                f"{where}: the score of passage {passage!r} for query {query!r} is {score!r}, not a finite number."
+            )
+        if not self.add(query, passage, float(score)):
+            raise ValueError(f"{where}: passage {passage!r} occurs a second time for query {query!r}.")
+
+    def lists(self) -> Iterator[tuple[str, list[str], np.ndarray]]:
+        """For each query its id, the ids of its passages and their scores, in the order in which they came."""
+        self._close()
+        for query_id, group in self._parts.items():
+            ids = [id for part, _ in group for id in part.to_pylist()]
+            yield query_id, ids, np.concatenate([scores for _, scores in group])
+
+    def _close(self) -> None:
+        if self._scores:
+            values = np.fromiter(self._scores.values(), dtype=np.float64, count=len(self._scores))
+            part = pa.array(list(self._scores), pa.string()), values
+            self._parts.setdefault(self._query_id, []).append(part)
+        self._scores = {}
 
 
 def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.compressed import atomic_text
+from dgr_trainer.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
 from dgr_trainer.ids import as_id
-from dgr_trainer.lines import json_lines, numbered_lines, place
-from dgr_trainer.rank_lists import FEATURES, RankList, rank_table, sorted_list, unzip
+from dgr_trainer.lines import existing_file, file_kind, json_lines, place
+from dgr_trainer.rank_lists import FEATURES, Hits, RankList, rank_table, sorted_list, unzip
+from dgr_trainer.records import Records, read_records
+from dgr_trainer.trec_runs import read_trec_run
 
 logger = logging.getLogger(__name__)
 
@@ -97,61 +100,38 @@ class Rankings(Mapping[str, RankList]):
     def from_trec(cls, path: PathLike, name: str | None = None) -> Rankings:
         """Read a TREC run: six columns between whitespace, `query Q0 passage rank score tag`, on each line.
 
-        Lists are ordered by the scores; the ranks are only checked to be integers, as in trec_eval.
+        Lists are ordered by the scores, as in trec_eval; where some of the ranks say otherwise, a warning counts them.
 
         Args:
-            path (`str` or `os.PathLike`): the run, which may be gzipped (`.gz`).
+            path (`str` or `os.PathLike`): the run, which may be compressed (`.gz`, `.zst`).
             name (`str`, *optional*, defaults to the tag on the first line): name of the run.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if a line is malformed, a passage occurs twice for a query, or the file is empty.
+            ValueError: if a line is malformed, the columns stand in another order (all the ranks contradict the
+                scores, say), a passage occurs twice for a query, or the file is empty.
         """
-        parts: dict[str, list[tuple[pa.Array, np.ndarray]]] = {}
-        current = ""
-        scores: dict[str, float] = {}
-
-        def close() -> None:
-            if scores:
-                values = np.fromiter(scores.values(), dtype=np.float64, count=len(scores))
-                parts.setdefault(current, []).append((pa.array(list(scores), pa.string()), values))
-
-        for number, line in tqdm(numbered_lines(path), desc="Reading run", unit=" lines", delay=5):
-            cells = line.split()
-            score = _trec_score(path, number, cells)
-            query_id, passage_id = cells[0], cells[2]
-            if query_id != current:
-                close()
-                current, scores = query_id, {}
-            if passage_id in scores:
-                raise ValueError(
-                    f"{place(path, number)}: passage {passage_id!r} occurs a second time for query {query_id!r}. "
-                    "A run has each passage once a query."
-                )
-            scores[passage_id] = score
-            name = name or cells[5]
-        close()
-        if not parts:
-            raise ValueError(f"{os.fspath(path)}: the run is empty.")
-        lists = (
-            (query_id, [id for ids, _ in group for id in ids.to_pylist()], np.concatenate([part[1] for part in group]))
-            for query_id, group in parts.items()
-        )
-        return cls._of(lists, name)
+        tag, lists = read_trec_run(path)
+        return cls._of(lists, name or tag)
 
     @classmethod
     def from_jsonl(cls, path: PathLike, name: str | None = None) -> Rankings:
         """Read what [`~Rankings.to_jsonl`] wrote: `query_id`, `passage_ids`, `scores` on each line.
 
+        A `.json` file may hold one array of such objects.
+
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if a line is malformed or a query occurs twice.
         """
+        known = file_kind(existing_file(path)) == "jsonl"
+        records = read_records(path) if known else Records(json_lines(path), partial(place, path))
+        seen: set[str] = set()
 
         def lists() -> Iterator[tuple[Any, Any, Any]]:
             nonlocal name
-            for number, record in tqdm(json_lines(path), desc="Reading rank lists", unit=" lists", delay=5):
-                where = place(path, number)
+            for number, record in tqdm(records.rows, desc="Reading rank lists", unit=" lists", delay=5):
+                where = records.place(number)
                 missing = [field for field in FEATURES if field not in record]
                 if missing:
                     raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
@@ -159,38 +139,58 @@ class Rankings(Mapping[str, RankList]):
                     raise ValueError(f"{where}: passage_ids and scores have to be lists.")
                 name = name or record.get("run")
                 try:
-                    yield sorted_list(record["query_id"], record["passage_ids"], record["scores"])
+                    row = sorted_list(record["query_id"], record["passage_ids"], record["scores"])
                 except (TypeError, ValueError) as error:
                     raise type(error)(f"{where}: {error}") from None
+                if row[0] in seen:
+                    raise ValueError(f"{where}: query {row[0]!r} has a second list. Every query has one.")
+                seen.add(row[0])
+                yield row
 
         table = rank_table(lists())
         return cls._over(table, name)
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, name: str | None = None) -> Rankings:
-        """Rankings over a dataset with the columns `query_id`, `passage_ids` (list) and `scores` (list).
+    def from_dataset(
+        cls,
+        dataset: Dataset | IterableDataset,
+        name: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Rankings:
+        """Rankings over a dataset, which may be streamed.
 
-        If the lists are sorted as [`Rankings`] sorts them, the dataset is used as it is, memory-mapped if it was;
-        else the lists are sorted in memory.
+        A row is a rank list, with the columns `query_id`, `passage_ids` (list) and `scores` (list), or one hit:
+        `query_id` (or `qid`, `q_id`), `passage_id` (or `docno`, `doc_id`, `docid`, `pid`) and `score`. If the lists
+        are sorted as [`Rankings`] sorts them, the dataset is used as it is, memory-mapped if it was; else the lists
+        are sorted in memory.
+
+        Args:
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): the rows.
+            name (`str`, *optional*): name of the run.
+            columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name, for
+                example `{"query_id": "topic"}`.
 
         Raises:
-            TypeError: if `dataset` is no `datasets.Dataset`.
-            ValueError: if a column is missing.
+            TypeError: if `dataset` is no dataset, or a value is of another type.
+            ValueError: if a column is missing, or a list is wrong.
         """
-        if not isinstance(dataset, Dataset):
-            raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
-        missing = [field for field in FEATURES if field not in dataset.column_names]
+        chosen = chosen_columns(dataset, columns, RUN_COLUMNS, needed=("query_id",))
+        fields = ("passage_id", "score") if "passage_id" in chosen else ("passage_ids", "scores")
+        missing = [field for field in fields if field not in chosen]
         if missing:
-            raise ValueError(f"The dataset has no column {missing}; its columns are {dataset.column_names}.")
-        plain = dataset.select_columns(list(FEATURES)).with_format(None)
+            raise ValueError(
+                f"The dataset has no column {missing}; its columns are {column_names(dataset)}. A run has passage_ids "
+                "and scores (lists), or passage_id and score (a row a hit)."
+            )
+        chosen = {field: chosen[field] for field in ("query_id", *fields)}
+        if fields == ("passage_id", "score"):
+            return cls._of(_hit_lists(rows(dataset, chosen)), name)
 
-        def lists() -> Iterator[tuple[Any, Any, Any]]:
-            for batch in plain.iter(batch_size=1000):
-                yield from zip(batch["query_id"], batch["passage_ids"], batch["scores"], strict=True)
-
-        if plain.features == FEATURES and all(sorted_list(*row)[1] == row[1] for row in lists()):
-            return cls._over(plain.with_format("arrow")[:], name)
-        return cls._of(lists(), name)
+        if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
+            plain = dataset.select_columns(list(FEATURES)).with_format(None)
+            if plain.features == FEATURES and all(given == row[1] for given, row in _lists(rows(plain, chosen))):
+                return cls._over(plain.with_format("arrow")[:], name)
+        return cls._of((row for _, row in _lists(rows(dataset, chosen))), name)
 
     # Mapping
 
@@ -222,7 +222,7 @@ class Rankings(Mapping[str, RankList]):
         Programs that keep scores in 32 bits (trec_eval does) may see ties where these differ in later digits.
 
         Args:
-            path (`str` or `os.PathLike`): the file.
+            path (`str` or `os.PathLike`): the file; compressed if its name ends in `.gz` or `.zst`.
             tag (`str`, *optional*, defaults to the name of the rankings, or `dgr-trainer`): the last column.
 
         Raises:
@@ -234,7 +234,7 @@ class Rankings(Mapping[str, RankList]):
                 f"The tag {tag!r} holds whitespace, at which run files are split. Give one without: tag=..."
             )
         empty = 0
-        with atomic_write(path) as file:
+        with atomic_text(path) as file:
             for query_id, (passage_ids, scores) in self.items():
                 as_id(query_id, "query", "run")
                 empty += not passage_ids
@@ -245,8 +245,11 @@ class Rankings(Mapping[str, RankList]):
             logger.warning("%s: %d of %d queries have an empty list and are not in the run.", path, empty, len(self))
 
     def to_jsonl(self, path: PathLike) -> None:
-        """Write JSON Lines, whole or not at all: `query_id`, `passage_ids`, `scores`, and the name as `run`."""
-        with atomic_write(path) as file:
+        """Write JSON Lines, whole or not at all: `query_id`, `passage_ids`, `scores`, and the name as `run`.
+
+        A name that ends in `.gz` or `.zst` makes a compressed file.
+        """
+        with atomic_text(path) as file:
             for query_id, (passage_ids, scores) in self.items():
                 record = {"query_id": query_id, "passage_ids": list(passage_ids), "scores": scores.tolist()}
                 file.write(json.dumps(record | ({"run": self.name} if self.name else {}), ensure_ascii=False) + "\n")
@@ -300,24 +303,21 @@ class Rankings(Mapping[str, RankList]):
         return self._of(lists, self.name)
 
 
-def _trec_score(path: PathLike, number: int, cells: list[str]) -> float:
-    """The score on a line of a run, or an error that says what is wrong with the line."""
-    expected = "expected six columns: query Q0 passage rank score tag"
-    if len(cells) != 6:
-        hint = " Four columns are qrels: read_qrels reads them." if len(cells) == 4 else ""
-        raise ValueError(f"{place(path, number)}: {len(cells)} columns, but {expected}.{hint}")
-    rank, value = cells[3], cells[4]
-    if not rank.removeprefix("-").isdecimal():
-        raise ValueError(f"{place(path, number)}: the rank (column 4) is {rank!r}, not an integer; {expected}.")
-    try:
-        score = float(value)
-    except ValueError:
-        raise ValueError(
-            f"{place(path, number)}: the score (column 5) is {value!r}, not a number; {expected}."
-        ) from None
-    if not math.isfinite(score):
-        raise ValueError(
-            f"{place(path, number)}: the score of passage {cells[2]!r} for query {cells[0]!r} is {value}. "
-            "Scores have to be finite."
-        )
-    return score
+def _lists(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[Any, tuple[str, list[str], np.ndarray]]]:
+    """The lists of rows that are a list each: passage ids as they are given, and the list checked and in order."""
+    for number, row in found:
+        for field in ("passage_ids", "scores"):
+            if row[field] is not None and not isinstance(row[field], list):
+                raise TypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
+        try:
+            yield row["passage_ids"], sorted_list(row["query_id"], row["passage_ids"], row["scores"])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {number}: {error}") from None
+
+
+def _hit_lists(hits: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """The lists of rows that are a hit each."""
+    gathered = Hits()
+    for number, row in hits:
+        gathered.add_checked(f"row {number}", row["query_id"], row["passage_id"], row["score"])
+    return gathered.lists()

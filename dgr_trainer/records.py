@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     path = existing_file(path)
     kind = file_kind(path)
     if kind == "jsonl":
-        array = plain_name(path).lower().endswith(".json") and _begins_an_array(path)
+        array = plain_name(path).lower().endswith(".json") and _first_sign(path) == "["
         return Records(json_array(path) if array else json_lines(path), partial(place, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
@@ -73,7 +74,7 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
     Read a JSON array of objects, however large: only a little more than one object is held at a time.
 
     Args:
-        path (`str` or `os.PathLike`): the file, UTF-8, perhaps compressed.
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
 
     Yields:
         `tuple[int, dict]`: number of the line on which an object begins (from 1) and the object.
@@ -105,6 +106,64 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
     rest = text.skip()
     if rest:
         raise ValueError(f"{text.where()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?")
+
+
+def json_object(path: str | os.PathLike[str]) -> Record | None:
+    """
+    Read the one JSON object that a file holds.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
+
+    Returns:
+        `dict`, *optional*: the object; `None` if the file holds an array, or an object on each of several lines.
+
+    Raises:
+        ValueError: if it begins as an object, but is no JSON.
+    """
+    path = existing_file(path)
+    if _first_sign(path) != "{":
+        return None
+    try:
+        with open_bytes(path) as stream, whole(path, [0], "byte"):
+            data = stream.read()
+            content = json.loads(data.decode(_encoding(data)))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
+        raise ValueError(f"{place(path, error.lineno)}: not JSON ({error.msg}).") from None
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{place(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+    return content if isinstance(content, dict) else None
+
+
+def read_table(path: str | os.PathLike[str]) -> pa.Table:
+    """
+    Read a whole table.
+
+    Args:
+        path (`str` or `os.PathLike`): `.parquet`, or `.arrow` or `.feather` (Arrow IPC), which is memory-mapped.
+
+    Raises:
+        ValueError: if the file is compressed as a whole, or malformed.
+    """
+    path = existing_file(path)
+    kind = file_kind(path)
+    _refuse_compressed_table(path)
+    try:
+        if kind == "parquet":
+            return pa.parquet.read_table(path, partitioning=None)
+        with pa.memory_map(str(path)) as source:
+            try:
+                return pa.ipc.open_file(source).read_all()
+            except pa.ArrowInvalid:
+                source.seek(0)
+                return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # What the disk has to say, not Arrow.
+        raise ValueError(f"{path}: no whole {kind.capitalize()} file: {error}") from None
 
 
 class _Window:
@@ -173,11 +232,9 @@ class _Window:
         return size > 0
 
     def _read(self) -> Iterator[str]:
-        import codecs
-
-        decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         lines = [0]
         with open_bytes(self.path) as stream, whole(self.path, lines):
+            decode = codecs.getincrementaldecoder(_encoding(stream.peek(2)))().decode
             while chunk := stream.read(_CHUNK):
                 try:
                     text = decode(chunk)
@@ -190,14 +247,19 @@ class _Window:
                 yield text
 
 
-def _begins_an_array(path: Path) -> bool:
+def _first_sign(path: Path) -> str:
     with open_bytes(path) as stream, whole(path, [0]):
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+        head = stream.read(4096)
+    return head.decode(_encoding(head), "ignore").lstrip()[:1]
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding of a JSON text, by its first bytes."""
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:
-    if compression(path):
-        raise ValueError(f"{path}: a table compressed as a whole is not read in parts. Decompress it first.")
+    _refuse_compressed_table(path)
     number = 0
     try:
         for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
@@ -210,6 +272,11 @@ def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:
         raise ValueError(
             f"{path}: no whole {kind.capitalize()} file: {error} It was read up to row {number}."
         ) from None
+
+
+def _refuse_compressed_table(path: Path) -> None:
+    if compression(path):
+        raise ValueError(f"{path}: a table compressed as a whole is not read in parts. Decompress it first.")
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:

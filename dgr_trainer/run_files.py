@@ -1,17 +1,25 @@
-"""Rank lists as other systems write them: TREC runs, JSON of RankLLM and ranx, results of `rerankers`."""
+"""Runs in files and folders: TREC's format, tables, JSON of ours and of other systems, results of `rerankers`."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import pyarrow as pa
+import pyarrow.parquet
 from datasets import Dataset
 
-from dgr_trainer.lines import existing_file, file_kind, json_lines, place
+from dgr_trainer.atomic import atomic_write
+from dgr_trainer.compressed import plain_name
+from dgr_trainer.formats import run_records
+from dgr_trainer.formats.hub_names import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
+from dgr_trainer.lines import existing_file, file_kind, listing
 from dgr_trainer.rankings import Rankings
+from dgr_trainer.records import json_object, read_records, read_table
 
 PathLike = str | os.PathLike[str]
 
@@ -19,13 +27,18 @@ PathLike = str | os.PathLike[str]
 def read_run(path: PathLike, name: str | None = None) -> Rankings:
     """Read a run, whatever wrote it.
 
-    - `.jsonl`: lines of [`Rankings.to_jsonl`], or of RankLLM (`query` with `qid`, and `candidates` with `docid`).
-    - `.parquet`, `.arrow`: a table with the columns of [`Rankings.from_dataset`].
-    - `.json`: a list of RankLLM's objects, or ranx' object of scores by query and document id.
+    - A folder that `datasets` saved (`save_to_disk`), `.parquet`, `.arrow`: a table with the columns of
+      [`Rankings.from_dataset`].
+    - `hf:NAME`: a dataset of the Hub, or of a folder, with the same columns or a mapping (see `docs/data.md`).
+    - `.jsonl`: lines of [`Rankings.to_jsonl`], of one hit each (`query_id`, `passage_id`, `score`), or of RankLLM
+      (`query` with `qid`, and `candidates` with `docid`).
+    - `.json`: the same as lines or as a list; results of DPR's retriever (`question`, `answers`, `ctxs`), whose query
+      ids are the numbers of the questions, from 0, and Pyserini's by query id; ranx' object of scores by query and
+      document id.
     - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it.
 
-    RankLLM orders candidates without giving all of them a score of their own: where scores do not decrease along a
-    list, the place in it counts, as in [`Rankings.from_order`].
+    Files may be compressed (`.gz`, `.zst`). RankLLM orders candidates without giving all of them a score of their own:
+    where scores do not decrease along a list, the place in it counts, as in [`Rankings.from_order`].
 
     Args:
         path (`str` or `os.PathLike`): the run.
@@ -38,21 +51,58 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is malformed; names file and line, or query.
     """
+    hub = hub_name(path)
+    if hub is not None:
+        dataset, columns = hub_dataset(hub, RUN_COLUMNS)
+        return _of_dataset(hub.text, dataset, name or hub.name.rstrip("/").rsplit("/", 1)[-1], columns)
+    if ir_datasets_id(path) is not None:
+        raise ValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
+    path = Path(path)
+    if path.is_dir():
+        dataset = saved_dataset(path)
+        if dataset is None:
+            _refuse_folder(path)
+        return _of_dataset(path, dataset, name or path.name)
     path = existing_file(path)
     kind = file_kind(path)
+    stem = plain_name(path).rsplit(".", 1)[0]
     if kind in ("parquet", "arrow"):
-        table = Dataset.from_parquet(str(path)) if kind == "parquet" else Dataset.from_file(str(path))
-        return Rankings.from_dataset(table, name)
+        return _of_dataset(path, Dataset(read_table(path)), name or stem)
     if kind != "jsonl":
         if path.suffix == ".lz4":
             raise ValueError(f"{path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
         return Rankings.from_trec(path, name)
-    if path.suffix == ".json":
-        return _read_json(path, name)
-    first = next((record for _, record in json_lines(path)), {})
-    if "candidates" not in first:
+    if plain_name(path).lower().endswith(".json"):
+        content = json_object(path)
+        if content is not None and not {"query_id", "query", "question"} & set(content):  # Else a file of one line.
+            return run_records.of_object(path, content, name or stem)
+    records, fields = read_records(path).peek()
+    if "passage_ids" in fields:
         return Rankings.from_jsonl(path, name)
-    return _of_rankllm(((place(path, number), record) for number, record in json_lines(path)), name or path.stem)
+    return run_records.of_records(path, records, fields, name or stem)
+
+
+def write_run(rankings: Rankings, path: Path) -> None:
+    """Write a run as [`read_run`] reads it: by its name, else TREC, whose tag may hold no whitespace.
+
+    Args:
+        rankings (`Rankings`): the rank lists.
+        path (`pathlib.Path`): the file: `.jsonl`, `.parquet` or `.arrow`, else a TREC run. JSON Lines and TREC runs
+            are compressed if the name ends in `.gz` or `.zst`.
+    """
+    kind = file_kind(path)
+    if kind == "jsonl":
+        rankings.to_jsonl(path)
+    elif kind in ("parquet", "arrow"):
+        table = rankings.to_dataset().data.table
+        with atomic_write(path, "wb") as file:
+            if kind == "parquet":
+                pa.parquet.write_table(table, file)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
+    else:
+        rankings.to_trec(path, tag="_".join((rankings.name or "").split()) or None)
 
 
 def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Rankings:
@@ -86,62 +136,18 @@ def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Ranki
     return Rankings(lists, name)
 
 
-def _read_json(path: Path, name: str | None) -> Rankings:
+def _refuse_folder(path: Path) -> NoReturn:
+    hint = ""
+    if (path / "candidates.json").is_file():
+        hint = " `dgr rank --candidates` takes these candidates, and Candidates.to_rankings makes a run of them."
+    raise IsADirectoryError(
+        f"{path} is a folder, but a run is a file, or a folder that datasets saved (save_to_disk). It holds: "
+        f"{listing(path)}.{hint}"
+    )
+
+
+def _of_dataset(place: object, dataset: Any, name: str, columns: Mapping[str, str] | None = None) -> Rankings:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        first = next((record for _, record in json_lines(path)), {})  # Raises if the lines are no JSON either.
-        if "query_id" in first:
-            return Rankings.from_jsonl(path, name)
-        raise ValueError(f"{path}: not JSON ({error}).") from None
-    if isinstance(content, dict) and "query_id" in content:
-        return Rankings.from_jsonl(path, name)  # A file of one line.
-    if isinstance(content, list):
-        return _of_rankllm(
-            ((f"{path}, object {number}", record) for number, record in enumerate(content, 1)), name or path.stem
-        )
-    if not isinstance(content, dict) or not all(isinstance(scores, dict) for scores in content.values()):
-        raise ValueError(
-            f"{path} holds neither ranx' object of scores by query and document id nor RankLLM's list of objects "
-            "with 'query' and 'candidates'."
-        )
-    if not content:
-        raise ValueError(f"{path}: the run is empty.")
-    try:
-        return Rankings(content, name or path.stem)
+        return Rankings.from_dataset(dataset, name, columns)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
-
-
-def _of_rankllm(records: Iterable[tuple[str, Any]], name: str) -> Rankings:
-    lists: dict[str, list[tuple[Any, Any]]] = {}
-    for where, record in records:
-        query_id, ids, scores = _rankllm_row(where, record)
-        if str(query_id) in lists:
-            raise ValueError(f"{where}: query {query_id!r} has a second list. Every query has one.")
-        falling = all(later < earlier for earlier, later in zip(scores, scores[1:], strict=False))
-        lists[str(query_id)] = list(zip(ids, scores if falling else range(len(ids), 0, -1), strict=True))
-    if not lists:
-        raise ValueError(f"The run {name} is empty.")
-    return Rankings(lists, name)
-
-
-def _rankllm_row(where: str, record: Any) -> tuple[Any, list[Any], list[float]]:
-    query = record.get("query") if isinstance(record, dict) else None
-    candidates = record.get("candidates") if isinstance(record, dict) else None
-    if not isinstance(query, dict) or "qid" not in query or not isinstance(candidates, list):
-        raise ValueError(f"{where}: no object of RankLLM, which has 'query' with a 'qid', and a list 'candidates'.")
-    return query["qid"], *_columns(where, candidates)
-
-
-def _columns(where: str, candidates: list[Any]) -> tuple[list[Any], list[float]]:
-    ids, scores = [], []
-    for candidate in candidates:
-        if not isinstance(candidate, dict) or "docid" not in candidate:
-            raise ValueError(f"{where}: a candidate without 'docid': {str(candidate)[:100]}.")
-        score = candidate.get("score", 0.0)
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise ValueError(f"{where}: the score of candidate {candidate['docid']!r} is {score!r}, not a number.")
-        ids.append(candidate["docid"])
-        scores.append(float(score))
-    return ids, scores
+        raise type(error)(f"{place}: {error}") from None

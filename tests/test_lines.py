@@ -1,4 +1,5 @@
 import gzip
+import os
 import random
 import re
 import subprocess
@@ -159,3 +160,35 @@ def test_a_large_collection_is_never_held_in_memory(tmp_path):
     passages, kilobytes = map(int, done.stdout.split())
     assert passages == count
     assert kilobytes * 1024 < size / 3, f"{kilobytes} kB more for {size / 1e6:.0f} MB of text"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a b\rc d\r", "line 1: is all of the file, and holds carriage returns"),
+        (b"a b\rc d\re f", "line 1: is all of the file, and holds carriage returns"),
+        (
+            "a b\n".encode("utf-16-le"),
+            "line 1: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order mark",
+        ),
+        ("a b\n".encode("utf-32"), "line 1: holds a zero byte for every"),
+        ("é\n".encode("latin-1"), "line 1: not UTF-8"),
+    ],
+)
+def test_other_encodings_and_line_ends_are_told(tmp_path, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=f"a.txt, {message}"):
+        list(numbered_lines(tmp_path / "a.txt"))
+
+
+def test_stray_carriage_returns_and_zero_bytes_are_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\rb\x00 \r\nc\x00d\r\ne\rf")
+    assert list(numbered_lines(tmp_path / "a.txt")) == [(1, "a\rb\x00 "), (2, "c\x00d"), (3, "e\rf")]
+    (tmp_path / "a.txt").write_bytes(b"a\rb")
+    assert list(numbered_lines(tmp_path / "a.txt")) == [(1, "a\rb")]
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a pipe or a device, but a file is needed"):
+        list(numbered_lines(tmp_path / "pipe"))

@@ -163,7 +163,7 @@ def test_qrels_errors_name_file_and_line(tmp_path):
     with pytest.raises(ValueError, match=r"qrels.txt, line 2: 3 columns, but qrels have 4 on every line"):
         read_qrels(path)
     path.write_text("1 Q0 a 1 2.5 tag\n")
-    with pytest.raises(ValueError, match=r"line 1: 6 columns, but qrels have four .*Rankings.from_trec reads it"):
+    with pytest.raises(ValueError, match=r"line 1: 6 columns, but qrels have four .*read_run reads it"):
         read_qrels(path)
     path.write_text("1 0 a 1.0\n")
     with pytest.raises(ValueError, match=r"line 1: the relevance \(last column\) is '1.0', not an integer"):

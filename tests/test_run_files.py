@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import math
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 
 from dgr_trainer.rankings import Rankings
@@ -94,13 +98,17 @@ def test_results_of_rerankers():
     [
         ("a.json", "{", "a.json.*not JSON"),
         ("a.json", '{"a": 1', "a.json, line 1: not JSON"),
-        ("a.json", "3", "holds neither ranx' object of scores"),
-        ("a.json", '{"q": [1]}', "holds neither ranx' object of scores"),
+        ("a.json", "3", "a.json, line 1: holds a JSON int, not an object"),
+        ("a.json", '{"q": [1]}', "a.json: query 'q' has .1., not an object of scores. A run has lists"),
         ("a.json", "{}", "a.json: the run is empty"),
-        ("a.json", "[]", "The run a is empty"),
+        ("a.json", "[]", "a.json: the run is empty"),
         ("a.json", '{"q": {"d": NaN}}', "a.json: The score of passage 'd' for query 'q' is nan"),
-        ("a.json", '[{"query": "text", "candidates": []}]', "a.json, object 1: no object of RankLLM"),
-        ("a.json", '[{"query": {"qid": 1}, "candidates": [{"id": 1}]}]', "object 1: a candidate without 'docid'"),
+        ("a.json", '[{"query": "text", "candidates": []}]', "a.json, line 1: no object of RankLLM"),
+        (
+            "a.json",
+            '[{"query": {"qid": 1}, "candidates": [{"id": 1}]}]',
+            "a.json, line 1: a candidate without 'docid'",
+        ),
         ("a.jsonl", '{"query": {"qid": 1}, "candidates": 1}', "a.jsonl, line 1: no object of RankLLM"),
         (
             "a.jsonl",
@@ -110,7 +118,7 @@ def test_results_of_rerankers():
         (
             "a.jsonl",
             '{"query": {"qid": 1}, "candidates": []}\n' * 2,
-            "a.jsonl, line 2: query 1 has a second list",
+            "a.jsonl, line 2: query '1' has a second list",
         ),
         ("a.lz4", "x", "is a run that ranx has compressed. Save it as TREC"),
     ],
@@ -119,3 +127,87 @@ def test_malformed_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_run(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_in_other_encodings(tmp_path, encoding):
+    lines = [{"query_id": q, "passage_ids": list(of), "scores": list(of.values())} for q, of in EXPECTED.items()]
+    forms = {
+        "ranx.json": json.dumps(EXPECTED),
+        "array.json": json.dumps(lines, indent=1),
+        "lines.json": "\r\n".join(map(json.dumps, lines)),
+        "lines.jsonl": "\r\n".join(map(json.dumps, lines)),
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert read_run(tmp_path / name).to_run() == EXPECTED, name
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode(encoding)))
+        assert read_run(tmp_path / f"{name}.gz").to_run() == EXPECTED, name
+        assert read_run(tmp_path / f"{name}.gz").name == name.split(".")[0] or "lines" in name or "array" in name
+
+
+HITS = [{"qid": q, "docno": id, "rank": 0, "score": score} for q, of in EXPECTED.items() for id, score in of.items()]
+
+
+def test_a_hit_a_row(tmp_path):
+    """As the results of PyTerrier are saved, in any order."""
+    rows = [HITS[0], HITS[2], HITS[1]]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    pa.feather.write_feather(pa.Table.from_pylist(rows), str(tmp_path / "a.feather"))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    for name in ("a.parquet", "a.feather", "a.jsonl", "a.json"):
+        assert read_run(tmp_path / name).to_run() == EXPECTED, name
+        assert read_run(tmp_path / name).name == "a"
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps(HITS[0]) + "\n" + json.dumps(HITS[1]) + "\n" + json.dumps(HITS[0]) + "\n"
+    )
+    with pytest.raises(ValueError, match="a.jsonl, line 3: passage 'd2' occurs a second time for query 'q1'"):
+        read_run(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text(json.dumps(HITS[0]) + '\n{"qid": "q1", "docno": "x"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl, line 2: no field .'score'.. The fields found are"):
+        read_run(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        (
+            {"query_id": ["q"], "passage_ids": [["p"]], "scores": [[math.nan]]},
+            ValueError,
+            "row 0: The score of passage 'p'",
+        ),
+        ({"query_id": ["q"], "passage_ids": ["p"], "scores": [[1.0]]}, TypeError, "row 0: passage_ids is 'p', but it"),
+        ({"query_id": ["q"], "passage_ids": [["p"]], "scores": [["1"]]}, TypeError, "row 0: Query 'q': the score '1'"),
+        ({"query_id": [1.5], "passage_ids": [["p"]], "scores": [[1.0]]}, TypeError, "row 0: A query id is 1.5"),
+        (
+            {"query_id": ["q", None], "passage_ids": [["p"]] * 2, "scores": [[1.0]] * 2},
+            TypeError,
+            "row 1: A query id is None",
+        ),
+        ({"query_id": ["q"], "passage_ids": [["p"]]}, ValueError, r"no column \['scores'\]"),
+        (
+            {"qid": ["q"], "docno": ["p"], "score": [math.inf]},
+            ValueError,
+            "row 0: the score of passage 'p' for query 'q' is inf",
+        ),
+        ({"qid": ["q"], "docno": [None], "score": [1.0]}, TypeError, "row 0: the passage id is None"),
+        ({"a": [1]}, ValueError, r"no column \['query_id'\]; its columns are \['a'\].*hf:PATH,query_id=COLUMN"),
+    ],
+)
+def test_tables_with_other_columns(tmp_path, columns, error, message):
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(error, match=f"a.parquet: .*{message}"):
+        read_run(tmp_path / "a.parquet")
+
+
+def test_damaged_tables(tmp_path):
+    pa.parquet.write_table(pa.Table.from_pylist(HITS), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    for name, content in (("b.parquet", data[:-20]), ("b.parquet", b""), ("b.arrow", data), ("b.arrow", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: no whole"):
+            read_run(tmp_path / name)
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(ValueError, match="compressed as a whole"):
+        read_run(tmp_path / "a.parquet.gz")

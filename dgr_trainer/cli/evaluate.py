@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, output_file
-from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run
-from dgr_trainer.compressed import plain_name
+from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run, run_names
+from dgr_trainer.cli.tables import comparison_lines, fitted
 
 if TYPE_CHECKING:
-    from dgr_trainer.evaluation.comparison import RunComparison
     from dgr_trainer.rankings import Rankings
 
 
@@ -24,7 +23,8 @@ class EvaluateOptions:
     """Options of `dgr evaluate`."""
 
     qrels: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV or a BEIR folder."}
+        default=None,
+        metadata={"metavar": "PATH", "help": "Qrels: TREC, BEIR's TSV, a BEIR folder, a table, or hf:NAME."},
     )
     answers: str | None = field(
         default=None,
@@ -76,7 +76,11 @@ def make_parser() -> CommandParser:
         "  dgr evaluate dgr.trec --answers nq-test.qa.csv --corpus psgs_w100.tsv",
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="Run files: TREC, or JSON Lines if named .jsonl, or .parquet or .arrow."
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="Runs: TREC, or JSON if named .json or .jsonl, tables (.parquet, .arrow, folders that datasets saved), "
+        "or hf:NAME.",
     )
     return parser
 
@@ -92,7 +96,7 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         raise ValueError("Give either --qrels, or --answers with --corpus: what is relevant has to be known.")
     if (options.answers is None) != (options.corpus is None) or (options.with_title and options.answers is None):
         raise ValueError("--answers and --corpus go together (and --with_title with them): answers stand in passages.")
-    paths = [input_path("RUN", path, folder=False) for path in positionals.runs]
+    paths = [input_path("RUN", path) for path in positionals.runs]
     check_split(options.split, options.qrels, options.answers)
     per_query = options.per_query and output_file("--per_query", options.per_query, options.overwrite)
     from dgr_trainer.evaluation.answers import ANSWER_METRICS, answer_qrels, check_answer_metrics
@@ -104,7 +108,7 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
     for metric in options.metrics:
         Metric.parse(metric)
 
-    names = _names(paths)
+    names = run_names(paths)
     if options.answers is not None and options.corpus is not None:
         check_answer_metrics(options.metrics)
         questions = read_queries_of(options.answers, options.split, "--answers")
@@ -133,44 +137,8 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
     elif options.markdown:
         print(comparison.to_markdown(digits=options.digits))
     else:
-        print("\n".join(table(comparison, options.digits)))
+        print("\n".join(fitted(names, lambda labels: comparison_lines(comparison, options.digits, labels))))
 
 
 def _runs(names: Sequence[str], paths: Sequence[Path]) -> dict[str, Rankings]:
     return {name: read_run("RUN", str(path)) for name, path in zip(names, paths, strict=True)}
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Names of runs: as much of their path as tells them apart."""
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError("A run is given twice. Give each once.")
-    stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
-
-
-def table(comparison: RunComparison, digits: int) -> list[str]:
-    """A comparison as lines of text: a block for each metric, a line for each run."""
-    width = max(3, *(len(name) for name in comparison.runs))
-    number = digits + 2
-    first = next(iter(comparison.runs))
-    interval = f"{comparison.level:.0%} interval"
-    cell = max(2 * number + 3, len(interval))
-    metrics = list(comparison.runs[first])
-    label = max(6, *(len(metric) for metric in metrics))
-    head = f"{'metric':<{label}}  {'run':<{width}}  {'mean':>{number}}  {interval:<{cell}}"
-    tested = comparison.baseline is not None
-    lines = [head + (f"  {'differs':>{number + 1}}  {'p':<5}  p(t)" if tested else "")]
-    for metric in metrics:
-        for name, values in comparison.runs.items():
-            value = values[metric]
-            between = f"{value.low:.{digits}f} - {value.high:.{digits}f}"
-            line = f"{metric if name == first else '':<{label}}  {name:<{width}}  {value.mean:>{number}.{digits}f}  "
-            line += f"{between:<{cell}}"
-            if value.test is not None:
-                line += f"  {value.test.difference:>+{number + 1}.{digits}f}  {value.test.randomisation_p_value:.3f}"
-                line += f"  {value.test.t_p_value:.3f}"
-            lines.append(line.rstrip())
-    lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
-    if tested:
-        lines.append(f"p: paired randomisation test against {comparison.baseline}; p(t): paired t-test.")
-    return lines

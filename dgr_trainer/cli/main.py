@@ -22,6 +22,8 @@ COMMANDS = {
     "train": "Train a student to generate identifiers, or to rank as a teacher.",
     "candidates": "Find candidates for training queries with a retriever.",
     "rank": "Let a teacher rank: BM25, Lucene, a cross-encoder, a bi-encoder, an LLM.",
+    "fuse": "Make one run of several: an ensemble of teachers.",
+    "inspect": "Look at runs before training on them: lists, quality, agreement.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
     "quickstart": "Run all stages on the Python standard library's documentation.",

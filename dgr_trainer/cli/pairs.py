@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgr_trainer.atomic import atomic_folder, atomic_write
+from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions, PairOptions
@@ -22,6 +22,7 @@ from dgr_trainer.cli.sources import (
     read_qrels_of,
     read_queries_of,
 )
+from dgr_trainer.compressed import atomic_text
 from dgr_trainer.lines import file_kind, json_lines, place
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def run(
     identifiers = make_identifiers(load_tokenizer(model), settings)
     pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, **pair_options.arguments())
     if as_jsonl:
-        with atomic_write(output) as file:
+        with atomic_text(output) as file:
             for row in pairs:
                 file.write(json.dumps({"input_ids": row["input_ids"], "labels": row["labels"]}) + "\n")
     else:

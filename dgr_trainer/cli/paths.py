@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dgr_trainer.atomic import restore_folder
 from dgr_trainer.compressed import compression
+from dgr_trainer.formats.hub_names import hub_name
 from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
-from dgr_trainer.lines import listing
+from dgr_trainer.lines import file_kind, listing
 
 
 def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
@@ -19,13 +20,13 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
         option (`str`): What the user gave it as, for the message.
         path (`str`): The path.
         folder (`bool`, *optional*): Whether it has to be a folder, or a file; by default either will do, and so will
-            `irds:ID`, which is no path.
+            `irds:ID` and `hf:NAME`, which are no paths.
 
     Raises:
         `OSError`: if it is not there, of the other kind, or not readable.
     """
     found = Path(path)
-    if folder is None and ir_datasets_id(path) is not None:
+    if folder is None and (ir_datasets_id(path) is not None or hub_name(path) is not None):
         return found
     restore_folder(found)
     if not found.exists():
@@ -62,16 +63,21 @@ def model_name(option: str, name: str) -> str:
     return name
 
 
-def output_file(option: str, path: str, overwrite: bool) -> Path:
+def output_file(option: str, path: str, overwrite: bool, *, compressed: bool = True) -> Path:
     """
     A file to be written.
 
+    Args:
+        overwrite (`bool`): Whether a file that is there may be replaced.
+        compressed (`bool`, *optional*, defaults to `True`): Whether the command compresses what it writes, if the name
+            says so. Tables are compressed inside, never as a whole.
+
     Raises:
         `OSError`: if it is there already and must not be overwritten, or cannot be written.
-        `ValueError`: if its name is that of a compressed file.
+        `ValueError`: if its name is that of a compressed file, and this would not be one.
     """
     place = Path(path)
-    if compression(place):
+    if compression(place) and (not compressed or file_kind(place) in ("parquet", "arrow")):
         raise ValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
     if place.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but the output is a file. Give the path of a file.")

@@ -62,7 +62,7 @@ def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOpt
     """Run `dgr pseudo_queries`."""
     if options.round_trip < 0:
         raise ValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
-    output = output_file("--output", options.output, overwrite=False)
+    output = output_file("--output", options.output, overwrite=False, compressed=False)
     model = model_name("--model", options.model)
     corpus = read_corpus("CORPUS", positionals.corpus)
     searcher = None

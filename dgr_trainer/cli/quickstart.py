@@ -8,9 +8,9 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dgr_trainer.cli.evaluate import table
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.cli.tables import comparison_lines
 from dgr_trainer.lines import listing
 
 _OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
@@ -71,7 +71,7 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
             folder, QuickstartSettings(**settings), report=lambda line: tqdm.write(line, file=sys.stderr)
         )
     print(f"Held-out questions, after {result.seconds:.0f} seconds:\n", flush=True)
-    print("\n".join(table(result.comparison, digits=3)))
+    print("\n".join(comparison_lines(result.comparison, digits=3)))
     print(
         f"\nThe retriever, the runs and the table are in {folder}. Try:\n\n"
         f'  dgr search {result.retriever} "{FIRST_SEARCH}"'

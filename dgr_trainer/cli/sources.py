@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dgr_trainer.atomic import atomic_write, read_folder
+from dgr_trainer.atomic import read_folder
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
+from dgr_trainer.compressed import plain_name
 from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
 
 if TYPE_CHECKING:
@@ -136,30 +138,25 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run of ours or of another system: TREC, JSON or a table by its name."""
+    """Read a run of ours or of another system: TREC, JSON or a table by its name, a saved dataset, or `hf:NAME`."""
     from dgr_trainer import run_files
 
-    return run_files.read_run(input_path(option, path, folder=False))
+    return run_files.read_run(input_path(option, path))
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Names of runs: as much of their path as tells them apart."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("A run is given twice. Give each once.")
+    stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
 def write_run(rankings: Rankings, path: Path) -> None:
-    """Write a run as [`read_run`] reads it: by its name, else TREC, whose tag may hold no whitespace."""
-    kind = file_kind(path)
-    if kind == "jsonl":
-        rankings.to_jsonl(path)
-    elif kind in ("parquet", "arrow"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    """Write a run as [`read_run`] reads it."""
+    from dgr_trainer import run_files
 
-        table = rankings.to_dataset().data.table
-        with atomic_write(path, "wb") as file:
-            if kind == "parquet":
-                pq.write_table(table, file)
-            else:
-                with pa.ipc.new_stream(file, table.schema) as stream:
-                    stream.write_table(table)
-    else:
-        rankings.to_trec(path, tag="_".join((rankings.name or "").split()) or None)
+    run_files.write_run(rankings, path)
 
 
 def read_identifier_strings(option: str, path: str) -> dict[str, str]:

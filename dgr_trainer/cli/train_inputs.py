@@ -78,7 +78,7 @@ def check(
     model_name("--model", options.model)
     for name in ("queries", "qrels", "corpus", "pairs", "candidates", "run", "identifiers"):
         if getattr(options, name) is not None:
-            folder = True if name == "candidates" else False if name in ("run", "identifiers") else None
+            folder = True if name == "candidates" else False if name == "identifiers" else None
             input_path(f"--{name}", getattr(options, name), folder=folder)
     found = _index_of(options)
     if options.stage == "generation":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.compressed import atomic_text
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_per_query
 from dgr_trainer.evaluation.significance import PairedTest, confidence_interval, paired_test
 from dgr_trainer.rankings import Rankings
@@ -59,14 +59,15 @@ class RunComparison:
         """Write the values per query, whole or not at all: tab-separated, a line for each run and query.
 
         Args:
-            path (`str` or `os.PathLike`): the file. Its first line names the columns: run, query and the metrics.
+            path (`str` or `os.PathLike`): the file (compressed if named `.gz` or `.zst`). Its first line names the
+                columns: run, query and the metrics.
 
         Raises:
             ValueError: if the comparison does not have the values.
         """
         if not self.per_query:
             raise ValueError("This comparison has no values per query. Make it with compare_runs.")
-        with atomic_write(path) as file:
+        with atomic_text(path) as file:
             metrics = list(next(iter(self.per_query.values())))
             file.write("\t".join(["run", "query_id", *metrics]) + "\n")
             for name, by_metric in self.per_query.items():

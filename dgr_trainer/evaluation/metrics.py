@@ -143,7 +143,7 @@ def evaluate_per_query(
         raise ValueError(
             f"None of the {len(qrels)} queries of the qrels (such as {next(iter(qrels))!r}) has a rank list; the run "
             f"has {len(rankings)} lists{f' (such as {next(iter(rankings))!r})' if rankings else ''}. "
-            "Are run and qrels of the same queries?"
+            f"{_hint(rankings, qrels)}"
         )
     _warn_of_missing(qrels, lists, relevance_level)
 
@@ -166,10 +166,19 @@ def evaluate_per_query(
     return {metric.name: found[metric.name] for metric in parsed}
 
 
+def _hint(rankings: Rankings, qrels: Mapping[str, Mapping[str, int]]) -> str:
+    judged = {id for levels in qrels.values() for id in levels}
+    if any(query_id in judged for query_id in rankings) and any(
+        set(of.passage_ids) & set(qrels) for of in rankings.values()
+    ):
+        return "What it has for queries are passages of the qrels: its columns of queries and passages are swapped."
+    return "Are run and qrels of the same queries?"
+
+
 def _warn_of_missing(
     qrels: Mapping[str, Mapping[str, int]], lists: Mapping[str, tuple[str, ...]], relevance_level: int
 ) -> None:
-    missing = [query_id for query_id in qrels if query_id not in lists]
+    missing = [query_id for query_id in qrels if not lists.get(query_id)]
     hopeless = [
         query_id
         for query_id, levels in qrels.items()
@@ -177,7 +186,7 @@ def _warn_of_missing(
     ]
     if missing:
         logger.warning(
-            "%d of %d queries of the qrels have no rank list and count as 0, such as %r.",
+            "%d of %d queries of the qrels have no rank list, or an empty one, and count as 0, such as %r.",
             len(missing), len(qrels), missing[0],
         )  # fmt: skip
     if hopeless:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dgr_trainer.arrow import dataset_from_rows
+from dgr_trainer.formats.answer_lists import check_answers
 from dgr_trainer.ids import as_id
 from dgr_trainer.lines import numbered_lines, place
 from dgr_trainer.rank_lists import FEATURES
@@ -21,7 +22,10 @@ from dgr_trainer.records import Record, Records, read_records
 
 TRAINING_FIELDS = frozenset({"question", "positive_ctxs"})
 """Fields by which a record of a training set is known."""
-_PASSAGE_ID_NAMES = ("passage_id", "psg_id", "id")  # Natural Questions; TriviaQA and others; results of a retriever.
+RESULT_FIELDS = frozenset({"question", "ctxs"})
+"""Fields by which a record of a retriever's results is known."""
+# Natural Questions; TriviaQA and others; results of DPR's retriever; of Pyserini's.
+_PASSAGE_ID_NAMES = ("passage_id", "psg_id", "id", "docid")
 
 
 class Question(NamedTuple):
@@ -42,6 +46,26 @@ class Question(NamedTuple):
     answers: list[str]
     positives: list[str]
     hard_negatives: list[str]
+
+
+class Result(NamedTuple):
+    """What a retriever found for a question.
+
+    Args:
+        where (`str`): place for errors.
+        query_id (`str`): the id of the question, or its number in the file, from 0.
+        query (`str`): the question.
+        answers (`list[str]`): its answers.
+        hits (`list[tuple[str, float]]`): passages and their scores.
+        relevance (`dict[str, int]`): by passage, whether it holds an answer (1 or 0), where the file says so.
+    """
+
+    where: str
+    query_id: str
+    query: str
+    answers: list[str]
+    hits: list[tuple[str, float]]
+    relevance: dict[str, int]
 
 
 def is_qa_file(name: str) -> bool:
@@ -108,6 +132,44 @@ def training_questions(records: Records) -> Iterator[Question]:
         )
 
 
+def retriever_results(records: Records) -> Iterator[Result]:
+    """
+    Read the results of DPR's retriever: `question`, `answers` and `ctxs`, of which each has `id`, `score` and perhaps
+    `has_answer`. A file without scores has the passages in their order.
+
+    Args:
+        records ([`Records`]): of the file.
+
+    Yields:
+        [`Result`]
+
+    Raises:
+        TypeError: if a field is of another type.
+        ValueError: if a field, or the id or score of a passage, is missing.
+    """
+    for count, (number, record) in enumerate(records.rows):
+        where = records.place(number)
+        missing = sorted(RESULT_FIELDS - set(record))
+        if missing:
+            raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+        question, passages = record["question"], record["ctxs"]
+        if not isinstance(question, str):
+            raise TypeError(f"{where}: the question is {question!r:.60} ({type(question).__name__}), not a string.")
+        ids = _passage_ids(where, record, "ctxs")
+        scored = any("score" in passage for passage in passages)
+        scores = [_score(where, passage) if scored else float(len(ids) - at) for at, passage in enumerate(passages)]
+        relevance: dict[str, int] = {}
+        for id, passage in zip(ids, passages, strict=True):
+            judged = passage.get("has_answer")
+            if judged is not None and not isinstance(judged, bool):
+                raise TypeError(f"{where}: has_answer of passage {id!r} is {judged!r:.60}, not true or false.")
+            if judged is not None:
+                relevance[id] = int(judged)
+        query_id = as_id(record.get("id", count), "query", where)
+        answers = check_answers(where, record.get("answers") or [])
+        yield Result(where, query_id, question, answers, list(zip(ids, scores, strict=True)), relevance)
+
+
 def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
     """
     Read the hard negatives of a training set, in their order: candidates for a teacher to rank.
@@ -132,13 +194,6 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
     return Rankings.from_dataset(dataset_from_rows(rows(), FEATURES, description="hard negatives"), "hard-negatives")
 
 
-def check_answers(where: str, answers: object) -> list[str]:
-    """The answers, if they are a list of strings; otherwise an error that says where they were found."""
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise TypeError(f"{where}: answers is {answers!r:.80}, but it has to be a list of strings.")
-    return answers
-
-
 def _answers(where: str, cell: str) -> list[str]:
     try:
         answers = ast.literal_eval(cell)
@@ -159,6 +214,8 @@ def _passage_ids(where: str, record: Record, field: str) -> list[str]:
         raise TypeError(f"{where}: {field} is a {type(found).__name__}, but it has to be a list of passages.")
     ids = []
     for passage in found or []:
+        if not isinstance(passage, dict):
+            raise TypeError(f"{where}: {field} holds {passage!r:.60}, not an object.")
         name = next((name for name in _PASSAGE_ID_NAMES if name in passage), None)
         if name is None:
             raise ValueError(
@@ -167,3 +224,13 @@ def _passage_ids(where: str, record: Record, field: str) -> list[str]:
             )
         ids.append(as_id(passage[name], "passage", where))
     return ids
+
+
+def _score(where: str, passage: Record) -> float:
+    value = passage.get("score")  # DPR writes it as a string.
+    try:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{where}: the score of a passage is {value!r:.60}, not a number.") from None

@@ -7,20 +7,28 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from dgr_trainer.formats.dpr import check_answers
+from dgr_trainer.formats.answer_lists import check_answers
 from dgr_trainer.ids import as_id
 
 _BATCH = 1000
-_QUERY_COLUMNS = {
+QUERY_COLUMNS = {
     "query_id": ("query_id", "id", "_id", "qid"),
     "query": ("query", "text", "question"),
     "answers": ("answers", "answer"),
 }
-_JUDGEMENT_COLUMNS = {
+JUDGEMENT_COLUMNS = {
     "query_id": ("query_id", "query-id", "qid"),
     "passage_id": ("passage_id", "corpus-id", "doc_id"),
     "relevance": ("relevance", "score"),
 }
+RUN_COLUMNS = {
+    "query_id": ("query_id", "qid", "q_id"),
+    "passage_ids": ("passage_ids",),
+    "scores": ("scores",),
+    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit a row, as PyTerrier and ranx have it.
+    "score": ("score",),
+}
+"""Columns that a field is read from, if they are there and no other is named."""
 
 
 def column_names(dataset: object) -> list[str]:
@@ -48,12 +56,12 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
 
 
 def dataset_query_rows(
-    dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None
+    dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
 ) -> Iterator[tuple[str, str, str, list[str]]]:
     """Queries of a dataset: place for errors, query id, query, answers. See `queries_from_dataset`."""
-    chosen = _columns(dataset, columns, _QUERY_COLUMNS, needed=("query",))
+    chosen = chosen_columns(dataset, columns, QUERY_COLUMNS, needed=("query",))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of the dataset"
+        where = f"row {number} of {name}"
         if not isinstance(row["query"], str):
             raise TypeError(f"{where}: the query is {row['query']!r:.60}, not a string.")
         query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", where)
@@ -61,25 +69,40 @@ def dataset_query_rows(
 
 
 def dataset_judgement_rows(
-    dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None
+    dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
 ) -> Iterator[tuple[str, str, str, int]]:
     """Judgements of a dataset: place for errors, query id, passage id, relevance. See `qrels_from_dataset`."""
-    chosen = _columns(dataset, columns, _JUDGEMENT_COLUMNS, needed=("query_id", "passage_id"))
+    chosen = chosen_columns(dataset, columns, JUDGEMENT_COLUMNS, needed=("query_id", "passage_id"))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of the dataset"
+        where = f"row {number} of {name}"
         relevance = row.get("relevance", 1)
         if isinstance(relevance, bool) or not isinstance(relevance, int):
             raise ValueError(f"{where}: the relevance is {relevance!r}, not an integer.")
         yield where, as_id(row["query_id"], "query", where), as_id(row["passage_id"], "passage", where), relevance
 
 
-def _columns(
+def chosen_columns(
     dataset: Dataset | IterableDataset,
     given: Mapping[str, str] | None,
     usual: Mapping[str, Sequence[str]],
     needed: Sequence[str],
 ) -> dict[str, str]:
-    """Column by field: the ones given, else those with a usual name."""
+    """
+    Choose the columns of a dataset.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): the dataset.
+        given (`Mapping[str, str]`, *optional*): column by field, as the user names them.
+        usual (`Mapping[str, Sequence[str]]`): usual names of the columns by field.
+        needed (`Sequence[str]`): fields that have to be there.
+
+    Returns:
+        `dict[str, str]`: column by field: the ones given, else those with a usual name.
+
+    Raises:
+        TypeError: if it is no dataset.
+        ValueError: if a field is unknown, or a column is missing.
+    """
     present = column_names(dataset)
     chosen = dict(given or {})
     unknown = sorted(set(chosen) - set(usual))
@@ -92,7 +115,9 @@ def _columns(
     missing = sorted(set(chosen.values()) - set(present)) or [field for field in needed if field not in chosen]
     if missing:
         example = dict.fromkeys(needed, "...")
+        missing_field = next((field for field in needed if field not in chosen), needed[0])
         raise ValueError(
-            f"The dataset has no column {missing}; its columns are {present}. Name the ones to use: columns={example}."
+            f"The dataset has no column {missing}; its columns are {present}. Name the ones to use: "
+            f"columns={example}; in place of a path: hf:PATH,{missing_field}=COLUMN."
         )
     return chosen

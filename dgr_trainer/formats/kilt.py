@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dgr_trainer.corpus_files import PassageRows, passage_row
-from dgr_trainer.formats.dpr import check_answers
+from dgr_trainer.formats.answer_lists import check_answers
 from dgr_trainer.ids import as_id
 from dgr_trainer.records import Record, Records, read_records
 

@@ -58,15 +58,19 @@ class RankListStatistics:
 
 
 def rank_list_statistics(
-    rankings: Mapping[str, RankList], qrels: Qrels | None = None, query_ids: Iterable[str] | None = None
+    rankings: Mapping[str, RankList],
+    qrels: Qrels | None = None,
+    query_ids: Iterable[str] | None = None,
+    relevance_level: int = 1,
 ) -> RankListStatistics:
     """
     Look through rank lists.
 
     Args:
         rankings ([`Rankings`]): The teacher's rank lists.
-        qrels (`Qrels`, *optional*): Relevant passages (grade above 0).
+        qrels (`Qrels`, *optional*): Judgements.
         query_ids (`Iterable[str]`, *optional*): The training queries. By default those of the rankings.
+        relevance_level (`int`, *optional*, defaults to 1): The lowest grade of a relevant passage.
 
     Returns:
         [`RankListStatistics`]
@@ -96,7 +100,9 @@ def rank_list_statistics(
         lengths.append(len(passage_ids))
         tied += int((np.diff(scores) == 0).sum())
         neighbours += len(scores) - 1
-        relevant = {passage_id for passage_id, grade in (qrels or {}).get(query_id, {}).items() if grade > 0}
+        relevant = {
+            passage_id for passage_id, grade in (qrels or {}).get(query_id, {}).items() if grade >= relevance_level
+        }
         if not relevant:
             continue
         judged += 1

@@ -71,10 +71,22 @@ def test_runs_as_tables(tmp_path, name):
         assert read_run("RUN", str(tmp_path / "run.jsonl.zst")) == run
 
 
-def test_nothing_is_written_under_the_name_of_a_compressed_file(dgr, files, tmp_path):
+def test_what_is_written_is_compressed_as_its_name_says(dgr, files, tmp_path):
     given = ("--corpus", files / "corpus.jsonl", "--queries", files / "queries.tsv", "--teacher", "bm25")
-    found = dgr("rank", *given, "--output", tmp_path / "run.trec.gz")
-    assert found.code == 2 and "run.trec.gz would be written as it is. Leave .gz out of the name" in found.err
+    for name in ("run.trec", "run.trec.gz", "run.jsonl.zst"):
+        assert dgr("rank", *given, "--output", tmp_path / name).code == 0
+        assert read_run("RUN", str(tmp_path / name)) == read_run("RUN", str(tmp_path / "run.trec"))
+    assert gzip.decompress((tmp_path / "run.trec.gz").read_bytes()) == (tmp_path / "run.trec").read_bytes()
+    values = tmp_path / "values.tsv.gz"
+    of = ("--qrels", files / "qrels.txt", "--metrics", "mrr")
+    assert dgr("evaluate", tmp_path / "run.trec", *of, "--per_query", values).code == 0
+    assert gzip.decompress(values.read_bytes()).startswith(b"run\tquery_id\tmrr\n")
+    found = dgr("rank", *given, "--output", tmp_path / "run.parquet.gz")
+    assert found.code == 2 and "run.parquet.gz would be written as it is. Leave .gz out of the name" in found.err
+    found = dgr(
+        "pseudo_queries", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "q.jsonl.gz"
+    )
+    assert found.code == 2 and "q.jsonl.gz would be written as it is" in found.err
     assert dgr("rank", *given, "--output", tmp_path / "run.parquet").code == 0
     assert dgr("evaluate", tmp_path / "run.parquet", "--qrels", files / "qrels.txt").code == 0
 

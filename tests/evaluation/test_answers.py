@@ -143,3 +143,49 @@ def test_what_has_no_answers_is_refused(corpus, caplog):
     with pytest.raises(ValueError, match="recall@5, ndcg@10 cannot be told from answers"):
         check_answer_metrics(["hits@5", "recall@5", "ndcg@10"])
     check_answer_metrics(["hits@5", "mrr@10"])
+
+
+def spec_tokens(text):
+    """Runs of letters, digits and marks, and other single characters that are no space or control, by category."""
+    found, word = [], ""
+    for letter in unicodedata.normalize("NFD", text):
+        kind = unicodedata.category(letter)[0]
+        if kind in "LNM":
+            word += letter
+            continue
+        found += [word] * bool(word) + [letter] * (kind not in "ZC")
+        word = ""
+    return [token.lower() for token in [*found, *([word] if word else [])]]
+
+
+def first_rank(scores, texts, answers):
+    """Rank of the first passage that has an answer, equal scores by trec_eval's rule; `None` without one."""
+    order = sorted(scores, key=lambda id: (scores[id], id), reverse=True)
+    for rank, id in enumerate(order, start=1):
+        words = spec_tokens(texts[id])
+        for wanted in map(spec_tokens, answers):
+            if wanted and any(words[at : at + len(wanted)] == wanted for at in range(len(words))):
+                return rank
+    return None
+
+
+WORDS = st.lists(st.sampled_from(["a", "B", "é", "e\u0301", "1,5", "x-y", "Σ", "-", "(a)"]), max_size=5).map(" ".join)
+TEXTS = st.lists(st.sampled_from(["a", "B", "é", "1,5", "(a)"]), min_size=1, max_size=6).map(" ".join)
+CORPORA = st.dictionaries(st.sampled_from("stuvwxyz"), st.tuples(WORDS, TEXTS), min_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), passages=CORPORA, with_title=st.booleans())
+def test_hits_by_answer_are_those_of_the_definition(data, passages, with_title):
+    corpus = Corpus.from_passages(Passage(id, *of) for id, of in passages.items())
+    texts = {id: " ".join(of) if with_title else of[1] for id, of in passages.items()}
+    lists = st.dictionaries(st.sampled_from(sorted(passages)), st.sampled_from([0.0, 1.0, 2.0]), max_size=8)
+    run = data.draw(st.fixed_dictionaries({"0": lists.filter(bool), "1": lists}))
+    answers = data.draw(st.fixed_dictionaries(dict.fromkeys("012", st.lists(WORDS, min_size=1, max_size=2))))
+    qrels = answer_qrels(answers, corpus, Rankings(run), with_title=with_title, progress=False)
+    ranks = [first_rank(run.get(query_id, {}), texts, answers[query_id]) for query_id in answers]
+    found = evaluate_run(Rankings(run), qrels, ["hits@1", "hits@2", "hits@5", "hits@100", "mrr"])
+    for k in (1, 2, 5, 100):
+        # The denominator is the number of questions; one without a list counts as 0.
+        assert found[f"hits@{k}"] == pytest.approx(sum(rank is not None and rank <= k for rank in ranks) / 3)
+    assert found["mrr"] == pytest.approx(sum(1 / rank for rank in ranks if rank) / 3)

@@ -89,7 +89,9 @@ def test_queries_without_a_list_count_as_zero_and_are_counted(caplog):
     run = Rankings({"q1": {"p1": 1.0}, "q4": {}, "q9": {"p1": 1.0}})
     assert evaluate_per_query(run, qrels, ["hits@1"]) == {"hits@1": {"q1": 1.0, "q2": 0.0, "q3": 0.0, "q4": 0.0}}
     assert evaluate_run(run, qrels, ["hits@1", "recall@5"]) == {"hits@1": 0.25, "recall@5": 0.25}
-    assert "2 of 4 queries of the qrels have no rank list and count as 0, such as 'q2'" in caplog.text
+    assert (
+        "3 of 4 queries of the qrels have no rank list, or an empty one, and count as 0, such as 'q2'" in caplog.text
+    )
     assert (
         "1 of 4 queries of the qrels have no passage of relevance 1 or more and count as 0, such as 'q3'"
         in caplog.text
@@ -152,3 +154,21 @@ def test_what_cannot_be_evaluated_is_refused():
         ValueError, match=r"None of the 1 queries of the qrels \(such as 'x'\) .* has 1 lists \(such as 'q'\)"
     ):
         evaluate_run(run, {"x": {"a": 1}})
+
+
+def test_a_run_with_queries_and_passages_swapped_is_told():
+    qrels = {"q1": {"p1": 1}, "q2": {"p2": 1}}
+    with pytest.raises(ValueError, match="its columns of queries and passages are swapped"):
+        evaluate_per_query({"p1": {"q1": 1.0}, "p2": {"q2": 1.0}}, qrels)
+    with pytest.raises(ValueError, match="Are run and qrels of the same queries"):
+        evaluate_per_query({"p1": {"x": 1.0}}, qrels)
+
+
+def test_an_empty_list_is_counted_with_the_missing_ones(caplog):
+    assert evaluate_per_query({"q1": {}, "q2": {"p": 1.0}}, {"q1": {"p": 1}, "q2": {"p": 1}}, ["mrr"])["mrr"] == {
+        "q1": 0.0,
+        "q2": 1.0,
+    }
+    assert (
+        "1 of 2 queries of the qrels have no rank list, or an empty one, and count as 0, such as 'q1'" in caplog.text
+    )

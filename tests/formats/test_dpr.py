@@ -123,7 +123,7 @@ def test_training_sets(tmp_path, name):
         (
             {"positive_ctxs": [{"title": "T", "text": "x"}]},
             ValueError,
-            r"a passage of positive_ctxs has no id \(passage_id, psg_id, id\). The fields found are \['text', ",
+            r"a passage of positive_ctxs has no id \(passage_id, psg_id, id, docid\). The fields found are \['text', ",
         ),
     ],
 )

@@ -35,7 +35,7 @@ def test_an_id_on_the_command_line(tiny, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run"), "--qrels", tiny, "--metrics", "hits@1"]) == 0
     assert "2 queries" in capsys.readouterr().out
     assert main(["evaluate", tiny, "--qrels", tiny]) == 2
-    assert "RUN: irds:dgr-test-tiny is not there" in capsys.readouterr().err
+    assert "irds:dgr-test-tiny: ir_datasets has passages, queries and qrels, but no runs" in capsys.readouterr().err
 
 
 def test_what_it_does_not_have_is_said(tiny):

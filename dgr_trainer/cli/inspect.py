@@ -1,0 +1,100 @@
+"""`dgr inspect`: what rank lists hold, how good they are and how much they agree, before anyone trains on them."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.paths import input_path
+from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of, read_run, run_names
+from dgr_trainer.cli.tables import Labels, agreement_lines, comparison_lines, fitted, statistics_lines
+
+
+@dataclass
+class InspectOptions:
+    """Options of `dgr inspect`."""
+
+    qrels: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "PATH",
+            "help": "Qrels: tell where the relevant passages stand, and measure the runs. TREC, BEIR's TSV or a BEIR "
+            "folder.",
+        },
+    )
+    queries: str | None = field(
+        default=None,
+        metadata={"metavar": "PATH", "help": "The training queries. (default: those of the runs)"},
+    )
+    split: str | None = field(
+        default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
+    )
+    metrics: list[str] = field(
+        default_factory=lambda: ["hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10"],
+        metadata={"help": "With --qrels: metrics, as of `dgr evaluate`."},
+    )
+    relevance_level: int = field(
+        default=1, metadata={"help": "The lowest relevance that counts as relevant: 2 for the passages of TREC DL."}
+    )
+    k: int = field(default=100, metadata={"help": "First passages of a list to compare.", "aliases": ["-k"]})
+    digits: int = field(default=3, metadata={"help": "Decimal places."})
+    json: bool = field(default=False, metadata={"help": "Print JSON."})
+
+
+def make_parser() -> CommandParser:
+    """The command line of `dgr inspect`."""
+    parser = CommandParser(
+        [InspectOptions],
+        command="inspect",
+        description="Look at teachers' runs before training on them: their lists, how good they are (with --qrels), "
+        "and how much two or more of them agree.",
+        usage="RUN [RUN ...] [options]",
+        example="  dgr inspect bm25.trec cross-encoder.trec --qrels train.qrels",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="Runs, as `dgr evaluate` takes them.")
+    return parser
+
+
+def run(options: InspectOptions, positionals: Namespace) -> None:
+    """Run `dgr inspect`."""
+    if not 0 <= options.digits <= 12:
+        raise ValueError(f"--digits {options.digits}: give 0 to 12.")
+    if options.k < 1:
+        raise ValueError(f"-k {options.k} is a number of passages: at least 1.")
+    paths = [input_path("RUN", path) for path in positionals.runs]
+    names = run_names(paths)
+    check_split(options.split, options.qrels, options.queries)
+    for name in ("metrics", "relevance_level"):
+        if name in positionals.given and options.qrels is None:
+            raise ValueError(f"--{name} measures runs against qrels, and there are none. Give --qrels.")
+    from dgr_trainer.evaluation.agreement import agreement
+    from dgr_trainer.evaluation.comparison import compare_runs
+    from dgr_trainer.evaluation.metrics import Metric
+    from dgr_trainer.training.list_statistics import rank_list_statistics
+
+    for metric in options.metrics:
+        Metric.parse(metric)
+    qrels = None if options.qrels is None else read_qrels_of(options.qrels, options.split)
+    asked = None if options.queries is None else read_queries_of(options.queries, options.split)["query_id"][:]
+    runs = {name: read_run("RUN", str(path)) for name, path in zip(names, paths, strict=True)}
+    lists = {name: rank_list_statistics(one, qrels, asked, options.relevance_level) for name, one in runs.items()}
+    quality = None
+    if qrels is not None:
+        quality = compare_runs(runs, qrels, options.metrics, relevance_level=options.relevance_level)
+    shared = agreement(runs, options.k) if len(runs) > 1 else None
+    if options.json:
+        found: dict[str, Any] = {"lists": {name: asdict(one) for name, one in lists.items()}}
+        found |= {} if quality is None else {"quality": quality.to_dict()}
+        found |= {} if shared is None else {"agreement": shared.to_dict()}
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    tables: list[Callable[[Labels], list[str]]] = [lambda labels: statistics_lines(lists, labels)]
+    if quality is not None:
+        tables.append(lambda labels: comparison_lines(quality, options.digits, labels))
+    if shared is not None:
+        tables.append(lambda labels: agreement_lines(shared, options.digits, labels))
+    print("\n".join(fitted(names, *tables)))
