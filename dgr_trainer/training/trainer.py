@@ -132,6 +132,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             check_model(cast(nn.Module, self.model), self.data_collator)
             self.objective = RankingObjective.from_arguments(args, self.data_collator.scoring.kind)
             self.add_callback(EpochOfCollator(self.data_collator))
+        self._tokens_at_once = args.decoder_tokens_at_once
         self._items_per_step: Tensor | None = None
         self._terms = {"train": LoggedTerms(_TERMS), "eval": LoggedTerms(_TERMS)}
         self._retrieval_metrics: dict[str, float] = {}
@@ -201,7 +202,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, queries: Tensor
     ) -> Tensor:
         assert self.objective is not None and isinstance(self.data_collator, DistillationCollator)
-        tokens = score_batch(model, batch)
+        tokens = score_batch(model, batch, self._tokens_at_once)
         log_likelihoods = sum_by_identifier(
             tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
         )
@@ -231,7 +232,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, label_tokens: Tensor
     ) -> Tensor:
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        losses, present = pair_losses(model, batch, smoothing)
+        losses, present = pair_losses(model, batch, smoothing, self._tokens_at_once)
         terms.add("loss_generation", nan_unless(losses, present))
         return losses.sum() / label_tokens
 
