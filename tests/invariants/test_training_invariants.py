@@ -214,7 +214,12 @@ def run_two_processes(worker: str, folder: Path) -> None:
             process.kill()
 
 
-SETTINGS = {"plain": {}, "checkpointing": {"activation_checkpointing": True}}
+SETTINGS = {
+    "plain": {},
+    "checkpointing": {"activation_checkpointing": True},
+    "pieces": {"decoder_tokens_at_once": 100},
+    "checkpointed pieces": {"decoder_tokens_at_once": 100, "activation_checkpointing": True},
+}
 
 
 def run_in_process(folder: Path, processes: int) -> None:
@@ -256,18 +261,25 @@ def run_sharded(folder: Path, processes: int) -> None:
         torch.distributed.init_process_group("gloo")
     tokenizer = load_tokenizer()
     collator = make_collator(tokenizer)
-    for name, make in (("bart", quiet_bart), ("t5", lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0))):
-        for precision in (None, torch.bfloat16):
+    makers = {"bart": quiet_bart, "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0)}
+    ways = {"whole": {}, "half": {}, "pieces": {"decoder_tokens_at_once": 100}}
+    for name, make in makers.items():
+        for way, settings in ways.items():
             model = make(tokenizer).train()
-            trainer = make_trainer(folder, tokenizer, model=model, collator=collator)
+            trainer = make_trainer(folder, tokenizer, model=model, collator=collator, **settings)
             if sharded:
-                shard(model, precision)
+                shard(model, torch.bfloat16 if way == "half" else None)
+            pieces = []
+            model.get_decoder().register_forward_hook(lambda *_, pieces=pieces: pieces.append("decoder"))
+            layer = getattr(model.get_decoder(), "layers", None) or model.get_decoder().block
+            layer[0].register_forward_hook(lambda *_, pieces=pieces: pieces.append("layer"))
             optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
             losses = []
             for step in range(2):
                 features = [*query_dataset()][4 * step : 4 * step + 4]
-                own = features[2 * rank : 2 * rank + 2] if sharded else features
-                loss = trainer.compute_loss(model, collator(own))
+                # Unequal shares, so that one process needs more pieces than the other.
+                own = (features[:3], features[3:])[rank] if sharded else features
+                loss = trainer.compute_loss(model, collator(own)) * (len(own) * processes / len(features))
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -276,8 +288,9 @@ def run_sharded(folder: Path, processes: int) -> None:
                     torch.distributed.all_reduce(loss)
                 losses.append(loss.item() / processes)
             parameters = {key: p.full_tensor() if sharded else p for key, p in model.named_parameters()}
+            assert (pieces.count("layer") > 3 * pieces.count("decoder")) == (way == "pieces")
             if rank == 0:
-                torch.save((losses, parameters), folder / f"{name}-{precision}-{processes}.pt")
+                torch.save((losses, parameters), folder / f"{name}-{way}-{processes}.pt")
     if sharded:
         torch.distributed.destroy_process_group()
 
@@ -296,12 +309,13 @@ def shard(model, precision) -> None:
 def test_a_sharded_model_trains_as_a_whole_one(tmp_path):
     run_two_processes("run_sharded", tmp_path)
     for name in ("bart", "t5"):
-        whole, sharded, half = (
+        whole, sharded, half, pieces = (
             torch.load(tmp_path / f"{name}-{setting}.pt", weights_only=False)
-            for setting in ("None-1", "None-2", "torch.bfloat16-2")
+            for setting in ("whole-1", "whole-2", "half-2", "pieces-2")
         )
-        assert sharded[0] == pytest.approx(whole[0], rel=1e-4)
-        for key, value in whole[1].items():
-            torch.testing.assert_close(sharded[1][key], value, rtol=1e-4, atol=2e-5, msg=key)
+        for other in (sharded, pieces):
+            assert other[0] == pytest.approx(whole[0], rel=1e-4)
+            for key, value in whole[1].items():
+                torch.testing.assert_close(other[1][key], value, rtol=1e-4, atol=2e-5, msg=key)
         assert half[0] == pytest.approx(whole[0], rel=0.05)
         assert half[0] != pytest.approx(whole[0], rel=1e-7), "it was in half precision"
