@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
+
+from dgr_trainer.training.sharding import is_sharded
 
 _BY_ROW = ("input_ids", "attention_mask")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
@@ -38,17 +39,12 @@ def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> 
     if tokens_at_once is None:
         return [slice(0, rows)]
     count = -(-rows // max(1, tokens_at_once // length))
-    if _is_sharded(model):
+    if is_sharded(model):
         most = torch.tensor(count, device=tokens.device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         count = int(most)
     size = -(-rows // count)
     return [slice(min(start, rows - 1), min(start + size, rows)) for start in range(0, count * size, size)]
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether processes share the parameters of a model between them: FSDP2, or DeepSpeed's ZeRO-3."""
-    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from dgr_trainer.training.epochs import EpochOfCollator
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_unless, passage_scores, ranked
 from dgr_trainer.training.scoring import sum_by_identifier
+from dgr_trainer.training.sharding import join_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -257,6 +258,11 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self._check_coverage()
         self._terms["train"].clear()
         return super().train(*args, **kwargs)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.is_fsdp_enabled:
+            join_embeddings(self.accelerator.unwrap_model(model))
+        return super()._wrap_model(model, *args, **kwargs)
 
     def _check_coverage(self) -> None:
         collator, dataset = self.data_collator, self.train_dataset

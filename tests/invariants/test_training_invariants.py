@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from sample_corpus import QUERIES
 from tiny_models import bpe_tokenizer as load_tokenizer
 from tiny_models import make_bart, make_t5
@@ -17,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from training_examples import make_collator, make_trainer, query_dataset
 
 from dgr_trainer.training import scoring
+from dgr_trainer.training.sharding import is_sharded
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 
@@ -319,3 +324,65 @@ def test_a_sharded_model_trains_as_a_whole_one(tmp_path):
                 torch.testing.assert_close(other[1][key], value, rtol=1e-4, atol=2e-5, msg=key)
         assert half[0] == pytest.approx(whole[0], rel=0.05)
         assert half[0] != pytest.approx(whole[0], rel=1e-7), "it was in half precision"
+
+
+def cpus_may_be_sharded() -> None:
+    """accelerate shards on accelerators only, so let it take the processes of CPUs for those of GPUs."""
+    make_state = PartialState.__init__
+
+    def make_another(self, *args, **kwargs):
+        make_state(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = make_another
+
+
+def run_with_fsdp(folder: Path, processes: int) -> None:
+    """The trainer on a model that accelerate shards as our configuration says; or whole, in one process."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        config = yaml.safe_load((Path(__file__).parents[2] / "examples" / "configs" / "fsdp2.yaml").read_text())
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+        os.environ |= {name.upper(): str(value) for name, value in config["fsdp_config"].items()}
+        cpus_may_be_sharded()
+    queries = query_dataset().select(range(8))
+    makers = {"bart": quiet_bart, "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0)}
+    for name, make in makers.items():
+        for way, settings in {"whole": {}, "pieces": {"decoder_tokens_at_once": 100}, "half": {"bf16": True}}.items():
+            trainer = make_trainer(
+                folder / "output",
+                load_tokenizer(),
+                make,
+                train_dataset=queries,
+                per_device_train_batch_size=8 // processes,
+                max_steps=2,
+                **SGD,
+                **settings,
+            )
+            assert trainer.is_fsdp_enabled == (processes > 1)
+            figures, parameters = run(trainer)
+            assert is_sharded(trainer.model) == (processes > 1)
+            figures["eval"] = [trainer.evaluate(queries)["eval_loss"]]
+            trainer.save_model(str(folder / f"{name}-{way}-{processes}"))
+            if trainer.is_world_process_zero():
+                (folder / f"{name}-{way}-{processes}.json").write_text(json.dumps(figures))
+
+
+@pytest.mark.slow
+def test_a_model_that_accelerate_shards_trains_as_a_whole_one(tmp_path):
+    run_two_processes("run_with_fsdp", tmp_path)
+    for name in ("bart", "t5"):
+        for way in ("whole", "pieces"):
+            one, two = (
+                (
+                    json.loads((tmp_path / f"{name}-{way}-{processes}.json").read_text()),
+                    load_file(tmp_path / f"{name}-{way}-{processes}" / "model.safetensors"),
+                )
+                for processes in (1, 2)
+            )
+            assert_same_run(one, two)
+        half, whole = (
+            json.loads((tmp_path / f"{name}-{way}-2.json").read_text())["loss"] for way in ("half", "whole")
+        )
+        assert half == pytest.approx(whole, rel=0.05) and half != pytest.approx(whole, rel=1e-7)
