@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from dgr_trainer.training.sharding import is_sharded
+from dgr_trainer.training.sharding import most_of_all
 
 _BY_ROW = ("input_ids", "attention_mask")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
@@ -38,11 +38,7 @@ def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> 
     rows, length = tokens.shape
     if tokens_at_once is None:
         return [slice(0, rows)]
-    count = -(-rows // max(1, tokens_at_once // length))
-    if is_sharded(model):
-        most = torch.tensor(count, device=tokens.device)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        count = int(most)
+    count = most_of_all(-(-rows // max(1, tokens_at_once // length)), model)
     size = -(-rows // count)
     return [slice(min(start, rows - 1), min(start + size, rows)) for start in range(0, count * size, size)]
 

@@ -23,6 +23,7 @@ from dgr_trainer.training.decoder_rows import (
     row_pieces,
 )
 from dgr_trainer.training.log_probabilities import token_log_probabilities
+from dgr_trainer.training.sharding import most_of_all
 
 # Logits kept from the forward to the backward pass, and logits computed at once beyond these.
 _KEPT_LOGITS = 1 << 26
@@ -118,6 +119,7 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
     bias = getattr(base, "final_logits_bias", None)
     width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
     first, at_once = max(1, _KEPT_LOGITS // width), max(1, _LOGITS_AT_ONCE // width)
+    pieces = most_of_all(-(-max(0, len(targets.states) - first) // at_once), base)
     has_dropout = any(isinstance(module, nn.Dropout) for module in projection.modules())
     results: list[Tensor] = []
     hidden: list[Tensor] = []
@@ -148,8 +150,9 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
         running = True
         states = hidden.pop()
         parts = [values_of(logits, 0)]
-        for start in range(first, len(states), at_once):
-            piece = states[start : start + at_once]
+        for start in range(first, first + pieces * at_once, at_once):
+            # Past the end is a piece that another process has: the last state again, which predicts nothing.
+            piece = states[start : start + at_once] if start < len(states) else states[-1:]
             parts.append(
                 checkpoint(values_again, piece, start, use_reentrant=False, preserve_rng_state=has_dropout)
                 if torch.is_grad_enabled()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -9,6 +10,19 @@ from torch.distributed.tensor import DTensor
 def is_sharded(model: nn.Module) -> bool:
     """Whether each process holds a part of the parameters only."""
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def most_of_all(count: int, model: nn.Module) -> int:
+    """
+    The largest of the processes' numbers of calls of a module, if they share the model; else this process's own.
+
+    A module that is called gathers its parameters from all processes, so each of them has to call it as often.
+    """
+    if not is_sharded(model):
+        return count
+    most = torch.tensor(count, device=next(model.parameters()).device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def join_embeddings(model: nn.Module) -> None:
