@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(
-        "--tokens-at-once", type=int, default=8192, help="decoder_tokens_at_once of the training arguments."
+        "--tokens-at-once", type=int, default=4096, help="decoder_tokens_at_once of the training arguments."
     )
     parser.add_argument(
         "--distinct",

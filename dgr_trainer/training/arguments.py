@@ -38,10 +38,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         reference_reduction (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the violated pairs of the batch, as the published experiments did, and
             not over each query's list. Gradient accumulation then changes the loss.
-        decoder_tokens_at_once (`int`, *optional*, defaults to 8192):
+        decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Tokens of identifiers, shared prefixes counted once and padding included, whose activations are kept for
             the backward pass. A batch that has more, such as one with lists of 100 passages, goes through the decoder
-            in pieces of this size, and all but the first are computed again in the backward pass: the same loss and
+            in pieces of this size, and all but the last are computed again in the backward pass: the same loss and
             gradients in memory that does not grow with the list, for a third more time. Less saves memory.
 
     These defaults differ from [`~transformers.Seq2SeqTrainingArguments`]:
@@ -89,7 +89,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     decoder_tokens_at_once: int = field(
-        default=8192,
+        default=4096,
         metadata={"help": "Decoder tokens whose activations are kept; beyond them, pieces are computed again."},
     )
 

@@ -1,7 +1,7 @@
 """The rows of the decoder: which prompt each one reads, which positions its tokens have, and how many run at a time.
 
 Activations grow with the tokens of all rows. So a long list, or a large batch, goes through the decoder in pieces of a
-few rows. The first piece keeps its activations until the backward pass; of the others only the last hidden states are
+few rows. The last piece keeps its activations until the backward pass; of the others only the last hidden states are
 kept, and the rest is computed again, with the same dropout, when the backward pass comes to them. Losses and gradients
 are those of all rows at once, and the wrapped model still sees one forward and one backward pass.
 """
@@ -74,14 +74,15 @@ def decoder_in_pieces(
 
     def in_pieces(*args: Any, **kwargs: Any) -> Any:
         named = signature.bind_partial(*args).arguments | kwargs
-        output = run(pieces[0], named)
-        states = [output[0]]
-        for rows in pieces[1:]:
-            states.append(
-                checkpoint(last_states, rows, named, use_reentrant=False)
-                if torch.is_grad_enabled()
-                else last_states(rows, named)
-            )
+        states = [
+            checkpoint(last_states, rows, named, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else last_states(rows, named)
+            for rows in pieces[:-1]
+        ]
+        # The backward pass comes to the last piece first, and has freed it when it makes another one again.
+        output = run(pieces[-1], named)
+        states.append(output[0])
         whole = torch.cat(states)[: max(rows.stop for rows in pieces)]
         if isinstance(output, tuple):
             return (whole, *output[1:])

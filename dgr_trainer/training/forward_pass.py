@@ -8,10 +8,11 @@ lists go through the decoder in pieces of its rows (see `decoder_rows`).
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import has_compiled_regions, is_compiled_module
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -95,6 +96,7 @@ def predict(
             )
         plain = _is_plain(base)
         results = stack.enter_context((_predicting if plain else _selecting)(projection, base, targets))
+        stack.enter_context(_shapes_may_vary(model))
         outputs = model(**inputs, use_cache=False)
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     if not plain:
@@ -105,6 +107,14 @@ def predict(
     # FSDP turns outputs to half precision. Its hooks wait for a gradient of the outputs, so they take part.
     tie = 0.0 * logits.sum()
     return results[0][0] + tie, results[0][1] + tie
+
+
+def _shapes_may_vary(model: nn.Module) -> AbstractContextManager:
+    """Let a compiled model take the targets' shape, which differs from batch to batch, for one that may change."""
+    if not (is_compiled_module(model) or has_compiled_regions(model)):
+        return nullcontext()
+    # Hooks bring the targets in, and the compiler takes what it finds at a module for constant in shape.
+    return torch._dynamo.config.patch(force_nn_module_property_static_shapes=False)
 
 
 def _is_plain(base: Any) -> bool:
