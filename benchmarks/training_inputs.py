@@ -138,7 +138,7 @@ class Inputs:
     def features(self, step: int) -> list[dict[str, Any]]:
         """The queries of a step; after the last comes the first."""
         places = [(step * self.batch_size + i) % len(self.queries) for i in range(self.batch_size)]
-        return [self.queries[place] for place in places]
+        return [self.trainer.train_dataset[place] for place in places]
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """A batch on the device."""
