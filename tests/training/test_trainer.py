@@ -267,6 +267,11 @@ def refused(tmp_path, tokenizer, message, error=ValueError, **settings):
         make_trainer(tmp_path, tokenizer, **settings)
 
 
+def test_half_precision_that_a_cpu_would_ignore_is_refused(bpe_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="fp16=True changes nothing on a CPU.*Use bf16=True"):
+        make_trainer(tmp_path, bpe_tokenizer, fp16=True)
+
+
 def test_refused_arguments(bpe_tokenizer, tmp_path):
     for name in ("compute_metrics", "preprocess_logits_for_metrics"):
         refused(
