@@ -50,9 +50,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {
         "passages": passages,
         "queries": queries,
-        "passages_found": statistics.median(listed[1:]),
-        "prefixes": statistics.median(prefixes[1:]),
-        "seconds": round(statistics.median(seconds[1:]), 4),
+        "passages_found": statistics.median(listed[1:] or listed),
+        "prefixes": statistics.median(prefixes[1:] or prefixes),
+        "seconds": round(statistics.median(seconds[1:] or seconds), 4),
         "peak_bytes": peak_memory(inputs.device),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 import resource
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from transformers import (
 )
 
 from dgr_trainer import (
+    Candidate,
     Candidates,
     DistillationCollator,
     DistillationGenerativeRetrievalTrainer,
     DistillationTrainingArguments,
+    MatchedIdentifier,
     read_qrels,
     read_queries,
 )
@@ -56,6 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", default="bart-base-shape", help=f"A checkpoint, or random weights of {', '.join(SHAPES)}."
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--tokens-at-once", type=int, default=4096, help="decoder_tokens_at_once of the training arguments."
+    )
+    parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="The worst case: 40 random identifiers of 2 to 6 tokens for each passage, none shared.",
+    )
     parser.add_argument("--bf16", action="store_true", help="Mixed precision; scores and losses stay in float32.")
 
 
@@ -75,12 +86,31 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
     return BartForConditionalGeneration(config)
 
 
+def with_random_identifiers(candidates: Candidates, vocabulary: int) -> Candidates:
+    """The same passages, each found by 40 identifiers of its own."""
+    rng = random.Random(0)
+
+    def drawn() -> MatchedIdentifier:
+        length = rng.randint(2, 6)
+        return MatchedIdentifier("substring", tuple(rng.randrange(5, vocabulary) for _ in range(length)), 1, 1.0)
+
+    lists = {
+        query_id: [Candidate(one.passage_id, one.score, tuple(drawn() for _ in range(40))) for one in found]
+        for query_id, found in candidates.items()
+    }
+    return Candidates.from_lists(
+        lists, corpus_tokens=candidates.corpus_tokens, tokenizer_fingerprint=candidates.tokenizer_fingerprint
+    )
+
+
 class Inputs:
     """Training queries with their candidates, a trainer of a model, and batches of them."""
 
     def __init__(self, options: argparse.Namespace, list_length: int, batch_size: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained(options.candidates / "tokenizer")
         candidates = Candidates.load_from_disk(options.candidates / "candidates")
+        if options.distinct:
+            candidates = with_random_identifiers(candidates, len(tokenizer))
         # The student's own order stands for a teacher's: which passage is better has no influence on costs.
         self.collator = DistillationCollator(
             tokenizer,
@@ -96,7 +126,7 @@ class Inputs:
             model=self.model,
             args=DistillationTrainingArguments(
                 output_dir=str(options.candidates / "training"), save_strategy="no", report_to=[],
-                use_cpu=options.device == "cpu", bf16=options.bf16,
+                use_cpu=options.device == "cpu", bf16=options.bf16, decoder_tokens_at_once=options.tokens_at_once,
             ),
             data_collator=self.collator,
             train_dataset=self.queries,
@@ -108,7 +138,7 @@ class Inputs:
     def features(self, step: int) -> list[dict[str, Any]]:
         """The queries of a step; after the last comes the first."""
         places = [(step * self.batch_size + i) % len(self.queries) for i in range(self.batch_size)]
-        return [self.queries[place] for place in places]
+        return [self.trainer.train_dataset[place] for place in places]
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """A batch on the device."""

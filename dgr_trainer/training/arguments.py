@@ -38,13 +38,19 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         reference_reduction (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the violated pairs of the batch, as the published experiments did, and
             not over each query's list. Gradient accumulation then changes the loss.
+        decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
+            Tokens of identifiers, shared prefixes counted once and padding included, whose activations are kept for
+            the backward pass. A batch that has more, such as one with lists of 100 passages, goes through the decoder
+            in pieces of this size, and all but the last are computed again in the backward pass: the same loss and
+            gradients in memory that does not grow with the list, for a third more time. Less saves memory.
 
     These defaults differ from [`~transformers.Seq2SeqTrainingArguments`]:
 
     - `learning_rate`: 1e-5 instead of 5e-5.
 
     Raises:
-        `ValueError`: on an unknown loss, weights that are negative or all zero, or `predict_with_generate`.
+        `ValueError`: on an unknown loss, weights that are negative or all zero, no tokens at once, or
+            `predict_with_generate`.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
@@ -82,6 +88,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Average distilled_ranknet over the violated pairs of the batch, as the publication did."},
     )
 
+    decoder_tokens_at_once: int = field(
+        default=4096,
+        metadata={"help": "Decoder tokens whose activations are kept; beyond them, pieces are computed again."},
+    )
+
     def __post_init__(self) -> None:
         if self.ranking_loss not in RANKING_LOSSES:
             raise ValueError(f"ranking_loss={self.ranking_loss!r} is unknown; use one of {', '.join(RANKING_LOSSES)}.")
@@ -90,6 +101,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
                 raise ValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
+        if self.decoder_tokens_at_once < 1:
+            raise ValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
             raise ValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
         if self.reference_reduction and self.ranking_loss != "distilled_ranknet":

@@ -10,10 +10,10 @@ from dgr_trainer.training.packing import IGNORED
 from dgr_trainer.training.scoring import TokenScores, score_tokens, start_token_id, underlying_model
 
 
-def score_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> TokenScores:
+def score_batch(model: nn.Module, batch: Mapping[str, Tensor], tokens_at_once: int | None = None) -> TokenScores:
     """Log-probabilities `(B, C)` of the tokens of a batch's identifiers."""
     prompts, attention_mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))
-    return score_tokens(model, prompts, attention_mask, batch)
+    return score_tokens(model, prompts, attention_mask, batch, tokens_at_once=tokens_at_once)
 
 
 def count_items(batch: Mapping[str, Tensor]) -> Tensor:
@@ -26,7 +26,9 @@ def count_items(batch: Mapping[str, Tensor]) -> Tensor:
     return (labels != IGNORED).sum().clamp(min=1).float()
 
 
-def pair_losses(model: nn.Module, batch: Mapping[str, Tensor], smoothing: float) -> tuple[Tensor, Tensor]:
+def pair_losses(
+    model: nn.Module, batch: Mapping[str, Tensor], smoothing: float, tokens_at_once: int | None = None
+) -> tuple[Tensor, Tensor]:
     """
     Cross-entropy of each label token of ordinary pairs.
 
@@ -34,6 +36,7 @@ def pair_losses(model: nn.Module, batch: Mapping[str, Tensor], smoothing: float)
         model (`nn.Module`): The model as it comes.
         batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `labels` (-100 for padding).
         smoothing (`float`): Share of the target that is spread over the vocabulary.
+        tokens_at_once (`int`, *optional*): Decoder tokens whose activations are kept. By default all.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: losses `(B, T)`, 0 at padding, and where there is a token, bool.
@@ -44,6 +47,7 @@ def pair_losses(model: nn.Module, batch: Mapping[str, Tensor], smoothing: float)
     inputs[:, 0] = start_token_id(model)
     tensors = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"decoder_input_ids": inputs}
     everywhere = torch.arange(targets.numel(), device=targets.device)
-    predicted = predict(model, underlying_model(model), tensors, Targets(everywhere, everywhere, targets.flatten()))
+    labels = Targets(everywhere, everywhere, targets.flatten())
+    predicted = predict(model, underlying_model(model), tensors, labels, tokens_at_once=tokens_at_once)
     log_p, mean = (values.view_as(targets) for values in predicted)
     return (-(1.0 - smoothing) * log_p - smoothing * mean).masked_fill(~present, 0.0), present

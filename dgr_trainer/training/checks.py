@@ -32,7 +32,7 @@ def check_trainer_arguments(
 
     Raises:
         `TypeError`: if `args` are not [`DistillationTrainingArguments`].
-        `ValueError`: on a loss function or metrics of the user's own, or several GPUs in one process.
+        `ValueError`: on a loss function or metrics of the user's own, `fp16` on a CPU, or several GPUs in one process.
     """
     if not isinstance(args, DistillationTrainingArguments):
         raise TypeError(
@@ -48,6 +48,11 @@ def check_trainer_arguments(
         raise ValueError(
             "compute_loss_func would take the place of the distillation loss. Choose a loss with args.ranking_loss, "
             "or subclass the trainer."
+        )
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError(
+            "fp16=True changes nothing on a CPU: accelerate would train in float32 and not say so. Use bf16=True for "
+            "half precision on a CPU, or leave fp16 out."
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -18,6 +18,7 @@ from dgr_trainer.rank_lists import RankList
 from dgr_trainer.scoring import ScoringSettings, repetition_factors
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.training.prompts import padded_prompts
 from dgr_trainer.training.query_tables import QueryTable, identifier_arrays, list_arrays
 from dgr_trainer.training.sampling import Coverage, ListSampler, TrainingList
 
@@ -39,7 +40,8 @@ class DistillationCollator:
     ones are drawn depends on the seed, the epoch and the query alone: workers, processes and resumed runs agree. The
     relevant passage's identifiers are generated as well; without qrels, those of the teacher's best passage.
 
-    Features (rows of the training dataset) need the columns `query_id` and `query`. Features with `input_ids` and
+    Features (rows of the training dataset) need the columns `query_id` and `query`; with `prompt_ids`, which the
+    trainer adds (`with_prompts`), nothing is tokenised here. Features with `input_ids` and
     `labels` and no `query_id` are ordinary generation pairs and are padded as in `DataCollatorForSeq2Seq`.
 
     Args:
@@ -207,7 +209,7 @@ class DistillationCollator:
             len(views),
             self.max_row_tokens,
         )
-        batch = {**self._prompts([feature["query"] for feature in features], views), **packed._asdict()}
+        batch = {**padded_prompts(features, views, self.identifiers), **packed._asdict()}
         batch |= identifier_arrays(tables)
         batch |= list_arrays(tables, lists)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
@@ -255,18 +257,6 @@ class DistillationCollator:
                 f"generation_targets hold the views {sorted(unknown)}; the views are {list(self.identifiers.views)}."
             )
         return list(targets)
-
-    def _prompts(self, queries: Sequence[str], views: Sequence[str]) -> dict[str, np.ndarray]:
-        """Prompts of these views, padded on the right: `(B, V, L)`."""
-        prompts = [self.identifiers.encode_prompts(queries, view) for view in views]
-        longest = max(len(ids) for of_view in prompts for ids in of_view)
-        input_ids = np.full((len(queries), len(views), longest), self.tokenizer.pad_token_id, np.int64)
-        attention_mask = np.zeros_like(input_ids)
-        for v, of_view in enumerate(prompts):
-            for b, ids in enumerate(of_view):
-                input_ids[b, v, : len(ids)] = ids
-                attention_mask[b, v, : len(ids)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _refuse_foreign_rankings(self) -> None:
         """Rankings of other queries or another corpus are found out before anything is trained."""

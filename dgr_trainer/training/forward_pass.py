@@ -3,20 +3,28 @@
 The wrapped model is called once and everything happens inside that call, so that DDP, FSDP and DeepSpeed see an
 ordinary forward pass. For its duration, hooks let the encoder read each prompt once, give the decoder the positions of
 prefixes, and let the output projection return log-probabilities of the targets in place of logits: logits are computed
-only where a target is predicted, in pieces, and all pieces but the first are computed again in the backward pass.
+only where a target is predicted, in pieces, and all pieces but the first are computed again in the backward pass. Long
+lists go through the decoder in pieces of its rows (see `decoder_rows`).
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import has_compiled_regions, is_compiled_module
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
+from dgr_trainer.training.decoder_rows import (
+    decoder_in_pieces,
+    installed,
+    positions_replaced,
+    prompts_of_rows,
+    row_pieces,
+)
 from dgr_trainer.training.log_probabilities import token_log_probabilities
+from dgr_trainer.training.sharding import most_of_all
 
 # Logits kept from the forward to the backward pass, and logits computed at once beyond these.
 _KEPT_LOGITS = 1 << 26
@@ -51,6 +59,7 @@ def predict(
     *,
     row_prompts: Tensor | None = None,
     positions: Tensor | None = None,
+    tokens_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
     Log-probabilities of target tokens, by one forward pass.
@@ -63,19 +72,22 @@ def predict(
         targets ([`Targets`]): What to predict.
         row_prompts (`torch.LongTensor` of shape `(R,)`, *optional*): The prompt of each row. By default its own.
         positions (`torch.LongTensor` of shape `(R, T)`, *optional*): In place of 0 to T - 1 in each row.
+        tokens_at_once (`int`, *optional*):
+            Decoder tokens, padding included, in a piece of rows. By default all rows are one piece.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`, each of shape `(C,)` and float32: log p of each label, and the mean of
         log p over the vocabulary in its place.
     """
-    prompts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with ExitStack() as stack:
-        if positions is not None:
-            stack.enter_context(positions_replaced(base.get_decoder(), positions))
-        if row_prompts is not None and len(row_prompts) != len(prompts["input_ids"]):
-            stack.enter_context(_each_prompt_encoded_once(base.get_encoder(), prompts, row_prompts))
-        if row_prompts is not None:
-            prompts = {name: value[row_prompts] for name, value in prompts.items()}
+        pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
+        if len(pieces) > 1:
+            stack.enter_context(decoder_in_pieces(base.get_decoder(), pieces, row_prompts, positions))
+        else:
+            if positions is not None:
+                stack.enter_context(positions_replaced(base.get_decoder(), positions))
+            if row_prompts is not None:
+                stack.enter_context(prompts_of_rows(base.get_decoder(), row_prompts))
         projection = base.get_output_embeddings()
         if projection is None:
             raise ValueError(
@@ -84,7 +96,8 @@ def predict(
             )
         plain = _is_plain(base)
         results = stack.enter_context((_predicting if plain else _selecting)(projection, base, targets))
-        outputs = model(**{**inputs, **prompts}, use_cache=False)
+        stack.enter_context(_shapes_may_vary(model))
+        outputs = model(**inputs, use_cache=False)
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     if not plain:
         values, means = token_log_probabilities(logits.flatten(0, -2), targets.sources, targets.labels)
@@ -94,6 +107,14 @@ def predict(
     # FSDP turns outputs to half precision. Its hooks wait for a gradient of the outputs, so they take part.
     tie = 0.0 * logits.sum()
     return results[0][0] + tie, results[0][1] + tie
+
+
+def _shapes_may_vary(model: nn.Module) -> AbstractContextManager:
+    """Let a compiled model take the targets' shape, which differs from batch to batch, for one that may change."""
+    if not (is_compiled_module(model) or has_compiled_regions(model)):
+        return nullcontext()
+    # Hooks bring the targets in, and the compiler takes what it finds at a module for constant in shape.
+    return torch._dynamo.config.patch(force_nn_module_property_static_shapes=False)
 
 
 def _is_plain(base: Any) -> bool:
@@ -108,6 +129,7 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
     bias = getattr(base, "final_logits_bias", None)
     width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
     first, at_once = max(1, _KEPT_LOGITS // width), max(1, _LOGITS_AT_ONCE // width)
+    pieces = most_of_all(-(-max(0, len(targets.states) - first) // at_once), base)
     has_dropout = any(isinstance(module, nn.Dropout) for module in projection.modules())
     results: list[Tensor] = []
     hidden: list[Tensor] = []
@@ -138,8 +160,9 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
         running = True
         states = hidden.pop()
         parts = [values_of(logits, 0)]
-        for start in range(first, len(states), at_once):
-            piece = states[start : start + at_once]
+        for start in range(first, first + pieces * at_once, at_once):
+            # Past the end is a piece that another process has: the last state again, which predicts nothing.
+            piece = states[start : start + at_once] if start < len(states) else states[-1:]
             parts.append(
                 checkpoint(values_again, piece, start, use_reentrant=False, preserve_rng_state=has_dropout)
                 if torch.is_grad_enabled()
@@ -150,7 +173,7 @@ def _predicting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[
         results.append(torch.stack([values, torch.cat([part[1] for part in parts])[targets.sources]]))
         return results[0]
 
-    with _installed(projection.register_forward_pre_hook(before), projection.register_forward_hook(after)):
+    with installed(projection.register_forward_pre_hook(before), projection.register_forward_hook(after)):
         try:
             if bias is not None:
                 base.final_logits_bias = bias.new_zeros(1, 1)  # Added to the logits already.
@@ -167,93 +190,5 @@ def _selecting(projection: nn.Module, base: Any, targets: Targets) -> Iterator[l
     def before(_: nn.Module, args: Any) -> Any:
         return (args[0].flatten(0, -2)[targets.states].unsqueeze(0), *args[1:])
 
-    with _installed(projection.register_forward_pre_hook(before)):
+    with installed(projection.register_forward_pre_hook(before)):
         yield []
-
-
-def position_modules(decoder: nn.Module) -> list[nn.Module] | None:
-    """The modules of a decoder that must be told which positions its tokens have; `None` if one of them cannot be."""
-    module = getattr(decoder, "embed_positions", None) or getattr(decoder, "rotary_emb", None)
-    if module is not None:
-        return [module] if "position_ids" in inspect.signature(module.forward).parameters else None
-    biased = [one for one in decoder.modules() if getattr(one, "relative_attention_bias", None) is not None]
-    return biased if biased and all(hasattr(one, "compute_bias") for one in biased) else None
-
-
-@contextmanager
-def positions_replaced(decoder: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let a decoder give its tokens these positions, `(R, T)`, whatever their places in the row."""
-    modules = position_modules(decoder)
-    assert modules is not None
-    with ExitStack() as stack:
-        for module in modules:
-            if hasattr(module, "compute_bias"):
-                stack.enter_context(_bias_replaced(module, positions))
-            else:
-                rotary = module is getattr(decoder, "rotary_emb", None)
-                stack.enter_context(_embedded_positions_replaced(module, positions, rotary))
-        yield
-
-
-@contextmanager
-def _bias_replaced(module: Any, positions: Tensor) -> Iterator[None]:
-    """Relative positions: the bias between two places becomes that of the difference of their positions."""
-    compute_bias = module.compute_bias
-    distances = (positions.unsqueeze(-1) - positions.unsqueeze(1)).clamp(min=0)
-
-    def replaced(*args: Any, **kwargs: Any) -> Tensor:
-        of_distance = compute_bias(*args, **kwargs)[0, :, :, 0]  # From each place to the first.
-        return embedding(distances, of_distance.T).permute(0, 3, 1, 2)
-
-    module.compute_bias = replaced
-    try:
-        yield
-    finally:
-        del module.compute_bias
-
-
-@contextmanager
-def _embedded_positions_replaced(module: nn.Module, positions: Tensor, rotary: bool) -> Iterator[None]:
-    """Make a module embed these positions, `(R, T)`, whatever it is asked for."""
-    signature = inspect.signature(module.forward)
-
-    def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        bound = signature.bind(*args, **kwargs)
-        # Tables take them in one row: some modules add a dimension in front and some do not.
-        bound.arguments["position_ids"] = positions if rotary else positions.flatten()
-        return bound.args, bound.kwargs
-
-    def after(_: nn.Module, args: Any, output: Any) -> Any:
-        return output if rotary else output.reshape(*positions.shape, output.shape[-1])
-
-    with _installed(module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)):
-        yield
-
-
-@contextmanager
-def _each_prompt_encoded_once(encoder: nn.Module, prompts: dict[str, Tensor], row_prompts: Tensor) -> Iterator[None]:
-    """Give the encoder one row a prompt, and the decoder one a decoder row."""
-    signature = inspect.signature(encoder.forward)
-
-    def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        bound = signature.bind(*args, **kwargs)
-        bound.arguments.update(prompts)
-        return bound.args, bound.kwargs
-
-    def after(_: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0][row_prompts], *output[1:])
-        output["last_hidden_state"] = output["last_hidden_state"][row_prompts]
-        return output
-
-    with _installed(encoder.register_forward_pre_hook(before, with_kwargs=True), encoder.register_forward_hook(after)):
-        yield
-
-
-@contextmanager
-def _installed(*handles: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,16 +8,25 @@ from torch import Tensor
 _CHUNK = 1 << 24  # Logits turned to float32 at a time.
 
 
+def _parts(logits: Tensor) -> list[slice]:
+    """Rows that are worked on at a time."""
+    size = max(1, _CHUNK // logits.shape[-1])
+    starts = [0]
+    # A loop over a range would bind compiled code to one number of rows; a comparison leaves it open.
+    while starts[-1] + size < len(logits):
+        starts.append(starts[-1] + size)
+    return [slice(start, start + size) for start in starts]
+
+
 class _TokenLogProbabilities(torch.autograd.Function):
     """Saves the logits as they came and one normaliser a row; the softmax is made again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        size = max(1, _CHUNK // logits.shape[-1])
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         means, normalisers = [], []
-        for part in logits.split(size):
-            values = part.to(dtype)
+        for part in _parts(logits):
+            values = logits[part].to(dtype)
             normaliser = torch.logsumexp(values, dim=-1)
             means.append(values.mean(-1) - normaliser)
             normalisers.append(normaliser)
@@ -31,9 +40,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         of_chosen, of_mean = gradients
         total = of_mean.index_add(0, rows, of_chosen)
         result = torch.empty_like(logits)
-        size = max(1, _CHUNK // logits.shape[-1])
-        for start in range(0, len(logits), size):
-            part = slice(start, start + size)
+        for part in _parts(logits):
             grad = (logits[part].to(normaliser.dtype) - normaliser[part].unsqueeze(-1)).exp_()
             grad *= -total[part].unsqueeze(-1)
             grad += (of_mean[part] / logits.shape[-1]).unsqueeze(-1)

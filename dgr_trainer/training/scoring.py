@@ -15,7 +15,8 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from dgr_trainer.training.forward_pass import Targets, position_modules, predict
+from dgr_trainer.training.decoder_rows import position_modules
+from dgr_trainer.training.forward_pass import Targets, predict
 from dgr_trainer.training.packing import pack_identifiers
 from dgr_trainer.training.prefix_trees import EMPTY
 
@@ -97,6 +98,7 @@ def score_tokens(
     rows: Mapping[str, Tensor],
     *,
     packed: bool | None = None,
+    tokens_at_once: int | None = None,
 ) -> TokenScores:
     """
     Log-probabilities of the tokens of packed identifiers, by one forward pass of the model.
@@ -108,6 +110,9 @@ def score_tokens(
         rows (`Mapping[str, torch.LongTensor]`): The arrays of [`PackedIdentifiers`], by name; others are left alone.
         packed (`bool`, *optional*):
             Whether to run the rows as they are, or one identifier a row. By default as `can_pack` says.
+        tokens_at_once (`int`, *optional*):
+            Decoder tokens, padding included, whose activations are kept for the backward pass (see `decoder_rows`).
+            By default those of all rows.
 
     Returns:
         [`TokenScores`] of shape `(B, C)`.
@@ -138,7 +143,9 @@ def score_tokens(
     else:
         prompts, inputs["decoder_input_ids"], scored, sources = _one_identifier_a_row(rows, start_token_id(model))
     targets = Targets(scored, sources, labels.clamp(min=0).flatten())
-    log_p, mean = predict(model, base, inputs, targets, row_prompts=prompts, positions=depths)
+    log_p, mean = predict(
+        model, base, inputs, targets, row_prompts=prompts, positions=depths, tokens_at_once=tokens_at_once
+    )
     return TokenScores(*(values.view_as(labels).masked_fill(~present, 0.0) for values in (log_p, mean)))
 
 
@@ -160,7 +167,7 @@ def score_identifiers(
         identifiers (`Sequence[Sequence[Sequence[int]]]`): Token ids of the identifiers to score for each query.
         max_row_tokens (`int`, defaults to 256): Longest decoder row.
         max_batch_tokens (`int`, defaults to 2048):
-            Tokens of identifiers in one forward pass, unless one query has more.
+            Tokens of identifiers in one forward pass; those of a query that has more go through the decoder in pieces.
 
     Returns:
         `list[list[float]]`: l(i|q) = sum of log p, natural logarithm, for each identifier of each query.
@@ -186,7 +193,9 @@ def score_identifiers(
                 ids = torch.tensor(prompts[q])
                 input_ids[place, : len(ids)] = ids
                 attention_mask[place, : len(ids)] = 1
-            log_p = score_tokens(model, input_ids.to(device), attention_mask.to(device), rows).log_probabilities
+            log_p = score_tokens(
+                model, input_ids.to(device), attention_mask.to(device), rows, tokens_at_once=max_batch_tokens
+            ).log_probabilities
             sums = sum_by_identifier(log_p, rows["segments"], max(map(len, own))).tolist()
             for q, of_query in zip(batch, sums, strict=True):
                 results[q] = of_query[: len(identifiers[q])]

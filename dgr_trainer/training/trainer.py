@@ -26,11 +26,14 @@ from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epochs import EpochOfCollator
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_unless, passage_scores, ranked
+from dgr_trainer.training.prompts import COLUMN as PROMPTS
+from dgr_trainer.training.prompts import with_prompts
 from dgr_trainer.training.scoring import sum_by_identifier
+from dgr_trainer.training.sharding import join_embeddings
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("query_id", "query", "input_ids", "attention_mask", "labels")
+_COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels")
 _TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
 
 
@@ -105,6 +108,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                     "or set ranking_weight=0 to train generation only."
                 )
             processing_class = data_collator.tokenizer if processing_class is None else processing_class
+            with args.main_process_first(desc="Tokenising queries"):
+                train_dataset = _with_prompts(train_dataset, data_collator, args)
+                eval_dataset = (
+                    {name: _with_prompts(one, data_collator, args) for name, one in eval_dataset.items()}
+                    if isinstance(eval_dataset, dict)
+                    else _with_prompts(eval_dataset, data_collator, args)
+                )
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
 
@@ -132,6 +142,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             check_model(cast(nn.Module, self.model), self.data_collator)
             self.objective = RankingObjective.from_arguments(args, self.data_collator.scoring.kind)
             self.add_callback(EpochOfCollator(self.data_collator))
+        self._tokens_at_once = args.decoder_tokens_at_once
         self._items_per_step: Tensor | None = None
         self._terms = {"train": LoggedTerms(_TERMS), "eval": LoggedTerms(_TERMS)}
         self._retrieval_metrics: dict[str, float] = {}
@@ -201,7 +212,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, queries: Tensor
     ) -> Tensor:
         assert self.objective is not None and isinstance(self.data_collator, DistillationCollator)
-        tokens = score_batch(model, batch)
+        tokens = score_batch(model, batch, self._tokens_at_once)
         log_likelihoods = sum_by_identifier(
             tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
         )
@@ -231,7 +242,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, label_tokens: Tensor
     ) -> Tensor:
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        losses, present = pair_losses(model, batch, smoothing)
+        losses, present = pair_losses(model, batch, smoothing, self._tokens_at_once)
         terms.add("loss_generation", nan_unless(losses, present))
         return losses.sum() / label_tokens
 
@@ -256,6 +267,11 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self._check_coverage()
         self._terms["train"].clear()
         return super().train(*args, **kwargs)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.is_fsdp_enabled:
+            join_embeddings(self.accelerator.unwrap_model(model))
+        return super()._wrap_model(model, *args, **kwargs)
 
     def _check_coverage(self) -> None:
         collator, dataset = self.data_collator, self.train_dataset
@@ -339,6 +355,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             model.train(training)
         metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": v for name, v in found.items()}
         return metrics | speed_metrics(f"{prefix}_retrieval", start)
+
+
+def _with_prompts(dataset: Any, collator: DistillationCollator, args: DistillationTrainingArguments) -> Any:
+    if not isinstance(dataset, datasets.Dataset) or not {"query_id", "query"} <= set(dataset.column_names):
+        return dataset
+    progress = not args.disable_tqdm and args.process_index == 0
+    return with_prompts(dataset, collator.identifiers, progress=progress)
 
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> Iterator[tuple[str, Any]]:

@@ -269,6 +269,11 @@ def refused(tmp_path, tokenizer, message, error=ValueError, **settings):
         make_trainer(tmp_path, tokenizer, **settings)
 
 
+def test_half_precision_that_a_cpu_would_ignore_is_refused(bpe_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="fp16=True changes nothing on a CPU.*Use bf16=True"):
+        make_trainer(tmp_path, bpe_tokenizer, fp16=True)
+
+
 def test_refused_arguments(bpe_tokenizer, tmp_path):
     for name in ("compute_metrics", "preprocess_logits_for_metrics"):
         refused(
@@ -401,3 +406,25 @@ def test_added_tokens_that_an_adapter_leaves_at_random_are_reported(trained, bpe
     else:
         assert "2 tokens were added to the tokenizer, such as '[docid-1]'" in told[0]
         assert "trainable_token_indices" in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["bart", "t5"])
+def test_batches_of_other_shapes_need_no_other_code(architecture, bpe_tokenizer, unigram_tokenizer, tmp_path):
+    """Ten batches, no two of one shape: compiled a few times, while the compiler learns what may change."""
+    if architecture == "bart":
+        tokenizer, model = bpe_tokenizer, make_bart(bpe_tokenizer, encoder_layers=1, decoder_layers=1)
+    else:
+        tokenizer, model = unigram_tokenizer, make_t5(unigram_tokenizer, num_layers=1)
+    trainer = make_trainer(tmp_path, tokenizer, model=model)
+    queries = [*query_dataset()]
+    batches = [trainer.data_collator(queries[start : start + 2 + start % 2]) for start in range(10)]
+    assert len({tuple(map(tuple, (batch[name].shape for name in batch))) for batch in batches}) == 10
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(trainer.model.eval(), backend="eager")
+    for batch in batches:
+        expected = trainer.compute_loss(trainer.model, batch)
+        assert trainer.compute_loss(compiled, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    assert not torch._dynamo.utils.counters["graph_break"]
