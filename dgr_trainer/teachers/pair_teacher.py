@@ -13,11 +13,11 @@ import numpy as np
 from datasets import Dataset
 
 from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.processes import Processes, default_device, processes_of_launch
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
-from dgr_trainer.teachers.processes import Processes
 
 DTYPES = ("float32", "bfloat16", "float16")
 _CPU_TOKENS = 2048  # More at once leave the caches: benchmarks/teacher.py --batch_tokens shows it.
@@ -34,10 +34,10 @@ class PairTeacher(ABC):
         corpus (`Corpus`): the passages.
         batch_tokens (`int`): the most tokens of a batch, padding included.
         progress (`bool`): whether to show a progress bar.
-        processes ([`Processes`]): who takes part.
+        processes ([`Processes`], *optional*): who takes part; left out, this process alone.
     """
 
-    def __init__(self, name: str, corpus: Corpus, batch_tokens: int, progress: bool, processes: Processes):
+    def __init__(self, name: str, corpus: Corpus, batch_tokens: int, progress: bool, processes: Processes | None):
         self.name = name
         self.corpus = corpus
         self.batch_tokens = batch_tokens
@@ -148,7 +148,7 @@ class ModelTeacher(PairTeacher):
         progress: bool,
     ):
         check_settings(dtype, batch_tokens, max_length)
-        processes = Processes()
+        processes = processes_of_launch(device)
         super().__init__(os.fspath(name_or_path), corpus, batch_tokens or _CPU_TOKENS, progress, processes)
         import torch
         from transformers import AutoTokenizer
@@ -158,7 +158,7 @@ class ModelTeacher(PairTeacher):
         self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
         model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
         if getattr(model, "hf_device_map", None) is None:
-            model.to(torch.device(device) if device is not None else processes.device)
+            model.to(torch.device(device) if device is not None else default_device(processes))
         self.model = model
         if batch_tokens is None and self.model.device.type != "cpu":
             self.batch_tokens = _ACCELERATOR_TOKENS

@@ -9,7 +9,6 @@ import pytest
 from teachers.reranker_models import save_cross_encoder
 
 from dgr_trainer import Rankings
-from dgr_trainer.teachers.processes import Processes
 
 _PROGRAM = """
 import json, sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from dgr_trainer import Corpus, CrossEncoderTeacher, Rankings, read_queries
+from dgr_trainer.processes import place_of
 from dgr_trainer.teachers import pair_scoring
 
 folder, cache = Path(sys.argv[1]), sys.argv[2] or None
@@ -26,7 +26,7 @@ score, counts = teacher.score, []
 teacher.score = lambda batch: counts.append(len(batch)) or score(batch)
 candidates = Rankings.from_trec(folder / "candidates.trec")
 rankings = teacher.rank(read_queries(folder / "queries.tsv"), candidates, cache=cache)
-index = teacher._processes.index
+index = place_of(teacher._processes)[0]
 rankings.to_jsonl(folder / f"rankings-{index}.jsonl")
 (folder / f"scored-{index}.json").write_text(json.dumps([sum(counts), str(teacher.model.device)]))
 """
@@ -79,9 +79,3 @@ def test_two_processes_find_what_one_finds(work):
     assert [path.name for path in (work / "cache").glob("*/*.scores")] == ["merged.scores"]
     again, shares = launch(work, 2, work / "cache")
     assert again == both and shares == [0, 0]
-
-
-def test_alone_there_is_one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    processes = Processes()
-    assert (processes.count, processes.index, processes.is_main) == (1, 0, True)

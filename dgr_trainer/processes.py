@@ -1,0 +1,145 @@
+"""Many processes, one answer: those that `accelerate launch` or `torchrun` start together, or one alone.
+
+Where there is only one process, `None` stands for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Processes(Protocol):
+    """What is needed of an [`~accelerate.Accelerator`] or a [`~accelerate.PartialState`]."""
+
+    @property
+    def process_index(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_processes(self) -> int: ...  # noqa: D102
+
+    def wait_for_everyone(self) -> None: ...  # noqa: D102
+
+
+def processes_of_launch(device: str | None = None) -> PartialState | None:
+    """
+    The processes that were launched together with this one.
+
+    Args:
+        device (`str`, *optional*): Where they compute, such as `"cpu"`; by default on accelerators if there are any.
+
+    Returns:
+        [`~accelerate.PartialState`], *optional*: `None` if this one is alone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = device.startswith("cpu") if device else not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
+
+
+@contextmanager
+def launched(device: str | None = None) -> Iterator[PartialState | None]:
+    """
+    The processes that were launched together, for a program's whole work: none of them leaves before the last is done.
+
+    Args:
+        device (`str`, *optional*): As of [`processes_of_launch`].
+
+    Yields:
+        [`~accelerate.PartialState`], *optional*: `None` if this process is alone.
+    """
+    processes = processes_of_launch(device)
+    yield processes
+    if processes is not None:
+        # Not after an error: the others may wait for this process, and whoever launched them ends them.
+        processes.wait_for_everyone()
+        processes.destroy_process_group()
+
+
+def place_of(processes: Processes | None) -> tuple[int, int]:
+    """Which process this is, and of how many: `(0, 1)` for one alone."""
+    return (0, 1) if processes is None else (processes.process_index, processes.num_processes)
+
+
+def writes(processes: Processes | None) -> bool:
+    """Whether this process is the one that prints and writes."""
+    return place_of(processes)[0] == 0
+
+
+def wait(processes: Processes | None) -> None:
+    """Wait until all processes are here."""
+    if processes is not None:
+        processes.wait_for_everyone()
+
+
+def default_device(processes: Processes | None) -> torch.device:
+    """Where this process computes unless it is told otherwise: on an accelerator of its own, or on the CPU."""
+    import torch
+
+    found: torch.device | None = getattr(processes, "device", None)
+    if found is None and torch.accelerator.is_available():
+        found = torch.accelerator.current_accelerator()
+    return torch.device("cpu") if found is None else found
+
+
+def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], processes: Processes | None) -> Iterable[R]:
+    """
+    `work(items)`, with the items shared out among processes.
+
+    Each process works on every so manieth item, so that long ones at one end are spread.
+
+    Args:
+        items (`Sequence`): The same on all processes.
+        work (`Callable`): From items to one result an item, in their order.
+        processes (`Processes`, *optional*): The processes, each of which calls this; left out, there is one.
+
+    Returns:
+        `Iterable`: the results of all items, in their order, on each process.
+    """
+    index, number = place_of(processes)
+    if number == 1:
+        return work(items)
+    from accelerate.utils import gather_object
+
+    places = range(len(items))[index::number]
+    own = list(zip(places, work([items[place] for place in places]), strict=True))
+    everything = dict(gather_object(own))
+    return [everything[place] for place in range(len(items))]
+
+
+def combined(values: np.ndarray, processes: Processes | None) -> np.ndarray:
+    """
+    Put together what each process has found.
+
+    Args:
+        values (`np.ndarray` of shape `(n,)`, float64): NaN where this process found nothing.
+        processes (`Processes`, *optional*): The processes, each of which calls this; left out, there is one.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, float64: for each place, what the first process that has a value found.
+    """
+    if place_of(processes)[1] == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    # Only what this process has goes round.
+    own = np.flatnonzero(~np.isnan(values))
+    merged = np.full(len(values), np.nan)
+    for places, found in gather_object([(own, values[own])]):
+        empty = np.isnan(merged[places])
+        merged[places[empty]] = found[empty]
+    return merged
