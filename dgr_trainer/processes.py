@@ -32,6 +32,11 @@ class Processes(Protocol):
     def wait_for_everyone(self) -> None: ...  # noqa: D102
 
 
+def number_launched() -> int:
+    """How many processes were launched together, this one counted."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def processes_of_launch(device: str | None = None) -> PartialState | None:
     """
     The processes that were launched together with this one.
@@ -42,7 +47,7 @@ def processes_of_launch(device: str | None = None) -> PartialState | None:
     Returns:
         [`~accelerate.PartialState`], *optional*: `None` if this one is alone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if number_launched() == 1:
         return None
     import torch
     from accelerate import PartialState

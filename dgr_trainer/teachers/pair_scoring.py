@@ -2,8 +2,8 @@
 what need not be scored any more.
 
 Pairs are taken in the order of query and passage id, cut into chunks, and sorted by length within a chunk. Batches
-follow from the pairs alone. So scores are the same to the last bit whatever was killed in between, and several
-processes score the same batches as one would; only how their arithmetic is rounded may differ.
+follow from the pairs alone. So scores are the same to the last bit whatever was killed in between and however many
+processes shared the batches, as long as they compute alike: on the same kind of device, with as many threads.
 """
 
 from __future__ import annotations

@@ -153,13 +153,15 @@ class ModelTeacher(PairTeacher):
         import torch
         from transformers import AutoTokenizer
 
+        from dgr_trainer.weights import align_weights
+
         arguments = dict(model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
         self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
         model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
         if getattr(model, "hf_device_map", None) is None:
             model.to(torch.device(device) if device is not None else default_device(processes))
-        self.model = model
+        self.model = align_weights(model)
         if batch_tokens is None and self.model.device.type != "cpu":
             self.batch_tokens = _ACCELERATOR_TOKENS
         self._dtype = dtype
@@ -183,6 +185,8 @@ class ModelTeacher(PairTeacher):
 
     def settings(self) -> Mapping[str, object]:
         """Weights and tokenizer by a hash of all of them, precision and length."""
+        from dgr_trainer.weights import weights_digest
+
         return {
             "family": type(self).__name__,
             "weights": weights_digest(self.model),
@@ -228,17 +232,6 @@ def check_settings(dtype: str, batch_tokens: int | None, max_length: int | None)
         raise ValueError(f"batch_tokens is {batch_tokens}, but a batch has at least 1 token.")
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}, but an input has at least 1 token.")
-
-
-def weights_digest(model: Any) -> str:
-    """A hash of all weights of a model, by their names."""
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

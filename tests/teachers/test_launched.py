@@ -1,34 +1,59 @@
-"""Several processes score together, and find what one finds."""
+"""Several processes score together, and find what one finds, to the last bit."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from teachers.reranker_models import save_cross_encoder
 
 from dgr_trainer import Rankings
 
+# Every process writes what it has found, and how many pairs it has scored or passages it has encoded.
 _PROGRAM = """
-import json, sys
+import json, os, signal, sys
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from dgr_trainer import Corpus, CrossEncoderTeacher, Rankings, read_queries
-from dgr_trainer.processes import place_of
-from dgr_trainer.teachers import pair_scoring
 
-folder, cache = Path(sys.argv[1]), sys.argv[2] or None
-pair_scoring._PAIRS_A_CHUNK = 50
-teacher = CrossEncoderTeacher(folder / "model", Corpus.read(folder / "corpus.jsonl"), batch_tokens=300, progress=False)
-score, counts = teacher.score, []
-teacher.score = lambda batch: counts.append(len(batch)) or score(batch)
-candidates = Rankings.from_trec(folder / "candidates.trec")
-rankings = teacher.rank(read_queries(folder / "queries.tsv"), candidates, cache=cache)
-index = place_of(teacher._processes)[0]
+import torch
+
+from dgr_trainer import BiEncoderTeacher, Corpus, CrossEncoderTeacher, Rankings, read_queries
+from dgr_trainer.processes import place_of
+from dgr_trainer.teachers import bi_encoder, pair_scoring, passage_vectors
+
+family, folder, kept, kill_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None, json.loads(sys.argv[4])
+pair_scoring._PAIRS_A_CHUNK, passage_vectors._PASSAGES_A_BLOCK, bi_encoder._QUERIES_A_BLOCK = 50, 3, 4
+corpus, queries = Corpus.read(folder / "corpus.jsonl"), read_queries(folder / "queries.tsv")
+model, counts = folder / "model", []
+
+
+def counted(work):
+    def count(batch):
+        if kill_at == [index, len(counts)]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        counts.append(len(batch))
+        return work(batch)
+
+    return count
+
+
+if family == "cross-encoder":
+    teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, progress=False)
+    index = place_of(teacher._processes)[0]
+    teacher.score = counted(teacher.score)
+    rankings = teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec"), cache=kept)
+else:
+    teacher = BiEncoderTeacher(model, corpus, vectors=kept, progress=False)
+    index = place_of(teacher._processes)[0]
+    teacher._passages = counted(teacher._passages)
+    rankings = teacher.rank(queries)
+    assert teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec")).keys() == rankings.keys()
+    (folder / f"vectors-{index}.bin").write_bytes(teacher.vectors.tobytes())
 rankings.to_jsonl(folder / f"rankings-{index}.jsonl")
-(folder / f"scored-{index}.json").write_text(json.dumps([sum(counts), str(teacher.model.device)]))
+(folder / f"counts-{index}.json").write_text(json.dumps(counts))
+assert torch.get_num_threads() == 1
 """
 
 
@@ -44,38 +69,55 @@ def work(tmp_path, passages, queries):
     return tmp_path
 
 
-def launch(work, count, cache=""):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    command += [str(work / "program.py"), str(work), str(cache)]
+def launch(work, family, count, kept="", kill_at=None):
+    """What each process has found, and how much it has computed; `None` if one was killed."""
+    for file in [*work.glob("rankings-*"), *work.glob("counts-*"), *work.glob("vectors-*")]:
+        file.unlink()
+    command = [sys.executable]
+    if count > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command += [str(work / "program.py"), family, str(work), str(kept), json.dumps(kill_at)]
+    # As many threads in each process whatever their number: a product that is split otherwise is rounded otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    if kill_at is not None:
+        assert done.returncode and (count > 1 or done.returncode == -signal.SIGKILL)
+        return None
     assert done.returncode == 0, done.stderr[-3000:]
-    rankings = [(work / f"rankings-{index}.jsonl").read_bytes() for index in range(count)]
-    return rankings, [json.loads((work / f"scored-{index}.json").read_text())[0] for index in range(count)]
-
-
-def same(rankings, expected):
-    """Whether rankings are the same but for the rounding, which processes of one machine may do differently."""
-    found, wanted = (
-        {line["query_id"]: line for line in map(json.loads, of.splitlines())} for of in (rankings, expected)
-    )
-    return list(found) == list(wanted) and all(
-        dict(zip(found[q]["passage_ids"], found[q]["scores"], strict=True))
-        == pytest.approx(dict(zip(wanted[q]["passage_ids"], wanted[q]["scores"], strict=True)), abs=1e-5)
-        for q in wanted
-    )
+    found = [(work / f"rankings-{index}.jsonl").read_bytes() for index in range(count)]
+    return found, [sum(json.loads((work / f"counts-{index}.json").read_text())) for index in range(count)]
 
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(work):
-    (one,), (scored,) = launch(work, 1)
+    (one,), (scored,) = launch(work, "cross-encoder", 1)
     assert scored == 12 * 24
-    both, shares = launch(work, 2)
-    assert both[0] == both[1] and same(both[0], one)
+    both, shares = launch(work, "cross-encoder", 2)
+    assert both == [one, one]
     assert sum(shares) == scored and min(shares) > scored / 4
-    cached, shares = launch(work, 2, work / "cache")
-    assert cached == both and sum(shares) == scored
-    assert [path.name for path in (work / "cache").glob("*/*.scores")] == ["merged.scores"]
-    again, shares = launch(work, 2, work / "cache")
-    assert again == both and shares == [0, 0]
+    cache = work / "cache"
+    launch(work, "cross-encoder", 2, cache, kill_at=[1, 6])
+    cached, shares = launch(work, "cross-encoder", 2, cache)
+    assert cached == both and 0 < sum(shares) < scored
+    assert [path.name for path in cache.glob("*/*.scores")] == ["merged.scores"]
+    again, shares = launch(work, "cross-encoder", 1, cache)
+    assert again == [one] and shares == [0]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_vectors_of_a_corpus(work):
+    pytest.importorskip("sentence_transformers", reason="needs the extra bi-encoder")
+    (one,), (encoded,) = launch(work, "bi-encoder", 1)
+    assert encoded == 24
+    vectors = (work / "vectors-0.bin").read_bytes()
+    both, shares = launch(work, "bi-encoder", 2)
+    assert both == [one, one] and shares == [12, 12]
+    assert [(work / f"vectors-{index}.bin").read_bytes() for index in range(2)] == [vectors, vectors]
+    kept = work / "kept"
+    launch(work, "bi-encoder", 2, kept, kill_at=[0, 2])
+    launch(work, "bi-encoder", 1, kept, kill_at=[0, 1])
+    both, shares = launch(work, "bi-encoder", 2, kept)
+    assert both == [one, one] and 0 < sum(shares) <= 24 - 3 * 3
+    assert np.load(kept / "vectors.npy").tobytes() == vectors
+    assert sorted(path.name for path in kept.iterdir()) == ["vectors.json", "vectors.npy"]
