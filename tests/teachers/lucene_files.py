@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ from transformers import BertConfig, BertForMaskedLM
 from dgr_trainer import BiEncoderTeacher, Corpus
 from dgr_trainer.teachers.anserini import find_jar, run_anserini
 from dgr_trainer.teachers.java import find_java
+
+
+@cache
+def missing_lucene() -> str | None:
+    """What is missing here to run Lucene; `None` if nothing is."""
+    try:
+        find_jar()
+        find_java()
+    except (ImportError, FileNotFoundError, RuntimeError) as error:
+        return str(error)
+    return None
 
 
 def index_impacts(corpus: Corpus, folder: Path) -> dict[str, dict[str, int]]:

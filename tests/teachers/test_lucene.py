@@ -1,29 +1,16 @@
 """PyseriniTeacher with the real Anserini, and BM25Teacher against it."""
 
 import pytest
-from teachers.lucene_files import faiss_searcher, index_impacts, save_faiss_index, save_splade
+from teachers.lucene_files import faiss_searcher, index_impacts, missing_lucene, save_faiss_index, save_splade
 from teachers.reranker_models import save_cross_encoder
 
 from dgr_trainer import BiEncoderTeacher
 from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.anserini import find_jar
 from dgr_trainer.teachers.bm25 import BM25Teacher
-from dgr_trainer.teachers.java import find_java
 from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
 from dgr_trainer.teachers.searcher import SearcherTeacher
 
-
-def _missing() -> str | None:
-    try:
-        find_jar()
-        find_java()
-    except (ImportError, FileNotFoundError, RuntimeError) as error:
-        return str(error)
-    return None
-
-
-MISSING = _missing()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing_lucene() is not None, reason=str(missing_lucene()))]
 
 
 @pytest.fixture(scope="module")
