@@ -37,6 +37,15 @@ def number_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def check_alone(name: str) -> None:
+    """Refuse to be one of several processes. Raises a `ValueError` that says so of what is called `name`."""
+    if number_launched() > 1:
+        raise ValueError(
+            f"{number_launched()} processes were launched, but {name} works in one. Run the command without "
+            "`accelerate launch` or `torchrun`."
+        )
+
+
 def processes_of_launch(device: str | None = None) -> PartialState | None:
     """
     The processes that were launched together with this one.

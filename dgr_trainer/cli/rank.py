@@ -11,7 +11,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
 from dgr_trainer.cli.teachers import MODELS, RERANKERS, TeacherOptions, make_teacher
-from dgr_trainer.processes import launched, number_launched, writes
+from dgr_trainer.processes import check_alone, launched, writes
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,8 @@ def run(options: RankOptions, teacher_options: TeacherOptions, positionals: Name
 
 
 def _check(options: RankOptions, settings: dict[str, Any]) -> None:
-    if number_launched() > 1 and options.teacher not in MODELS:
-        raise ValueError(
-            f"{number_launched()} processes were launched, but {options.teacher} works in one. Run the command "
-            "without `accelerate launch` or `torchrun`."
-        )
+    if options.teacher not in MODELS:
+        check_alone(options.teacher)
     if options.k < 1 or (options.depth is not None and options.depth < 1):
         raise ValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
     check_split(options.split, options.queries)
