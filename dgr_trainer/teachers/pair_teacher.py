@@ -183,6 +183,10 @@ class ModelTeacher(PairTeacher):
             raise ValueError(f"max_length is {max_length}, but {self.name} has positions for {positions} tokens.")
         return max_length
 
+    def length(self, encoded: Any) -> int:
+        """Number of tokens of an input, padded as it is."""
+        return self._padded_length(len(encoded))
+
     def settings(self) -> Mapping[str, object]:
         """Weights and tokenizer by a hash of all of them, precision and length."""
         from dgr_trainer.weights import weights_digest
@@ -195,11 +199,14 @@ class ModelTeacher(PairTeacher):
             "max_length": self.max_length,
         }
 
+    def _padded_length(self, tokens: int) -> int:
+        return -(-tokens // self._pad_to) * self._pad_to
+
     def _padded(self, rows: Sequence[np.ndarray], value: int, left: bool = False) -> Any:
         """Rows of token ids as a tensor `(n, longest)`, int64, on the model's device."""
         import torch
 
-        longest = -(-max(map(len, rows)) // self._pad_to) * self._pad_to
+        longest = self._padded_length(max(map(len, rows)))
         padded = np.full((len(rows), longest), value, dtype=np.int64)
         for row, ids in zip(padded, rows, strict=True):
             if left:
