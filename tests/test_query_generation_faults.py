@@ -52,6 +52,7 @@ def worker(output, killed_in):
     def counted(passages, start):
         with open(folder / "sampled.log", "ab", buffering=0) as log:
             log.write(b"%d\\n" % start)
+        time.sleep(0.025)  # Slow enough that it takes more than all the kills to get through.
         return sample(passages, start)
 
     generator._sample = counted
@@ -86,7 +87,7 @@ def test_killed_twenty_times_the_queries_are_the_same(tmp_path, corpus, bpe_toke
     parts = [
         ("parts.jsonl", [1 + number, generator.choice([0, generator.random(), 0.999])], None) for number in range(10)
     ]
-    moments = [("moments.jsonl", None, generator.uniform(0.01, 0.15)) for _ in range(10)]
+    moments = [("moments.jsonl", None, generator.uniform(0.005, 0.045)) for _ in range(10)]
     last = [(f"{name}.jsonl", None, None) for name in ("whole", "parts", "moments")]
     rounds = tmp_path / "rounds.json"
     rounds.write_text(json.dumps([last[0], *parts, last[1], *moments, last[2]]))
