@@ -214,7 +214,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """
-        Write JSON Lines, whole or not at all, for other programs to read; compressed if the name says so (`.gz`, `.zst`).
+        Write JSON Lines, whole or not at all, for other programs to read; compressed if the name ends in `.gz` or
+        `.zst`.
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`; each further one `query_id` and `candidates`, a
         list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.

@@ -24,6 +24,7 @@ from dgr_trainer.chunk_log import ChunkLog
 from dgr_trainer.corpus import Corpus, Passage
 from dgr_trainer.pseudo_queries import PseudoQueries, read_pseudo_queries
 from dgr_trainer.rankings import Rankings
+from dgr_trainer.weights import align_weights, weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class PseudoQueryGenerator:
             tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         if not self.model.config.is_encoder_decoder:
             raise ValueError(f"{type(self.model).__name__} is no sequence-to-sequence model, such as T5 or BART.")
-        module: torch.nn.Module = self.model
+        module: torch.nn.Module = align_weights(self.model)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self.tokenizer = tokenizer
         self.template = template
@@ -232,14 +233,10 @@ class PseudoQueryGenerator:
         return text or passage.title
 
     def _settings(self, corpus: Corpus) -> dict[str, Any]:
-        """What the queries depend on; a few weights of every layer tell a model that was trained further."""
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+        """What the queries depend on."""
         return {
             "corpus": corpus.fingerprint,
-            "weights": digest.hexdigest(),
+            "weights": weights_digest(self.model),
             "template": self.template,
             "queries_per_passage": self.queries_per_passage,
             "max_passage_tokens": self.max_passage_tokens,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
-from dgr_trainer.cli.processes import launched, writes
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
+from dgr_trainer.processes import launched, writes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
     folder = check_retriever(positionals.retriever, search)
 
-    with launched(device) as processes:
+    with launched(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if qrels is not None:
             from dgr_trainer.queries import check_qrels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
 from dgr_trainer.cli.teachers import MODELS, RERANKERS, TeacherOptions, make_teacher
+from dgr_trainer.processes import check_alone, launched, writes
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +68,17 @@ def run(options: RankOptions, teacher_options: TeacherOptions, positionals: Name
     candidates = _read_candidates(options)
     cache = {"cache": settings.pop("cache")} if "cache" in settings else {}
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
-    teacher = make_teacher(options.teacher, corpus, settings)
-    rankings = teacher.rank(queries, candidates, options.k, **cache)
-    if int(os.environ.get("RANK", "0")) > 0:
-        return  # Under `accelerate launch`, all processes have the rankings, and the first writes them.
-    write_run(rankings, output)
-    logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
+    with launched(teacher_options.device) as processes:
+        teacher = make_teacher(options.teacher, corpus, settings)
+        rankings = teacher.rank(queries, candidates, options.k, **cache)
+        if writes(processes):
+            write_run(rankings, output)
+            logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
 
 
 def _check(options: RankOptions, settings: dict[str, Any]) -> None:
+    if options.teacher not in MODELS:
+        check_alone(options.teacher)
     if options.k < 1 or (options.depth is not None and options.depth < 1):
         raise ValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
     check_split(options.split, options.queries)

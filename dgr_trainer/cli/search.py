@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_file
-from dgr_trainer.cli.processes import launched, writes
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_queries_of, write_run
+from dgr_trainer.processes import launched, writes
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -87,7 +87,7 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
 
         queries = queries_mapping(read_queries_of(options.queries, options.split))
     folder = check_retriever(positionals.retriever, search)
-    with launched(device) as processes:
+    with launched(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if output is None:
             asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]

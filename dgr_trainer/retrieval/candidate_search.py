@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
 from dgr_trainer.chunk_log import ChunkLog
+from dgr_trainer.processes import Processes, gathered, own_share, shared
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
-from dgr_trainer.retrieval.sharing import Processes, gathered, own_share, shared
+from dgr_trainer.weights import weights_digest
 
 if TYPE_CHECKING:
     from dgr_trainer.retrieval.retriever import GenerativeRetriever, Hit
@@ -121,8 +122,6 @@ class CandidateSearch:
 
     def _settings(self, k: int) -> dict[str, Any]:
         """What the candidates depend on."""
-        from dgr_trainer.teachers.pair_teacher import weights_digest
-
         retriever = self.retriever
         index = [retriever.index.num_passages, retriever.index.token_counts.tolist()]
         values = {

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.processes import Processes, shared
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
@@ -25,7 +26,6 @@ from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, we
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, among_best, likeliest_passages
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.retrieval.sharing import Processes, shared
 from dgr_trainer.retrieval.student import ready_to_generate
 from dgr_trainer.scoring import ScoringSettings
 from dgr_trainer.training.scoring import embedding_rows, score_identifiers

@@ -16,6 +16,7 @@ from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.scoring import ScoringSettings
+from dgr_trainer.weights import align_weights
 
 if TYPE_CHECKING:
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
@@ -86,7 +87,7 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
     )
     index = FMIndex.load(path / "index", tokenizer_fingerprint=identifiers.fingerprint)
     return {
-        "model": _load_model(path, is_adapter, base_model, model_kwargs),
+        "model": align_weights(_load_model(path, is_adapter, base_model, model_kwargs)),
         "identifiers": identifiers,
         "index": index,
         "corpus": Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,24 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.processes import default_device, processes_of_launch, shared, writes
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
-from dgr_trainer.teachers.pair_teacher import DTYPES, weights_digest
+from dgr_trainer.teachers.pair_teacher import DTYPES
 from dgr_trainer.teachers.passage_vectors import passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
 
 _SIMILARITIES = ("cosine", "dot")
+_QUERIES_A_BLOCK = 256
 
 
 class BiEncoderTeacher:
     """Ranks passages by the similarity of their vectors to the query's.
 
-    The vectors of the passages are computed at the first `rank`, once a corpus. The search is exact.
+    The vectors of the passages are computed at the first `rank`, once a corpus. The search is exact. Under
+    `accelerate launch`, the processes share passages and queries, and each returns all rankings.
 
     Args:
         model_name_or_path (`str` or `os.PathLike`): a model of sentence-transformers, or one of transformers, whose
@@ -96,7 +100,8 @@ class BiEncoderTeacher:
         self._folder = None if vectors is None else Path(vectors)
         self._factory = faiss
         self._dtype = dtype
-        self.model = _load(self._name, dtype, device, model_kwargs or {})
+        self._processes = processes_of_launch(device)
+        self.model = _load(self._name, dtype, device or str(default_device(self._processes)), model_kwargs or {})
         if max_length is not None:
             self.model.max_seq_length = max_length
         similarity = str(self.model.similarity_fn_name)
@@ -124,6 +129,7 @@ class BiEncoderTeacher:
                 self._settings() if self._folder is not None else {},
                 self._folder,
                 self.progress,
+                self._processes,
             )
         return self._vectors
 
@@ -146,28 +152,38 @@ class BiEncoderTeacher:
         texts = queries_mapping(queries)
         wanted = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         vectors = self.vectors
-        # In the order of their ids, so that the order given changes nothing.
+
+        def search(query_ids: Sequence[str]) -> list[list[tuple[str, float]]]:
+            asked = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix)
+            if wanted is not None:
+                lists = [wanted[query_id] for query_id in query_ids]
+                return [self._of_candidates(*of, vectors) for of in zip(asked, lists, strict=True)]
+            if self._factory is not None:
+                return self._by_faiss(asked, vectors, k)
+            return nearest(asked, vectors, self.corpus.ids, k, self.model.device)
+
+        # In the order of their ids, so that the order given changes nothing; and in blocks that are the same for any
+        # number of processes.
         query_ids = sorted(texts)
-        asked = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix)
-        if wanted is not None:
-            lists = self._of_candidates(query_ids, asked, vectors, wanted)
-        elif self._factory is not None:
-            lists = dict(zip(query_ids, self._by_faiss(asked, vectors, k), strict=True))
-        else:
-            hits = nearest(asked, vectors, self.corpus.ids, k, self.model.device)
-            lists = dict(zip(query_ids, hits, strict=True))
+        blocks = [query_ids[start : start + _QUERIES_A_BLOCK] for start in range(0, len(query_ids), _QUERIES_A_BLOCK)]
+        hidden = not self.progress or not writes(self._processes) or len(blocks) == 1
+
+        def searched(own: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
+            return map(search, tqdm(own, desc="Bi-encoder", unit=f"×{_QUERIES_A_BLOCK} queries", disable=hidden))
+
+        found = chain.from_iterable(shared(blocks, searched, self._processes))
+        lists = dict(zip(query_ids, found, strict=True))
         return Rankings({query_id: lists[query_id] for query_id in texts}, name=self._name).top(k)
 
     def _of_candidates(
-        self, query_ids: Sequence[str], asked: np.ndarray, vectors: np.ndarray, wanted: Mapping[str, Sequence[str]]
-    ) -> dict[str, list[tuple[str, float]]]:
-        lists = {}
-        rows = zip(query_ids, asked, strict=True)
-        for query_id, vector in tqdm(rows, total=len(query_ids), desc="Bi-encoder", disable=not self.progress):
-            passage_ids = sorted(wanted[query_id])
-            positions = [self.corpus.position(id) for id in passage_ids]
-            lists[query_id] = list(zip(passage_ids, (vectors[positions] @ vector).tolist(), strict=True))
-        return lists
+        self, asked: np.ndarray, passage_ids: Sequence[str], vectors: np.ndarray
+    ) -> list[tuple[str, float]]:
+        import torch
+
+        # By torch, whose memory is laid out in the same way in every process.
+        passage_ids = sorted(passage_ids)
+        own = torch.tensor(vectors[[self.corpus.position(id) for id in passage_ids]])
+        return list(zip(passage_ids, (own @ torch.tensor(asked)).tolist(), strict=True))
 
     def _by_faiss(self, asked: np.ndarray, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         faiss = _faiss()
@@ -202,6 +218,8 @@ class BiEncoderTeacher:
         return vectors.float().cpu().numpy()
 
     def _settings(self) -> dict[str, object]:
+        from dgr_trainer.weights import weights_digest
+
         return {
             "weights": weights_digest(self.model),
             "passage_prefix": self.passage_prefix,
@@ -212,7 +230,7 @@ class BiEncoderTeacher:
         }
 
 
-def _load(name: str, dtype: str, device: str | None, model_kwargs: Mapping[str, Any]) -> Any:
+def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -221,9 +239,11 @@ def _load(name: str, dtype: str, device: str | None, model_kwargs: Mapping[str, 
         ) from error
     import torch
 
+    from dgr_trainer.weights import align_weights
+
     arguments = dict(model_kwargs)
     arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}
-    return SentenceTransformer(name, device=device, **arguments)
+    return align_weights(SentenceTransformer(name, device=device, **arguments))
 
 
 def _faiss() -> Any:

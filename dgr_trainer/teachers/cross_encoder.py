@@ -132,8 +132,8 @@ class CrossEncoderTeacher(ModelTeacher):
         ]
 
     def length(self, encoded: _Input) -> int:
-        """Number of tokens of an input."""
-        return len(encoded.ids)
+        """Number of tokens of an input, padded as it is."""
+        return super().length(encoded.ids)
 
     def score(self, batch: Sequence[_Input]) -> np.ndarray:
         """The logit, or the difference of the two."""

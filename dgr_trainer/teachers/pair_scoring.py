@@ -2,8 +2,8 @@
 what need not be scored any more.
 
 Pairs are taken in the order of query and passage id, cut into chunks, and sorted by length within a chunk. Batches
-follow from the pairs alone. So scores are the same to the last bit whatever was killed in between, and several
-processes score the same batches as one would; only how their arithmetic is rounded may differ.
+follow from the pairs alone. So scores are the same to the last bit whatever was killed in between and however many
+processes shared the batches, as long as they compute alike: on the same kind of device, with as many threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.teachers.processes import Processes
+from dgr_trainer.processes import Processes, combined, place_of, wait, writes
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
 
 _PAIRS_A_CHUNK = 8192
@@ -101,7 +101,7 @@ def score_pairs(
     *,
     name: str,
     cache: str | Path | None,
-    processes: Processes,
+    processes: Processes | None,
     progress: bool,
 ) -> np.ndarray:
     """Score pairs, each content once.
@@ -113,7 +113,7 @@ def score_pairs(
         name (`str`): the model's name, for errors and the progress bar.
         cache (`str` or `pathlib.Path`, *optional*): folder of a [`ScoreStore`]. Every batch is added to it, and what
             it holds is not scored.
-        processes ([`Processes`]): who takes part; each scores every so-many-th batch.
+        processes ([`Processes`], *optional*): who takes part; each scores every so-many-th batch.
         progress (`bool`): whether to show progress.
 
     Returns:
@@ -122,23 +122,23 @@ def score_pairs(
     Raises:
         FloatingPointError: if the model gives a score that is not a finite number; names the pair.
     """
-    keys, first, inverse = _distinct(model, pairs, corpus, progress and processes.is_main)
+    keys, first, inverse = _distinct(model, pairs, corpus, progress and writes(processes))
     store = ScoreStore(cache, model.settings()) if cache is not None else None
-    processes.wait()  # What all of them have seen in the store is the same.
+    wait(processes)  # What all of them have seen in the store is the same.
     with store if store is not None else nullcontext():
         scores = np.full(len(keys), np.nan) if store is None else store.scores(keys)
         known = int(np.isfinite(scores).sum())
         own = _OwnScores(model, pairs, corpus, name, store, processes)
         with tqdm(
-            total=len(keys), initial=known, desc=name, unit="pair", disable=not progress or not processes.is_main
+            total=len(keys), initial=known, desc=name, unit="pair", disable=not progress or not writes(processes)
         ) as bar:
             own.run(keys, first, scores, bar)
-    scores = processes.combined(scores)
+    scores = combined(scores, processes)
     if store is not None:
-        processes.wait()
-        if processes.is_main:
+        wait(processes)
+        if writes(processes):
             store.merge()
-        processes.wait()
+        wait(processes)
     return scores[inverse]
 
 
@@ -189,10 +189,11 @@ class _OwnScores:
         corpus: Corpus,
         name: str,
         store: ScoreStore | None,
-        processes: Processes,
+        processes: Processes | None,
     ):
         self.model, self.pairs, self.corpus, self.name = model, pairs, corpus, name
-        self.store, self.processes = store, processes
+        self.store = store
+        self.index, self.count = place_of(processes)
 
     def run(self, keys: np.ndarray, first: np.ndarray, scores: np.ndarray, bar: Any) -> None:
         starts = [
@@ -210,15 +211,15 @@ class _OwnScores:
                 lengths = np.array([self.model.length(one) for one in inputs], dtype=np.int64)
                 for number, batch in enumerate(plan_batches(lengths, self.model.batch_tokens)):
                     # Whose a batch is does not depend on what is known: another job may add to the store meanwhile.
-                    owner = (start // _PAIRS_A_CHUNK + number) % self.processes.count
+                    owner = (start // _PAIRS_A_CHUNK + number) % self.count
                     open_rows = batch[np.isnan(scores[start + batch])]
-                    if owner != self.processes.index or not len(open_rows):
+                    if owner != self.index or not len(open_rows):
                         continue
                     found = self._score([inputs[row] for row in open_rows], first[start + open_rows])
                     if self.store is not None:
                         self.store.add(keys[start + open_rows], found)
                     scores[start + open_rows] = found
-                    bar.update(len(open_rows) * self.processes.count)
+                    bar.update(len(open_rows) * self.count)
 
     def _encode(self, rows: np.ndarray) -> Sequence[Any]:
         return self.model.encode(self.pairs.read(rows, self.corpus))

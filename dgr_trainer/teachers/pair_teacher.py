@@ -13,11 +13,11 @@ import numpy as np
 from datasets import Dataset
 
 from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.processes import Processes, default_device, processes_of_launch
 from dgr_trainer.queries import queries_mapping
 from dgr_trainer.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
-from dgr_trainer.teachers.processes import Processes
 
 DTYPES = ("float32", "bfloat16", "float16")
 _CPU_TOKENS = 2048  # More at once leave the caches: benchmarks/teacher.py --batch_tokens shows it.
@@ -34,10 +34,10 @@ class PairTeacher(ABC):
         corpus (`Corpus`): the passages.
         batch_tokens (`int`): the most tokens of a batch, padding included.
         progress (`bool`): whether to show a progress bar.
-        processes ([`Processes`]): who takes part.
+        processes ([`Processes`], *optional*): who takes part; left out, this process alone.
     """
 
-    def __init__(self, name: str, corpus: Corpus, batch_tokens: int, progress: bool, processes: Processes):
+    def __init__(self, name: str, corpus: Corpus, batch_tokens: int, progress: bool, processes: Processes | None):
         self.name = name
         self.corpus = corpus
         self.batch_tokens = batch_tokens
@@ -148,18 +148,20 @@ class ModelTeacher(PairTeacher):
         progress: bool,
     ):
         check_settings(dtype, batch_tokens, max_length)
-        processes = Processes()
+        processes = processes_of_launch(device)
         super().__init__(os.fspath(name_or_path), corpus, batch_tokens or _CPU_TOKENS, progress, processes)
         import torch
         from transformers import AutoTokenizer
+
+        from dgr_trainer.weights import align_weights
 
         arguments = dict(model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
         self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
         model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
         if getattr(model, "hf_device_map", None) is None:
-            model.to(torch.device(device) if device is not None else processes.device)
-        self.model = model
+            model.to(torch.device(device) if device is not None else default_device(processes))
+        self.model = align_weights(model)
         if batch_tokens is None and self.model.device.type != "cpu":
             self.batch_tokens = _ACCELERATOR_TOKENS
         self._dtype = dtype
@@ -181,8 +183,14 @@ class ModelTeacher(PairTeacher):
             raise ValueError(f"max_length is {max_length}, but {self.name} has positions for {positions} tokens.")
         return max_length
 
+    def length(self, encoded: Any) -> int:
+        """Number of tokens of an input, padded as it is."""
+        return self._padded_length(len(encoded))
+
     def settings(self) -> Mapping[str, object]:
         """Weights and tokenizer by a hash of all of them, precision and length."""
+        from dgr_trainer.weights import weights_digest
+
         return {
             "family": type(self).__name__,
             "weights": weights_digest(self.model),
@@ -191,11 +199,14 @@ class ModelTeacher(PairTeacher):
             "max_length": self.max_length,
         }
 
+    def _padded_length(self, tokens: int) -> int:
+        return -(-tokens // self._pad_to) * self._pad_to
+
     def _padded(self, rows: Sequence[np.ndarray], value: int, left: bool = False) -> Any:
         """Rows of token ids as a tensor `(n, longest)`, int64, on the model's device."""
         import torch
 
-        longest = -(-max(map(len, rows)) // self._pad_to) * self._pad_to
+        longest = self._padded_length(max(map(len, rows)))
         padded = np.full((len(rows), longest), value, dtype=np.int64)
         for row, ids in zip(padded, rows, strict=True):
             if left:
@@ -228,17 +239,6 @@ def check_settings(dtype: str, batch_tokens: int | None, max_length: int | None)
         raise ValueError(f"batch_tokens is {batch_tokens}, but a batch has at least 1 token.")
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}, but an input has at least 1 token.")
-
-
-def weights_digest(model: Any) -> str:
-    """A hash of all weights of a model, by their names."""
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

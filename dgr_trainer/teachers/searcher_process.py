@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.util
 import json
 import os
@@ -17,14 +18,22 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
-    if order["address"].startswith("pyserini"):
-        prepare_java()
+    sys.meta_path.insert(0, _BeforePyserini())
     searcher = _make(order["address"], order["arguments"])
     _answer(answers, "ready")
     for line in sys.stdin:
         question = json.loads(line)
         hits = searcher.search(question["query"], k=question["k"]) if question["query"].strip() else []
         _answer(answers, [(str(hit.docid), float(hit.score)) for hit in hits])
+
+
+class _BeforePyserini(importlib.abc.MetaPathFinder):
+    """Finds no module, but prepares Java when Pyserini is about to be imported, by whatever module that is."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "pyserini":
+            sys.meta_path.remove(self)
+            prepare_java()
 
 
 def prepare_java() -> None:

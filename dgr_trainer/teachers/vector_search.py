@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-_QUERIES_A_BLOCK = 256
-
 
 def nearest(
     queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str], k: int, device: Any, block: int = 1 << 16
@@ -28,22 +26,13 @@ def nearest(
     Returns:
         `list[list[tuple[str, float]]]`: for each query, ids and inner products, best first.
     """
-    found = []
-    for start in range(0, len(queries), _QUERIES_A_BLOCK):
-        found += _nearest(queries[start : start + _QUERIES_A_BLOCK], vectors, ids, k, device, block)
-    return found
-
-
-def _nearest(
-    queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str], k: int, device: Any, block: int
-) -> list[list[tuple[str, float]]]:
     import torch
 
-    asked = torch.from_numpy(np.ascontiguousarray(queries)).to(device)
+    # Copied into memory of torch's own: the CPU's products round by how their operands lie in memory.
+    asked = torch.tensor(queries, device=device)
 
     def products(start: int) -> Any:
-        part = torch.from_numpy(np.array(vectors[start : start + block], dtype=np.float32))
-        return asked @ part.to(device).T
+        return asked @ torch.tensor(vectors[start : start + block], device=device).T
 
     # One more than asked for shows whether the cut goes through equal ones.
     scores = torch.empty(len(queries), 0, device=device)

@@ -276,6 +276,21 @@ def test_a_missing_extra_names_itself(dgr, files, tmp_path, monkeypatch):
     assert found.code == 2 and 'pip install "dgr-trainer[bm25]"' in found.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (BM25, "bm25"),
+        ("pseudo_queries FILES/corpus.jsonl --model FILES/bart --output TMP/queries.jsonl", "dgr pseudo_queries"),
+    ],
+)
+def test_what_works_in_one_process_is_not_launched_in_several(
+    dgr, files, tmp_path, monkeypatch, no_models, arguments, name
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = dgr(*_filled(arguments, files, tmp_path))
+    assert found.code == 2 and f"2 processes were launched, but {name} works in one" in found.err
+
+
 def test_json_of_the_index_is_plain(index):
     description = json.loads(Path(index / "identifiers.json").read_text())
     assert description["identifiers"]["views"] == ["title", "substring", "pseudo_query"]

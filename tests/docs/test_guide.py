@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from teachers.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
 from teachers.reranker_models import save_causal_lm, save_seq2seq
 from tiny_models import make_bart
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
+
+from dgr_trainer import BiEncoderTeacher, Corpus
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,20 +29,24 @@ import json, subprocess, sys
 names = {"__name__": "__main__"}
 for language, code in json.load(open(sys.argv[1], encoding="utf-8")):
     print(code, flush=True)
-    if language == "python":
+    if language.startswith("file: "):
+        open(language[6:], "w", encoding="utf-8").write(code)
+    elif language == "python":
         exec(compile(code, "<block>", "exec"), names)
     else:
         subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, stdin=subprocess.DEVNULL)
 """
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """The Python and shell blocks of a page that can be run here."""
+def blocks(page: Path, skipped: tuple[str, ...] = ("run by hand", "command:", "needs")) -> list[tuple[str, str]]:
+    """The Python and shell blocks of a page that can be run here, and the files that it has the reader write."""
     found = []
     for match in _BLOCK.finditer(page.read_text(encoding="utf-8")):
         note, language, code = match["note"] or "", match["language"], match["code"]
-        if language not in ("python", "bash") or note.startswith(("run by hand", "command:")):
+        if language not in ("python", "bash") or note.startswith(skipped):
             continue
+        if note.startswith("file: "):
+            language = note
         if not code.startswith("pip install"):
             found.append((language, code))
     return found
@@ -105,6 +112,29 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTr
     assert code
     prepare(tmp_path, bpe_tokenizer)
     run(code, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_lucene() is not None, reason=str(missing_lucene()))
+def test_the_code_of_the_page_on_lucene_runs(tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
+    """With a small index of each kind that the page takes for granted."""
+    for name in ("openai", "onnxruntime"):
+        pytest.importorskip(name, reason="pyserini.search imports it")
+    code = blocks(ROOT / "docs" / "teachers-lucene.md", ("command:",))
+    assert len(code) == 5
+    prepare(tmp_path, bpe_tokenizer)
+    corpus = Corpus.read(tmp_path / "data")
+    index_impacts(corpus, tmp_path / "splade-index")
+    save_splade(tmp_path / "naver" / "splade-cocondenser-ensembledistil")
+    e5 = BiEncoderTeacher(tmp_path / "intfloat" / "e5-base-v2", corpus, passage_prefix="passage: ", progress=False)
+    save_faiss_index(e5, corpus, tmp_path / "e5-faiss")
+    checks = """
+assert all(len(one) == len(queries) for one in (lucene.rank(queries), expanded, likely, by_fields, rankings))
+assert sum(len(rankings[query_id].scores) for query_id in rankings) > 20
+assert all(len(of_candidates[query_id].scores) == min(20, len(rankings[query_id].scores)) for query_id in rankings)
+"""
+    run([*code, ("python", checks)], tmp_path)
+    assert (tmp_path / "rm3.run").stat().st_size > 1000
 
 
 @pytest.mark.slow

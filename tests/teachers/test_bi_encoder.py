@@ -109,6 +109,38 @@ def test_vectors_go_on_after_an_interruption(folder, corpus, tmp_path, monkeypat
     assert blocks == sorted([0, 5, 10, 15, 20, 5 * (fails_at - 1)])
 
 
+def test_an_interruption_at_the_very_end_costs_nothing(folder, corpus, tmp_path, monkeypatch):
+    teacher = BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False)
+    write = storage._write
+
+    def failing(path, content):
+        if path.name == "vectors.json":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(storage, "_write", failing)
+        teacher.rank({"q": "sea"})
+    assert (tmp_path / "vectors.npy").is_file()
+    monkeypatch.setattr(teacher, "_passages", None)  # Nothing is left to encode.
+    found = teacher.rank({"q": "sea"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.json", "vectors.npy"]
+    assert found == BiEncoderTeacher(folder, corpus, progress=False).rank({"q": "sea"})
+
+
+def test_a_folder_that_not_all_processes_see_is_refused(folder, corpus, tmp_path):
+    class Second:
+        process_index, num_processes = 1, 2
+
+        def wait_for_everyone(self):
+            """The first one has written its part where this one does not look."""
+
+    teacher = BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False)
+    teacher._processes = Second()
+    with pytest.raises(FileNotFoundError, match="Process 1 of 2 does not find .*Give a folder on a disk that all"):
+        teacher.rank({"q": "sea"})
+
+
 def test_vectors_of_another_corpus_or_model_are_refused(folder, corpus, tmp_path):
     BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False).rank({"q": "sea"})
     other = Corpus.from_passages([Passage("p", text="x")])

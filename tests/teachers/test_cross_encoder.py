@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from teachers.reranker_models import save_cross_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -176,13 +177,44 @@ def test_too_little_memory_is_explained(make_model, corpus, candidates, monkeypa
         teacher.rank({"q01": "mountain"}, candidates)
 
 
+def test_batches_padded_to_multiples_keep_the_budget(make_model, corpus, queries, candidates):
+    """As on accelerators, and for compiled models."""
+    expected = scores_of(CrossEncoderTeacher(make_model(1), corpus, progress=False).rank(queries, candidates))
+    teacher = CrossEncoderTeacher(make_model(1), corpus, batch_tokens=300, progress=False)
+    teacher._pad_to = 8
+    forward, shapes = teacher._forward, set()
+
+    def recorded(**inputs):
+        shapes.add(tuple(inputs["input_ids"].shape))
+        return forward(**inputs)
+
+    teacher._forward = recorded
+    found = scores_of(teacher.rank(queries, candidates))
+    assert all(found[query_id] == pytest.approx(expected[query_id], rel=1e-4, abs=1e-4) for query_id in expected)
+    assert len(shapes) > 3
+    assert all(length % 8 == 0 and (size == 1 or size * length <= 300) for size, length in shapes)
+
+
 @pytest.mark.slow
-def test_compiled_models_score_the_same(make_model, corpus, queries, candidates):
+def test_compiled_models_score_the_same_and_are_compiled_once(make_model, corpus, queries, candidates):
     plain = scores_of(CrossEncoderTeacher(make_model(1), corpus, progress=False).rank(queries, candidates))
     teacher = CrossEncoderTeacher(make_model(1), corpus, compile=True, progress=False)
-    compiled = scores_of(teacher.rank(queries, candidates))
-    for query_id in plain:
-        assert compiled[query_id] == pytest.approx(plain[query_id], rel=1e-3, abs=1e-3)
+    forward, shapes = teacher._forward, set()
+
+    def recorded(**inputs):
+        shapes.add(tuple(inputs["input_ids"].shape))
+        return forward(**inputs)
+
+    teacher._forward = recorded
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for teacher.batch_tokens in (400, 250, 130, 60):
+        compiled = scores_of(teacher.rank(queries, candidates))
+        for query_id in plain:
+            assert compiled[query_id] == pytest.approx(plain[query_id], rel=1e-3, abs=1e-3)
+    # Sizes are variables of the compiled code; only a batch of one may have code of its own.
+    assert len(shapes) > 10 and {size for size, _ in shapes} > {1, 2, 4}
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
 def test_folders_of_sentence_transformers(make_model, corpus, candidates, tmp_path):

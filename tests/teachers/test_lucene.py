@@ -1,26 +1,16 @@
 """PyseriniTeacher with the real Anserini, and BM25Teacher against it."""
 
 import pytest
+from teachers.lucene_files import faiss_searcher, index_impacts, missing_lucene, save_faiss_index, save_splade
+from teachers.reranker_models import save_cross_encoder
 
+from dgr_trainer import BiEncoderTeacher
 from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.anserini import find_jar
 from dgr_trainer.teachers.bm25 import BM25Teacher
-from dgr_trainer.teachers.java import find_java
 from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
 from dgr_trainer.teachers.searcher import SearcherTeacher
 
-
-def _missing() -> str | None:
-    try:
-        find_jar()
-        find_java()
-    except (ImportError, FileNotFoundError, RuntimeError) as error:
-        return str(error)
-    return None
-
-
-MISSING = _missing()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing_lucene() is not None, reason=str(missing_lucene()))]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +72,13 @@ def test_query_likelihood_ranks_what_bm25_finds(teacher, corpus, queries):
     assert likely != found
 
 
-def test_a_searcher_of_pyserini_in_its_process(teacher, queries):
-    pytest.importorskip("openai", reason="pyserini.search imports it")
+@pytest.fixture(scope="module")
+def searchers():
+    for name in ("openai", "onnxruntime"):
+        pytest.importorskip(name, reason="pyserini.search imports it")
+
+
+def test_a_searcher_of_pyserini_in_its_process(teacher, queries, searchers):
     searcher = SearcherTeacher(
         "pyserini.search.lucene:LuceneSearcher", {"index_dir": str(teacher.index_dir)}, progress=False
     )
@@ -92,3 +87,39 @@ def test_a_searcher_of_pyserini_in_its_process(teacher, queries):
         assert dict(zip(*found[query_id], strict=True)) == pytest.approx(
             dict(zip(*expected[query_id], strict=True)), abs=1e-3
         )
+
+
+def test_impacts_are_searched_by_anserini_and_by_pyserini(corpus, queries, tmp_path, searchers):
+    """An index of impacts as SPLADE's; scores are the sums of the impacts of a query's tokens."""
+    save_splade(tmp_path / "splade")
+    impacts = index_impacts(corpus, tmp_path / "index")
+    asked = {"a": "piano piano music", "b": "everest nothing", "c": "nothing"}
+    expected = {}
+    for query_id, query in asked.items():
+        sums = {id: float(sum(of.get(word, 0) for word in query.split())) for id, of in impacts.items()}
+        expected[query_id] = {id: score for id, score in sums.items() if score}
+    assert min(map(len, list(expected.values())[:2])) >= 1
+    by_anserini = PyseriniTeacher(index_dir=tmp_path / "index", similarity="impact", progress=False)
+    assert by_anserini.rank(asked).to_run() == expected
+    arguments = {"index_dir": str(tmp_path / "index"), "query_encoder": None}
+    by_pyserini = SearcherTeacher("pyserini.search.lucene:LuceneImpactSearcher", arguments, progress=False)
+    assert by_pyserini.rank(asked).to_run() == expected
+    encoder = {**arguments, "query_encoder": str(tmp_path / "splade")}
+    encoded = SearcherTeacher("pyserini.search.lucene:LuceneImpactSearcher", encoder, progress=False)
+    assert all(encoded.rank({"a": "piano music"}, k=5)["a"].scores > 0)
+
+
+def test_a_dense_searcher_of_pyserini_ranks_as_the_bi_encoder(corpus, queries, tmp_path, searchers):
+    faiss = pytest.importorskip("faiss", reason="needs the extra faiss")
+    pytest.importorskip("sentence_transformers", reason="needs the extra bi-encoder")
+    save_cross_encoder(tmp_path / "model")
+    teacher = BiEncoderTeacher(tmp_path / "model", corpus, progress=False)
+    save_faiss_index(teacher, corpus, tmp_path / "index")
+    dense = SearcherTeacher(
+        faiss_searcher, {"index": str(tmp_path / "index"), "model": str(tmp_path / "model")}, corpus, progress=False
+    )
+    found, expected = dense.rank(queries, k=5), teacher.rank(queries, k=5)
+    assert faiss.read_index(str(tmp_path / "index" / "index")).ntotal == len(corpus)
+    for query_id in expected:
+        assert found[query_id].passage_ids == expected[query_id].passage_ids
+        assert found[query_id].scores == pytest.approx(expected[query_id].scores, abs=1e-4)

@@ -8,14 +8,13 @@ from dgr_trainer.rankings import Rankings
 from dgr_trainer.teachers import pair_scoring
 from dgr_trainer.teachers.pair_scoring import plan_batches
 from dgr_trainer.teachers.pair_teacher import PairTeacher
-from dgr_trainer.teachers.processes import Processes
 
 
 class Counting(PairTeacher):
     """Scores depend on what else is in the batch, as padding and kernels make them; and every batch is recorded."""
 
     def __init__(self, corpus, version=0, processes=None):
-        super().__init__("counting", corpus, 40, False, processes or Processes())
+        super().__init__("counting", corpus, 40, False, processes)
         self.version, self.batches = version, []
 
     def content(self, query, passage):
@@ -35,6 +34,16 @@ class Counting(PairTeacher):
     @property
     def scored(self):
         return [one for batch in self.batches for one in batch]
+
+
+class Process:
+    """One of several processes, of which no other has found anything."""
+
+    def __init__(self, process_index, num_processes):
+        self.process_index, self.num_processes = process_index, num_processes
+
+    def wait_for_everyone(self):
+        """Nobody else is there."""
 
 
 @pytest.fixture
@@ -123,9 +132,7 @@ def test_the_number_of_processes_does_not_matter(small, tmp_path):
     for count in (2, 3):
         teachers = []
         for index in range(count):
-            processes = Processes()
-            processes.count, processes.index = count, index
-            teachers.append(Counting(corpus, processes=processes))
+            teachers.append(Counting(corpus, processes=Process(index, count)))
             # Alone, a process knows its own scores only; the others are missing.
             with pytest.raises(ValueError, match="is nan"):
                 teachers[-1].rank(queries, candidates, cache=tmp_path / str((count, index)))

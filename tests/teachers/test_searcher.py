@@ -59,6 +59,15 @@ def test_a_crash_is_reported_and_harms_nothing():
     assert len(make().rank({"q": "piano"})["q"].scores) == 2
 
 
+def test_java_is_prepared_before_any_module_imports_pyserini(tmp_path, monkeypatch):
+    (tmp_path / "own_searchers.py").write_text("def make():\n    import pyserini\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pyserini").mkdir()
+    (tmp_path / "pyserini" / "__init__.py").write_text("raise SystemExit('Java is not prepared')")
+    with pytest.raises(RuntimeError, match=r"has no anserini-\*-fatjar.jar"):
+        SearcherTeacher("own_searchers:make", progress=False).rank({"q": "x"})
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT between processes")
 def test_ctrl_c_ends_the_process(tmp_path):
     teacher = make(pid_file=str(tmp_path / "pid"))

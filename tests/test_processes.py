@@ -6,14 +6,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tiny_models import make_bart
 
 from dgr_trainer import Candidates, Rankings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.processes import combined, default_device, launched, place_of, processes_of_launch, shared, writes
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
-from dgr_trainer.retrieval.sharing import shared
 
 # Alone in its batch, a query gets the very same numbers whatever the other queries are.
 SETTINGS = SearchSettings(beam_size=3, batch_size=1, pseudo_query_length=12)
@@ -24,6 +26,9 @@ class Process:
 
     def __init__(self, process_index, num_processes):
         self.process_index, self.num_processes = process_index, num_processes
+
+    def wait_for_everyone(self):
+        """Nobody else is there."""
 
 
 def in_turn(run, number, monkeypatch):
@@ -52,6 +57,25 @@ def test_results_come_in_the_order_of_the_items(size, number, monkeypatch):
     assert list(in_turn(lambda one: shared(items, work, one), number, monkeypatch)) == [item * item for item in items]
     assert sorted(item for share in worked for item in share) == items
     assert max(map(len, worked)) - min(map(len, worked)) <= 1
+
+
+def test_what_each_has_found_is_put_together(monkeypatch):
+    found = [np.array([1.5, np.nan, np.nan]), np.array([np.nan, np.nan, -2.0]), np.array([np.nan, 3.0, 9.0])]
+    parts = []
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: parts.extend(own) or parts)
+    together = [combined(values, Process(index, 3)) for index, values in enumerate(found)][-1]
+    assert together.tolist() == [1.5, 3.0, -2.0]
+    assert combined(found[0], None) is found[0]
+
+
+def test_alone_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert processes_of_launch() is None and place_of(None) == (0, 1) and writes(None)
+    assert not writes(Process(1, 2))
+    with launched("cpu") as processes:
+        assert processes is None
+    if not torch.accelerator.is_available():
+        assert default_device(None).type == "cpu"
 
 
 def test_each_process_returns_what_one_returns(bpe_tokenizer, corpus, queries, qrels, monkeypatch):
@@ -101,7 +125,7 @@ def test_two_processes_are_one(bpe_tokenizer, corpus, queries, qrels, tmp_path):
             """
         )
     )
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
                    "ACCELERATE_USE_CPU": "true"}  # fmt: skip
 
