@@ -56,15 +56,14 @@ def test_processes_share_the_queries_and_agree(model, identifiers, index, querie
     whole = evaluator.rank(model)
     for processes in (2, 7):  # 7: more than there are queries.
         shares = []
-        unknown = [(place, []) for place in range(5)]
+        unknown = [{place: [] for place in range(5)}]
         monkeypatch.setattr(
-            "accelerate.utils.gather_object", lambda own, to=shares, all=unknown: to.append(own) or all
+            "accelerate.utils.gather_object", lambda own, to=shares, all=unknown: to.extend(own) or all
         )
         for number in range(processes):
             evaluator.rank(model, Process(number, processes))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        everything = [entry for share in shares for entry in share]
-        monkeypatch.setattr("accelerate.utils.gather_object", lambda found, all=everything: all)
+        monkeypatch.setattr("accelerate.utils.gather_object", lambda own, all=shares: all)
         together = evaluator.rank(model, Process(1, processes))
         assert sorted(together) == sorted(whole)
         for query_id, (ids, scores) in whole.items():
