@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +78,13 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_version_is_the_distributions() -> None:
     assert dgr_trainer.__version__ == importlib.metadata.version("dgr-trainer")
+
+
+def test_the_oldest_versions_are_those_of_the_requirements() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["bm25"], *extras["plots"]]
+    pinned = (root / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = {re.sub("==", ">=", line) for line in pinned if not line.startswith("#")}
+    assert oldest == set(required)
