@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,11 +149,20 @@ def read_folder(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
         try:
             result = read(path)
         except (OSError, ValueError):
-            if _identity(path) == before:
+            if _identity(path) == before and (before is not None or _is_nowhere(path)):
                 raise
             continue
         if _identity(path) == before:
             return result
+
+
+def _is_nowhere(path: Path) -> bool:
+    """Whether there is no such folder, set aside or not: looked at more than once, as it may be on its way."""
+    for _ in range(3):
+        if path.exists() or _aside(path).exists():
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

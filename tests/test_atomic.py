@@ -180,6 +180,23 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path, way):
         read_folder(path, lambda folder: (folder / "nowhere").read_text())
 
 
+def test_a_reader_who_looked_twice_between_two_folders_looks_again(tmp_path, monkeypatch):
+    path, seen = (
+        tmp_path / "folder",
+        iter([None, None]),
+    )  # Away both times, though there always was one.
+    _fill(path, "content")
+    identity = atomic._identity
+    monkeypatch.setattr(atomic, "_identity", lambda folder: next(seen, identity(folder)))
+    calls = []
+
+    def read(folder):
+        calls.append(folder)
+        return (folder / ("nowhere" if len(calls) == 1 else "content")).read_text()
+
+    assert read_folder(path, read) == "content" and len(calls) == 2
+
+
 def _replaced_again_and_again(path, stop):
     number = 0
     while not stop.is_set():

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
 from dgr_trainer.chunk_log import ChunkLog
-from dgr_trainer.processes import Processes, gathered, own_share, shared
+from dgr_trainer.processes import Processes, gathered, own_share, place_of, shared
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.weights import weights_digest
 
@@ -72,7 +72,7 @@ class CandidateSearch:
 
     def save(self, path: Path, k: int) -> None:
         """Write the candidates to a folder; the first process does, with what the others found."""
-        number, of = (0, 1) if self.processes is None else (self.processes.process_index, self.processes.num_processes)
+        number, of = place_of(self.processes)
         suffix = ".unfinished" if of == 1 else f".unfinished-{number}-of-{of}"
         with ChunkLog(path.with_name(path.name + suffix), {**self._settings(k), "process": number}) as log:
             rows = self._rows_of_all(log, of)
