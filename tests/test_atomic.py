@@ -181,10 +181,8 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path, way):
 
 
 def test_a_reader_who_looked_twice_between_two_folders_looks_again(tmp_path, monkeypatch):
-    path, seen = (
-        tmp_path / "folder",
-        iter([None, None]),
-    )  # Away both times, though there always was one.
+    path = tmp_path / "folder"
+    seen = iter([None, None])  # Away both times, though there always was one.
     _fill(path, "content")
     identity = atomic._identity
     monkeypatch.setattr(atomic, "_identity", lambda folder: next(seen, identity(folder)))
