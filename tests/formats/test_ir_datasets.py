@@ -1,10 +1,11 @@
 import builtins
 
-import ir_datasets
 import pytest
 
 from dgr_trainer import Corpus, Passage, read_qrels, read_queries
 from dgr_trainer.cli.main import main
+
+ir_datasets = pytest.importorskip("ir_datasets")
 
 
 @pytest.fixture
