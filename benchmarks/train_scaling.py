@@ -1,6 +1,6 @@
 """How a step of distillation grows with the passages of a list and with the queries of a batch.
 
-    python benchmarks/make_candidates.py --data DIR --student MODEL --output OUT
+    python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
     python benchmarks/train_scaling.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
 
 Each size runs in a process of its own: forward and backward pass, the median of several steps of different queries,

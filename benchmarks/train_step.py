@@ -1,6 +1,6 @@
 """One step of distillation (forward and backward pass) against the published formulation and a plain step.
 
-    python benchmarks/make_candidates.py --data DIR --student MODEL --output OUT
+    python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
     python benchmarks/train_step.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
 
 The three sides, in turns on the same queries:

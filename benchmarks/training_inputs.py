@@ -54,7 +54,7 @@ SHAPES: dict[str, dict[str, int]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that both benchmarks have."""
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with a train split.")
-    parser.add_argument("--candidates", type=Path, required=True, help="What make_candidates.py made of it.")
+    parser.add_argument("--candidates", type=Path, required=True, help="Folder of beir_pipeline.py.")
     parser.add_argument(
         "--model", default="bart-base-shape", help=f"A checkpoint, or random weights of {', '.join(SHAPES)}."
     )
@@ -107,7 +107,7 @@ class Inputs:
     """Training queries with their candidates, a trainer of a model, and batches of them."""
 
     def __init__(self, options: argparse.Namespace, list_length: int, batch_size: int) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(options.candidates / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(options.candidates / "student")
         candidates = Candidates.load_from_disk(options.candidates / "candidates")
         if options.distinct:
             candidates = with_random_identifiers(candidates, len(tokenizer))
@@ -116,10 +116,10 @@ class Inputs:
             tokenizer,
             candidates,
             candidates.to_rankings(),
-            read_qrels(options.data / "qrels" / "train.tsv"),
+            read_qrels(options.data, "train"),
             list_length=list_length,
         )
-        queries = read_queries(options.data / "queries.train.jsonl")
+        queries = read_queries(options.data, "train")
         self.queries = queries.filter(lambda row: row["query_id"] in candidates)
         self.model = make_model(options.model, tokenizer)
         self.trainer = DistillationGenerativeRetrievalTrainer(
