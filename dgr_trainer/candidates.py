@@ -283,6 +283,10 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """Passage ids of a query's candidates, best first, without reading their identifiers."""
         return tuple(self._cell(query_id, "passage_ids").to_pylist())
 
+    def scores(self, query_id: str) -> np.ndarray:
+        """The student's scores of a query's candidates, float64, in the order of `passage_ids`."""
+        return self._cell(query_id, "scores").to_numpy()
+
     def select(
         self, query_id: str, passage_ids: Sequence[str], *, max_identifiers: int | None = None
     ) -> tuple[Candidate, ...]:
@@ -308,7 +312,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """The student's own rank lists."""
         from dgr_trainer.rankings import Rankings
 
-        columns = ((q, self.passage_ids(q), self._cell(q, "scores").to_pylist()) for q in self)
+        columns = ((q, self.passage_ids(q), self.scores(q).tolist()) for q in self)
         return Rankings({query_id: dict(zip(ids, scores, strict=True)) for query_id, ids, scores in columns})
 
     def _cell(self, query_id: str, column: str) -> pa.Array:

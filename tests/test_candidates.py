@@ -85,7 +85,9 @@ def test_json_lines_that_are_none_are_refused(tmp_path, content, message):
 def test_rankings_of_the_student(candidates):
     rankings = candidates.to_rankings()
     assert rankings["q1"].passage_ids == ("b", "a", "c")
-    assert rankings["q1"].scores.tolist() == [15.5, 1.5, 0.0]
+    assert rankings["q1"].scores.tolist() == candidates.scores("q1").tolist() == [15.5, 1.5, 0.0]
+    with pytest.raises(KeyError, match="'nobody' has no candidates"):
+        candidates.scores("nobody")
 
 
 def test_another_tokenizer_is_refused(candidates, tmp_path):

@@ -1,7 +1,7 @@
 """What can be found out to be wrong before training begins."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.identifier_sources import StringIdentifiers
+from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
+from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.scoring import (
     can_pack,
     embedding_rows,
@@ -128,6 +129,43 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
             "Shorten the identifiers."
         )
+
+
+def warn_of_margins(collator: DistillationCollator, objective: RankingObjective, query_ids: Iterable[str]) -> None:
+    """
+    Say so if margins are out of all proportion to the scores that they are to hold apart.
+
+    The scores of candidates are those of passages in training, but for identifiers beyond the best: their scale grows
+    with the corpus, and the published margins have the scale of millions of passages.
+
+    Args:
+        collator ([`DistillationCollator`]): The collator; without candidates nothing is known of scores.
+        objective ([`RankingObjective`]): The loss and its margins.
+        query_ids (`Iterable[str]`): The training queries.
+    """
+    source = collator.source
+    if not (
+        objective.has_margins and isinstance(source, CandidateIdentifiers) and collator.scoring.kind == "log_odds"
+    ):
+        return
+    spread = source.spread(query_ids)
+    if not 0 < spread < objective.margin:
+        return
+    margin = _rounded(spread / 2)
+    logger.warning(
+        "margin=%g is more than the %g by which the student scores its best candidate above its middle one (median of "
+        "the first queries), so hardly any pair can keep it and the loss hardly tells good orders from bad ones. On "
+        "this corpus try margin=%g, margin_gap=%g, generation_weight=%g.",
+        objective.margin,
+        _rounded(spread, 3),
+        margin,
+        _rounded(margin / 3),
+        _rounded(objective.generation_weight * margin / objective.margin),
+    )
+
+
+def _rounded(value: float, digits: int = 2) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _warn_of_untrained_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:

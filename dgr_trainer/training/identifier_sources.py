@@ -114,6 +114,15 @@ class CandidateIdentifiers:
         chosen = self.candidates.select(query_id, wanted, max_identifiers=limit)
         return [passage.identifiers for passage in chosen]
 
+    def spread(self, query_ids: Iterable[str]) -> float:
+        """
+        How far the student's best candidate stands above its middle one: the median over some queries, in units of
+        scores. 0 if none of them has two candidates.
+        """
+        known = (self.candidates.scores(query_id) for query_id in query_ids if query_id in self.candidates)
+        looked_at = islice((scores for scores in known if len(scores) > 1), _QUERIES_LOOKED_AT)
+        return float(np.median([scores.max() - np.median(scores) for scores in looked_at] or [0.0]))
+
     def _refuse_other_views(self) -> None:
         """Candidates of a retriever with other views are found out at once, from the first queries."""
         found: set[str] = set()

@@ -89,6 +89,11 @@ class RankingObjective:
             over_batch=args.reference_reduction,
         )
 
+    @property
+    def has_margins(self) -> bool:
+        """Whether the ranking loss is trained and holds passages apart by margins."""
+        return self.ranking_weight > 0 and self.loss in _ORDER_LOSSES
+
     def ranking_losses(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
         """
         The loss of each list, unweighted.

@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, speed_metrics
 from dgr_trainer.ids import as_id
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
-from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments
+from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epochs import EpochOfCollator
 from dgr_trainer.training.logged_terms import LoggedTerms
@@ -290,6 +290,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             logger.warning(
                 "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(found.gaps())
             )
+        if self.is_world_process_zero() and self.objective is not None:
+            warn_of_margins(collator, self.objective, query_ids)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the averages of the loss terms since the last log of training."""

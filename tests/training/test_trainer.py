@@ -257,6 +257,21 @@ def test_gaps_in_the_data_are_reported_before_training(bpe_tokenizer, tmp_path, 
     assert "2 of 12 queries have fewer passages to compare than the list length" in caplog.text
 
 
+def test_margins_beyond_the_scores_are_reported_before_training(bpe_tokenizer, tmp_path, caplog):
+    def warned(**settings):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            make_trainer(tmp_path, bpe_tokenizer, max_steps=1, **settings).train()
+        return [record.getMessage() for record in caplog.records if "margin" in record.getMessage()]
+
+    # Ten candidates with scores 100, 99, ..., 91: the best one is 4.5 above the middle.
+    (message,) = warned()
+    assert "margin=300 is more than the 4.5 by which" in message
+    assert message.endswith("try margin=2.2, margin_gap=0.73, generation_weight=3.7.")
+    assert len(warned(margin=4.6, ranking_loss="margin_rank")) == 1
+    assert not warned(margin=4.4) and not warned(ranking_loss="ranknet") and not warned(ranking_weight=0.0)
+
+
 def test_the_trainer_can_train_again(bpe_tokenizer, tmp_path):
     trainer = make_trainer(tmp_path, bpe_tokenizer)
     trainer.train()
