@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 class CandidatesOptions:
     """Options of `dgr candidates`."""
 
-    queries: str = field(metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV or a BEIR folder."})
+    queries: str = field(
+        metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV, a BEIR folder, or hf:NAME."}
+    )
     output: str = field(metadata={"metavar": "PATH", "help": "Folder to write the candidates to."})
     qrels: str | None = field(
         default=None,

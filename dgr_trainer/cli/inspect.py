@@ -22,8 +22,8 @@ class InspectOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "Qrels: tell where the relevant passages stand, and measure the runs. TREC, BEIR's TSV or a BEIR "
-            "folder.",
+            "help": "Qrels: tell where the relevant passages stand, and measure the runs. TREC, BEIR's TSV, a "
+            "BEIR folder, or hf:NAME.",
         },
     )
     queries: str | None = field(

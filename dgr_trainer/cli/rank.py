@@ -26,7 +26,7 @@ class RankOptions:
             "bi-encoder; or Lucene through Pyserini (needs Java 21)."
         }
     )
-    queries: str = field(metadata={"metavar": "PATH", "help": "Queries: JSON Lines, TSV or a BEIR folder."})
+    queries: str = field(metadata={"metavar": "PATH", "help": "Queries: JSON Lines, TSV, a BEIR folder, or hf:NAME."})
     output: str = field(metadata={"metavar": "PATH", "help": "Run to write: JSON Lines if named .jsonl, else TREC."})
     corpus: str | None = field(
         default=None,
@@ -36,7 +36,8 @@ class RankOptions:
         default=None, metadata={"metavar": "DIR", "help": "Rank the candidates in this folder of `dgr candidates`."}
     )
     run: str | None = field(
-        default=None, metadata={"metavar": "FILE", "help": "Rank the passages of this run: TREC, .jsonl or .json."}
+        default=None,
+        metadata={"metavar": "FILE", "help": "Rank the passages of this run: TREC, JSON, a table, or hf:NAME."},
     )
     depth: int | None = field(default=None, metadata={"help": "Rank only so many first candidates a query."})
     k: int = field(default=100, metadata={"help": "Passages a query to keep.", "aliases": ["-k"]})

@@ -39,7 +39,8 @@ class SearchCommandOptions:
     identifiers: int = field(default=5, metadata={"help": "Identifiers to show of a passage; 0 for none."})
     json: bool = field(default=False, metadata={"help": "Print JSON Lines, one object a query, identifiers complete."})
     queries: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "File of queries: JSON Lines, TSV or a BEIR folder."}
+        default=None,
+        metadata={"metavar": "PATH", "help": "File of queries: JSON Lines, TSV, a BEIR folder, or hf:NAME."},
     )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as test."}

@@ -34,10 +34,11 @@ class TrainOptions:
         },
     )
     queries: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV or a BEIR folder."}
+        default=None,
+        metadata={"metavar": "PATH", "help": "Training queries: JSON Lines, TSV, a BEIR folder, or hf:NAME."},
     )
     qrels: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "Their qrels: TREC, BEIR's TSV or a BEIR folder."}
+        default=None, metadata={"metavar": "PATH", "help": "Their qrels: TREC, BEIR's TSV, a BEIR folder, or hf:NAME."}
     )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
