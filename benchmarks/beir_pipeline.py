@@ -2,10 +2,10 @@
 
     python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT [--cross-encoder MODEL]
 
-Each teacher gives a student of its own, distilled from the same generation stage; LTRGR, which needs no teacher, takes
-as many steps. The training questions of a passage serve as its pseudo-queries; the questions of the other splits are
-never seen. There are three tables: of all test questions, and of those whose passages have training questions or have
-none.
+Each teacher gives a student of its own, distilled from the same generation stage. LTRGR, which needs no teacher, takes
+as many steps, and so does a student that only goes on generating the identifiers of relevant passages. The training
+questions of a passage serve as its pseudo-queries; the questions of the other splits are never seen. There are three
+tables: of all test questions, and of those whose passages have training questions or have none.
 
 OUT keeps what each stage made, and the same command goes on from there: `student` (after the generation stage),
 `candidates`, `runs`, `tables.md`. With `--candidates-only` it ends before the teachers; train_step.py and
@@ -197,16 +197,17 @@ class Flow:
         return self.retriever(model, self.options.test_beam_size).rank(self.test, k=100)
 
     def distilled(
-        self, name: str, student: PreTrainedModel, collator: DistillationCollator, loss: str
+        self, name: str, student: PreTrainedModel, collator: DistillationCollator, loss: str | None
     ) -> PreTrainedModel:
-        """A student of the ranking stage."""
+        """A student of the ranking stage; without a loss, it learns to generate for as many steps more."""
         options, model = self.options, copy.deepcopy(student)
         trainer = DistillationGenerativeRetrievalTrainer(
             model=model,
             args=self.arguments(
                 num_train_epochs=options.ranking_epochs, per_device_train_batch_size=options.ranking_batch,
-                learning_rate=options.ranking_learning_rate, ranking_loss=loss, margin=options.margin,
-                margin_gap=options.margin_gap, generation_weight=options.generation_weight,
+                learning_rate=options.ranking_learning_rate, ranking_loss=loss or "distilled_ranknet",
+                ranking_weight=0.0 if loss is None else 1.0, margin=options.margin, margin_gap=options.margin_gap,
+                generation_weight=options.generation_weight,
             ),
             data_collator=collator,
             train_dataset=self.asked,
@@ -263,7 +264,10 @@ def main() -> None:
         )
 
     runs[BASELINE] = flow.run(BASELINE, lambda: flow.search(student))
-    stages = {"LTRGR": (own, "margin_rank", 3)}
+    stages: dict[str, tuple[Rankings, str | None, int]] = {
+        "generation continued": (own, None, options.list_length),
+        "LTRGR": (own, "margin_rank", 3),
+    }
     stages |= {f"DGR from {name}": (lists[name], "distilled_ranknet", options.list_length) for name in teachers}
     for name, (ranked, loss, list_length) in stages.items():
         collator = DistillationCollator(

@@ -34,7 +34,7 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
 
     found, printed = run("beir_pipeline.py", *options)
     assert "generation stage:" not in printed and "candidates:" not in printed  # Read from the folder.
-    runs = {"BM25 (teacher)", "generation only", "LTRGR", "DGR from BM25"}
+    runs = {"BM25 (teacher)", "generation only", "generation continued", "LTRGR", "DGR from BM25"}
     assert set(found["all"]["runs"]) == runs and found["all"]["baseline"] == "generation only"
     sizes = {part: found[part]["queries"] for part in ("all", "with training questions", "without") if part in found}
     assert sizes.pop("all") == sum(sizes.values()) > 0
