@@ -70,6 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranking-batch", type=int, default=4)
     parser.add_argument("--ranking-learning-rate", type=float, default=1e-4)
     parser.add_argument("--list-length", type=int, default=6)
+    parser.add_argument("--sampling", default="reference", help="How the list of DGR is drawn (DistillationCollator).")
     parser.add_argument("--margin", type=float, default=100.0, help="The published 300, for a corpus of 1/30,000.")
     parser.add_argument("--margin-gap", type=float, default=33.0)
     parser.add_argument("--generation-weight", type=float, default=150.0)
@@ -185,16 +186,16 @@ class Flow:
             )
         return Candidates.load_from_disk(folder)
 
-    def run(self, name: str, rank: Callable[[], Rankings]) -> Rankings:
-        """A run of the test questions."""
+    def run(self, name: str, ranker: Callable[[], Callable[[], Rankings]]) -> Rankings:
+        """A run of the test questions; `ranker` makes what ranks them."""
         path = self.options.output / "runs" / f"{name.replace(' ', '-')}.trec"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            self.timed(f"evaluating {name}", rank).to_trec(path, tag=name.replace(" ", "-"))
+            self.timed(f"evaluating {name}", ranker()).to_trec(path, tag=name.replace(" ", "-"))
         return Rankings.from_trec(path)
 
-    def search(self, model: PreTrainedModel) -> Rankings:
-        return self.retriever(model, self.options.test_beam_size).rank(self.test, k=100)
+    def searching(self, model: PreTrainedModel) -> Callable[[], Rankings]:
+        return lambda: self.retriever(model, self.options.test_beam_size).rank(self.test, k=100)
 
     def distilled(
         self, name: str, student: PreTrainedModel, collator: DistillationCollator, loss: str | None
@@ -260,22 +261,26 @@ def main() -> None:
         # A cross-encoder ranks what BM25 finds.
         pool = None if name == "BM25" else runs["BM25 (teacher)"].top(20)
         runs[f"{name} (teacher)"] = flow.run(
-            f"{name} (teacher)", lambda one=teacher, pool=pool: one.rank(flow.test, pool, 100)
+            f"{name} (teacher)", lambda one=teacher, pool=pool: lambda: one.rank(flow.test, pool, 100)
         )
 
-    runs[BASELINE] = flow.run(BASELINE, lambda: flow.search(student))
-    stages: dict[str, tuple[Rankings, str | None, int]] = {
-        "generation continued": (own, None, options.list_length),
-        "LTRGR": (own, "margin_rank", 3),
+    runs[BASELINE] = flow.run(BASELINE, lambda: flow.searching(student))
+    stages: dict[str, tuple[Rankings, str | None, int, str]] = {
+        "generation continued": (own, None, options.list_length, "reference"),
+        "LTRGR": (own, "margin_rank", 3, "reference"),
     }
-    stages |= {f"DGR from {name}": (lists[name], "distilled_ranknet", options.list_length) for name in teachers}
-    for name, (ranked, loss, list_length) in stages.items():
+    for name in teachers:
+        stages[f"DGR from {name}"] = (lists[name], "distilled_ranknet", options.list_length, options.sampling)
+    for name, (ranked, loss, list_length, sampling) in stages.items():
         collator = DistillationCollator(
-            flow.identifiers, candidates, ranked, flow.train_qrels, list_length=list_length, seed=options.seed
-        )
+            flow.identifiers, candidates, ranked, flow.train_qrels, list_length=list_length, sampling=sampling,
+            seed=options.seed,
+        )  # fmt: skip
         runs[name] = flow.run(
             name,
-            lambda name=name, collator=collator, loss=loss: flow.search(flow.distilled(name, student, collator, loss)),
+            lambda name=name, collator=collator, loss=loss: flow.searching(
+                flow.distilled(name, student, collator, loss)
+            ),
         )
     print(json.dumps({"seconds": flow.costs, **flow.tables(runs)}))
 

@@ -46,9 +46,9 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
 
     options = ["--candidates", folder, "--model", "bart-tiny-shape"]
     found, _ = run("train_step.py", *options, "--rounds", "1", "--batch", "2")
-    assert found["identifiers_compared"] > 20 and found["max_score_difference"] < 1e-4
+    assert found["identifiers_compared"] > 10 and found["max_score_difference"] < 1e-4
     assert found["speedup_vs_reference"] > 1 and found["shapes"][0]["reference_cells"] > 960
     assert {"cost_vs_plain_step", "peak_memory_vs_reference", "device"} <= set(found)
 
     sizes, _ = run("train_scaling.py", *options, "--steps", "1", "--size", "6", "2")
-    assert sizes["passages_found"] == 12 and sizes["prefixes"] > 20 and sizes["seconds"] > 0
+    assert sizes["passages_found"] == 12 and sizes["prefixes"] > 10 and sizes["seconds"] > 0
