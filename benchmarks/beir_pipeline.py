@@ -70,7 +70,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranking-batch", type=int, default=4)
     parser.add_argument("--ranking-learning-rate", type=float, default=1e-4)
     parser.add_argument("--list-length", type=int, default=6)
-    parser.add_argument("--sampling", default="reference", help="How the list of DGR is drawn (DistillationCollator).")
+    parser.add_argument(
+        "--sampling", nargs="+", default=["reference"], help="Ways to draw DGR's lists (see DistillationCollator)."
+    )
     parser.add_argument("--margin", type=float, default=100.0, help="The published 300, for a corpus of 1/30,000.")
     parser.add_argument("--margin-gap", type=float, default=33.0)
     parser.add_argument("--generation-weight", type=float, default=150.0)
@@ -270,7 +272,9 @@ def main() -> None:
         "LTRGR": (own, "margin_rank", 3, "reference"),
     }
     for name in teachers:
-        stages[f"DGR from {name}"] = (lists[name], "distilled_ranknet", options.list_length, options.sampling)
+        for sampling in options.sampling:
+            drawn = "" if sampling == "reference" else f", {sampling}"
+            stages[f"DGR from {name}{drawn}"] = (lists[name], "distilled_ranknet", options.list_length, sampling)
     for name, (ranked, loss, list_length, sampling) in stages.items():
         collator = DistillationCollator(
             flow.identifiers, candidates, ranked, flow.train_qrels, list_length=list_length, sampling=sampling,

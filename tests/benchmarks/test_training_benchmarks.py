@@ -32,16 +32,23 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
     found, _ = run("beir_pipeline.py", *options, "--candidates-only")
     assert set(found["seconds"]) == {"generation stage", "candidates"}
 
-    found, printed = run("beir_pipeline.py", *options)
+    found, printed = run("beir_pipeline.py", *options, "--sampling", "reference", "top")
     assert "generation stage:" not in printed and "candidates:" not in printed  # Read from the folder.
-    runs = {"BM25 (teacher)", "generation only", "generation continued", "LTRGR", "DGR from BM25"}
+    runs = {
+        "BM25 (teacher)",
+        "generation only",
+        "generation continued",
+        "LTRGR",
+        "DGR from BM25",
+        "DGR from BM25, top",
+    }
     assert set(found["all"]["runs"]) == runs and found["all"]["baseline"] == "generation only"
     sizes = {part: found[part]["queries"] for part in ("all", "with training questions", "without") if part in found}
     assert sizes.pop("all") == sum(sizes.values()) > 0
     assert {path.stem for path in (folder / "runs").iterdir()} == {name.replace(" ", "-") for name in runs}
     assert (folder / "tables.md").read_text() in printed
 
-    again, printed = run("beir_pipeline.py", *options)
+    again, printed = run("beir_pipeline.py", *options, "--sampling", "reference", "top")
     assert again == found and "evaluating LTRGR:" not in printed
 
     options = ["--candidates", folder, "--model", "bart-tiny-shape"]
