@@ -7,9 +7,9 @@ as many steps, and so does a student that only goes on generating the identifier
 questions of a passage serve as its pseudo-queries; the questions of the other splits are never seen. There are three
 tables: of all test questions, and of those whose passages have training questions or have none.
 
-OUT keeps what each stage made, and the same command goes on from there: `student` (after the generation stage),
-`candidates`, `runs`, `tables.md`. With `--candidates-only` it ends before the teachers; train_step.py and
-train_scaling.py take their batches from such a folder. The last line is one JSON object.
+OUT keeps what each stage made, and the same command goes on from there, while one with other options is refused:
+`student` (after the generation stage), `candidates`, `runs`, `tables.md`. With `--candidates-only` it ends before the
+teachers; train_step.py and train_scaling.py take their batches from such a folder. The last line is one JSON object.
 """
 
 import argparse
@@ -48,6 +48,11 @@ from dgr_trainer.evaluation.comparison import compare_runs
 from dgr_trainer.quickstart.pipeline import METRICS
 
 BASELINE = "generation only"
+# Options that student and candidates depend on; what else there is, runs depend on.
+OF_CANDIDATES = frozenset(
+    "data student articles train_queries generation_steps generation_batch generation_learning_rate beam_size "
+    "candidates bf16 seed".split()
+)
 
 
 def parse() -> argparse.Namespace:
@@ -92,6 +97,7 @@ class Flow:
         self.costs_file = options.output / "seconds.json"
         self.costs: dict[str, float] = json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
         options.output.mkdir(parents=True, exist_ok=True)
+        self._refuse_other_options()
         self._read()
         self.identifiers = Identifiers(AutoTokenizer.from_pretrained(options.student))
         self.index = FMIndex.from_corpus(self.corpus, self.identifiers, progress=False)
@@ -100,6 +106,23 @@ class Flow:
             f"{len(self.test)} test questions",
             flush=True,
         )
+
+    def _refuse_other_options(self) -> None:
+        """What a folder holds was made with some options; with others it would be taken for what it is not."""
+        file = self.options.output / "options.json"
+        before = json.loads(file.read_text()) if file.exists() else {}
+        free = {"output", "candidates_only", "sampling"}
+        given = {
+            name: str(value)
+            for name, value in vars(self.options).items()
+            if value is not None and name not in free and (name in OF_CANDIDATES or not self.options.candidates_only)
+        }
+        others = [f"{name}={before[name]}" for name in given if before.get(name, given[name]) != given[name]]
+        if others:
+            raise SystemExit(
+                f"{self.options.output} was made with {', '.join(others)}. Give the same options, or another --output."
+            )
+        file.write_text(json.dumps(before | given, indent=1))
 
     def _read(self) -> None:
         """Corpus, training and test questions with their qrels, cut down to what is asked for."""

@@ -136,7 +136,8 @@ def warn_of_margins(collator: DistillationCollator, objective: RankingObjective,
     Say so if margins are out of all proportion to the scores that they are to hold apart.
 
     The scores of candidates are those of passages in training, but for identifiers beyond the best: their scale grows
-    with the corpus, and the published margins have the scale of millions of passages.
+    with the corpus, and the published margins have the scale of millions of passages. The margins that are named keep
+    the published proportions, with half of the distance between best and middle as the margin.
 
     Args:
         collator ([`DistillationCollator`]): The collator; without candidates nothing is known of scores.
@@ -154,8 +155,8 @@ def warn_of_margins(collator: DistillationCollator, objective: RankingObjective,
     margin = _rounded(spread / 2)
     logger.warning(
         "margin=%g is more than the %g by which the student scores its best candidate above its middle one (median of "
-        "the first queries), so hardly any pair can keep it and the loss hardly tells good orders from bad ones. On "
-        "this corpus try margin=%g, margin_gap=%g, generation_weight=%g.",
+        "the first queries), so most pairs do not keep it, whatever their order. On this corpus try "
+        "margin=%g, margin_gap=%g, generation_weight=%g.",
         objective.margin,
         _rounded(spread, 3),
         margin,

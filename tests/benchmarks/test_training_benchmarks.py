@@ -12,12 +12,16 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "data"
 
 
-def run(name: str, *options: object) -> tuple[dict, str]:
-    """The last line of what a benchmark prints, and all of it."""
+def start(name: str, *options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "benchmarks" / name, "--data", DATA, *map(str, options)]
-    done = subprocess.run(
+    return subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
+
+
+def run(name: str, *options: object) -> tuple[dict, str]:
+    """The last line of what a benchmark prints, and all of it."""
+    done = start(name, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -50,6 +54,10 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
 
     again, printed = run("beir_pipeline.py", *options, "--sampling", "reference", "top")
     assert again == found and "evaluating LTRGR:" not in printed
+
+    for other in (["--split", "train"], ["--generation-steps", 3]):
+        refused = start("beir_pipeline.py", *options, *other)
+        assert refused.returncode == 1 and "Give the same options, or another --output." in refused.stderr
 
     options = ["--candidates", folder, "--model", "bart-tiny-shape"]
     found, _ = run("train_step.py", *options, "--rounds", "1", "--batch", "2")
