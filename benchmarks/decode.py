@@ -41,8 +41,8 @@ from transformers import (
 
 from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, read_queries
 from dgr_trainer.retrieval import beam_search, retriever
-from dgr_trainer.retrieval.student import ready_to_generate
-from dgr_trainer.training.scoring import start_token_id
+from dgr_trainer.student.generation import ready_to_generate
+from dgr_trainer.student.likelihoods import start_token_id
 
 BART_VOCABULARY = 50265
 SHAPES = [(15, 10), (15, 15), (5, 10), (5, 15)]

@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.atomic import atomic_folder
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.index import FMIndex
-from dgr_trainer.index_changes import save_changed
+from dgr_trainer.index.corpus_sync import save_changed
 
 _WORDS = 50_000
 _LENGTH = 100

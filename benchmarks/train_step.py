@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 from training_inputs import Inputs, add_options, peak_memory
 
+from dgr_trainer.student.likelihoods import start_token_id, sum_by_identifier
 from dgr_trainer.training.batches import score_batch
 from dgr_trainer.training.objective import passage_scores
 from dgr_trainer.training.query_tables import QueryTable
-from dgr_trainer.training.scoring import start_token_id, sum_by_identifier
 
 PROMPTS = ("title", "substring")
 CHUNK = 50

@@ -20,13 +20,13 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.atomic import atomic_folder, read_folder
-from dgr_trainer.compressed import atomic_text
+from dgr_trainer.files.atomic import atomic_folder, read_folder
+from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.files.lines import json_lines, place
 from dgr_trainer.identifiers import VIEWS
-from dgr_trainer.lines import json_lines, place
 
 if TYPE_CHECKING:
-    from dgr_trainer.rankings import Rankings
+    from dgr_trainer.runs.rankings import Rankings
 
 _FORMAT_VERSION = 1
 _META = "candidates.json"
@@ -310,7 +310,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def to_rankings(self) -> Rankings:
         """The student's own rank lists."""
-        from dgr_trainer.rankings import Rankings
+        from dgr_trainer.runs.rankings import Rankings
 
         columns = ((q, self.passage_ids(q), self.scores(q).tolist()) for q in self)
         return Rankings({query_id: dict(zip(ids, scores, strict=True)) for query_id, ids, scores in columns})

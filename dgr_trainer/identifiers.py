@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 
 View = Literal["title", "substring", "pseudo_query", "docid"]
 VIEWS: tuple[str, ...] = get_args(View)

@@ -19,12 +19,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from dgr_trainer.atomic import atomic_write
-from dgr_trainer.chunk_log import ChunkLog
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.pseudo_queries import PseudoQueries, read_pseudo_queries
-from dgr_trainer.rankings import Rankings
-from dgr_trainer.weights import align_weights, weights_digest
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
+from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.resume_log import ResumeLog
+from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.weights import align_weights, weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class PseudoQueryGenerator:
             "round_trip_k": None if round_trip is None else round_trip_k,
         }
         made = kept = 0
-        with ChunkLog(path.with_name(f"{path.name}.unfinished"), settings) as log:
+        with ResumeLog(path.with_name(f"{path.name}.unfinished"), settings) as log:
             with tqdm(total=len(corpus), desc="Pseudo-queries", unit=" passages", disable=not progress) as bar:
                 for chunk in log.chunks():
                     made, kept = made + chunk["made"], kept + sum(map(len, chunk["queries"]))

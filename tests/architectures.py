@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from dgr_trainer.training.packing import pack_identifiers
+from dgr_trainer.student.packing import pack_identifiers
 
 VOCAB = 120
 SIZES = {

@@ -20,7 +20,8 @@ from sample_corpus import PASSAGES, QRELS, QUERIES
 from tiny_models import TOKENIZERS, make_bart, make_t5
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import Identifiers
 
 datasets.disable_progress_bars()

@@ -1,6 +1,6 @@
 """Twenty-four short passages, questions about them and judgements, for tests."""
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 
 _ROWS = [
     ("p01", "Mount Everest", "Mount Everest is the highest mountain on Earth above sea level. It stands in the Himalayas on the border of Nepal and China.", ["what is the tallest mountain in the world", "where is everest"]),

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 
 ALL_VIEWS = IdentifierSettings(views=VIEWS)

@@ -7,8 +7,8 @@ from tiny_models import make_bart
 from transformers import BertConfig, BertModel
 
 from dgr_trainer import Corpus, Passage, Rankings, query_generation
-from dgr_trainer.chunk_log import ChunkLog
-from dgr_trainer.pseudo_queries import read_pseudo_queries
+from dgr_trainer.data.pseudo_queries import read_pseudo_queries
+from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.query_generation import PseudoQueryGenerator, found_again
 
 
@@ -79,7 +79,7 @@ def test_an_interruption_changes_nothing(make, corpus, tmp_path, monkeypatch, ch
 
 
 def test_unfinished_work_of_another_kind_is_refused(make, corpus, tmp_path):
-    ChunkLog(tmp_path / "p.jsonl.unfinished", make()._settings(corpus) | {"round_trip": None, "round_trip_k": None})
+    ResumeLog(tmp_path / "p.jsonl.unfinished", make()._settings(corpus) | {"round_trip": None, "round_trip_k": None})
     with pytest.raises(ValueError, match=r"unfinished was made with seed=42, but now it is 7"):
         make(seed=7).generate(corpus, tmp_path / "p.jsonl", progress=False)
     with pytest.raises(ValueError, match="was made with corpus="):

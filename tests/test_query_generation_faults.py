@@ -21,7 +21,7 @@ import torch
 
 torch.set_num_threads(1)
 from dgr_trainer import Corpus, query_generation
-from dgr_trainer.chunk_log import ChunkLog
+from dgr_trainer.files.resume_log import ResumeLog
 
 folder, rounds = Path(sys.argv[1]), json.load(open(sys.argv[2]))
 query_generation._PASSAGES_AT_ONCE = 2
@@ -31,7 +31,7 @@ generator = query_generation.PseudoQueryGenerator(
 )
 
 
-class Cut(ChunkLog):
+class Cut(ResumeLog):
     killed_in = None
 
     def _write(self, value):
@@ -42,7 +42,7 @@ class Cut(ChunkLog):
         super()._write(value)
 
 
-query_generation.ChunkLog = Cut
+query_generation.ResumeLog = Cut
 
 
 def worker(output, killed_in):

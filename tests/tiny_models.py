@@ -1,7 +1,7 @@
 """Tokenizers trained on the sample corpus, and random models small enough to build in a test.
 
 Training a Unigram or WordPiece tokenizer breaks ties differently in every process, so what was trained is kept in
-tests/data. To train again after a change of the sample corpus: python tests/tiny_models.py
+tests/assets. To train again after a change of the sample corpus: python tests/tiny_models.py
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-DATA = Path(__file__).with_name("data")
+DATA = Path(__file__).with_name("assets")
 
 
 def _texts() -> Iterator[str]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer

@@ -65,7 +65,7 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     with launched(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if qrels is not None:
-            from dgr_trainer.queries import check_qrels
+            from dgr_trainer.data.queries import check_qrels
 
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
         retriever.save_candidates(output, queries, options.k, qrels, processes)

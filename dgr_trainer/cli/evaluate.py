@@ -15,7 +15,7 @@ from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, rea
 from dgr_trainer.cli.tables import comparison_lines, fitted
 
 if TYPE_CHECKING:
-    from dgr_trainer.rankings import Rankings
+    from dgr_trainer.runs.rankings import Rankings
 
 
 @dataclass

@@ -77,7 +77,7 @@ def run(options: FuseOptions, positionals: Namespace) -> None:
         raise ValueError(f"--weights are {len(options.weights)}, but the runs {len(paths)}. Give a weight for each.")
     if min(options.k or 1, options.depth or 1) < 1 or 0 in (options.k, options.depth):
         raise ValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
-    from dgr_trainer.fusion import reciprocal_rank_fusion, score_fusion
+    from dgr_trainer.runs.fusion import reciprocal_rank_fusion, score_fusion
 
     runs = [read_run("RUN", str(path)) for path in paths]
     if options.depth is not None:

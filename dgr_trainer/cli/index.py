@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.cli.parsing import CommandParser, UsageError
 from dgr_trainer.cli.paths import input_path, model_name, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
@@ -23,10 +22,11 @@ from dgr_trainer.cli.sources import (
     open_index,
     read_corpus,
 )
-from dgr_trainer.lines import numbered_lines
+from dgr_trainer.files.atomic import atomic_folder
+from dgr_trainer.files.lines import numbered_lines
 
 if TYPE_CHECKING:
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.index import FMIndex
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _passages(options: IndexOptions, path: str) -> Corpus:
     corpus = read_corpus("CORPUS", path)
     if not files:
         return corpus
-    from dgr_trainer.pseudo_queries import read_pseudo_queries
+    from dgr_trainer.data.pseudo_queries import read_pseudo_queries
 
     return corpus.with_pseudo_queries(read_pseudo_queries(files, corpus.ids))
 
@@ -178,7 +178,7 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
     if corpus is None:
         index.save(found.path)
     else:
-        from dgr_trainer.index_changes import save_changed
+        from dgr_trainer.index.corpus_sync import save_changed
 
         save_changed(found.root, found.marker, opened, index, removed=removed, added=added, compacted=options.compact)
     _report(index, found.path)
@@ -189,7 +189,7 @@ def _verify(options: IndexOptions, corpus_path: str | None) -> None:
     if corpus_path is not None or options.add or options.remove is not None or options.compact or options.overwrite:
         raise UsageError("--verify looks at an index that is there and changes nothing. Give it with --output only.")
     found = needed_index("--output", options.output)
-    from dgr_trainer.corpus_folder import verify_corpus
+    from dgr_trainer.data.corpus_folder import verify_corpus
     from dgr_trainer.index import FMIndex
 
     index = FMIndex.load(found.path, verify=True)

@@ -74,7 +74,7 @@ def run(options: InspectOptions, positionals: Namespace) -> None:
     from dgr_trainer.evaluation.agreement import agreement
     from dgr_trainer.evaluation.comparison import compare_runs
     from dgr_trainer.evaluation.metrics import Metric
-    from dgr_trainer.training.list_statistics import rank_list_statistics
+    from dgr_trainer.runs.statistics import rank_list_statistics
 
     for metric in options.metrics:
         Metric.parse(metric)

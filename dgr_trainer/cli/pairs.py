@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions, PairOptions
@@ -22,8 +21,9 @@ from dgr_trainer.cli.sources import (
     read_qrels_of,
     read_queries_of,
 )
-from dgr_trainer.compressed import atomic_text
-from dgr_trainer.lines import file_kind, json_lines, place
+from dgr_trainer.files.atomic import atomic_folder
+from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.files.lines import file_kind, json_lines, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
     """
     import datasets
 
-    from dgr_trainer.arrow import dataset_from_rows
+    from dgr_trainer.files.arrow_rows import dataset_from_rows
 
     if path.is_dir():
         if not (path / "state.json").is_file():

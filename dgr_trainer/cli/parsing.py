@@ -16,8 +16,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from dgr_trainer.atomic import atomic_write
-from dgr_trainer.lines import existing_file
+from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.lines import existing_file
 
 _YES_OR_NO = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 _SECRETS = ("hub_token",)

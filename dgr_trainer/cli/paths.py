@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dgr_trainer.atomic import restore_folder
-from dgr_trainer.compressed import compression
-from dgr_trainer.formats.hub_names import hub_name
-from dgr_trainer.formats.ir_datasets_ids import ir_datasets_id
-from dgr_trainer.lines import file_kind, listing
+from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
+from dgr_trainer.data.sources import hub_name
+from dgr_trainer.files.atomic import restore_folder
+from dgr_trainer.files.compression import compression
+from dgr_trainer.files.lines import file_kind, listing
 
 
 def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.tables import comparison_lines
-from dgr_trainer.lines import listing
+from dgr_trainer.files.lines import listing
 
 _OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
 

@@ -22,7 +22,8 @@ from dgr_trainer.processes import launched, writes
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever, Hit
+    from dgr_trainer.retrieval.hits import Hit
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
     check_split(options.split, options.queries)
     queries: dict[str, str] = {}
     if options.queries:
-        from dgr_trainer.queries import queries_mapping
+        from dgr_trainer.data.queries import queries_mapping
 
         queries = queries_mapping(read_queries_of(options.queries, options.split))
     folder = check_retriever(positionals.retriever, search)

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dgr_trainer.atomic import read_folder
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
-from dgr_trainer.compressed import plain_name
-from dgr_trainer.lines import file_kind, json_lines, numbered_lines, place
+from dgr_trainer.files.atomic import read_folder
+from dgr_trainer.files.compression import plain_name
+from dgr_trainer.files.lines import file_kind, json_lines, numbered_lines, place
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
+    from dgr_trainer.data.queries import Qrels
     from dgr_trainer.identifiers import Identifiers, IdentifierSettings
     from dgr_trainer.index import FMIndex
-    from dgr_trainer.queries import Qrels
-    from dgr_trainer.rankings import Rankings
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
+    from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def index_folder(path: Path) -> IndexFolder | None:
 
 def open_index(found: IndexFolder, fingerprint: str | None = None) -> tuple[FMIndex, Corpus | None]:
     """Open an index and the corpus beside it, which belong together even if others change them at this moment."""
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.index import FMIndex
 
     return read_folder(
@@ -106,7 +106,7 @@ def needed_index(option: str, path: str) -> IndexFolder:
 
 def read_corpus(option: str, path: str) -> Corpus:
     """Read a corpus, or the one in the folder of an index or a retriever."""
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
 
     place = input_path(option, path)
     found = index_folder(place) if place.is_dir() else None
@@ -119,14 +119,14 @@ def read_corpus(option: str, path: str) -> Corpus:
 
 def read_queries_of(path: str, split: str | None, option: str = "--queries") -> Dataset:
     """Read queries from a file, or from a split of a BEIR folder."""
-    from dgr_trainer.queries import read_queries
+    from dgr_trainer.data.queries import read_queries
 
     return read_queries(input_path(option, path), split if Path(path).is_dir() else None)
 
 
 def read_qrels_of(path: str, split: str | None, option: str = "--qrels") -> Qrels:
     """Read qrels from a file, or from a split of a BEIR folder."""
-    from dgr_trainer.queries import read_qrels
+    from dgr_trainer.data.queries import read_qrels
 
     return read_qrels(input_path(option, path), split if Path(path).is_dir() else None)
 
@@ -139,9 +139,9 @@ def check_split(split: str | None, *paths: str | None) -> None:
 
 def read_run(option: str, path: str) -> Rankings:
     """Read a run of ours or of another system: TREC, JSON or a table by its name, a saved dataset, or `hf:NAME`."""
-    from dgr_trainer import run_files
+    from dgr_trainer.runs import reading
 
-    return run_files.read_run(input_path(option, path))
+    return reading.read_run(input_path(option, path))
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -154,9 +154,9 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 def write_run(rankings: Rankings, path: Path) -> None:
     """Write a run as [`read_run`] reads it."""
-    from dgr_trainer import run_files
+    from dgr_trainer.runs import reading
 
-    run_files.write_run(rankings, path)
+    reading.write_run(rankings, path)
 
 
 def read_identifier_strings(option: str, path: str) -> dict[str, str]:
@@ -166,7 +166,7 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
     Raises:
         `ValueError`: if a line is malformed, an id occurs twice, or there is none.
     """
-    from dgr_trainer.ids import as_id
+    from dgr_trainer.data.ids import as_id
 
     file = input_path(option, path, folder=False)
     strings: dict[str, str] = {}

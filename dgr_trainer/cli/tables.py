@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dgr_trainer.evaluation.agreement import AgreementTable
     from dgr_trainer.evaluation.comparison import RunComparison
-    from dgr_trainer.training.list_statistics import RankListStatistics
+    from dgr_trainer.runs.statistics import RankListStatistics
 
 Labels = Mapping[str, str]
 """What a run is called in a table, by its name."""

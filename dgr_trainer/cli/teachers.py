@@ -157,7 +157,7 @@ def make_teacher(name: str, corpus: Any, settings: dict[str, Any]) -> Any:
             settings["stemmer"] = None
         return BM25Teacher(corpus, **settings)
     if name == "pyserini":
-        from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
+        from dgr_trainer.teachers.lucene.pyserini import RM3, PyseriniTeacher
 
         settings["rm3"] = RM3() if settings.get("rm3") else None
         if "field_weights" in settings:

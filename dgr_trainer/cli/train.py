@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dgr_trainer._version import __version__
-from dgr_trainer.atomic import atomic_folder
 from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions
 from dgr_trainer.cli.sources import RETRIEVER_MARKER
 from dgr_trainer.cli.train_inputs import TrainInputs, check, read
 from dgr_trainer.cli.train_options import EvaluationOptions, LoraOptions, TrainOptions
+from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def run(
         given = {name: value for name, value in positionals.given.items() if name not in _OF_THIS_RUN}
         write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
         if inputs.collator is not None and inputs.dataset is not None:
-            from dgr_trainer.training.list_statistics import rank_list_statistics
+            from dgr_trainer.runs.statistics import rank_list_statistics
 
             lists = inputs.collator.rankings, inputs.collator.sampler.qrels, inputs.dataset["query_id"]
             logger.info("what there is to learn from:\n%s", rank_list_statistics(*lists))

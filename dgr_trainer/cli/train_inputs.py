@@ -35,12 +35,12 @@ from dgr_trainer.cli.train_options import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
+    from dgr_trainer.identifier_weights import ScoringSettings
     from dgr_trainer.identifiers import Identifiers
     from dgr_trainer.index import FMIndex
     from dgr_trainer.retrieval.settings import SearchSettings
-    from dgr_trainer.scoring import ScoringSettings
     from dgr_trainer.training.collator import DistillationCollator
 
 
@@ -94,7 +94,7 @@ def check(
     without = [one.name for one in fields(lora) if one.name != "lora_r" and getattr(lora, one.name)]
     if without and not lora.lora_r:
         raise ValueError(f"--{without[0]} says how a LoRA adapter is made, but --lora_r is 0. Give its rank.")
-    from dgr_trainer.scoring import ScoringSettings
+    from dgr_trainer.identifier_weights import ScoringSettings
 
     ScoringSettings(**scoring_options.given())
 
@@ -188,8 +188,8 @@ def _settings(
     options: TrainOptions, retriever: IndexFolder | None, scoring_options: ScoringOptions
 ) -> tuple[SearchSettings | None, ScoringSettings | None]:
     """Settings of search and scoring: those of the retriever that is trained further, and what was given."""
+    from dgr_trainer.identifier_weights import ScoringSettings
     from dgr_trainer.retrieval.settings import SearchSettings
-    from dgr_trainer.scoring import ScoringSettings
 
     saved = {} if retriever is None else retriever.description
     search = SearchSettings.from_dict(saved["search"]) if "search" in saved else None
@@ -268,7 +268,7 @@ def _check_strings(strings: dict[str, str], inputs: TrainInputs) -> None:
     """Refuse identifier strings that are not those of the index."""
     if inputs.index is None:
         return
-    from dgr_trainer.corpus import Passage
+    from dgr_trainer.data.passages import Passage
 
     sample = [Passage(id=id, docid=string) for id, string in list(strings.items())[:100]]
     identifiers = inputs.identifiers

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.rank_lists import RankList
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rankings import Rankings
 
 
 @dataclass(frozen=True)

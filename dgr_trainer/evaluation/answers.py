@@ -10,10 +10,10 @@ import regex
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.queries import Qrels
 from dgr_trainer.evaluation.metrics import Metric
-from dgr_trainer.queries import Qrels
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
 

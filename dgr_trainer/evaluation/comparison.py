@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dgr_trainer.compressed import atomic_text
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_per_query
 from dgr_trainer.evaluation.significance import PairedTest, confidence_interval, paired_test
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.runs.rankings import Rankings
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from datasets import Dataset
 
+from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_run
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.scoring import ScoringSettings
+from dgr_trainer.runs.rankings import Rankings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from dgr_trainer.evaluation.metrics import Metric, evaluate_run
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 
 class GeneratedIdentifierMetrics:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytrec_eval
 
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dgr_trainer.index.build import encoded_passages
-from dgr_trainer.index.building import build_in_folder
-from dgr_trainer.index.queries import IndexQueries
+from dgr_trainer.index.construction import encoded_passages
+from dgr_trainer.index.folder_build import build_in_folder
+from dgr_trainer.index.query_methods import IndexQueries
 from dgr_trainer.index.segment import Segment
-from dgr_trainer.index.segments import RemainingIds, add_segments, compacted, without_passages
+from dgr_trainer.index.segment_changes import RemainingIds, add_segments, compacted, without_passages
 from dgr_trainer.index.storage import load_index, new_settings, save_index
 from dgr_trainer.index.texts import Text, read_texts
 
 if TYPE_CHECKING:
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.identifiers import Identifiers
 
 

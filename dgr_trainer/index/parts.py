@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dgr_trainer.links import link_file
+from dgr_trainer.files.links import link_file
 
 # Files up to this size are compared with their checksums whenever they are opened.
 _ALWAYS_VERIFIED = 1 << 20

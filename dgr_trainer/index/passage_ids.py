@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from dgr_trainer.ids import as_id
+from dgr_trainer.data.ids import as_id
 from dgr_trainer.index.bit_vector import compiled
 
 _CHUNK = 4096

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from dgr_trainer.index import search
+from dgr_trainer.index import search_kernels
 from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, num_blocks
-from dgr_trainer.index.build import IndexArrays
+from dgr_trainer.index.construction import IndexArrays
 from dgr_trainer.index.parts import StoredPart
 from dgr_trainer.index.passage_ids import PassageIds
 
@@ -82,7 +82,7 @@ class Segment:
         arrays = self.arrays
         ranges = np.column_stack([arrays.symbol_rows[:-1], arrays.symbol_rows[1:]])[:, None]
         of_symbols = np.zeros(len(arrays.symbols), np.int64)
-        search.count_ranges(self.removed.rows, np.ascontiguousarray(ranges), 0, of_symbols)
+        search_kernels.count_ranges(self.removed.rows, np.ascontiguousarray(ranges), 0, of_symbols)
         counts = np.zeros(len(arrays.symbol_of), np.int64)
         counts[arrays.symbols] = of_symbols
         return counts
@@ -116,6 +116,6 @@ class Segment:
         rows = self.removed.rows.copy()
         if not len(rows):
             rows = np.zeros(num_blocks(arrays.num_rows) * BLOCK_WORDS, np.uint64)
-        search.mark_passages(arrays.blocks, arrays.levels, arrays.first_rows, arrays.passage_starts, own, rows)
+        search_kernels.mark_passages(arrays.blocks, arrays.levels, arrays.first_rows, arrays.passage_starts, own, rows)
         finish_ranks(rows, 0, arrays.num_rows)
         return replace(self, removed=Removed(np.union1d(self.removed.passages, own), rows), stored_removed=None)

@@ -19,8 +19,8 @@ from typing import Any
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_folder, atomic_write, restore_folder
-from dgr_trainer.index.build import SAMPLE_RATE, IndexArrays, check_vocabulary
+from dgr_trainer.files.atomic import atomic_folder, atomic_write, restore_folder
+from dgr_trainer.index.construction import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.parts import StoredPart, is_whole, link_part, read_part, write_part
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
 from dgr_trainer.index.verified import VERIFIED, State, read_verified, state_of, write_verified

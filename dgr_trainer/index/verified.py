@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.files.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 

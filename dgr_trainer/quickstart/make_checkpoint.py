@@ -23,7 +23,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.student import made_up_questions, new_student, train_tokenizer

@@ -12,21 +12,21 @@ import datasets
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, set_seed
 
-from dgr_trainer.atomic import atomic_write
 from dgr_trainer.candidates import Candidates
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.queries import Qrels, write_qrels
 from dgr_trainer.evaluation.comparison import RunComparison, compare_runs
+from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.queries import Qrels, write_qrels
 from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.questions import load_questions
 from dgr_trainer.quickstart.student import made_up_questions, name_words
-from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.scoring import ScoringSettings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.bm25 import BM25Teacher
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.files.atomic import atomic_write
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:

@@ -8,7 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.quickstart.stdlib_walk import Entry
 
 logger = logging.getLogger(__name__)

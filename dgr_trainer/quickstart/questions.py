@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, get_args
 
 from datasets import Dataset, Features, Value
 
-from dgr_trainer.corpus import Corpus
-from dgr_trainer.queries import Qrels
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.queries import Qrels
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.queries import Qrels
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
-from dgr_trainer.queries import Qrels
 
 VOCABULARY = 4096
 

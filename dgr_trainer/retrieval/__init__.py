@@ -6,7 +6,7 @@ from typing import Any
 _HOME_OF = {
     "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
-    "Hit": "retriever",
+    "Hit": "hits",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }

@@ -18,9 +18,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.beams import best_children
+from dgr_trainer.retrieval.beam_kernels import best_children
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
-from dgr_trainer.training.scoring import start_token_id
+from dgr_trainer.student.likelihoods import start_token_id
 
 
 class Hypothesis(NamedTuple):

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
-from dgr_trainer.chunk_log import ChunkLog
+from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.processes import Processes, gathered, own_share, place_of, shared
+from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
-from dgr_trainer.weights import weights_digest
+from dgr_trainer.student.weights import weights_digest
 
 if TYPE_CHECKING:
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever, Hit
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
 
 
 class _Asked(NamedTuple):
@@ -31,7 +32,7 @@ class _Asked(NamedTuple):
 
 
 # Hits of queries, each with the ids of passages to be included.
-Search = Callable[[Sequence[tuple[str, Sequence[str]]]], Iterable[list["Hit"]]]
+Search = Callable[[Sequence[tuple[str, Sequence[str]]]], Iterable[list[Hit]]]
 
 
 class CandidateSearch:
@@ -74,7 +75,7 @@ class CandidateSearch:
         """Write the candidates to a folder; the first process does, with what the others found."""
         number, of = place_of(self.processes)
         suffix = ".unfinished" if of == 1 else f".unfinished-{number}-of-{of}"
-        with ChunkLog(path.with_name(path.name + suffix), {**self._settings(k), "process": number}) as log:
+        with ResumeLog(path.with_name(path.name + suffix), {**self._settings(k), "process": number}) as log:
             rows = self._rows_of_all(log, of)
             if number == 0:
                 Candidates.save_rows(rows, path, **self.facts)
@@ -84,7 +85,7 @@ class CandidateSearch:
             gathered(None, self.processes)  # What was found may be forgotten only when the first has written it.
             log.remove()
 
-    def _rows_of_all(self, log: ChunkLog, of: int) -> Iterator[pa.RecordBatch]:
+    def _rows_of_all(self, log: ResumeLog, of: int) -> Iterator[pa.RecordBatch]:
         """The rows of all queries in their order, batch by batch, all processes at a time."""
         own, size = own_share(self.asked, self.processes), self.retriever.settings.batch_size
         before = log.chunks()

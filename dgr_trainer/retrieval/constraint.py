@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.beams import match_prefixes
+from dgr_trainer.retrieval.beam_kernels import match_prefixes
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
 
 # Log-probability of the only way on where there is none: finite, so that nothing turns into NaN, and below any sum of

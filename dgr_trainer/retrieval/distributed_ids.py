@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from dgr_trainer.index.segments import RemainingIds
+from dgr_trainer.index.segment_changes import RemainingIds
 
 if TYPE_CHECKING:
     from dgr_trainer.retrieval.distributed_index import DistributedIndex

@@ -9,7 +9,7 @@ import torch
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.beams import best_tokens
+from dgr_trainer.retrieval.beam_kernels import best_tokens
 
 # What follows a pattern that occurs at most so often is listed; of others, the model's best tokens are looked up.
 _LISTED = 512

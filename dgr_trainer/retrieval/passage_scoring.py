@@ -23,7 +23,7 @@ import numpy as np
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.matching import build_trie, score_occurrences, score_texts
+from dgr_trainer.retrieval.scoring_kernels import build_trie, score_occurrences, score_texts
 
 
 class Key(NamedTuple):

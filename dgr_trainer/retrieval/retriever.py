@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,40 +14,24 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
+from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, shared
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
-from dgr_trainer.retrieval.keys import QueryKeys, add_unigrams, query_ngrams, weigh_keys
+from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, among_best, likeliest_passages
+from dgr_trainer.retrieval.query_identifiers import QueryKeys, add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.retrieval.student import ready_to_generate
-from dgr_trainer.scoring import ScoringSettings
-from dgr_trainer.training.scoring import embedding_rows, score_identifiers
+from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.generation import ready_to_generate
+from dgr_trainer.student.likelihoods import embedding_rows, score_identifiers
 
 if TYPE_CHECKING:
-    from dgr_trainer.corpus import Corpus
-
-
-@dataclass(frozen=True)
-class Hit:
-    """
-    A passage that was found.
-
-    Args:
-        passage_id (`str`): The passage.
-        score (`float`): Its score; the higher the better, comparable within a query.
-        identifiers (`tuple[MatchedIdentifier, ...]`): What it was found by, in the order of credit; the scores add up
-            to the passage's.
-    """
-
-    passage_id: str
-    score: float
-    identifiers: tuple[MatchedIdentifier, ...]
+    from dgr_trainer.data.corpus import Corpus
 
 
 class GenerativeRetriever:

@@ -10,13 +10,13 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from dgr_trainer.atomic import atomic_folder, read_folder
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.files.atomic import atomic_folder, read_folder
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.scoring import ScoringSettings
-from dgr_trainer.weights import align_weights
+from dgr_trainer.student.weights import align_weights
 
 if TYPE_CHECKING:
     from dgr_trainer.retrieval.retriever import GenerativeRetriever

@@ -5,8 +5,8 @@ from dgr_trainer.teachers.bm25 import BM25Teacher
 from dgr_trainer.teachers.causal_lm import CausalLMTeacher
 from dgr_trainer.teachers.cross_encoder import SIMLM, CrossEncoderTeacher
 from dgr_trainer.teachers.function import FunctionTeacher
-from dgr_trainer.teachers.pyserini import RM3, PyseriniTeacher
-from dgr_trainer.teachers.searcher import SearcherTeacher
+from dgr_trainer.teachers.lucene.pyserini import RM3, PyseriniTeacher
+from dgr_trainer.teachers.lucene.searcher import SearcherTeacher
 from dgr_trainer.teachers.seq2seq import Seq2SeqTeacher
 from dgr_trainer.teachers.templates import Prompt
 

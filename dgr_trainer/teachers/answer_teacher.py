@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.prompts import PromptTokens
 from dgr_trainer.teachers.templates import Prompt, find_prompt

@@ -12,10 +12,11 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.processes import default_device, processes_of_launch, shared, writes
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_teacher import DTYPES
 from dgr_trainer.teachers.passage_vectors import passage_vectors
@@ -218,7 +219,7 @@ class BiEncoderTeacher:
         return vectors.float().cpu().numpy()
 
     def _settings(self) -> dict[str, object]:
-        from dgr_trainer.weights import weights_digest
+        from dgr_trainer.student.weights import weights_digest
 
         return {
             "weights": weights_digest(self.model),
@@ -239,7 +240,7 @@ def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -
         ) from error
     import torch
 
-    from dgr_trainer.weights import align_weights
+    from dgr_trainer.student.weights import align_weights
 
     arguments = dict(model_kwargs)
     arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}

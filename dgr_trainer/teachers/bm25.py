@@ -12,11 +12,11 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_folder, restore_folder
-from dgr_trainer.corpus import Corpus
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.analysis import STOP_WORDS, EnglishAnalyzer
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.files.atomic import atomic_folder, restore_folder
+from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.teachers.english_analyzer import STOP_WORDS, EnglishAnalyzer
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, check_fields, passage_text
 
 _MARKER = "bm25_teacher.json"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.templates import PairTemplate
 

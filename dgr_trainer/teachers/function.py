@@ -10,9 +10,10 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.processes import Processes, combined, place_of, wait, writes
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
 

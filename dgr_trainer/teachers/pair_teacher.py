@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.processes import Processes, default_device, processes_of_launch
-from dgr_trainer.queries import queries_mapping
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
 
@@ -153,7 +154,7 @@ class ModelTeacher(PairTeacher):
         import torch
         from transformers import AutoTokenizer
 
-        from dgr_trainer.weights import align_weights
+        from dgr_trainer.student.weights import align_weights
 
         arguments = dict(model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
@@ -189,7 +190,7 @@ class ModelTeacher(PairTeacher):
 
     def settings(self) -> Mapping[str, object]:
         """Weights and tokenizer by a hash of all of them, precision and length."""
-        from dgr_trainer.weights import weights_digest
+        from dgr_trainer.student.weights import weights_digest
 
         return {
             "family": type(self).__name__,

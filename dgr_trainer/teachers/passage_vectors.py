@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dgr_trainer.atomic import atomic_write
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.processes import Processes, place_of, shared, wait, writes
 
 _MARKER = "vectors.json"

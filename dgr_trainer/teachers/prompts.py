@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.teachers.templates import Prompt
 
 _QUERY_SHARE = 0.75  # of what the prompt leaves, at most, where query and passage do not both fit

@@ -20,7 +20,7 @@ from types import TracebackType
 
 import numpy as np
 
-from dgr_trainer.atomic import atomic_write
+from dgr_trainer.files.atomic import atomic_write
 
 try:
     import fcntl

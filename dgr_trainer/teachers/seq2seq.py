@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.teachers.answer_teacher import AnswerTeacher
 from dgr_trainer.teachers.templates import MONOT5, Prompt
 

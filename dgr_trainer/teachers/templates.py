@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 
 PASSAGE_FIELDS = ("passage", "title", "text")
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.training.forward_pass import Targets, predict
-from dgr_trainer.training.packing import IGNORED
-from dgr_trainer.training.scoring import TokenScores, score_tokens, start_token_id, underlying_model
+from dgr_trainer.student.forward_pass import Targets, predict
+from dgr_trainer.student.likelihoods import TokenScores, score_tokens, start_token_id, underlying_model
+from dgr_trainer.student.packing import IGNORED
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], tokens_at_once: int | None = None) -> TokenScores:

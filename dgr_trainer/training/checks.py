@@ -7,17 +7,17 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from dgr_trainer.training.arguments import DistillationTrainingArguments
-from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
-from dgr_trainer.training.objective import RankingObjective
-from dgr_trainer.training.scoring import (
+from dgr_trainer.student.likelihoods import (
     can_pack,
     embedding_rows,
     packing_attention,
     start_token_id,
     underlying_model,
 )
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
+from dgr_trainer.training.objective import RankingObjective
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from dgr_trainer.candidates import Candidates
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.queries import Qrels
+from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers
-from dgr_trainer.ids import as_id
-from dgr_trainer.queries import Qrels
-from dgr_trainer.rank_lists import RankList
-from dgr_trainer.scoring import ScoringSettings, repetition_factors
+from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
-from dgr_trainer.training.packing import pack_identifiers
 from dgr_trainer.training.prompts import padded_prompts
 from dgr_trainer.training.query_tables import QueryTable, identifier_arrays, list_arrays
 from dgr_trainer.training.sampling import Coverage, ListSampler, TrainingList

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import Identifiers
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dgr_trainer.scoring import ScoringSettings, identifier_weights
+from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
+from dgr_trainer.student.likelihoods import TokenScores, sum_by_identifier
 from dgr_trainer.training.losses import (
     distilled_ranknet_loss,
     kl_divergence_loss,
@@ -20,8 +21,7 @@ from dgr_trainer.training.losses import (
     margin_rank_loss,
     ranknet_loss,
 )
-from dgr_trainer.training.ranking_statistics import kendall_tau, rank_accuracy, violated_margins
-from dgr_trainer.training.scoring import TokenScores, sum_by_identifier
+from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
 
 if TYPE_CHECKING:
     from dgr_trainer.training.arguments import DistillationTrainingArguments

@@ -14,10 +14,11 @@ import datasets
 import numpy as np
 from rapidfuzz import fuzz, process
 
-from dgr_trainer.arrow import dataset_from_rows
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.data.queries import Qrels, queries_mapping
+from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
-from dgr_trainer.queries import Qrels, queries_mapping
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.queries import Qrels
-from dgr_trainer.rank_lists import RankList
+from dgr_trainer.data.queries import Qrels
+from dgr_trainer.runs.rank_list import RankList
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,9 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, speed_metrics
 
-from dgr_trainer.ids import as_id
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.student.likelihoods import sum_by_identifier
+from dgr_trainer.student.sharding import join_embeddings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
 from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins
@@ -28,8 +30,6 @@ from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_unless, passage_scores, ranked
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
 from dgr_trainer.training.prompts import with_prompts
-from dgr_trainer.training.scoring import sum_by_identifier
-from dgr_trainer.training.sharding import join_embeddings
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ def no_models(monkeypatch):
 
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    from dgr_trainer.corpus import Corpus
+    from dgr_trainer.data.corpus import Corpus
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", loaded)
     monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", loaded)

@@ -3,8 +3,8 @@
 import pytest
 
 from dgr_trainer.cli.sources import read_run
-from dgr_trainer.fusion import reciprocal_rank_fusion, score_fusion
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.fusion import reciprocal_rank_fusion, score_fusion
+from dgr_trainer.runs.rankings import Rankings
 
 FIRST = Rankings({"q1": {"a": 12.0, "b": 8.0, "c": 4.0}, "q2": {"a": 1.0}}, name="first")
 SECOND = Rankings({"q1": {"b": 0.9, "d": 0.5}, "q2": {"b": 1.0}}, name="second")

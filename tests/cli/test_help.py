@@ -27,10 +27,10 @@ from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOpti
 from dgr_trainer.cli.teachers import TeacherOptions
 from dgr_trainer.cli.train_options import EvaluationOptions, TrainOptions
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.quickstart.pipeline import QuickstartSettings
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.scoring import ScoringSettings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.pairs import generation_pairs
 

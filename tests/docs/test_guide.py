@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from teachers.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
+from teachers.lucene.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
 from teachers.reranker_models import save_causal_lm, save_seq2seq
 from tiny_models import make_bart
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase

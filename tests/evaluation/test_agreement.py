@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgr_trainer.evaluation.agreement import agreement, kendall_tau
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 4).map(float))
 

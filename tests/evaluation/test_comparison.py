@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dgr_trainer.evaluation import compare_runs, confidence_interval, evaluate_per_query, evaluate_run, paired_test
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 METRICS = ["hits@1", "mrr@10"]
 

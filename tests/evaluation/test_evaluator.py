@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from tiny_models import make_bart
 
 from dgr_trainer.evaluation import RetrievalEvaluator, evaluate_run
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
-from dgr_trainer.scoring import ScoringSettings
 
 SMALL = SearchSettings(beam_size=4)
 METRICS = ("hits@1", "hits@5", "mrr@10")

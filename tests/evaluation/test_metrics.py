@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_per_query, evaluate_run
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 QUERY_IDS = st.sampled_from(["q1", "q2", "q3"])
 PASSAGE_IDS = st.sampled_from([f"p{number}" for number in range(12)])

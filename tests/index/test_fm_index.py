@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.index.build import build_text_arrays
+from dgr_trainer.index.construction import build_text_arrays
 
 
 def build(sequences, vocab_size=9, separator=2, **options) -> FMIndex:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dgr_trainer.index import FMIndex, parts
-from dgr_trainer.index.build import IndexArrays
+from dgr_trainer.index.construction import IndexArrays
 
 SEQUENCES = [[5, 6, 7], [5, 6], [], [7, 5, 6, 7]]
 

@@ -20,8 +20,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from training_examples import CHECKPOINTING, make_collator, make_trainer, query_dataset
 from training_runs import SGD, assert_same_run, quiet_bart, run
 
-from dgr_trainer.training import forward_pass
-from dgr_trainer.training.sharding import is_sharded
+from dgr_trainer.student import forward_pass
+from dgr_trainer.student.sharding import is_sharded
 
 WORKER = "import test_many_processes as t, sys; getattr(t, sys.argv[1])(t.Path(sys.argv[2]), int(sys.argv[3]))"
 

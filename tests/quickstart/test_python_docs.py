@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.quickstart import python_docs
 from dgr_trainer.quickstart.python_docs import documented_objects, python_docs_corpus
 

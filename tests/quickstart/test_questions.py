@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from dgr_trainer.corpus import Corpus
+from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.questions import ANSWER, all_questions, load_questions
 

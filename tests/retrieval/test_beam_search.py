@@ -12,7 +12,7 @@ from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import legal_tokens
 from dgr_trainer.retrieval.beam_search import search_views
-from dgr_trainer.retrieval.student import ready_to_generate
+from dgr_trainer.student.generation import ready_to_generate
 
 QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
 ignore_peft = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from dgr_trainer.identifiers import VIEWS, Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import legal_tokens
-from dgr_trainer.retrieval.beams import best_children, best_tokens, match_prefixes
+from dgr_trainer.retrieval.beam_kernels import best_children, best_tokens, match_prefixes
 from dgr_trainer.retrieval.constraint import DEAD_END, IndexConstraint
 
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from tiny_models import make_bart
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
-from dgr_trainer.rankings import Rankings
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
-from dgr_trainer.scoring import ScoringSettings
-from dgr_trainer.training.scoring import score_identifiers
+from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.likelihoods import score_identifiers
 
 SMALL = SearchSettings(beam_size=5)
 

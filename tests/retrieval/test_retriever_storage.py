@@ -6,10 +6,10 @@ import pytest
 from tiny_models import make_bart
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
-from dgr_trainer.scoring import ScoringSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 QUERIES = ["who discovered penicillin", "sea"]

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from teachers.fake_java import make_java
+from teachers.lucene.fake_java import make_java
 
 
 class Machine:

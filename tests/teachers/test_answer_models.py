@@ -4,8 +4,9 @@ from teachers.reranker_models import save_causal_lm, save_seq2seq, word_tokenize
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from dgr_trainer import CausalLMTeacher, Seq2SeqTeacher
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.prompts import PromptTokens
 from dgr_trainer.teachers.templates import BGE_RERANKER_GEMMA, MONOT5, QWEN3_RERANKER, Prompt
 

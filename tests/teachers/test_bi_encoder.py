@@ -9,8 +9,9 @@ from teachers.reranker_models import save_cross_encoder
 from transformers import BertModel
 
 from dgr_trainer import BiEncoderTeacher
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers import passage_vectors as storage
 from dgr_trainer.teachers.vector_search import nearest
 

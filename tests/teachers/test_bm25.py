@@ -5,11 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.evaluation.metrics import evaluate_run
-from dgr_trainer.rankings import Rankings
-from dgr_trainer.teachers.analysis import EnglishAnalyzer
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.bm25 import BM25Teacher
+from dgr_trainer.teachers.english_analyzer import EnglishAnalyzer
 
 
 @pytest.fixture(scope="module")

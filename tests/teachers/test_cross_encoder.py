@@ -8,8 +8,9 @@ import torch._dynamo
 from teachers.reranker_models import save_cross_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.cross_encoder import SIMLM, CrossEncoderTeacher
 
 

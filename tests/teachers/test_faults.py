@@ -10,7 +10,7 @@ import sys
 import pytest
 from teachers.reranker_models import save_cross_encoder
 
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 # Loads everything once, then forks a worker for every round; whoever survives writes its rankings. With a budget of
 # bytes, a worker dies in the middle of the write that would go beyond it.

@@ -1,7 +1,7 @@
 import pytest
 
 from dgr_trainer import FunctionTeacher
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 
 def overlap(query, passages):

@@ -1,7 +1,7 @@
 import pytest
 
-from dgr_trainer.corpus import Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, check_fields, passage_text
 
 

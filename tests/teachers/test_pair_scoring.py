@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgr_trainer.corpus import Corpus, Passage
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers import pair_scoring
 from dgr_trainer.teachers.pair_scoring import plan_batches
 from dgr_trainer.teachers.pair_teacher import PairTeacher

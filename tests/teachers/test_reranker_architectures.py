@@ -8,7 +8,7 @@ from tiny_models import plain_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from dgr_trainer import CausalLMTeacher, CrossEncoderTeacher
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.templates import BGE_RERANKER_GEMMA
 
 SIZES = {

@@ -1,6 +1,6 @@
 import pytest
 
-from dgr_trainer.corpus import Passage
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.teachers.templates import PairTemplate
 
 PASSAGE = Passage(id="p", title="Nile", text="A river {in} Africa.")

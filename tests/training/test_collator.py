@@ -8,9 +8,9 @@ from sample_corpus import PASSAGES, QRELS, QUERIES
 from training_examples import TITLES, make_candidates, make_collator, make_rankings, query_dataset
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
-from dgr_trainer.rankings import Rankings
-from dgr_trainer.scoring import ScoringSettings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.collator import DistillationCollator
 
 FEATURES = [{"query_id": "q1", "query": "the mountain"}, {"query_id": "q2", "query": "sea"}]

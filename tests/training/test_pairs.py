@@ -5,7 +5,8 @@ import logging
 import pytest
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from dgr_trainer.corpus import Corpus, Passage
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.training.pairs import generation_pairs
 

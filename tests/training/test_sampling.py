@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.sampling import ListSampler, spaced
 
 # The teacher's order is a > b > ... > j; the student's is the reverse.

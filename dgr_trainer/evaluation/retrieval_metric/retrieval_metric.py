@@ -7,7 +7,7 @@ import datasets
 import evaluate
 
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_run
-from dgr_trainer.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings
 
 _DESCRIPTION = """
 How well passages are ranked for queries: hits@k, recall@k, precision@k, mrr@k, ndcg@k, map, computed by trec_eval.

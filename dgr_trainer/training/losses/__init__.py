@@ -35,11 +35,11 @@ Common to all:
 - **No waiting.** Nothing is read back to the host, and nothing loops over the batch.
 """
 
+from .list_tensors import Reduction, count_rank_lists
 from .listwise import kl_divergence_loss, listmle_loss, listnet_loss
 from .margin import distilled_ranknet_loss, margin_rank_loss
 from .normalization import standardize_scores
 from .pairwise import lambda_loss, margin_mse_loss, ranknet_loss
-from .rank_lists import Reduction, count_rank_lists
 
 __all__ = [
     "Reduction",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .rank_lists import (
+from .list_tensors import (
     Reduction,
     ahead,
     check_number,

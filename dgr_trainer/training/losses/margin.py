@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .rank_lists import (
+from .list_tensors import (
     Reduction,
     check_number,
     check_reduction,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .rank_lists import check_number, check_scores
+from .list_tensors import check_number, check_scores
 
 
 def standardize_scores(scores: Tensor, mask: Tensor, *, eps: float = 1e-6) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .rank_lists import (
+from .list_tensors import (
     Reduction,
     check_choice,
     check_number,

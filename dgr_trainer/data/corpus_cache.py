@@ -1,0 +1,207 @@
+"""Where a corpus lives: checked passages in an Arrow table, in memory while small, else memory-mapped from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features, Value
+from tqdm.auto import tqdm
+
+from dgr_trainer.data.ids import IdColumn
+from dgr_trainer.data.passages import PassageRows
+from dgr_trainer.files.compression import compression
+
+logger = logging.getLogger(__name__)
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "title": Value("string"),
+        "text": Value("string"),
+        "pseudo_queries": datasets.List(Value("string")),
+        "docid": Value("string"),
+    }
+)
+MARKER = "corpus.json"
+LAYOUT = 1
+BATCH = 1000
+MEMORY_BYTES = 64 * 2**20
+"""A table of more bytes than this is written to disk and memory-mapped."""
+CACHED_FILE_BYTES = 32 * 2**20
+"""A file of more bytes than this is read once, and afterwards from the table made of it."""
+
+
+@dataclass(frozen=True)
+class StoredCorpus:
+    """Checked passages and what identifies them.
+
+    Args:
+        dataset (`datasets.Dataset`): the passages, columns as in `FEATURES`.
+        fingerprint (`str`): SHA-256 of ids and contents, in order.
+    """
+
+    dataset: Dataset
+    fingerprint: str
+
+
+class CorpusDigest:
+    """sha256 over the ids and contents of passages, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            content = [row["id"], row["title"], row["text"], row["pseudo_queries"], row["docid"]]
+            self._hash.update(json.dumps(content, separators=(",", ":")).encode("ascii") + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def store(
+    source: PassageRows, *, key: str | None = None, cache_dir: str | os.PathLike[str] | None = None
+) -> StoredCorpus:
+    """Check passages and put them in a table.
+
+    Args:
+        source (`PassageRows`): the passages; read once, in batches.
+        key (`str`, *optional*): name under which the table is kept on disk. It has to change whenever the passages do.
+            Without one, the table stays in memory up to 64 MiB, and else is kept under a hash of its contents.
+        cache_dir (`str` or `os.PathLike`, *optional*, defaults to `datasets.config.HF_DATASETS_CACHE`): where tables
+            are kept.
+
+    Raises:
+        ValueError: if an id occurs twice, or there is no passage with a title or a text.
+    """
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "dgr_trainer"
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    numbers, digest, total = array("q"), CorpusDigest(), 0
+    batches: list[pa.Table] = []
+    size = 0
+    writer: pa.RecordBatchStreamWriter | None = None
+    try:
+        for batch, (batch_numbers, kept) in _tables(source):
+            total += len(batch_numbers)
+            numbers.extend(number for number, _ in kept)
+            digest.update(row for _, row in kept)
+            batches.append(batch)
+            size += batch.nbytes
+            if writer is None and (key is not None or size > MEMORY_BYTES):
+                temporary.mkdir(parents=True)
+                writer = pa.ipc.new_stream(str(temporary / "passages.arrow"), FEATURES.arrow_schema)
+            if writer is not None:
+                for waiting in batches:
+                    writer.write_table(waiting)
+                batches.clear()
+        dropped = total - len(numbers)
+        if not numbers:
+            found = f"all {total} passages have neither" if total else "there is no passage in it at all"
+            raise ValueError(f"{source.name}: no passage with a title or a text ({found}), so there is no corpus.")
+        if writer is None:
+            dataset = Dataset(pa.concat_tables(batches))
+            _check_duplicates(dataset, numbers, source)
+            _warn_of_dropped(source.name, dropped, total)
+            return StoredCorpus(dataset, digest.hexdigest())
+        writer.close()
+        _check_duplicates(Dataset.from_file(str(temporary / "passages.arrow")), numbers, source)
+        facts = {"layout": LAYOUT, "fingerprint": digest.hexdigest(), "passages": len(numbers), "dropped": dropped}
+        (temporary / MARKER).write_text(json.dumps(facts), encoding="utf-8")
+        kept_at = folder / (key or f"contents-{digest.hexdigest()}")
+        try:
+            os.rename(temporary, kept_at)
+        except OSError:
+            if not (kept_at / MARKER).is_file():  # otherwise another process was first, with the same passages
+                raise
+    finally:
+        if writer is not None:
+            writer.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+    stored = stored_under(kept_at.name, source.name, cache_dir=cache_dir)
+    if stored is None:
+        raise OSError(f"The table of {source.name} was written to {kept_at} and is gone. Read the corpus again.")
+    return stored
+
+
+def stored_under(key: str, name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> StoredCorpus | None:
+    """The table kept under `key`, or `None`; what was dropped when it was made is said again."""
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "dgr_trainer" / key
+    if not (folder / MARKER).is_file():
+        return None
+    facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    _warn_of_dropped(name, facts["dropped"], facts["passages"] + facts["dropped"])
+    return StoredCorpus(Dataset.from_file(str(folder / "passages.arrow")), facts["fingerprint"])
+
+
+def file_key(path: Path, reader: str) -> str | None:
+    """The key of the table of a large file: a hash of its bytes and of how it is read. `None` for a small one."""
+    if path.stat().st_size <= CACHED_FILE_BYTES:
+        return None
+    with open(path, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return "file-" + hashlib.sha256(f"{LAYOUT} {reader} {compression(path)} {content}".encode()).hexdigest()
+
+
+Numbered = list[tuple[int, dict[str, Any]]]
+
+
+def _tables(source: PassageRows) -> Iterator[tuple[pa.Table, tuple[list[int], Numbered]]]:
+    """Batches as tables, with the numbers of all their passages and the passages that are not empty."""
+    numbers: list[int] = []
+    kept: Numbered = []
+    progress = tqdm(source.rows, desc=f"Reading {Path(source.name).name}", unit=" passages", delay=2)
+    for number, row in progress:
+        numbers.append(number)
+        if row["title"].strip() or row["text"].strip():
+            kept.append((number, row))
+        if len(numbers) == BATCH:
+            yield _table(kept, source), (numbers, kept)
+            numbers, kept = [], []
+    if numbers:
+        yield _table(kept, source), (numbers, kept)
+
+
+def _table(kept: Numbered, source: PassageRows) -> pa.Table:
+    try:
+        return pa.Table.from_pylist([row for _, row in kept], schema=FEATURES.arrow_schema)
+    except UnicodeEncodeError:
+        for number, row in kept:
+            try:
+                json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{source.place(number)}: a text that is not Unicode ({error}). Half of a surrogate pair is left "
+                    "where a character was cut: mend the text."
+                ) from None
+        raise
+
+
+def _check_duplicates(dataset: Dataset, numbers: array[int], source: PassageRows) -> None:
+    found = IdColumn(dataset.data.column("id")).duplicates()
+    if not found:
+        return
+    first = list(found)[:5]
+    shown = "; ".join(
+        f"{value!r} ({', '.join(source.place(numbers[p]) for p in found[value][:3])})" for value in first
+    )
+    raise ValueError(
+        f"{source.name}: {len(found)} passage ids occur more than once: {shown}"
+        f"{'; ...' if len(found) > len(first) else ''}. Every passage needs an id of its own."
+    )
+
+
+def _warn_of_dropped(name: str, dropped: int, total: int) -> None:
+    if dropped:
+        logger.warning("%s: %d of %d passages have neither a title nor a text and were dropped.", name, dropped, total)

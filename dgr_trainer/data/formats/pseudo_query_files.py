@@ -1,0 +1,129 @@
+"""Files of pseudo-queries: records (docTTTTTquery, InPars), lines in the order of a collection, MINDER's pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.files.compression import plain_name
+from dgr_trainer.files.lines import existing_file, file_kind, numbered_lines, place
+from dgr_trainer.files.plain_pickle import read_plain_pickle
+from dgr_trainer.files.records import Record, read_records
+
+PathLike = str | os.PathLike[str]
+Rows = Iterator[tuple[str, Sequence[str]]]
+
+_ID_NAMES = ("id", "_id", "doc_id", "docid", "pid", "passage_id")
+_LIST_NAMES = ("pseudo_queries", "predicted_queries", "queries", "generated_queries")
+_ONE_NAME = "query"
+
+
+def file_rows(paths: Sequence[PathLike], ids: Iterable[str] | None, best: int | None) -> Rows:
+    """
+    The pseudo-queries of files; see [`read_pseudo_queries`] for formats and arguments.
+
+    Yields:
+        `tuple[str, Sequence[str]]`: passage id and queries; an id may come several times.
+    """
+    if best is not None and best < 1:
+        raise ValueError(f"best is {best}, but at least one query has to be kept.")
+    samples: list[Path] = []
+    for path in map(existing_file, paths):
+        if plain_name(path).lower().endswith((".pkl", ".pickle")):
+            yield from _pickle_rows(path)
+        elif file_kind(path) not in ("", "tsv"):
+            yield from _record_rows(path, best)
+        else:
+            samples.append(path)
+    if samples:
+        if ids is None:
+            raise ValueError(
+                f"{samples[0]}: the lines of a text file belong to the passages of a collection, in its order. Give "
+                "the ids of the passages (ids=corpus.ids), or a file of records with ids (.jsonl)."
+            )
+        yield from _sample_rows(samples, ids)
+
+
+def _record_rows(path: Path, best: int | None) -> Rows:
+    records = read_records(path)
+    threshold = None if best is None else _threshold(path, best)
+    left = best
+    for number, record in records.rows:
+        where = records.place(number)
+        id_name = next((name for name in _ID_NAMES if name in record), None)
+        name = next((name for name in (*_LIST_NAMES, _ONE_NAME) if name in record), None)
+        if id_name is None or name is None:
+            raise ValueError(
+                f"{where}: a passage id ({', '.join(_ID_NAMES)}) and queries ({', '.join(_LIST_NAMES)}, or one "
+                f"{_ONE_NAME}) are needed. The fields found are {sorted(record)}."
+            )
+        if threshold is not None and left is not None:
+            if left == 0 or _mean_log_prob(where, record) < threshold:
+                continue
+            left -= 1
+        queries = [record[name]] if name == _ONE_NAME else record[name]
+        yield as_id(record[id_name], "passage", where), check_queries(where, queries)
+
+
+def _threshold(path: Path, best: int) -> float:
+    """The lowest mean log-probability among the `best` highest ones of a file."""
+    records = read_records(path)
+    means = np.fromiter((_mean_log_prob(records.place(number), record) for number, record in records.rows), float)
+    return float(np.partition(means, -best)[-best]) if best < len(means) else -np.inf
+
+
+def _mean_log_prob(where: str, record: Record) -> float:
+    values = record.get("log_probs")
+    if not isinstance(values, list) or not values or not all(isinstance(value, (int, float)) for value in values):
+        raise ValueError(f"{where}: log_probs is {values!r:.60}, but to choose the best takes a list of numbers.")
+    return float(np.mean(values))
+
+
+def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
+    """Lines of several files, side by side with the ids of the passages."""
+    missing = object()
+    count = 0
+    columns = [_lines(path) for path in paths]
+    for count, (id, *lines) in enumerate(zip_longest(ids, *columns, fillvalue=missing), start=1):
+        for path, line in zip(paths, lines, strict=True):
+            if id is missing and line is not missing:
+                raise ValueError(f"{place(path, count)}: the collection has only {count - 1} passages.")
+            if line is missing:
+                raise ValueError(
+                    f"{path}: ends after line {count - 1}, but the collection has more passages. Each line is the "
+                    "query of one passage, in the order of the collection."
+                )
+        yield str(id), [str(line) for line in lines]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Every line of a file, blank ones too: they keep the place of their passage."""
+    last = 0
+    for number, line in numbered_lines(path):
+        yield from [""] * (number - last - 1)
+        yield line
+        last = number
+
+
+def _pickle_rows(path: Path) -> Rows:
+    found = read_plain_pickle(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, but a dict of passage ids and queries is needed.")
+    for id, queries in found.items():
+        where = f"{path}, passage {id!r}"
+        yield (
+            as_id(id, "passage", where),
+            check_queries(where, list(queries) if isinstance(queries, tuple) else queries),
+        )
+
+
+def check_queries(where: str, queries: object) -> list[str]:
+    """The queries, if they are a list of strings; otherwise a `TypeError` that says where they were found."""
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise TypeError(f"{where}: the queries are {queries!r:.80}, but they have to be a list of strings.")
+    return queries

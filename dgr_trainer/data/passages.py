@@ -1,0 +1,85 @@
+"""A passage, and the checks that its values pass on their way into a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgr_trainer.data.ids import as_id
+
+ID_NAMES = ("id", "_id")
+FIELDS = ("id", "title", "text", "pseudo_queries", "docid")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage: what a retriever finds.
+
+    Args:
+        id (`str`): id of the passage, without whitespace.
+        title (`str`, *optional*, defaults to `""`): title.
+        text (`str`, *optional*, defaults to `""`): body.
+        pseudo_queries (`tuple[str, ...]`, *optional*, defaults to `()`): queries generated for the passage.
+        docid (`str`, *optional*): an identifier given to the passage by other means, such as a semantic id or a URL.
+    """
+
+    id: str
+    title: str = ""
+    text: str = ""
+    pseudo_queries: tuple[str, ...] = ()
+    docid: str | None = None
+
+
+@dataclass(frozen=True)
+class PassageRows:
+    """Passages on their way into a corpus.
+
+    Args:
+        rows (`Iterable[tuple[int, dict]]`): number of the passage in its source and its values, by [`FIELDS`].
+        place (`Callable[[int], str]`): how errors name the passage of that number.
+        name (`str`): what the source is called in messages.
+    """
+
+    rows: Iterable[tuple[int, dict[str, Any]]]
+    place: Callable[[int], str]
+    name: str
+
+
+def passage_row(
+    where: str, *, id: object, title: object, text: object, pseudo_queries: object, docid: object
+) -> dict[str, Any]:
+    """Check the values of one passage and give them their types.
+
+    Args:
+        where (`str`): where the passage was found, for errors.
+        id (`object`): string or integer.
+        title, text (`object`): string or `None` (no title, no text).
+        pseudo_queries (`object`): list of strings or `None`; blank ones are left out.
+        docid (`object`): string, integer or `None`.
+
+    Raises:
+        TypeError: if a value is of another type.
+        ValueError: if the id is empty or holds whitespace.
+    """
+    for name, value in (("title", title), ("text", text)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{where}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string.")
+    if pseudo_queries is None:
+        pseudo_queries = ()
+    elif isinstance(pseudo_queries, str) or not isinstance(pseudo_queries, Sequence):
+        raise TypeError(
+            f"{where}: pseudo_queries is a {type(pseudo_queries).__name__}, but it has to be a list of strings."
+        )
+    for query in pseudo_queries:
+        if not isinstance(query, str):
+            raise TypeError(f"{where}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings.")
+    if docid is not None and (isinstance(docid, bool) or not isinstance(docid, (str, int))):
+        raise TypeError(f"{where}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
+    return {
+        "id": as_id(id, "passage", where),
+        "title": title or "",
+        "text": text or "",
+        "pseudo_queries": [query for query in pseudo_queries if query.strip()],
+        "docid": None if docid is None or docid == "" else str(docid),
+    }

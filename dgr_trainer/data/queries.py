@@ -1,0 +1,346 @@
+"""Queries and qrels: read, written and checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, IterableDataset, List, Value
+
+from dgr_trainer.data.formats import ir_datasets_ids
+from dgr_trainer.data.formats.huggingface import (
+    JUDGEMENT_COLUMNS,
+    QUERY_COLUMNS,
+    dataset_judgement_rows,
+    dataset_query_rows,
+)
+from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.query_readers import judgement_rows, query_rows
+from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name
+from dgr_trainer.files.lines import listing
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+Qrels = dict[str, dict[str, int]]
+"""Relevance of passages by query id and passage id; 0 (or less) is not relevant."""
+
+
+def read_queries(path: PathLike, split: str | None = None) -> Dataset:
+    """Read queries from a file or a BEIR folder.
+
+    - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
+      or `query`; perhaps `answers` (a list of strings).
+    - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
+      the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
+    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
+      the columns is skipped.
+    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
+      (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
+    - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
+      `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
+
+    Files may be compressed (`.gz`, `.zst`).
+
+    Args:
+        path (`str` or `os.PathLike`): the file or folder.
+        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+
+    Returns:
+        `datasets.Dataset`: columns `query_id` and `query` (strings), and `answers` (list of strings) if any query has
+        them. Blank queries are dropped with a warning that counts them.
+
+    Raises:
+        FileNotFoundError: if the file, or the split, is not there.
+        ValueError: if a line is malformed, an id occurs twice, or nothing is left.
+    """
+    hub = hub_name(path)
+    path = Path(path)
+    judged: Collection[str] | None = None
+    name = ir_datasets_id(path)
+    dataset = saved_dataset(path, split) if path.is_dir() else None
+    if hub is not None:
+        _refuse_split(split, path)
+        return _checked_queries(dataset_query_rows(*hub_dataset(hub, QUERY_COLUMNS), hub.text), hub.text)
+    if dataset is not None:
+        return _checked_queries(dataset_query_rows(dataset, None, os.fspath(path)), os.fspath(path))
+    if name is None and path.is_dir():
+        folder, path = path, _split_file(path, split)
+        if split is not None and path.name.startswith("queries.jsonl"):
+            judged = read_qrels(folder, split)
+    else:
+        _refuse_split(split, path)
+    found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
+    which = "" if judged is None else f" is judged in the split {split!r}"
+    return _checked_queries(found, os.fspath(path), judged, which)
+
+
+def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
+    """The queries of a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each query.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `query` and `answers`, where it
+            has another name, for example `{"query": "question", "answers": "answer"}`. Without a column of ids, the
+            numbers of the rows are the ids, from 0.
+
+    Returns:
+        `datasets.Dataset`: as [`read_queries`] gives it.
+
+    Raises:
+        TypeError, ValueError: as [`read_queries`] does, with the row; or if a column is missing.
+    """
+    return _checked_queries(dataset_query_rows(dataset, columns), "the dataset")
+
+
+def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Qrels:
+    """The judgements in a dataset of the Hub, or any other, streamed or not.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each judgement.
+        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `passage_id` and `relevance`,
+            where it has another name than that, or than BEIR's (`query-id`, `corpus-id`, `score`). Without a column of
+            relevance, every passage named is relevant.
+
+    Raises:
+        TypeError, ValueError: as [`read_qrels`] does, with the row; or if a column is missing.
+    """
+    return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
+
+
+def _checked_queries(
+    found: Iterable[tuple[str, str, str, list[str]]],
+    name: str,
+    judged: Collection[str] | None = None,
+    which: str = "",
+) -> Dataset:
+    """Queries as a dataset, each id once, those that are judged; blank ones are dropped."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    places: dict[str, str] = {}
+    blank = 0
+    for where, query_id, query, answers in found:
+        if query_id in places:
+            raise ValueError(f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique.")
+        places[query_id] = where.removeprefix(f"{name}, ")  # Without the path, which is long and always the same.
+        if judged is not None and query_id not in judged:
+            continue
+        if not query.strip():
+            blank += 1
+            continue
+        rows[query_id] = (query, answers)
+    if blank:
+        logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
+    if not rows:
+        raise ValueError(f"{name}: no query in it{which}.")
+    columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
+    features = {"query_id": Value("string"), "query": Value("string")}
+    if any(answers for _, answers in rows.values()):
+        columns["answers"] = [answers for _, answers in rows.values()]
+        features["answers"] = List(Value("string"))
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _refuse_split(split: str | None, path: Path) -> None:
+    if split is not None:
+        raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+
+
+def _split_file(folder: Path, split: str | None) -> Path:
+    names = ["queries.jsonl"] if split is None else [f"queries.{split}.jsonl", "queries.jsonl"]
+    for name in names:
+        for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
+            if candidate.is_file():
+                return candidate
+    hint = "" if split else ' Name a split, for example read_queries(folder, "test").'
+    raise FileNotFoundError(f"{folder} has no {' and no '.join(names)}. It holds: {listing(folder)}.{hint}")
+
+
+def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
+    """Queries by id, whatever they come in.
+
+    Args:
+        queries (`datasets.Dataset` or `Mapping[str, str]`): a dataset with the columns `query_id` and `query` (others
+            are ignored; a query may occur in several rows with the same text), or queries by id.
+
+    Returns:
+        `dict[str, str]`: query by query id, in the order given.
+
+    Raises:
+        TypeError: if `queries` is neither, or an id or a query is of the wrong type.
+        ValueError: if the dataset lacks a column, an id is invalid or has two different queries, a query is blank, or
+            there are none.
+    """
+    pairs: Iterator[tuple[Any, Any]]
+    if isinstance(queries, Dataset):
+        missing = [name for name in ("query_id", "query") if name not in queries.column_names]
+        if missing:
+            raise ValueError(
+                f"The queries have no column {' and no column '.join(map(repr, missing))}; their columns are "
+                f"{queries.column_names}. Rename with queries.rename_columns({{...}})."
+            )
+        pairs = _dataset_pairs(queries)
+    elif isinstance(queries, Mapping) and not any(isinstance(value, Dataset) for value in queries.values()):
+        pairs = iter(queries.items())
+    else:
+        splits = f" with the splits {sorted(map(str, queries))}: choose one" if isinstance(queries, Mapping) else ""
+        raise TypeError(
+            f"queries is a {type(queries).__name__}{splits}. Give a datasets.Dataset with the columns query_id and "
+            "query, or a mapping of query ids to queries."
+        )
+    result: dict[str, str] = {}
+    for number, (value, query) in enumerate(pairs):
+        query_id = as_id(value, "query", f"query {number}")
+        if not isinstance(query, str):
+            raise TypeError(f"Query {query_id!r} is {query!r} ({type(query).__name__}), not a string.")
+        if not query.strip():
+            raise ValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
+        if result.setdefault(query_id, query) != query:
+            raise ValueError(
+                f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs an "
+                "id of its own."
+            )
+    if not result:
+        raise ValueError("There are no queries: what was given is empty.")
+    return result
+
+
+def _dataset_pairs(queries: Dataset) -> Iterator[tuple[Any, Any]]:
+    for batch in queries.select_columns(["query_id", "query"]).with_format(None).iter(batch_size=10_000):
+        yield from zip(batch["query_id"], batch["query"], strict=True)
+
+
+def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
+    """Read qrels (relevance judgements) from a file, or from the `qrels` of a BEIR folder.
+
+    A file has, on each line, either four columns between whitespace (TREC: query, iteration, passage, relevance) or
+    three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
+    `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
+    `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
+    passages are relevant; of a task of KILT the pages of the provenance; of the results of
+    DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
+    Hub, perhaps with a mapping of columns (`hf:user/judgements,passage_id=doc`).
+
+    Args:
+        path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
+        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+
+    Returns:
+        `dict[str, dict[str, int]]`: relevance by query id and passage id; 0 and less are kept.
+
+    Raises:
+        FileNotFoundError: if the file, or the split, is not there.
+        ValueError: if a line is malformed, a passage is judged twice with different results, or there is no
+            judgement.
+    """
+    hub = hub_name(path)
+    path = Path(path)
+    name = ir_datasets_id(path)
+    dataset = saved_dataset(path, split) if path.is_dir() else None
+    if hub is not None:
+        _refuse_split(split, path)
+        return _checked_qrels(dataset_judgement_rows(*hub_dataset(hub, JUDGEMENT_COLUMNS), hub.text), hub.text)
+    if dataset is not None:
+        return _checked_qrels(dataset_judgement_rows(dataset, None, os.fspath(path)), os.fspath(path))
+    if name is None and path.is_dir():
+        folder = path / "qrels" if (path / "qrels").is_dir() else path
+        files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
+        of_split = next((file for file in files if split is not None and file.is_file()), None)
+        if of_split is None:
+            wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
+            raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
+        path = of_split
+    else:
+        _refuse_split(split, path)
+    found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
+    return _checked_qrels(found, os.fspath(path))
+
+
+def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qrels:
+    """Judgements by query and passage, each passage judged in one way."""
+    qrels: Qrels = {}
+    for where, query_id, passage_id, relevance in found:
+        known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
+        if known != relevance:
+            raise ValueError(
+                f"{where}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on an "
+                "earlier line. Keep one of the two."
+            )
+    if not qrels:
+        raise ValueError(f"{name}: no judgement in it.")
+    return qrels
+
+
+def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
+    """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, else TREC's four columns.
+
+    A name that ends in `.gz` or `.zst` makes a compressed file.
+
+    Raises:
+        TypeError: if an id is no string, or a relevance no integer.
+        ValueError: if an id is empty or holds whitespace.
+    """
+    beir = plain_name(path).endswith(".tsv")
+    with atomic_text(path) as file:
+        if beir:
+            file.write("query-id\tcorpus-id\tscore\n")
+        for query_id, judgements in qrels.items():
+            where = f"qrels of query {query_id!r}"
+            as_id(query_id, "query", where)
+            for passage_id, relevance in judgements.items():
+                as_id(passage_id, "passage", where)
+                if isinstance(relevance, bool) or not isinstance(relevance, int):
+                    raise TypeError(f"{where}: the relevance of {passage_id!r} is {relevance!r}, not an integer.")
+                middle = "\t" if beir else " 0 "
+                file.write(f"{query_id}{middle}{passage_id}{middle if beir else ' '}{relevance}\n")
+
+
+def check_qrels(
+    qrels: Mapping[str, Mapping[str, int]],
+    corpus: Container[str],
+    queries: Dataset | Mapping[str, str] | None = None,
+) -> Qrels:
+    """The judgements of passages that are in the corpus and of queries that are known.
+
+    Args:
+        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
+        corpus (`Corpus` or `Container[str]`): the corpus, or the ids in it.
+        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): the queries; by default all are known.
+
+    Returns:
+        `dict[str, dict[str, int]]`: what is left. What was dropped is counted in one warning.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    known = None if queries is None else queries_mapping(queries)
+    kept: Qrels = {}
+    unknown_queries: list[str] = []
+    unknown_passages: list[str] = []
+    total = 0
+    for query_id, judgements in qrels.items():
+        total += len(judgements)
+        if known is not None and query_id not in known:
+            unknown_queries.append(query_id)
+            continue
+        left = {passage_id: relevance for passage_id, relevance in judgements.items() if passage_id in corpus}
+        unknown_passages += [passage_id for passage_id in judgements if passage_id not in left]
+        if left:
+            kept[query_id] = left
+    found = (
+        f"{len(unknown_queries)} of {len(qrels)} queries of the qrels are unknown (such as {unknown_queries[:3]}) and "
+        f"{len(unknown_passages)} of {total} judged passages are not in the corpus (such as {unknown_passages[:3]})"
+    )
+    if not kept:
+        raise ValueError(
+            f"Nothing is left of the qrels: {found}. Are qrels, queries and corpus of the same collection?"
+        )
+    if unknown_queries or unknown_passages:
+        lost = len(qrels) - len(kept) - len(unknown_queries)
+        gone = f", with which {lost} more queries have no judgement left" if lost else ""
+        logger.warning("%s%s. They were dropped.", found, gone)
+    return kept

@@ -1,0 +1,297 @@
+"""Files of records (JSON Lines, a large JSON array, Parquet, Arrow), read one record after the other."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from dgr_trainer.files.compression import compression, open_bytes, plain_name, whole
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
+
+Record = dict[str, Any]
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Records:
+    """
+    The records of a file.
+
+    Args:
+        rows (`Iterable[tuple[int, dict]]`): number of a record (its line, or its row) and the record.
+        place (`Callable[[int], str]`): how errors name the record of that number.
+    """
+
+    rows: Iterable[tuple[int, Record]]
+    place: Callable[[int], str]
+
+    def peek(self) -> tuple[Records, frozenset[str]]:
+        """The same records, and the fields of the first of them; in place of this object, which is used up."""
+        rows = iter(self.rows)
+        first = next(rows, None)
+        if first is None:
+            return self, frozenset()
+        return Records(chain([first], rows), self.place), frozenset(first[1])
+
+
+def read_records(path: str | os.PathLike[str]) -> Records:
+    """
+    Read the records of a file, as they are needed.
+
+    Args:
+        path (`str` or `os.PathLike`): `.jsonl` or `.ndjson` (JSON Lines), `.json` (JSON Lines, or one array of
+            objects), each also compressed (`.gz`, `.zst`); `.parquet`; `.arrow` or `.feather` (Arrow IPC).
+
+    Returns:
+        [`Records`]; they are read once.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the name does not tell the format; while reading, if the file is malformed.
+    """
+    path = existing_file(path)
+    kind = file_kind(path)
+    if kind == "jsonl":
+        array = plain_name(path).lower().endswith(".json") and _first_sign(path) == "["
+        return Records(json_array(path) if array else json_lines(path), partial(place, path))
+    if kind in ("parquet", "arrow"):
+        return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
+    raise ValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
+
+
+def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
+    """
+    Read a JSON array of objects, however large: only a little more than one object is held at a time.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
+
+    Yields:
+        `tuple[int, dict]`: number of the line on which an object begins (from 1) and the object.
+
+    Raises:
+        ValueError: if the file is no array of objects, or ends before the array does.
+    """
+    text = _Window(existing_file(path))
+    if text.skip() != "[":
+        raise ValueError(f"{text.where()}: a JSON array was expected, which begins with '['.")
+    text.advance(1)
+    first = True
+    while True:
+        sign = text.skip()
+        if sign == "]":
+            text.advance(1)
+            break
+        if not first:
+            if sign != ",":
+                raise ValueError(f"{text.where()}: expected ',' or ']' after an object of the array, not {sign!r}.")
+            text.advance(1)
+            sign = text.skip()
+        first = False
+        number = text.line
+        record = text.value()
+        if not isinstance(record, dict):
+            raise ValueError(f"{place(text.path, number)}: the array holds {record!r:.60}, not an object.")
+        yield number, record
+    rest = text.skip()
+    if rest:
+        raise ValueError(f"{text.where()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?")
+
+
+def json_object(path: str | os.PathLike[str]) -> Record | None:
+    """
+    Read the one JSON object that a file holds.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
+
+    Returns:
+        `dict`, *optional*: the object; `None` if the file holds an array, or an object on each of several lines.
+
+    Raises:
+        ValueError: if it begins as an object, but is no JSON.
+    """
+    path = existing_file(path)
+    if _first_sign(path) != "{":
+        return None
+    try:
+        with open_bytes(path) as stream, whole(path, [0], "byte"):
+            data = stream.read()
+            content = json.loads(data.decode(_encoding(data)))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
+        raise ValueError(f"{place(path, error.lineno)}: not JSON ({error.msg}).") from None
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{place(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+    return content if isinstance(content, dict) else None
+
+
+def read_table(path: str | os.PathLike[str]) -> pa.Table:
+    """
+    Read a whole table.
+
+    Args:
+        path (`str` or `os.PathLike`): `.parquet`, or `.arrow` or `.feather` (Arrow IPC), which is memory-mapped.
+
+    Raises:
+        ValueError: if the file is compressed as a whole, or malformed.
+    """
+    path = existing_file(path)
+    kind = file_kind(path)
+    _refuse_compressed_table(path)
+    try:
+        if kind == "parquet":
+            return pa.parquet.read_table(path, partitioning=None)
+        with pa.memory_map(str(path)) as source:
+            try:
+                return pa.ipc.open_file(source).read_all()
+            except pa.ArrowInvalid:
+                source.seek(0)
+                return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # What the disk has to say, not Arrow.
+        raise ValueError(f"{path}: no whole {kind.capitalize()} file: {error}") from None
+
+
+class _Window:
+    """The part of a JSON text that is being looked at, refilled as it is used up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.line = 1
+        self._chunks = self._read()
+        self._text = ""
+        self._at = 0
+        self._ended = False
+        self._decoder = json.JSONDecoder()
+
+    def where(self) -> str:
+        return place(self.path, self.line)
+
+    def skip(self) -> str:
+        """Go past white space; the character that follows, or `""` at the end."""
+        while True:
+            while self._at < len(self._text):
+                letter = self._text[self._at]
+                if letter not in " \t\r\n":
+                    return letter
+                self.line += letter == "\n"
+                self._at += 1
+            if not self._fill():
+                return ""
+
+    def advance(self, count: int) -> None:
+        self.line += self._text.count("\n", self._at, self._at + count)
+        self._at += count
+
+    def value(self) -> Any:
+        """Read the JSON value that begins here."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # An error near the end, or a string that does not end, may only mean that more has to be read.
+                open_end = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - 16
+                if open_end and self._fill():
+                    continue
+                line = self.line + self._text.count("\n", self._at, error.pos)
+                if open_end:
+                    raise ValueError(
+                        f"{place(self.path, line)}: the file ends inside the object that begins on line {self.line}. "
+                        "It is cut off: fetch or write it again."
+                    ) from None
+                raise ValueError(f"{place(self.path, line)}: not JSON ({error.msg}).") from None
+            self.advance(end - self._at)
+            return value
+
+    def _fill(self) -> bool:
+        """Read on, at least as much again as is waiting; `False` at the end of the file."""
+        waiting = self._text[self._at :]
+        parts, size = [waiting], 0
+        while not self._ended and size <= len(waiting):
+            part = next(self._chunks, None)
+            if part is None:
+                self._ended = True
+            else:
+                parts.append(part)
+                size += len(part)
+        self._text, self._at = "".join(parts), 0
+        return size > 0
+
+    def _read(self) -> Iterator[str]:
+        lines = [0]
+        with open_bytes(self.path) as stream, whole(self.path, lines):
+            decode = codecs.getincrementaldecoder(_encoding(stream.peek(2)))().decode
+            while chunk := stream.read(_CHUNK):
+                try:
+                    text = decode(chunk)
+                except UnicodeDecodeError as error:
+                    before = lines[0] + chunk[: error.start].count(b"\n") + 1
+                    raise ValueError(
+                        f"{place(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+                    ) from None
+                lines[0] += chunk.count(b"\n")
+                yield text
+
+
+def _first_sign(path: Path) -> str:
+    with open_bytes(path) as stream, whole(path, [0]):
+        head = stream.read(4096)
+    return head.decode(_encoding(head), "ignore").lstrip()[:1]
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding of a JSON text, by its first bytes."""
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:
+    _refuse_compressed_table(path)
+    number = 0
+    try:
+        for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # What the disk has to say, not Arrow.
+        raise ValueError(
+            f"{path}: no whole {kind.capitalize()} file: {error} It was read up to row {number}."
+        ) from None
+
+
+def _refuse_compressed_table(path: Path) -> None:
+    if compression(path):
+        raise ValueError(f"{path}: a table compressed as a whole is not read in parts. Decompress it first.")
+
+
+def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=1000)
+
+
+def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as source:
+        try:
+            file = pa.ipc.open_file(source)
+            batches: Iterable[pa.RecordBatch] = (file.get_batch(at) for at in range(file.num_record_batches))
+        except pa.ArrowInvalid:
+            source.seek(0)
+            batches = pa.ipc.open_stream(source)
+        for batch in batches:
+            for start in range(0, batch.num_rows, 1000):
+                yield batch.slice(start, 1000)

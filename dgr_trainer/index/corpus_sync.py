@@ -1,0 +1,68 @@
+"""Changing an index and the corpus beside it together: a folder of `dgr index`, or of a retriever."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.corpus_cache import StoredCorpus
+from dgr_trainer.data.corpus_folder import write_changed
+from dgr_trainer.files.atomic import atomic_folder
+from dgr_trainer.files.links import link_tree
+from dgr_trainer.index import FMIndex
+from dgr_trainer.index.storage import belongs_to_index, unchanged
+
+CORPUS = "corpus"
+
+
+def save_changed(
+    root: Path,
+    marker: str,
+    opened: FMIndex,
+    changed: FMIndex,
+    *,
+    removed: np.ndarray,
+    added: Corpus | None,
+    compacted: bool,
+) -> None:
+    """Write a changed index with its corpus, which take the place of the older two in one step.
+
+    Only what is new is written: the segment of the added passages, a part of the corpus, and which passages are
+    removed; all other files of the folder are linked. An index that was compacted has its corpus written anew, too.
+
+    Args:
+        root (`pathlib.Path`): the folder that holds `corpus/`, and the index, itself or in a subfolder.
+        marker (`str`): the file by which a folder of this kind is known, see [`atomic_folder`].
+        opened ([`FMIndex`]): the index as it was loaded.
+        changed ([`FMIndex`]): the index that was made from it.
+        removed (`np.ndarray` of int64): the numbers in `opened` of the passages that were removed, ascending.
+        added ([`Corpus`], *optional*): the passages that were added after the rest.
+        compacted (`bool`): whether the index was compacted.
+
+    Raises:
+        ValueError: if the corpus is not that of the index, or the index is not on the disk.
+        RuntimeError: if another process has changed the index since it was loaded.
+    """
+    if opened.loaded_from is None:
+        raise ValueError("The index is not on the disk, so there is none to change. Save it with FMIndex.save.")
+    at, checksum = opened.loaded_from
+    corpus = Corpus.load_from_disk(root / CORPUS)
+    if len(corpus) != opened.num_passages or any(corpus.ids[n] != opened.passage_ids[n] for n in removed.tolist()):
+        raise ValueError(
+            f"The corpus in {root / CORPUS} ({len(corpus)} passages) is not the one of the index beside it "
+            f"({opened.num_passages} passages). Index the corpus again."
+        )
+    with unchanged(at, checksum), atomic_folder(root, marker=marker) as new:
+        changed.save(new / at.relative_to(root.absolute()), link=True)
+        if compacted:
+            gone = set(removed.tolist())
+            kept = (passage for number, passage in enumerate(corpus) if number not in gone)
+            Corpus.from_passages(chain(kept, added or ())).save_to_disk(new / CORPUS)
+        else:
+            more = None if added is None else StoredCorpus(added.dataset, added.fingerprint)
+            write_changed(root / CORPUS, new / CORPUS, removed, more)
+        own = at == root.absolute()
+        link_tree(root, new, leave_out=lambda name: (new / name).exists() or (own and belongs_to_index(name)))

@@ -1,0 +1,190 @@
+"""What can be asked of an index, of one pattern and of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from dgr_trainer.index import batched_queries
+from dgr_trainer.index.batched_queries import Integers
+from dgr_trainer.index.segment import Segment
+
+
+class IndexQueries:
+    """The queries of [`FMIndex`], over its segments."""
+
+    _segments: tuple[Segment, ...]
+
+    @property
+    def num_segments(self) -> int:
+        """Number of parts that the index consists of, and so of parts of a range."""
+        return len(self._segments)
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The range of the empty pattern: all occurrences (int64, shape `(num_segments, 2)`)."""
+        whole = batched_queries.find(self._segments, [[]])[0]
+        whole.setflags(write=False)
+        return whole
+
+    def empty(self, size: int) -> np.ndarray:
+        """Ranges of patterns that do not occur (int64, shape `(size, num_segments, 2)`)."""
+        return np.zeros((size, self.num_segments, 2), np.int64)
+
+    # Queries, one at a time
+
+    def find(self, ids: Sequence[int]) -> np.ndarray:
+        """The range of a pattern.
+
+        Args:
+            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern has all occurrences.
+
+        Returns:
+            `np.ndarray` of int64, shape `(num_segments, 2)`: the range; zeros if the pattern does not occur.
+
+        Raises:
+            ValueError: if a token is outside the vocabulary.
+        """
+        return self.find_batch([ids])[0]
+
+    def count(self, ids: Sequence[int]) -> int:
+        """How often a pattern occurs; see [`FMIndex.find`]."""
+        return int(self.counts(self.find(ids)))
+
+    def continuations(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens that follow the occurrences of a pattern; see [`FMIndex.continuations_batch`].
+
+        Args:
+            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: the distinct tokens, and how often each follows (int64).
+        """
+        _, tokens, counts = self.continuations_batch(np.asarray(found)[None])
+        return tokens, counts
+
+    def locate(self, found: np.ndarray, length: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where a pattern occurs; see [`FMIndex.locate_batch`].
+
+        Args:
+            found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
+            length (`int`): number of tokens of the pattern.
+            limit (`int`, *optional*): occurrences to give at most.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: the passage of each occurrence, and the offset of its first token in it.
+        """
+        _, passages, offsets = self.locate_batch(np.asarray(found)[None], length, limit)
+        return passages, offsets
+
+    def extract(self, passage: int) -> np.ndarray:
+        """The tokens of a passage, without the separator (int64); see [`FMIndex.extract_batch`]."""
+        return self.extract_batch([passage])[1]
+
+    # Queries, many at a time
+
+    def counts(self, ranges: np.ndarray) -> np.ndarray:
+        """How often each of many patterns occurs.
+
+        Args:
+            ranges (`np.ndarray` of int64, shape `(..., num_segments, 2)`): the patterns' ranges.
+
+        Returns:
+            `np.ndarray` of int64, shape `(...)`: the numbers of occurrences; 0 for empty ranges.
+
+        Raises:
+            ValueError: if a range is not of this index.
+        """
+        return batched_queries.counts(self._segments, ranges)
+
+    def extend(self, ranges: np.ndarray, tokens: Integers, enough: int | None = None) -> np.ndarray:
+        """Append a token to each of many patterns, or try several for each.
+
+        Args:
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; empty ones stay empty.
+            tokens (`np.ndarray` of int64, shape `(n,)` or `(n, m)`): the token to append to each, or `m` tokens of
+                which each makes a pattern of its own. Those of one range share what they can: `(n, m)` takes less time
+                than the range `m` times over.
+            enough (`int`, *optional*): tokens of a range, in the order given, that are looked for: once so many were
+                found to occur, those that come after are not tried and get empty ranges.
+
+        Returns:
+            `np.ndarray` of int64, shape `(n, num_segments, 2)` or `(n, m, num_segments, 2)`: the new ranges; zeros
+            where the new pattern does not occur.
+
+        Raises:
+            ValueError: if a range is not of this index, a token is outside the vocabulary, or `enough` is below 1.
+        """
+        return batched_queries.extend(self._segments, ranges, tokens, enough)
+
+    def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
+        """The ranges of many patterns.
+
+        Args:
+            patterns (`Iterable[Sequence[int]]`): token ids of each pattern. Fastest is an array of shape
+                `(n, length)`.
+
+        Returns:
+            `np.ndarray` of int64, shape `(n, num_segments, 2)`: the ranges; zeros where a pattern does not occur.
+
+        Raises:
+            ValueError: if a token is outside the vocabulary.
+        """
+        return batched_queries.find(self._segments, patterns)
+
+    def continuations_batch(self, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens that follow the occurrences of each of many patterns.
+
+        Where a passage ends, what follows is the separator.
+
+        Args:
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; nothing follows empty
+                ones.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: `offsets` (int64, shape `(n + 1,)`), `tokens` and `counts`
+            (int64). The distinct tokens that follow pattern `i` are `tokens[offsets[i]:offsets[i + 1]]`, in an order
+            that is always the same but means nothing; `counts` in the same places says how often each follows.
+
+        Raises:
+            ValueError: if a range is not of this index.
+        """
+        return batched_queries.continuations(self._segments, ranges)
+
+    def locate_batch(
+        self, ranges: np.ndarray, lengths: int | Integers, limit: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where many patterns occur.
+
+        Args:
+            ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges.
+            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of each pattern, which its range
+                does not say.
+            limit (`int`, *optional*): occurrences to give of each pattern at most; always the same ones.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: for each occurrence (int64) the number of its pattern,
+            ascending, its passage, and the offset of its first token in the passage: -1 if that is the separator
+            before it. The separator alone occurs where a passage ends.
+
+        Raises:
+            ValueError: if a range is not of this index, or a length is below 1.
+        """
+        return batched_queries.locate(self._segments, ranges, lengths, limit)
+
+    def extract_batch(self, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of many passages.
+
+        Args:
+            passages (`np.ndarray` of int64, shape `(n,)`): passages, from 0.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: `indptr` (int64, shape `(n + 1,)`) and `tokens` (int64); those of the
+            `i`-th passage, without the separator, are `tokens[indptr[i]:indptr[i + 1]]`.
+
+        Raises:
+            IndexError: if there is no such passage.
+        """
+        return batched_queries.extract(self._segments, passages)

@@ -1,0 +1,271 @@
+"""Walks through an index: from a row to the row of the token that follows, or from a range to a longer pattern's.
+
+A walk waits for the memory at every level of every step. So several walks are made at a time, one level of each in
+turn, and what the next level of a walk needs is asked for before its turn comes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgr_trainer.index.bit_vector import compiled, fetch, rank_and_bit
+from dgr_trainer.index.search_kernels import living
+from dgr_trainer.index.wavelet_matrix import (
+    FIRST_BLOCK,
+    FIRST_ROW,
+    FIRST_SYMBOL,
+    NODES,
+    SIZE,
+    ZEROS,
+    child_range,
+)
+
+_WALKS = 16
+
+# What is kept of each walk.
+_ITEM = 0  # which one it is
+_ROW = 1  # its position on the level
+_LEVEL = 2  # the level of the wavelet matrix; -1 at a row
+_NODE = 3  # the node on the level
+_STEPS = 4  # steps made
+_KEPT = 5
+
+
+@compiled
+def locate_rows(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    marks: np.ndarray,
+    samples: np.ndarray,
+    passage_starts: np.ndarray,
+    end_passages: np.ndarray,
+    first_end: int,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    passages: np.ndarray,
+    offsets: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Where the occurrences of patterns start, given their rows and the patterns' lengths, for items [start, stop).
+
+    From a row the text is followed to the next place that is kept, or to the end of the passage.
+    """
+    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    running = min(_WALKS, stop - start)
+    item = start
+    for walk in range(running):
+        walks[walk, _ITEM], walks[walk, _ROW], walks[walk, _LEVEL] = item, rows[item], -1
+        fetch(marks, 0, rows[item])
+        item += 1
+    while running > 0:
+        walk = 0
+        while walk < running:
+            row, level = walks[walk, _ROW], walks[walk, _LEVEL]
+            if level >= 0:
+                if row < levels[level, SIZE]:
+                    ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+                    row = levels[level, ZEROS] + ones if bit else row - ones
+                    level += 1
+                    walks[walk, _ROW], walks[walk, _LEVEL] = row, level
+                    if row < levels[level, SIZE]:
+                        fetch(blocks, levels[level, FIRST_BLOCK], row)
+                        walk += 1
+                        continue
+                row += levels[level, FIRST_ROW] - levels[level, SIZE]
+                walks[walk, _ROW], walks[walk, _LEVEL] = row, -1
+                walks[walk, _STEPS] += 1
+                fetch(marks, 0, row)
+                walk += 1
+                continue
+            passage = np.int64(-1)
+            place = np.int64(0)
+            if first_end <= row < first_end + len(end_passages):
+                passage = np.int64(end_passages[row - first_end])
+                place = passage_starts[passage + 1] - 1
+            else:
+                sample, marked = rank_and_bit(marks, 0, row)
+                if marked:
+                    place = np.int64(samples[sample])
+                    passage, right = np.int64(0), np.int64(len(end_passages))
+                    while right - passage > 1:
+                        middle = (passage + right) // 2
+                        if passage_starts[middle] <= place:
+                            passage = middle
+                        else:
+                            right = middle
+            if passage < 0:
+                walks[walk, _LEVEL] = 0
+                fetch(blocks, levels[0, FIRST_BLOCK], row)
+                walk += 1
+                continue
+            done = walks[walk, _ITEM]
+            passages[done] = passage
+            offsets[done] = place - walks[walk, _STEPS] - lengths[done] + 1 - passage_starts[passage]
+            if item < stop:
+                walks[walk, _ITEM], walks[walk, _ROW], walks[walk, _STEPS] = item, rows[item], 0
+                fetch(marks, 0, rows[item])
+                item += 1
+            else:
+                running -= 1
+                walks[walk] = walks[running]
+
+
+@compiled
+def read_passages(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    symbols: np.ndarray,
+    symbol_rows: np.ndarray,
+    first_rows: np.ndarray,
+    passages: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    tokens: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the tokens of the passages [start, stop), without separators, each from its place in `starts` on."""
+    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    running = 0
+    item = start
+    while True:
+        while running < _WALKS and item < stop:
+            if sizes[item] > 0:
+                row = np.int64(first_rows[passages[item]])
+                tokens[starts[item]] = _token_of_row(symbols, symbol_rows, row)
+                if sizes[item] > 1:
+                    fetch(blocks, levels[0, FIRST_BLOCK], row)
+                    walks[running, _ITEM], walks[running, _ROW], walks[running, _STEPS] = item, row, 1
+                    walks[running, _LEVEL], walks[running, _NODE] = 0, 0
+                    running += 1
+            item += 1
+        if running == 0:
+            return
+        walk = 0
+        while walk < running:
+            row, level, node = walks[walk, _ROW], walks[walk, _LEVEL], walks[walk, _NODE]
+            if row < levels[level, SIZE]:
+                ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+                if bit:
+                    row, node = levels[level, ZEROS] + ones, levels[level, NODES] + node
+                else:
+                    row -= ones
+                level += 1
+                if row < levels[level, SIZE]:
+                    fetch(blocks, levels[level, FIRST_BLOCK], row)
+                    walks[walk, _ROW], walks[walk, _LEVEL], walks[walk, _NODE] = row, level, node
+                    walk += 1
+                    continue
+            done, steps = walks[walk, _ITEM], walks[walk, _STEPS]
+            tokens[starts[done] + steps] = symbols[levels[level, FIRST_SYMBOL] + node - levels[level, NODES]]
+            row += levels[level, FIRST_ROW] - levels[level, SIZE]
+            steps += 1
+            if steps < sizes[done]:
+                fetch(blocks, levels[0, FIRST_BLOCK], row)
+                walks[walk, _ROW], walks[walk, _LEVEL], walks[walk, _NODE], walks[walk, _STEPS] = row, 0, 0, steps
+                walk += 1
+            else:
+                running -= 1
+                walks[walk] = walks[running]
+
+
+@compiled
+def _token_of_row(symbols: np.ndarray, symbol_rows: np.ndarray, row: int) -> int:
+    """The token at the place of a row."""
+    low, high = 0, len(symbols)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if symbol_rows[middle] <= row:
+            low = middle
+        else:
+            high = middle
+    return symbols[low]
+
+
+# What is kept of the search for a pattern; the first of them is _ITEM.
+_PLACE = 1  # the token that is appended
+_DEPTH = 2  # the level of the wavelet matrix; -1 before the first
+_LOW = 3
+_HIGH = 4
+
+
+@compiled
+def find_patterns(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    dead: np.ndarray,
+    codes: np.ndarray,
+    symbol_of: np.ndarray,
+    symbol_rows: np.ndarray,
+    separator: int,
+    indptr: np.ndarray,
+    tokens: np.ndarray,
+    segment: int,
+    found: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Find the ranges of the patterns [start, stop) in one segment; the empty pattern has all rows.
+
+    No occurrence goes on past a separator, unless it starts with it.
+    """
+    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    left = np.zeros(_WALKS, np.uint64)  # what is left of the codes
+    running = 0
+    item = start
+    while True:
+        while running < _WALKS and item < stop:
+            first = indptr[item]
+            low, high = np.int64(0), symbol_rows[-1]
+            if first < indptr[item + 1]:
+                symbol = symbol_of[tokens[first]]
+                if symbol < 0:
+                    high = np.int64(0)
+                else:
+                    low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
+            if low < high and indptr[item + 1] - first > 1:
+                walks[running, _ITEM], walks[running, _PLACE], walks[running, _DEPTH] = item, first + 1, -1
+                walks[running, _LOW], walks[running, _HIGH] = low, high
+                running += 1
+            else:
+                _write_range(dead, found, item, segment, low, high)
+            item += 1
+        if running == 0:
+            return
+        walk = 0
+        while walk < running:
+            done, place, level = walks[walk, _ITEM], walks[walk, _PLACE], walks[walk, _DEPTH]
+            low, high, code = walks[walk, _LOW], walks[walk, _HIGH], left[walk]
+            if level < 0:
+                symbol = symbol_of[tokens[place]]
+                if symbol < 0 or (place > indptr[done] + 1 and tokens[place - 1] == separator):
+                    low, high = np.int64(0), np.int64(0)
+                else:
+                    code, level = codes[symbol], np.int64(0)
+            else:
+                low, high = child_range(blocks, levels, level, code, low, high)
+                code >>= np.uint64(1)
+                level += 1
+            if low < high and code == np.uint64(1):
+                shift = levels[level, FIRST_ROW] - levels[level, SIZE]
+                low, high, level = low + shift, high + shift, np.int64(-1)
+                place += 1
+            if low >= high or place == indptr[done + 1]:
+                _write_range(dead, found, done, segment, low, high)
+                running -= 1
+                walks[walk], left[walk] = walks[running], left[running]
+                continue
+            if level >= 0:
+                fetch(blocks, levels[level, FIRST_BLOCK], low)
+                fetch(blocks, levels[level, FIRST_BLOCK], high)
+            walks[walk, _PLACE], walks[walk, _DEPTH] = place, level
+            walks[walk, _LOW], walks[walk, _HIGH], left[walk] = low, high, code
+            walk += 1
+
+
+@compiled
+def _write_range(dead: np.ndarray, found: np.ndarray, item: int, segment: int, low: int, high: int) -> None:
+    if living(dead, low, high) == 0:
+        low, high = 0, 0
+    found[item, segment, 0], found[item, segment, 1] = low, high

@@ -1,0 +1,323 @@
+"""Rankings: for every query a rank list, as a run, a teacher or a fusion of them gives it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
+from dgr_trainer.files.records import Records, read_records
+from dgr_trainer.runs.rank_list import FEATURES, Hits, RankList, rank_table, sorted_list, unzip
+from dgr_trainer.runs.trec import read_trec_run
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+
+
+class Rankings(Mapping[str, RankList]):
+    """Rank lists by query id.
+
+    A list is sorted by score, highest first. Of passages with the same score, the one with the larger id (as a string)
+    comes first, as in trec_eval, so that ranks do not depend on the order of a file or a dict. The lists are kept in
+    Arrow, which takes about a fifth of the memory of Python strings, and become a [`RankList`] when asked for.
+
+    Args:
+        lists (`Mapping[str, Mapping[str, float] | Iterable[tuple[str, float]]]`): for each query id, the score of each
+            passage id. A list may be empty: nothing was found.
+        name (`str`, *optional*): name of the run or teacher.
+
+    Raises:
+        TypeError: if an id is no string (or integer) or a score no number.
+        ValueError: if a score is NaN or infinite, or a passage occurs twice in a list; query and passage are named.
+
+    Example:
+
+    ```python
+    >>> from dgr_trainer import Rankings
+    >>> rankings = Rankings({"q1": {"p1": 0.5, "p2": 2.5, "p3": 0.5}})
+    >>> rankings["q1"].passage_ids
+    ('p2', 'p3', 'p1')
+
+    ```
+    """
+
+    def __init__(
+        self, lists: Mapping[str, Mapping[str, float] | Iterable[tuple[str, float]]], name: str | None = None
+    ) -> None:
+        if not isinstance(lists, Mapping):
+            raise TypeError(
+                f"Rankings take a mapping of query ids to rank lists, but got a {type(lists).__name__}. "
+                "Rankings.from_trec, from_jsonl and from_dataset read other forms."
+            )
+        self._take(rank_table((query_id, *unzip(query_id, pairs)) for query_id, pairs in lists.items()), name)
+
+    def _take(self, table: pa.Table, name: str | None) -> None:
+        self._table = table
+        self._rows: dict[str, int] = {}
+        for row, query_id in enumerate(table.column("query_id").to_pylist()):
+            if query_id in self._rows:
+                raise ValueError(f"Query {query_id!r} has more than one rank list. Every query has one.")
+            self._rows[query_id] = row
+        self.name = name
+
+    @classmethod
+    def _of(cls, lists: Iterable[tuple[Any, Sequence[Any], Sequence[Any] | np.ndarray]], name: str | None) -> Rankings:
+        return cls._over(rank_table(lists), name)
+
+    @classmethod
+    def _over(cls, table: pa.Table, name: str | None) -> Rankings:
+        rankings = cls.__new__(cls)
+        rankings._take(table, name)
+        return rankings
+
+    @classmethod
+    def from_order(cls, lists: Mapping[str, Sequence[str]], name: str | None = None) -> Rankings:
+        """Rankings of a teacher that gives an order and no scores: passage ids by query id, best first.
+
+        Of n passages the first gets the score n, the last gets 1.
+        """
+        for query_id, ids in lists.items():
+            if isinstance(ids, (str, Mapping)) or not isinstance(ids, Sequence):
+                raise TypeError(f"Query {query_id!r}: a {type(ids).__name__}, not a list of passage ids, best first.")
+        return cls._of(((query_id, ids, np.arange(len(ids), 0, -1)) for query_id, ids in lists.items()), name)
+
+    # Reading
+
+    @classmethod
+    def from_trec(cls, path: PathLike, name: str | None = None) -> Rankings:
+        """Read a TREC run: six columns between whitespace, `query Q0 passage rank score tag`, on each line.
+
+        Lists are ordered by the scores, as in trec_eval; where some of the ranks say otherwise, a warning counts them.
+
+        Args:
+            path (`str` or `os.PathLike`): the run, which may be compressed (`.gz`, `.zst`).
+            name (`str`, *optional*, defaults to the tag on the first line): name of the run.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if a line is malformed, the columns stand in another order (all the ranks contradict the
+                scores, say), a passage occurs twice for a query, or the file is empty.
+        """
+        tag, lists = read_trec_run(path)
+        return cls._of(lists, name or tag)
+
+    @classmethod
+    def from_jsonl(cls, path: PathLike, name: str | None = None) -> Rankings:
+        """Read what [`~Rankings.to_jsonl`] wrote: `query_id`, `passage_ids`, `scores` on each line.
+
+        A `.json` file may hold one array of such objects.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if a line is malformed or a query occurs twice.
+        """
+        known = file_kind(existing_file(path)) == "jsonl"
+        records = read_records(path) if known else Records(json_lines(path), partial(place, path))
+        seen: set[str] = set()
+
+        def lists() -> Iterator[tuple[Any, Any, Any]]:
+            nonlocal name
+            for number, record in tqdm(records.rows, desc="Reading rank lists", unit=" lists", delay=5):
+                where = records.place(number)
+                missing = [field for field in FEATURES if field not in record]
+                if missing:
+                    raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+                if not isinstance(record["passage_ids"], list) or not isinstance(record["scores"], list):
+                    raise ValueError(f"{where}: passage_ids and scores have to be lists.")
+                name = name or record.get("run")
+                try:
+                    row = sorted_list(record["query_id"], record["passage_ids"], record["scores"])
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{where}: {error}") from None
+                if row[0] in seen:
+                    raise ValueError(f"{where}: query {row[0]!r} has a second list. Every query has one.")
+                seen.add(row[0])
+                yield row
+
+        table = rank_table(lists())
+        return cls._over(table, name)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset | IterableDataset,
+        name: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Rankings:
+        """Rankings over a dataset, which may be streamed.
+
+        A row is a rank list, with the columns `query_id`, `passage_ids` (list) and `scores` (list), or one hit:
+        `query_id` (or `qid`, `q_id`), `passage_id` (or `docno`, `doc_id`, `docid`, `pid`) and `score`. If the lists
+        are sorted as [`Rankings`] sorts them, the dataset is used as it is, memory-mapped if it was; else the lists
+        are sorted in memory.
+
+        Args:
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): the rows.
+            name (`str`, *optional*): name of the run.
+            columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name, for
+                example `{"query_id": "topic"}`.
+
+        Raises:
+            TypeError: if `dataset` is no dataset, or a value is of another type.
+            ValueError: if a column is missing, or a list is wrong.
+        """
+        chosen = chosen_columns(dataset, columns, RUN_COLUMNS, needed=("query_id",))
+        fields = ("passage_id", "score") if "passage_id" in chosen else ("passage_ids", "scores")
+        missing = [field for field in fields if field not in chosen]
+        if missing:
+            raise ValueError(
+                f"The dataset has no column {missing}; its columns are {column_names(dataset)}. A run has passage_ids "
+                "and scores (lists), or passage_id and score (a row a hit)."
+            )
+        chosen = {field: chosen[field] for field in ("query_id", *fields)}
+        if fields == ("passage_id", "score"):
+            return cls._of(_hit_lists(rows(dataset, chosen)), name)
+
+        if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
+            plain = dataset.select_columns(list(FEATURES)).with_format(None)
+            if plain.features == FEATURES and all(given == row[1] for given, row in _lists(rows(plain, chosen))):
+                return cls._over(plain.with_format("arrow")[:], name)
+        return cls._of((row for _, row in _lists(rows(dataset, chosen))), name)
+
+    # Mapping
+
+    def __getitem__(self, query_id: str) -> RankList:
+        row = self._rows.get(query_id)
+        if row is None:
+            example = f", such as {next(iter(self))!r}" if self else ""
+            raise KeyError(f"No rank list for query {query_id!r}: there are {len(self)}{example}.")
+        scores = np.array(self._table.column("scores")[row].values, dtype=np.float64)
+        return RankList(tuple(self._table.column("passage_ids")[row].as_py()), scores)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, query_id: object) -> bool:
+        return query_id in self._rows
+
+    def __repr__(self) -> str:
+        return f"Rankings({len(self)} rank lists{f', name={self.name!r}' if self.name else ''})"
+
+    # Writing
+
+    def to_trec(self, path: PathLike, tag: str | None = None) -> None:
+        """Write a TREC run, whole or not at all. Reading it back gives the same scores to the last bit.
+
+        Programs that keep scores in 32 bits (trec_eval does) may see ties where these differ in later digits.
+
+        Args:
+            path (`str` or `os.PathLike`): the file; compressed if its name ends in `.gz` or `.zst`.
+            tag (`str`, *optional*, defaults to the name of the rankings, or `dgr-trainer`): the last column.
+
+        Raises:
+            ValueError: if the tag or an id is empty or holds whitespace.
+        """
+        tag = tag or self.name or "dgr-trainer"
+        if tag.split() != [tag]:
+            raise ValueError(
+                f"The tag {tag!r} holds whitespace, at which run files are split. Give one without: tag=..."
+            )
+        empty = 0
+        with atomic_text(path) as file:
+            for query_id, (passage_ids, scores) in self.items():
+                as_id(query_id, "query", "run")
+                empty += not passage_ids
+                for rank, (passage_id, score) in enumerate(zip(passage_ids, scores.tolist(), strict=True), start=1):
+                    as_id(passage_id, "passage", f"run, query {query_id!r}")
+                    file.write(f"{query_id} Q0 {passage_id} {rank} {score!r} {tag}\n")
+        if empty:
+            logger.warning("%s: %d of %d queries have an empty list and are not in the run.", path, empty, len(self))
+
+    def to_jsonl(self, path: PathLike) -> None:
+        """Write JSON Lines, whole or not at all: `query_id`, `passage_ids`, `scores`, and the name as `run`.
+
+        A name that ends in `.gz` or `.zst` makes a compressed file.
+        """
+        with atomic_text(path) as file:
+            for query_id, (passage_ids, scores) in self.items():
+                record = {"query_id": query_id, "passage_ids": list(passage_ids), "scores": scores.tolist()}
+                file.write(json.dumps(record | ({"run": self.name} if self.name else {}), ensure_ascii=False) + "\n")
+
+    def to_dataset(self) -> Dataset:
+        """A dataset with the columns `query_id`, `passage_ids`, `scores`; nothing is copied."""
+        return Dataset(self._table.select(list(FEATURES)).cast(FEATURES.arrow_schema))
+
+    def to_run(self) -> dict[str, dict[str, float]]:
+        """Scores by query id and passage id, as pytrec_eval and others take them."""
+        return {query_id: dict(zip(ids, scores.tolist(), strict=True)) for query_id, (ids, scores) in self.items()}
+
+    # Other rankings of these
+
+    def top(self, k: int) -> Rankings:
+        """The first `k` passages of every list."""
+        if k < 1:
+            raise ValueError(f"k is {k}, but at least one passage of a list has to be kept.")
+        return self._of(((query_id, ids[:k], scores[:k]) for query_id, (ids, scores) in self.items()), self.name)
+
+    def check_corpus(self, ids: Container[str]) -> Rankings:
+        """The rankings without passages that are unknown; what is dropped is counted in one warning.
+
+        A query all of whose passages are unknown is dropped with them.
+
+        Args:
+            ids (`Corpus` or `Container[str]`): what is known.
+
+        Raises:
+            ValueError: if most passages are unknown: the rankings are of another corpus.
+        """
+        lists: list[tuple[str, list[str], np.ndarray]] = []
+        unknown, total, example = 0, 0, ""
+        for query_id, (passage_ids, scores) in self.items():
+            known = [passage_id in ids for passage_id in passage_ids]
+            total += len(known)
+            if not all(known):
+                unknown += len(known) - sum(known)
+                example = example or passage_ids[known.index(False)]
+            if any(known) or not known:
+                lists.append(
+                    (query_id, [id for id, kept in zip(passage_ids, known, strict=True) if kept], scores[known])
+                )
+        if not unknown:
+            return self
+        found = f"{unknown} of {total} ranked passages are not in the corpus, such as {example!r}"
+        if 2 * unknown > total:
+            raise ValueError(f"{found}. Were these rankings made for this corpus, and with these ids?")
+        lost = len(self) - len(lists)
+        logger.warning("%s. They were dropped%s.", found, f", and with them {lost} whole lists" if lost else "")
+        return self._of(lists, self.name)
+
+
+def _lists(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[Any, tuple[str, list[str], np.ndarray]]]:
+    """The lists of rows that are a list each: passage ids as they are given, and the list checked and in order."""
+    for number, row in found:
+        for field in ("passage_ids", "scores"):
+            if row[field] is not None and not isinstance(row[field], list):
+                raise TypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
+        try:
+            yield row["passage_ids"], sorted_list(row["query_id"], row["passage_ids"], row["scores"])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {number}: {error}") from None
+
+
+def _hit_lists(hits: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """The lists of rows that are a hit each."""
+    gathered = Hits()
+    for number, row in hits:
+        gathered.add_checked(f"row {number}", row["query_id"], row["passage_id"], row["score"])
+    return gathered.lists()

@@ -1,0 +1,1 @@
+"""Everything that asks a model for a probability."""

@@ -1,0 +1,1 @@
+"""Teachers that run Lucene: Pyserini and Anserini, with Java in processes of their own."""

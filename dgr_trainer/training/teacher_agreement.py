@@ -1,0 +1,109 @@
+"""How well the student's scores follow the teacher: figures for the log, one for each list of a batch.
+
+All return a `(B,)` tensor that stays on its device, NaN where a list has nothing to compare. Collect them, gather them
+over processes if need be, and take `torch.nanmean` when it is time to log: every list then counts once, in whatever
+batch it came.
+"""
+
+import torch
+from torch import Tensor
+
+from .losses.list_tensors import (
+    check_number,
+    check_scores,
+    check_teacher,
+    earlier,
+    positions,
+    preferred,
+)
+from .losses.margin import pair_hinges
+
+
+@torch.no_grad()
+def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float) -> Tensor:
+    """Share of the pairs of each list that still violate their margin in [`distilled_ranknet_loss`].
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        margin (`float`): Margin between neighbours, in units of the scores.
+        margin_gap (`float`): What each place between the two adds to the margin.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists with fewer than two passages.
+
+    Raises:
+        TypeError: If `scores` is not floating point or `mask` is not bool.
+        ValueError: If shapes do not match or a margin is negative.
+    """
+    check_number("margin", margin)
+    check_number("margin_gap", margin_gap)
+    scores = check_scores(scores, mask)
+    violated = pair_hinges(scores, mask, margin, margin_gap) > 0
+    return violated.sum((-1, -2)) / earlier(mask).sum((-1, -2))
+
+
+@torch.no_grad()
+def rank_accuracy(scores: Tensor, mask: Tensor, teacher_scores: Tensor | None = None) -> Tensor:
+    """Share of the pairs that the teacher orders which the student orders likewise. Equal student scores do not count
+    as right.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): Teacher scores, higher is better. By default the
+            list is in the teacher's order, best first.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists of which the teacher orders no pair.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If shapes do not match.
+    """
+    student, teacher = _pair_signs(scores, mask, teacher_scores)
+    return (student * teacher == 1).sum((-1, -2)) / (teacher != 0).sum((-1, -2))
+
+
+@torch.no_grad()
+def kendall_tau(scores: Tensor, mask: Tensor, teacher_scores: Tensor | None = None) -> Tensor:
+    r"""Kendall's tau-b between the student's scores and the teacher's scores or order.
+
+    $$\tau_b = \frac{\text{concordant} - \text{discordant}}{\sqrt{n_s n_t}}$$
+
+    with n_s and n_t the pairs that student and teacher, respectively, do not tie.
+
+    Source: Kendall, "The Treatment of Ties in Ranking Problems" (Biometrika 1945); `scipy.stats.kendalltau` of each
+    list.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): Teacher scores, higher is better. By default the
+            list is in the teacher's order, best first.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, between -1 and 1; NaN for lists in which student or teacher tie all passages,
+        or with fewer than two passages.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If shapes do not match.
+    """
+    student, teacher = _pair_signs(scores, mask, teacher_scores)
+    agreement = (student * teacher).sum((-1, -2)).to(torch.float32)
+    untied = [(signs != 0).sum((-1, -2)).to(torch.float32) for signs in (student, teacher)]
+    return agreement / (untied[0].sqrt() * untied[1].sqrt())
+
+
+def _pair_signs(scores: Tensor, mask: Tensor, teacher_scores: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sign of (i minus j) by student and by teacher, each `(B, M, M)` int8; 0 for ties and where masked."""
+    scores = check_scores(scores, mask)
+    teacher = -positions(mask) if teacher_scores is None else check_teacher(teacher_scores, mask)
+    return _signs(scores, mask), _signs(teacher, mask)
+
+
+def _signs(values: Tensor, mask: Tensor) -> Tensor:
+    """Sign of `values_i - values_j`, `(B, M, M)` int8. Compared, so that unsigned and infinite values are fine."""
+    larger = preferred(values, mask).to(torch.int8)
+    return larger - larger.transpose(-1, -2)

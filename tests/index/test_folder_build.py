@@ -1,0 +1,136 @@
+"""Indexes that are built segment by segment on the disk, by processes that are killed at any moment."""
+
+import hashlib
+import multiprocessing
+import random
+import shutil
+
+import pytest
+
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex, folder_build
+
+PASSAGES = [Passage(f"p{n}", f"Title {n}", "the sea and the land " * (1 + n % 3) + str(n)) for n in range(20)]
+
+
+def files_of(folder):
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "index.lock"
+    }  # fmt: skip
+
+
+@pytest.fixture
+def made_of(plain_tokenizer):
+    return Corpus.from_passages(PASSAGES), Identifiers(plain_tokenizer)
+
+
+def build(made_of, folder, segment_tokens=120):
+    corpus, identifiers = made_of
+    return FMIndex.from_corpus(corpus, identifiers, folder=folder, segment_tokens=segment_tokens, progress=False)
+
+
+class Killed(BaseException):
+    """In the place of a kill, after which nothing of the process runs."""
+
+
+def stopped_at(monkeypatch, moment):
+    """Let each step that changes something on the disk count, and the one at `moment` not be made any more."""
+    steps = []
+
+    def counted(function):
+        def step(*arguments, **options):
+            if len(steps) == moment:
+                raise Killed
+            steps.append(function.__name__)
+            return function(*arguments, **options)
+
+        return step
+
+    names = ("write_index", "save_index", "add_segments", "_record", "delete_unused")
+    for name in names:
+        monkeypatch.setattr(folder_build, name, counted(getattr(folder_build, name)))
+    monkeypatch.setattr(folder_build.os, "rename", counted(folder_build.os.rename))
+    monkeypatch.setattr(folder_build.shutil, "rmtree", counted(folder_build.shutil.rmtree))
+    return steps
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_stopped_between_any_two_steps(made_of, tmp_path, replacing):
+    """A build that is stopped again and again, one step later each time, in place of nothing or of another index."""
+    expected = build(made_of, tmp_path / "expected")
+    assert expected.num_segments > 3
+    folder, moment, finished = tmp_path / "index", 0, False
+    while not finished:
+        other = None
+        if folder.exists():
+            other = FMIndex.load(folder)
+        elif replacing:
+            corpus = Corpus.from_passages(PASSAGES[:2])
+            other = FMIndex.from_corpus(corpus, made_of[1], progress=False)
+            other.save(folder)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            stopped_at(monkeypatch, moment)
+            try:
+                build(made_of, folder)
+                finished = True
+            except Killed:
+                moment += 1
+                if other is not None:  # The old, or the new.
+                    assert FMIndex.load(folder, verify=True).num_passages in (other.num_passages, len(PASSAGES))
+    assert moment > 3
+    assert files_of(folder) == files_of(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index"]
+
+
+def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
+    build(made_of, tmp_path / "index")
+    steps = stopped_at(monkeypatch, None)
+    assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    assert steps in ([], ["rmtree"])
+    # An index that was changed is not of the corpus any more.
+    FMIndex.load(tmp_path / "index").remove(["p3"]).save(tmp_path / "index")
+    assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    assert steps.count("add_segments") > 3
+
+
+def test_segments_of_other_views_are_not_gone_on_with(made_of, plain_tokenizer, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stopped_at(patched, 6)
+        with pytest.raises(Killed):
+            build(made_of, tmp_path / "index")
+    titles = Identifiers(plain_tokenizer, IdentifierSettings(views=("title",)))
+    index = FMIndex.from_corpus(made_of[0], titles, folder=tmp_path / "index", segment_tokens=120, progress=False)
+    alone = FMIndex.from_corpus(made_of[0], titles, segment_tokens=120, progress=False)
+    assert [index.extract(n).tolist() for n in range(20)] == [alone.extract(n).tolist() for n in range(20)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_builds_killed_at_random_moments(plain_tokenizer, tmp_path):
+    passages = [Passage(f"p{n}", f"Title {n}", "the sea and the land " * (1 + n % 3) + str(n)) for n in range(300)]
+    made_of = Corpus.from_passages(passages), Identifiers(plain_tokenizer)
+    build(made_of, tmp_path / "expected", 800)
+    context, chance, kills = multiprocessing.get_context("fork"), random.Random(3), 0
+    for number in range(10):
+        while True:
+            process = context.Process(target=build, args=(made_of, tmp_path / "index", 800))
+            process.start()
+            process.join(chance.random() * 0.4)
+            process.kill()
+            process.join()
+            if (tmp_path / "index").exists():
+                assert FMIndex.load(tmp_path / "index", verify=True).num_passages in (299, 300)
+            if process.exitcode == 0:
+                break
+            kills += 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index"]
+        assert files_of(tmp_path / "index") == files_of(tmp_path / "expected")
+        if number % 2:
+            shutil.rmtree(tmp_path / "index")
+        else:  # The next one replaces an index.
+            FMIndex.load(tmp_path / "index").remove(["p3"]).save(tmp_path / "index")
+            assert FMIndex.load(tmp_path / "index").num_passages == 299
+    assert kills > 5
