@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -17,10 +17,8 @@ from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.processes import Processes, gathered, own_share, place_of, shared
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
+from dgr_trainer.retrieval.storage import RetrieverParts
 from dgr_trainer.student.weights import weights_digest
-
-if TYPE_CHECKING:
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever
 
 
 class _Asked(NamedTuple):
@@ -40,7 +38,7 @@ class CandidateSearch:
     Searches for candidates; see `GenerativeRetriever.candidates` and `GenerativeRetriever.save_candidates`.
 
     Args:
-        retriever ([`GenerativeRetriever`]): Whose candidates they are.
+        retriever ([`RetrieverParts`]): The parts of the retriever whose candidates they are.
         search (`Callable`): Hits of queries, in their order and in batches of `retriever.settings.batch_size`.
         queries (`Mapping[str, str]`): Texts of queries by their ids.
         relevant (`Mapping[str, Mapping[str, int]]`): Qrels.
@@ -52,7 +50,7 @@ class CandidateSearch:
 
     def __init__(
         self,
-        retriever: GenerativeRetriever,
+        retriever: RetrieverParts,
         search: Search,
         queries: Mapping[str, str],
         relevant: Mapping[str, Mapping[str, int]],

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from dgr_trainer.index.segment_changes import RemainingIds
-
-if TYPE_CHECKING:
-    from dgr_trainer.retrieval.distributed_index import DistributedIndex
 
 _IDS_AT_ONCE = 1000
 
@@ -64,10 +61,21 @@ def check_ids(
             )
 
 
+class IndexParts(Protocol):
+    """What the ids need of a `DistributedIndex`."""
+
+    num_passages: int
+    passages_before: np.ndarray
+
+    def check_passages(self, positions: np.ndarray) -> None: ...  # noqa: D102
+
+    def ask(self, name: str, *arguments: Any) -> list[Any]: ...  # noqa: D102
+
+
 class DistributedIds(Sequence[str]):
     """The passage ids of all parts, asked for where they are."""
 
-    def __init__(self, index: DistributedIndex) -> None:
+    def __init__(self, index: IndexParts) -> None:
         self._index = index
 
     def __len__(self) -> int:

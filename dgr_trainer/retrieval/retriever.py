@@ -26,6 +26,7 @@ from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, among_best, likeliest_passages
 from dgr_trainer.retrieval.query_identifiers import QueryKeys, add_unigrams, query_ngrams, weigh_keys
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.generation import ready_to_generate
 from dgr_trainer.student.likelihoods import embedding_rows, score_identifiers
@@ -216,7 +217,9 @@ class GenerativeRetriever:
         processes: Processes | None,
     ) -> CandidateSearch:
         texts = queries_mapping(queries)
-        return CandidateSearch(self, lambda asked: self._search(asked, k, processes), texts, relevant or {}, processes)
+        return CandidateSearch(
+            self._parts, lambda asked: self._search(asked, k, processes), texts, relevant or {}, processes
+        )
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""
@@ -239,9 +242,7 @@ class GenerativeRetriever:
             `FileExistsError`: if the folder holds other files.
             `ValueError`: if the model is an adapter that does not know its base model.
         """
-        from dgr_trainer.retrieval.storage import save_retriever
-
-        save_retriever(self, Path(path))
+        save_retriever(self._parts, Path(path))
 
     @classmethod
     def from_pretrained(
@@ -266,10 +267,12 @@ class GenerativeRetriever:
             `FileNotFoundError`: if a part is missing.
             `ValueError`: if the parts do not belong together, or a newer version wrote them.
         """
-        from dgr_trainer.retrieval.storage import load_parts
-
         parts = load_parts(Path(path), base_model, model_kwargs)
-        return cls(**{**parts, "settings": settings or parts["settings"]})
+        return cls(**{**vars(parts), "settings": settings or parts.settings})
+
+    @property
+    def _parts(self) -> RetrieverParts:
+        return RetrieverParts(self.model, self.identifiers, self.index, self.corpus, self.settings, self.scoring)
 
     # Steps of a search
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -18,17 +19,26 @@ from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.student.weights import align_weights
 
-if TYPE_CHECKING:
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever
-
 DESCRIPTION = "retriever.json"
 _FORMAT_VERSION = 1
 _ADAPTER = "adapter_config.json"
 
 
-def save_retriever(retriever: GenerativeRetriever, path: Path) -> None:
+@dataclass(frozen=True)
+class RetrieverParts:
+    """What a [`GenerativeRetriever`] consists of; its arguments, by name."""
+
+    model: PreTrainedModel | torch.nn.Module
+    identifiers: Identifiers
+    index: FMIndex
+    corpus: Corpus | None
+    settings: SearchSettings
+    scoring: ScoringSettings
+
+
+def save_retriever(parts: RetrieverParts, path: Path) -> None:
     """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
-    model: Any = extract_model_from_parallel(retriever.model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
     for name, config in getattr(model, "peft_config", {}).items():
         if not config.base_model_name_or_path:
             raise ValueError(
@@ -38,26 +48,26 @@ def save_retriever(retriever: GenerativeRetriever, path: Path) -> None:
             )
     description = {
         "format_version": _FORMAT_VERSION,
-        "tokenizer_fingerprint": retriever.identifiers.fingerprint,
-        "identifiers": retriever.identifiers.settings.to_dict(),
-        "search": retriever.settings.to_dict(),
-        "scoring": retriever.scoring.to_dict(),
+        "tokenizer_fingerprint": parts.identifiers.fingerprint,
+        "identifiers": parts.identifiers.settings.to_dict(),
+        "search": parts.settings.to_dict(),
+        "scoring": parts.scoring.to_dict(),
     }
     with atomic_folder(path, marker=DESCRIPTION) as folder:
         model.save_pretrained(folder)
-        retriever.identifiers.tokenizer.save_pretrained(folder)
-        retriever.index.save(folder / "index")
-        if retriever.corpus is not None:
-            retriever.corpus.save_to_disk(folder / "corpus")
+        parts.identifiers.tokenizer.save_pretrained(folder)
+        parts.index.save(folder / "index")
+        if parts.corpus is not None:
+            parts.corpus.save_to_disk(folder / "corpus")
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Load what `save_retriever` wrote, as arguments of [`GenerativeRetriever`]."""
+def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> RetrieverParts:
+    """Load what `save_retriever` wrote."""
     return read_folder(path, lambda folder: _load_parts(folder, base_model, model_kwargs))
 
 
-def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> RetrieverParts:
     if not (path / DESCRIPTION).is_file():
         raise FileNotFoundError(
             f"{path} holds no {DESCRIPTION}, so it is no folder of a retriever. Give one that "
@@ -71,12 +81,12 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
             f"{_FORMAT_VERSION}. Install the version that wrote it, or save the retriever again."
         )
     is_adapter = (path / _ADAPTER).is_file()
-    parts = {
+    present = {
         "the model": is_adapter or (path / "config.json").is_file(),
         "the tokenizer": (path / "tokenizer_config.json").is_file(),
         "the index": (path / "index").is_dir(),
     }
-    missing = [name for name, there in parts.items() if not there]
+    missing = [name for name, there in present.items() if not there]
     if missing:
         raise FileNotFoundError(
             f"The retriever at {path} is not whole: {' and '.join(missing)} missing. Copy the whole folder, or "
@@ -86,14 +96,14 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
         AutoTokenizer.from_pretrained(path), IdentifierSettings.from_dict(description["identifiers"])
     )
     index = FMIndex.load(path / "index", tokenizer_fingerprint=identifiers.fingerprint)
-    return {
-        "model": align_weights(_load_model(path, is_adapter, base_model, model_kwargs)),
-        "identifiers": identifiers,
-        "index": index,
-        "corpus": Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,
-        "settings": SearchSettings.from_dict(description["search"]),
-        "scoring": ScoringSettings.from_dict(description["scoring"]),
-    }
+    return RetrieverParts(
+        model=align_weights(_load_model(path, is_adapter, base_model, model_kwargs)),
+        identifiers=identifiers,
+        index=index,
+        corpus=Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,
+        settings=SearchSettings.from_dict(description["search"]),
+        scoring=ScoringSettings.from_dict(description["scoring"]),
+    )
 
 
 def _load_model(

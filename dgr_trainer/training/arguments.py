@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments
 
-from dgr_trainer.training.objective import RANKING_LOSSES
+from dgr_trainer.training.losses import RANKING_LOSSES
 
 
 @dataclass

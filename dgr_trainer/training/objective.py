@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,35 +11,12 @@ from torch import Tensor
 
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.student.likelihoods import TokenScores, sum_by_identifier
-from dgr_trainer.training.losses import (
-    distilled_ranknet_loss,
-    kl_divergence_loss,
-    lambda_loss,
-    listmle_loss,
-    listnet_loss,
-    margin_mse_loss,
-    margin_rank_loss,
-    ranknet_loss,
-)
+from dgr_trainer.training.losses import ORDER_LOSSES, SCORE_LOSSES
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
 
 if TYPE_CHECKING:
     from dgr_trainer.training.arguments import DistillationTrainingArguments
 
-# Those that teach the order of the list, and those that take the teacher's scores.
-_ORDER_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "distilled_ranknet": distilled_ranknet_loss,
-    "margin_rank": margin_rank_loss,
-}
-_SCORE_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ranknet": ranknet_loss,
-    "margin_mse": margin_mse_loss,
-    "lambda": lambda_loss,
-    "listnet": listnet_loss,
-    "kl_divergence": kl_divergence_loss,
-    "listmle": listmle_loss,
-}
-RANKING_LOSSES = (*_ORDER_LOSSES, *_SCORE_LOSSES)
 _WITH_TEACHER_TEMPERATURE = ("listnet", "kl_divergence")
 # Squared log-odds are in the hundreds to thousands, log-likelihoods are a few nats.
 _MARGINS = {"log_odds": (300.0, 100.0), "log_likelihood": (1.0, 0.5)}
@@ -75,7 +52,7 @@ class RankingObjective:
     def from_arguments(cls, args: DistillationTrainingArguments, kind: str) -> RankingObjective:
         """Settings with the defaults that suit a kind of score (`ScoringSettings.kind`)."""
         margin, margin_gap = _MARGINS[kind]
-        in_hundreds = kind == "log_odds" and args.ranking_loss in _ORDER_LOSSES
+        in_hundreds = kind == "log_odds" and args.ranking_loss in ORDER_LOSSES
         generation_weight = _GENERATION_WEIGHT_OF_LOG_ODDS if in_hundreds else 1.0
         return cls(
             loss=args.ranking_loss,
@@ -92,7 +69,7 @@ class RankingObjective:
     @property
     def has_margins(self) -> bool:
         """Whether the ranking loss is trained and holds passages apart by margins."""
-        return self.ranking_weight > 0 and self.loss in _ORDER_LOSSES
+        return self.ranking_weight > 0 and self.loss in ORDER_LOSSES
 
     def ranking_losses(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
         """
@@ -106,27 +83,27 @@ class RankingObjective:
         Returns:
             `torch.Tensor` of shape `(B,)`, or `()` with `over_batch`.
         """
-        if self.loss in _ORDER_LOSSES:
+        if self.loss in ORDER_LOSSES:
             settings: dict[str, Any] = {"margin": self.margin, "margin_gap": self.margin_gap}
             if self.loss == "distilled_ranknet":
                 settings["first_weight"] = self.first_weight
             else:
                 settings["num_candidates"] = None
             reduction = "active" if self.over_batch else "none"
-            return _ORDER_LOSSES[self.loss](scores, mask, **settings, reduction=reduction)
+            return ORDER_LOSSES[self.loss](scores, mask, **settings, reduction=reduction)
         settings = {"temperature": self.temperature}
         if self.loss in _WITH_TEACHER_TEMPERATURE:
             settings["teacher_temperature"] = self.teacher_temperature
-        return _SCORE_LOSSES[self.loss](scores, teacher_scores, mask, **settings, reduction="none")
+        return SCORE_LOSSES[self.loss](scores, teacher_scores, mask, **settings, reduction="none")
 
     def statistics(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """How each list agrees with what is taught, `(B,)` each; NaN for lists with nothing to compare."""
-        taught = None if self.loss in _ORDER_LOSSES else teacher_scores
+        taught = None if self.loss in ORDER_LOSSES else teacher_scores
         found = {
             "rank_accuracy": rank_accuracy(scores, mask, taught),
             "kendall_tau": kendall_tau(scores, mask, taught),
         }
-        if self.loss in _ORDER_LOSSES:
+        if self.loss in ORDER_LOSSES:
             found["violated_margins"] = violated_margins(scores, mask, margin=self.margin, margin_gap=self.margin_gap)
         return found
 

@@ -28,7 +28,7 @@ from transformers import (
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.objective import RANKING_LOSSES
+from dgr_trainer.training.losses import RANKING_LOSSES
 from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
 # peft 0.20 asks transformers models for the old name of an attribute.
