@@ -20,6 +20,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import json_lines, place
@@ -46,8 +47,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class MatchedIdentifier:
-    """
-    An identifier that the student generated for a query and that occurs in a passage.
+    """An identifier that the student generated for a query and that occurs in a passage.
 
     Args:
         view (`str`): Its view, for example `"substring"`.
@@ -64,8 +64,7 @@ class MatchedIdentifier:
 
 @dataclass(frozen=True)
 class Candidate:
-    """
-    A passage that the student found for a query.
+    """A passage that the student found for a query.
 
     Args:
         passage_id (`str`): The passage.
@@ -79,8 +78,7 @@ class Candidate:
 
 
 class Candidates(Mapping[str, tuple[Candidate, ...]]):
-    """
-    The candidates of each query, best first. A read-only mapping from query id to [`Candidate`]s.
+    """The candidates of each query, best first. A read-only mapping from query id to [`Candidate`]s.
 
     Make one with [`Candidates.from_lists`], with `GenerativeRetriever.candidates` or with
     [`Candidates.load_from_disk`].
@@ -91,24 +89,26 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint` of the tokenizer of the token ids.
 
     Raises:
-        `ValueError`: on other columns, repeated query ids, or a `corpus_tokens` that is not positive.
+        ValueError: on other columns, repeated query ids, or a `corpus_tokens` that is not positive.
     """
 
     def __init__(self, dataset: datasets.Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
         if set(dataset.column_names) != set(_COLUMNS):
-            raise ValueError(
+            raise DGRValueError(
                 f"Candidates are stored in the columns {', '.join(_COLUMNS)}; this dataset has "
                 f"{', '.join(dataset.column_names)}. Build candidates with Candidates.from_lists."
             )
         if corpus_tokens <= 0:
-            raise ValueError(f"corpus_tokens={corpus_tokens}: give the number of tokens of the corpus (num_tokens).")
+            raise DGRValueError(
+                f"corpus_tokens={corpus_tokens}: give the number of tokens of the corpus (num_tokens)."
+            )
         self.dataset = dataset.with_format("arrow")
         self.corpus_tokens = int(corpus_tokens)
         self.tokenizer_fingerprint = tokenizer_fingerprint
         self._rows: dict[str, int] = {}
         for row, query_id in enumerate(dataset["query_id"]):
             if query_id in self._rows:
-                raise ValueError(f"Query {query_id!r} has candidates twice. Give each query one list.")
+                raise DGRValueError(f"Query {query_id!r} has candidates twice. Give each query one list.")
             self._rows[query_id] = row
 
     @classmethod
@@ -119,8 +119,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         corpus_tokens: int,
         tokenizer_fingerprint: str = "",
     ) -> Candidates:
-        """
-        Pack candidates into columns.
+        """Pack candidates into columns.
 
         Args:
             lists (`Mapping[str, Sequence[Candidate]]` or iterable of such pairs):
@@ -130,7 +129,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint`.
 
         Raises:
-            `ValueError`: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
+            ValueError: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
         """
         pairs = lists.items() if isinstance(lists, Mapping) else lists
         rows = (pack(query_id, candidates) for query_id, candidates in pairs)
@@ -182,16 +181,15 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def load_from_disk(cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None) -> Candidates:
-        """
-        Open a folder that `save_to_disk` wrote; the columns are memory-mapped.
+        """Open a folder that `save_to_disk` wrote; the columns are memory-mapped.
 
         Args:
             path (`str` or `os.PathLike`): The folder.
             tokenizer_fingerprint (`str`, *optional*): Checked against the stored one (see `check_tokenizer`).
 
         Raises:
-            `FileNotFoundError`: if the folder holds no candidates.
-            `ValueError`: if it was written by a newer version or for another tokenizer.
+            FileNotFoundError: if the folder holds no candidates.
+            ValueError: if it was written by a newer version or for another tokenizer.
         """
         candidates = read_folder(path, cls._open)
         if tokenizer_fingerprint is not None:
@@ -205,7 +203,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             raise FileNotFoundError(f"{path} holds no {_META}, so it is no folder of candidates.")
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
         if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
-            raise ValueError(
+            raise DGRValueError(
                 f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
@@ -213,8 +211,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write JSON Lines, whole or not at all, for other programs to read; compressed if the name ends in `.gz` or
+        """Write JSON Lines, whole or not at all, for other programs to read; compressed if the name ends in `.gz` or
         `.zst`.
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`; each further one `query_id` and `candidates`, a
@@ -229,17 +226,16 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> Candidates:
-        """
-        Read what `to_jsonl` wrote, or another program in its form; the file may be compressed (`.gz`, `.zst`).
+        """Read what `to_jsonl` wrote, or another program in its form; the file may be compressed (`.gz`, `.zst`).
 
         Raises:
-            `FileNotFoundError`: if there is no such file.
-            `ValueError`: if a line is malformed, as `from_lists` does, or a query occurs twice.
+            FileNotFoundError: if there is no such file.
+            ValueError: if a line is malformed, as `from_lists` does, or a query occurs twice.
         """
         lines = json_lines(path)
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(path, number)}: the first line of candidates has to tell corpus_tokens, the number of tokens "
                 f"of the corpus. The fields found are {sorted(head)}."
             )
@@ -249,7 +245,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 try:
                     yield record["query_id"], [_candidate(values) for values in record["candidates"]]
                 except (KeyError, TypeError) as error:
-                    raise ValueError(
+                    raise DGRValueError(
                         f"{place(path, number)}: no candidates as Candidates.to_jsonl writes them "
                         f"({type(error).__name__}: {error})."
                     ) from None
@@ -260,7 +256,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     def check_tokenizer(self, fingerprint: str) -> None:
         """Raise a `ValueError` if the token ids belong to another tokenizer than the one with this fingerprint."""
         if self.tokenizer_fingerprint and fingerprint != self.tokenizer_fingerprint:
-            raise ValueError(
+            raise DGRValueError(
                 "These candidates were made with another tokenizer: their fingerprint is "
                 f"{self.tokenizer_fingerprint[:12]}..., the tokenizer's is {fingerprint[:12]}.... Their token ids "
                 "would mean other words. Use the tokenizer of the model that made them, or make the candidates again."
@@ -290,8 +286,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     def select(
         self, query_id: str, passage_ids: Sequence[str], *, max_identifiers: int | None = None
     ) -> tuple[Candidate, ...]:
-        """
-        Some candidates of a query, in the order asked for.
+        """Some candidates of a query, in the order asked for.
 
         Args:
             query_id (`str`): The query.
@@ -299,13 +294,13 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             max_identifiers (`int`, *optional*): Only so many identifiers of each, those credited first.
 
         Raises:
-            `KeyError`: if the query has no candidates or a passage is not among them.
+            KeyError: if the query has no candidates or a passage is not among them.
         """
         row = self._read(query_id)
         positions = {passage_id: position for position, passage_id in enumerate(row["passage_ids"])}
         unknown = [passage_id for passage_id in passage_ids if passage_id not in positions]
         if unknown:
-            raise KeyError(f"Passages {unknown[:5]} are not among the candidates of query {query_id!r}.")
+            raise DGRKeyError(f"Passages {unknown[:5]} are not among the candidates of query {query_id!r}.")
         return tuple(_unpack(row, positions[passage_id], max_identifiers) for passage_id in passage_ids)
 
     def to_rankings(self) -> Rankings:
@@ -317,12 +312,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def _cell(self, query_id: str, column: str) -> pa.Array:
         if query_id not in self._rows:
-            raise KeyError(f"Query {query_id!r} has no candidates.")
+            raise DGRKeyError(f"Query {query_id!r} has no candidates.")
         return self.dataset[self._rows[query_id]].column(column)[0].values
 
     def _read(self, query_id: str) -> dict[str, Any]:
         if query_id not in self._rows:
-            raise KeyError(f"Query {query_id!r} has no candidates.")
+            raise DGRKeyError(f"Query {query_id!r} has no candidates.")
         table = self.dataset[self._rows[query_id]]
         row = {name: table.column(name)[0].values for name in _COLUMNS if name != "query_id"}
         arrays: dict[str, Any] = {name: values.to_numpy() for name, values in row.items() if name != "passage_ids"}
@@ -343,16 +338,16 @@ def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
     """The candidates of one query as one row, for [`Candidates.from_rows`]; raises as [`Candidates.from_lists`]."""
     passage_ids = [candidate.passage_id for candidate in candidates]
     if len(set(passage_ids)) < len(passage_ids):
-        raise ValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
+        raise DGRValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
     scores = [float(candidate.score) for candidate in candidates]
     if not np.isfinite(scores).all():
-        raise ValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
+        raise DGRValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
     identifiers = [identifier for candidate in candidates for identifier in candidate.identifiers]
     unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
     if unknown:
-        raise ValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
+        raise DGRValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
     if not all(identifier.ids for identifier in identifiers):
-        raise ValueError(f"Query {query_id!r} has an identifier without tokens.")
+        raise DGRValueError(f"Query {query_id!r} has an identifier without tokens.")
     row = {
         "query_id": query_id,
         "passage_ids": passage_ids,

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dgr_trainer.errors import DGRValueError
+
 _KINDS = ("log_odds", "log_likelihood")
 # Identifiers more certain than this count as this certain: the log-odds of probability one are infinite.
 _MAX_LOG_PROBABILITY = -1e-6
@@ -19,8 +21,7 @@ _MAX_LOG_PROBABILITY = -1e-6
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """
-    How identifiers are weighted.
+    """How identifiers are weighted.
 
     Args:
         kind (`str`, defaults to `"log_odds"`):
@@ -45,14 +46,14 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise ValueError(f"kind={self.kind!r} is no kind of score; use one of {', '.join(_KINDS)}.")
+            raise DGRValueError(f"kind={self.kind!r} is no kind of score; use one of {', '.join(_KINDS)}.")
         if not 0.0 <= self.repetition <= 1.0:
-            raise ValueError(f"repetition={self.repetition} must lie between 0 (no discount) and 1 (no credit).")
+            raise DGRValueError(f"repetition={self.repetition} must lie between 0 (no discount) and 1 (no credit).")
         for name in ("smoothing", "exponent", "identifiers_per_passage"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be greater than 0.")
+                raise DGRValueError(f"{name}={getattr(self, name)} must be greater than 0.")
         if self.pseudo_query_bonus < 0:
-            raise ValueError(f"pseudo_query_bonus={self.pseudo_query_bonus} must not be negative.")
+            raise DGRValueError(f"pseudo_query_bonus={self.pseudo_query_bonus} must not be negative.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -63,7 +64,9 @@ class ScoringSettings:
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"Unknown scoring settings: {', '.join(unknown)}. Was this written by a newer version?")
+            raise DGRValueError(
+                f"Unknown scoring settings: {', '.join(unknown)}. Was this written by a newer version?"
+            )
         return cls(**values)
 
 
@@ -75,8 +78,7 @@ def identifier_weights(
     is_pseudo_query: torch.Tensor | None = None,
     exponent: float | None = None,
 ) -> torch.Tensor:
-    """
-    Weight of each identifier: w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
+    """Weight of each identifier: w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
 
     Args:
         log_likelihoods (`torch.Tensor`, any shape, floating): l(i|q), natural logarithm, at most 0.
@@ -117,8 +119,7 @@ def _logit_of_log(log_probability: torch.Tensor) -> torch.Tensor:
 
 
 def repetition_factors(identifiers: Sequence[Sequence[int]], repetition: float) -> list[float]:
-    """
-    Discount of each identifier of a passage, in the order in which they are credited.
+    """Discount of each identifier of a passage, in the order in which they are credited.
 
     rho_k = 1 - beta + beta * |set(g_k) minus C| / |set(g_k)|, where C holds the tokens of the identifiers before it.
     """

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
 
 View = Literal["title", "substring", "pseudo_query", "docid"]
 VIEWS: tuple[str, ...] = get_args(View)
@@ -42,8 +43,7 @@ _FINGERPRINT_PROBES = (
 
 @dataclass(frozen=True)
 class IdentifierSettings:
-    """
-    Which views are used, and the markers and prompts that set them apart.
+    """Which views are used, and the markers and prompts that set them apart.
 
     Args:
         views (`tuple[str, ...]`, defaults to `("title", "substring", "pseudo_query")`):
@@ -73,21 +73,23 @@ class IdentifierSettings:
         views = (self.views,) if isinstance(self.views, str) else tuple(self.views)
         unknown = [view for view in views if view not in VIEWS] + [view for view in self.prompts if view not in VIEWS]
         if unknown or not views or len(set(views)) != len(views):
-            raise ValueError(
+            raise DGRValueError(
                 f"views must be one or more different ones of {', '.join(VIEWS)}; got views={list(views)} and "
                 f"prompts for {sorted(self.prompts)}."
             )
         for name in ("title_end", "query_start", "query_end", "docid_start"):
             if not getattr(self, name).strip():
-                raise ValueError(f"{name} is empty: a marker needs at least one visible character, for example '@@'.")
+                raise DGRValueError(
+                    f"{name} is empty: a marker needs at least one visible character, for example '@@'."
+                )
         if len(set(map(str.strip, (self.query_start, self.query_end)))) == 1:
-            raise ValueError(
+            raise DGRValueError(
                 f"query_start and query_end are both {self.query_start!r}: a pseudo-query could not be told from the "
                 "text between two of them. Use two different markers."
             )
         for view, prompt in self.prompts.items():
             if prompt.count("{query}") != 1:
-                raise ValueError(f"The prompt of view {view!r} must contain '{{query}}' once; got {prompt!r}.")
+                raise DGRValueError(f"The prompt of view {view!r} must contain '{{query}}' once; got {prompt!r}.")
         object.__setattr__(self, "views", views)
         object.__setattr__(self, "prompts", {**_DEFAULT_PROMPTS, **self.prompts})
 
@@ -100,7 +102,7 @@ class IdentifierSettings:
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(
+            raise DGRValueError(
                 f"Unknown identifier settings: {', '.join(unknown)}. Was this written by a newer version?"
             )
         return cls(**{**values, "views": tuple(values.get("views", cls.views))})
@@ -116,15 +118,14 @@ class PassageSegments(NamedTuple):
 
 
 class Identifiers:
-    """
-    Token-level identifiers of passages and prompts of queries, for one tokenizer.
+    """Token-level identifiers of passages and prompts of queries, for one tokenizer.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The student's tokenizer, of any family.
         settings ([`IdentifierSettings`], *optional*): Views, markers and prompts.
 
     Raises:
-        `ValueError`: if the tokenizer has no token that can end a sequence, or turns a marker into unknown tokens.
+        ValueError: if the tokenizer has no token that can end a sequence, or turns a marker into unknown tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: IdentifierSettings | None = None) -> None:
@@ -148,7 +149,7 @@ class Identifiers:
         for name in ("eos_token_id", "sep_token_id"):
             if getattr(self.tokenizer, name, None) is not None:
                 return getattr(self.tokenizer, name)
-        raise ValueError(
+        raise DGRValueError(
             f"{type(self.tokenizer).__name__} has neither an eos_token nor a sep_token, so nothing can end a sequence."
             " Give it one, for example tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
             "embeddings."
@@ -166,7 +167,7 @@ class Identifiers:
         text = getattr(self.settings, name)
         ids = tuple(self.encode(text))
         if not ids or self.tokenizer.unk_token_id in ids:
-            raise ValueError(
+            raise DGRValueError(
                 f"The tokenizer turns the marker {name}={text!r} into {list(ids)}, which holds unknown tokens or "
                 "nothing. Choose a marker in its vocabulary (IdentifierSettings) or add one with tokenizer.add_tokens."
             )
@@ -198,8 +199,7 @@ class Identifiers:
         return self.decode(ids[: len(ids) - len(end)] if end and ids[-len(end) :] == end else ids)
 
     def word_starts(self, text: str, ids: Sequence[int]) -> list[int]:
-        """
-        Where the whitespace words of a text begin among its ids, so that a slice between two starts is whole words.
+        """Where the whitespace words of a text begin among its ids, so that a slice between two starts is whole words.
 
         Every token counts as a word if the tokenizer joins words, which no span of whole words would survive.
         """
@@ -276,8 +276,7 @@ class Identifiers:
         return text if view == "docid" else self._space + text
 
     def encode_prompts(self, queries: Sequence[str], view: str) -> list[list[int]]:
-        """
-        Ids of the prompts of many queries, with the tokenizer's special tokens.
+        """Ids of the prompts of many queries, with the tokenizer's special tokens.
 
         A prompt longer than `max_query_length` loses the last words of its query; the marker after it stays.
         """
@@ -290,7 +289,7 @@ class Identifiers:
             if len(ids) > limit:
                 tail = _common_suffix_length(ids, empty)
                 if tail >= limit:
-                    raise ValueError(
+                    raise DGRValueError(
                         f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in "
                         f"{tail} tokens of marker. Raise max_query_length or shorten the prompt."
                     )
@@ -302,7 +301,7 @@ class Identifiers:
 
     def _known(self, view: str) -> str:
         if view not in VIEWS:
-            raise ValueError(f"{view!r} is not a view; the views are {', '.join(VIEWS)}.")
+            raise DGRValueError(f"{view!r} is not a view; the views are {', '.join(VIEWS)}.")
         return view
 
     def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
+
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
@@ -40,15 +42,14 @@ def number_launched() -> int:
 def check_alone(name: str) -> None:
     """Refuse to be one of several processes. Raises a `ValueError` that says so of what is called `name`."""
     if number_launched() > 1:
-        raise ValueError(
+        raise DGRValueError(
             f"{number_launched()} processes were launched, but {name} works in one. Run the command without "
             "`accelerate launch` or `torchrun`."
         )
 
 
 def processes_of_launch(device: str | None = None) -> PartialState | None:
-    """
-    The processes that were launched together with this one.
+    """The processes that were launched together with this one.
 
     Args:
         device (`str`, *optional*): Where they compute, such as `"cpu"`; by default on accelerators if there are any.
@@ -67,8 +68,8 @@ def processes_of_launch(device: str | None = None) -> PartialState | None:
 
 @contextmanager
 def launched(device: str | None = None) -> Iterator[PartialState | None]:
-    """
-    The processes that were launched together, for a program's whole work: none of them leaves before the last is done.
+    """The processes that were launched together, for a program's whole work: none of them leaves before the last is
+    done.
 
     Args:
         device (`str`, *optional*): As of [`processes_of_launch`].
@@ -111,8 +112,7 @@ def default_device(processes: Processes | None) -> torch.device:
 
 
 def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], processes: Processes | None) -> Iterable[R]:
-    """
-    `work(items)`, with the items shared out among processes.
+    """`work(items)`, with the items shared out among processes.
 
     Each process works on every so manieth item, so that long ones at one end are spread.
 
@@ -150,8 +150,7 @@ def gathered(own: T, processes: Processes | None) -> list[T]:
 
 
 def combined(values: np.ndarray, processes: Processes | None) -> np.ndarray:
-    """
-    Put together what each process has found.
+    """Put together what each process has found.
 
     Args:
         values (`np.ndarray` of shape `(n,)`, float64): NaN where this process found nothing.

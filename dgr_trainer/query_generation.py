@@ -22,6 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.runs.rankings import Rankings
@@ -41,8 +42,7 @@ class Searcher(Protocol):
 
 
 class PseudoQueryGenerator:
-    """
-    Writes pseudo-queries with a sequence-to-sequence model such as `castorini/doc2query-t5-base-msmarco`.
+    """Writes pseudo-queries with a sequence-to-sequence model such as `castorini/doc2query-t5-base-msmarco`.
 
     What is sampled for a passage depends on the seed and on its place in the corpus, not on interruptions.
 
@@ -63,7 +63,7 @@ class PseudoQueryGenerator:
         dtype (`str`, defaults to `"float32"`): Precision in which a model is loaded by name.
 
     Raises:
-        `ValueError`: on a template without a field, numbers below their least, or a model that is not
+        ValueError: on a template without a field, numbers below their least, or a model that is not
             sequence-to-sequence.
 
     Example:
@@ -99,22 +99,26 @@ class PseudoQueryGenerator:
         }
         wrong = [f"{name}={value}" for name, value in least.items() if value < 1]
         if wrong or not temperature > 0:
-            raise ValueError(f"{', '.join(wrong) or f'temperature={temperature}'}: has to be above 0.")
+            raise DGRValueError(f"{', '.join(wrong) or f'temperature={temperature}'}: has to be above 0.")
         try:
             read = template.format(title="t", text="t")
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"template {template!r} has fields besides {{title}} and {{text}} ({error!r}).") from None
+            raise DGRValueError(
+                f"template {template!r} has fields besides {{title}} and {{text}} ({error!r})."
+            ) from None
         if read == template:
-            raise ValueError(f"template {template!r} has no field, so the model would read the same of every passage.")
+            raise DGRValueError(
+                f"template {template!r} has no field, so the model would read the same of every passage."
+            )
         if isinstance(model, PreTrainedModel):
             if tokenizer is None:
-                raise ValueError("The model was given without its tokenizer. Give both, or the name of the model.")
+                raise DGRValueError("The model was given without its tokenizer. Give both, or the name of the model.")
             self.model = model
         else:
             self.model = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
             tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         if not self.model.config.is_encoder_decoder:
-            raise ValueError(f"{type(self.model).__name__} is no sequence-to-sequence model, such as T5 or BART.")
+            raise DGRValueError(f"{type(self.model).__name__} is no sequence-to-sequence model, such as T5 or BART.")
         module: torch.nn.Module = align_weights(self.model)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self.tokenizer = tokenizer
@@ -134,8 +138,7 @@ class PseudoQueryGenerator:
         round_trip_k: int = 10,
         progress: bool = True,
     ) -> PseudoQueries:
-        """
-        Write pseudo-queries for every passage of a corpus.
+        """Write pseudo-queries for every passage of a corpus.
 
         As long as it works, the queries are in `path` with `.unfinished` after its name. The same call after an
         interruption goes on from there.
@@ -153,14 +156,14 @@ class PseudoQueryGenerator:
             [`PseudoQueries`]
 
         Raises:
-            `FileExistsError`: if `path` is there.
-            `ValueError`: if what is unfinished was made of another corpus, model or settings, or no query is left.
+            FileExistsError: if `path` is there.
+            ValueError: if what is unfinished was made of another corpus, model or settings, or no query is left.
         """
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} is there already. Read it with read_pseudo_queries, or give another path.")
         if round_trip_k < 1:
-            raise ValueError(f"round_trip_k={round_trip_k}: has to be above 0.")
+            raise DGRValueError(f"round_trip_k={round_trip_k}: has to be above 0.")
         settings = self._settings(corpus) | {
             "round_trip": None if round_trip is None else type(round_trip).__name__,
             "round_trip_k": None if round_trip is None else round_trip_k,
@@ -181,7 +184,7 @@ class PseudoQueryGenerator:
                     made, kept = made + new, kept + sum(map(len, queries))
                     bar.update(len(passages))
             if not kept:
-                raise ValueError(f"None of the {made} queries that were made for {len(corpus)} passages is left.")
+                raise DGRValueError(f"None of the {made} queries that were made for {len(corpus)} passages is left.")
             with atomic_write(path) as file:
                 for chunk in log.chunks():
                     for id, of in zip(chunk["ids"], chunk["queries"], strict=True):
@@ -250,8 +253,7 @@ class PseudoQueryGenerator:
 def found_again(
     passages: Sequence[Passage], queries: Sequence[Sequence[str]], searcher: Searcher, k: int
 ) -> list[list[str]]:
-    """
-    The queries for which a search finds the passage that they were made of.
+    """The queries for which a search finds the passage that they were made of.
 
     Args:
         passages (`Sequence[Passage]`): Passages of the corpus that is searched.

@@ -11,6 +11,7 @@ ROOT = Path(dgr_trainer.__file__).parent
 # From the lowest room to the highest: a room imports only rooms that stand before it.
 ROOMS = [
     "_version",
+    "errors",
     "files",
     "processes",
     "data",

@@ -10,6 +10,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import launched, writes
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     """Run `dgr candidates`."""
     output = output_folder("--output", options.output, "candidates.json", options.overwrite)
     if options.k < 1:
-        raise ValueError(f"-k {options.k}: ask for at least 1 passage.")
+        raise DGRValueError(f"-k {options.k}: ask for at least 1 passage.")
     check_split(options.split, options.queries, options.qrels)
     queries = read_queries_of(options.queries, options.split)
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None

@@ -13,6 +13,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run, run_names
 from dgr_trainer.cli.tables import comparison_lines, fitted
+from dgr_trainer.errors import DGRValueError
 
 if TYPE_CHECKING:
     from dgr_trainer.runs.rankings import Rankings
@@ -89,13 +90,15 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
     """Run `dgr evaluate`."""
     forms = [f"--{name}" for name in ("json", "markdown", "latex") if getattr(options, name)]
     if len(forms) > 1:
-        raise ValueError(f"{' and '.join(forms)} are forms of the same table. Give one of them.")
+        raise DGRValueError(f"{' and '.join(forms)} are forms of the same table. Give one of them.")
     if not 0 <= options.digits <= 12:
-        raise ValueError(f"--digits {options.digits}: give 0 to 12.")
+        raise DGRValueError(f"--digits {options.digits}: give 0 to 12.")
     if (options.qrels is None) == (options.answers is None):
-        raise ValueError("Give either --qrels, or --answers with --corpus: what is relevant has to be known.")
+        raise DGRValueError("Give either --qrels, or --answers with --corpus: what is relevant has to be known.")
     if (options.answers is None) != (options.corpus is None) or (options.with_title and options.answers is None):
-        raise ValueError("--answers and --corpus go together (and --with_title with them): answers stand in passages.")
+        raise DGRValueError(
+            "--answers and --corpus go together (and --with_title with them): answers stand in passages."
+        )
     paths = [input_path("RUN", path) for path in positionals.runs]
     check_split(options.split, options.qrels, options.answers)
     per_query = options.per_query and output_file("--per_query", options.per_query, options.overwrite)

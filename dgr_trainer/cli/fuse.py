@@ -10,6 +10,7 @@ from typing import Literal
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, output_file
 from dgr_trainer.cli.sources import read_run, run_names, write_run
+from dgr_trainer.errors import DGRValueError
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +70,16 @@ def run(options: FuseOptions, positionals: Namespace) -> None:
     paths = [input_path("RUN", path) for path in positionals.runs]
     run_names(paths)
     if len(paths) < 2:
-        raise ValueError("There is one run, and nothing to fuse it with. Give two or more.")
+        raise DGRValueError("There is one run, and nothing to fuse it with. Give two or more.")
     for name, method in _OF_METHOD.items():
         if name in positionals.given and options.method != method:
-            raise ValueError(f"--{name} belongs to --method {method}, and has no part in {options.method}.")
+            raise DGRValueError(f"--{name} belongs to --method {method}, and has no part in {options.method}.")
     if options.weights is not None and len(options.weights) != len(paths):
-        raise ValueError(f"--weights are {len(options.weights)}, but the runs {len(paths)}. Give a weight for each.")
+        raise DGRValueError(
+            f"--weights are {len(options.weights)}, but the runs {len(paths)}. Give a weight for each."
+        )
     if min(options.k or 1, options.depth or 1) < 1 or 0 in (options.k, options.depth):
-        raise ValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
+        raise DGRValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
     from dgr_trainer.runs.fusion import reciprocal_rank_fusion, score_fusion
 
     runs = [read_run("RUN", str(path)) for path in paths]

@@ -12,6 +12,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of, read_run, run_names
 from dgr_trainer.cli.tables import Labels, agreement_lines, comparison_lines, fitted, statistics_lines
+from dgr_trainer.errors import DGRValueError
 
 
 @dataclass
@@ -62,15 +63,15 @@ def make_parser() -> CommandParser:
 def run(options: InspectOptions, positionals: Namespace) -> None:
     """Run `dgr inspect`."""
     if not 0 <= options.digits <= 12:
-        raise ValueError(f"--digits {options.digits}: give 0 to 12.")
+        raise DGRValueError(f"--digits {options.digits}: give 0 to 12.")
     if options.k < 1:
-        raise ValueError(f"-k {options.k} is a number of passages: at least 1.")
+        raise DGRValueError(f"-k {options.k} is a number of passages: at least 1.")
     paths = [input_path("RUN", path) for path in positionals.runs]
     names = run_names(paths)
     check_split(options.split, options.qrels, options.queries)
     for name in ("metrics", "relevance_level"):
         if name in positionals.given and options.qrels is None:
-            raise ValueError(f"--{name} measures runs against qrels, and there are none. Give --qrels.")
+            raise DGRValueError(f"--{name} measures runs against qrels, and there are none. Give --qrels.")
     from dgr_trainer.evaluation.agreement import agreement
     from dgr_trainer.evaluation.comparison import compare_runs
     from dgr_trainer.evaluation.metrics import Metric

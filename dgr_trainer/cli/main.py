@@ -49,8 +49,7 @@ _ANSWERED = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeEr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Run `dgr`.
+    """Run `dgr`.
 
     Args:
         argv (`Sequence[str]`, *optional*): The arguments after `dgr`. By default those of the process.

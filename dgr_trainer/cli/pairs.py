@@ -21,6 +21,7 @@ from dgr_trainer.cli.sources import (
     read_qrels_of,
     read_queries_of,
 )
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import file_kind, json_lines, place
@@ -91,7 +92,9 @@ def run(
     model = model_name("--model", options.model)
     check_split(options.split, options.queries, options.qrels)
     if (options.queries is None) != (options.qrels is None):
-        raise ValueError("--queries and --qrels go together: pairs are made of a query and the passage it asks for.")
+        raise DGRValueError(
+            "--queries and --qrels go together: pairs are made of a query and the passage it asks for."
+        )
     queries = read_queries_of(options.queries, options.split) if options.queries else None
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
 
@@ -118,8 +121,7 @@ def run(
 
 
 def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
-    """
-    Read what `dgr pairs` wrote, or another saved dataset with the columns `input_ids` and `labels`.
+    """Read what `dgr pairs` wrote, or another saved dataset with the columns `input_ids` and `labels`.
 
     Args:
         path (`pathlib.Path`): The folder or JSON Lines file.
@@ -127,7 +129,7 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
         vocab_size (`int`): Of the student's tokenizer.
 
     Raises:
-        `ValueError`: if the columns are others, or the pairs were made with another tokenizer.
+        ValueError: if the columns are others, or the pairs were made with another tokenizer.
     """
     import datasets
 
@@ -135,12 +137,12 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
 
     if path.is_dir():
         if not (path / "state.json").is_file():
-            raise ValueError(f"--pairs: {path} is no saved datasets.Dataset. `dgr pairs` writes one.")
+            raise DGRValueError(f"--pairs: {path} is no saved datasets.Dataset. `dgr pairs` writes one.")
         pairs = datasets.load_from_disk(str(path))
         if (path / PAIRS_MARKER).is_file():
             made_with = json.loads((path / PAIRS_MARKER).read_text(encoding="utf-8"))["tokenizer_fingerprint"]
             if made_with != fingerprint:
-                raise ValueError(
+                raise DGRValueError(
                     f"--pairs: {path} was made with another tokenizer (fingerprint {made_with[:12]}..., the "
                     f"model's is {fingerprint[:12]}...). Make the pairs again with `dgr pairs --model` and this model."
                 )
@@ -150,11 +152,11 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
         pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
     missing = {"input_ids", "labels"} - set(pairs.column_names)
     if missing:
-        raise ValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")
+        raise DGRValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")
     for row in pairs.select(range(min(len(pairs), 1000))):
         largest = max([*row["input_ids"], *row["labels"]], default=0)
         if largest >= vocab_size:
-            raise ValueError(
+            raise DGRValueError(
                 f"--pairs: {path} holds token id {largest}, but the model's tokenizer has {vocab_size} tokens: the "
                 "pairs were made with another. Make them again with `dgr pairs --model` and this model."
             )
@@ -166,7 +168,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
         for name in ("input_ids", "labels"):
             ids = record.get(name)
             if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
-                raise ValueError(
+                raise DGRValueError(
                     f"{place(path, number)}: {name} has to be a list of token ids, but is {ids!r}. `dgr pairs` writes "
                     "such files."
                 )

@@ -48,8 +48,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 class CommandParser(HfArgumentParser):
-    """
-    Parses the command line of a subcommand.
+    """Parses the command line of a subcommand.
 
     Args:
         dataclass_types (`Sequence[type]`): Dataclasses whose fields are the options, with `metadata={"help": ...}`.
@@ -97,15 +96,14 @@ class CommandParser(HfArgumentParser):
         raise UsageError(f"{message}. `dgr {self.command} --help` lists the options.")
 
     def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """
-        Parse arguments, and the configuration file that they name.
+        """Parse arguments, and the configuration file that they name.
 
         Returns:
             `tuple`: one instance of each dataclass, then a namespace of the positionals, in which `given` has the
             options that differ from their defaults, by name.
 
         Raises:
-            `UsageError`: if something is unknown, missing or of the wrong type.
+            UsageError: if something is unknown, missing or of the wrong type.
         """
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         finder.add_argument("--config", nargs="?")
@@ -196,8 +194,7 @@ class CommandParser(HfArgumentParser):
 
 
 def write_config(given: Mapping[str, Any], path: Path, comment: str) -> None:
-    """
-    Write options to a YAML file, which `--config` reads.
+    """Write options to a YAML file, which `--config` reads.
 
     Args:
         given (`Mapping[str, Any]`): Options by name, as `CommandParser.parse` found them.

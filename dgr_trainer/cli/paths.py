@@ -7,14 +7,14 @@ from pathlib import Path
 
 from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.data.sources import hub_name
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import restore_folder
 from dgr_trainer.files.compression import compression
 from dgr_trainer.files.lines import file_kind, listing
 
 
 def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
-    """
-    A path to be read, after a look whether it is there and readable.
+    """A path to be read, after a look whether it is there and readable.
 
     Args:
         option (`str`): What the user gave it as, for the message.
@@ -23,7 +23,7 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
             `irds:ID` and `hf:NAME`, which are no paths.
 
     Raises:
-        `OSError`: if it is not there, of the other kind, or not readable.
+        OSError: if it is not there, of the other kind, or not readable.
     """
     found = Path(path)
     if folder is None and (ir_datasets_id(path) is not None or hub_name(path) is not None):
@@ -42,11 +42,10 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
 
 
 def model_name(option: str, name: str) -> str:
-    """
-    Name of a model on the hub, or the absolute path of one on the disk.
+    """Name of a model on the hub, or the absolute path of one on the disk.
 
     Raises:
-        `FileNotFoundError`: if it can only be a path and is not there, or holds no model.
+        FileNotFoundError: if it can only be a path and is not there, or holds no model.
     """
     path = Path(name)
     if path.is_dir():
@@ -64,8 +63,7 @@ def model_name(option: str, name: str) -> str:
 
 
 def output_file(option: str, path: str, overwrite: bool, *, compressed: bool = True) -> Path:
-    """
-    A file to be written.
+    """A file to be written.
 
     Args:
         overwrite (`bool`): Whether a file that is there may be replaced.
@@ -73,12 +71,12 @@ def output_file(option: str, path: str, overwrite: bool, *, compressed: bool = T
             says so. Tables are compressed inside, never as a whole.
 
     Raises:
-        `OSError`: if it is there already and must not be overwritten, or cannot be written.
-        `ValueError`: if its name is that of a compressed file, and this would not be one.
+        OSError: if it is there already and must not be overwritten, or cannot be written.
+        ValueError: if its name is that of a compressed file, and this would not be one.
     """
     place = Path(path)
     if compression(place) and (not compressed or file_kind(place) in ("parquet", "arrow")):
-        raise ValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
+        raise DGRValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
     if place.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but the output is a file. Give the path of a file.")
     if place.exists() and not overwrite:
@@ -88,15 +86,14 @@ def output_file(option: str, path: str, overwrite: bool, *, compressed: bool = T
 
 
 def output_folder(option: str, path: str, marker: str, overwrite: bool) -> Path:
-    """
-    A folder to be written.
+    """A folder to be written.
 
     Args:
         marker (`str`): A file that folders of its kind hold.
         overwrite (`bool`): Whether one of its kind may be replaced. Others never are.
 
     Raises:
-        `OSError`: if it is there already and must not be replaced, or cannot be written.
+        OSError: if it is there already and must not be replaced, or cannot be written.
     """
     place = Path(path)
     restore_folder(place)

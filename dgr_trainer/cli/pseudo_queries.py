@@ -9,6 +9,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import model_name, output_file
 from dgr_trainer.cli.settings import DeviceOptions
 from dgr_trainer.cli.sources import read_corpus
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import check_alone
 
 
@@ -63,7 +64,7 @@ def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOpt
     """Run `dgr pseudo_queries`."""
     check_alone("dgr pseudo_queries")
     if options.round_trip < 0:
-        raise ValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
+        raise DGRValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
     output = output_file("--output", options.output, overwrite=False, compressed=False)
     model = model_name("--model", options.model)
     corpus = read_corpus("CORPUS", positionals.corpus)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.tables import comparison_lines
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import listing
 
 _OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
@@ -59,7 +60,7 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
     settings.pop("output")
     wrong = [name for name, value in settings.items() if value < (0 if name in ("seed", "made_up") else 1)]
     if wrong:
-        raise ValueError(f"--{wrong[0]} {settings[wrong[0]]} is too small.")
+        raise DGRValueError(f"--{wrong[0]} {settings[wrong[0]]} is too small.")
 
     from tqdm import tqdm
 

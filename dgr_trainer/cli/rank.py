@@ -11,6 +11,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
 from dgr_trainer.cli.teachers import MODELS, RERANKERS, TeacherOptions, make_teacher
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import check_alone, launched, writes
 
 logger = logging.getLogger(__name__)
@@ -81,23 +82,23 @@ def _check(options: RankOptions, settings: dict[str, Any]) -> None:
     if options.teacher not in MODELS:
         check_alone(options.teacher)
     if options.k < 1 or (options.depth is not None and options.depth < 1):
-        raise ValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
+        raise DGRValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
     check_split(options.split, options.queries)
     if options.candidates is not None and options.run is not None:
-        raise ValueError("--candidates and --run both say what to rank. Give one of them.")
+        raise DGRValueError("--candidates and --run both say what to rank. Give one of them.")
     unranked = options.candidates is None and options.run is None
     if options.depth is not None and unranked:
-        raise ValueError("--depth cuts the lists of --candidates or --run, and neither is given. Leave it out.")
+        raise DGRValueError("--depth cuts the lists of --candidates or --run, and neither is given. Leave it out.")
     if options.teacher in MODELS:
         if "model" not in settings:
-            raise ValueError(f"The {options.teacher} needs its model: --model, a folder or a name on the hub.")
+            raise DGRValueError(f"The {options.teacher} needs its model: --model, a folder or a name on the hub.")
         settings["model"] = model_name("--model", settings["model"])
     if options.teacher in RERANKERS and unranked:
-        raise ValueError(f"A {options.teacher} ranks what is given to it. Give --candidates or --run.")
+        raise DGRValueError(f"A {options.teacher} ranks what is given to it. Give --candidates or --run.")
     if options.corpus is not None:
         input_path("--corpus", options.corpus)
     elif options.teacher != "pyserini" or not {"lucene_index", "prebuilt"} & set(settings):
-        raise ValueError("--corpus is missing: the teacher has to read the passages.")
+        raise DGRValueError("--corpus is missing: the teacher has to read the passages.")
 
 
 def _read_candidates(options: RankOptions) -> Any:

@@ -17,6 +17,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_file
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_queries_of, write_run
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import launched, writes
 
 if TYPE_CHECKING:
@@ -74,13 +75,15 @@ def make_parser() -> CommandParser:
 def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOptions, positionals: Namespace) -> None:
     """Run `dgr search`."""
     if bool(positionals.query) == bool(options.queries):
-        raise ValueError("Give either queries in quotes, or a file of them with --queries.")
+        raise DGRValueError("Give either queries in quotes, or a file of them with --queries.")
     if options.output is not None and not options.queries:
-        raise ValueError("A run needs ids of queries: --output goes with --queries.")
+        raise DGRValueError("A run needs ids of queries: --output goes with --queries.")
     if options.output is not None and options.json:
-        raise ValueError("--json prints and --output writes a run. Give one of them.")
+        raise DGRValueError("--json prints and --output writes a run. Give one of them.")
     if options.k < 1 or options.identifiers < 0:
-        raise ValueError(f"-k {options.k} has to be at least 1, and --identifiers {options.identifiers} at least 0.")
+        raise DGRValueError(
+            f"-k {options.k} has to be at least 1, and --identifiers {options.identifiers} at least 0."
+        )
     output = None if options.output is None else output_file("--output", options.output, options.overwrite)
     check_split(options.split, options.queries)
     queries: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import read_folder
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import file_kind, json_lines, numbered_lines, place
@@ -58,7 +59,7 @@ class IndexFolder(NamedTuple):
         wanted = IdentifierSettings.from_dict({**saved.to_dict(), **given})
         different = [name for name in given if getattr(wanted, name) != getattr(saved, name)]
         if different:
-            raise ValueError(
+            raise DGRValueError(
                 f"The index at {self.path} was made with {different[0]}={getattr(saved, different[0])!r}, not "
                 f"{getattr(wanted, different[0])!r}. Leave the option out, or index the corpus again with it."
             )
@@ -97,7 +98,7 @@ def needed_index(option: str, path: str) -> IndexFolder:
     folder = input_path(option, path, folder=True)
     found = index_folder(folder)
     if found is None:
-        raise ValueError(
+        raise DGRValueError(
             f"{option}: {path} holds neither an index ({INDEX_MARKER}) nor a retriever ({RETRIEVER_MARKER}). "
             "Make an index with `dgr index`."
         )
@@ -113,7 +114,7 @@ def read_corpus(option: str, path: str) -> Corpus:
     if found is None:
         return Corpus.read(place)
     if found.corpus is None:
-        raise ValueError(f"{option}: {path} holds an index without its corpus. Give the corpus itself.")
+        raise DGRValueError(f"{option}: {path} holds an index without its corpus. Give the corpus itself.")
     return Corpus.load_from_disk(found.corpus)
 
 
@@ -134,7 +135,7 @@ def read_qrels_of(path: str, split: str | None, option: str = "--qrels") -> Qrel
 def check_split(split: str | None, *paths: str | None) -> None:
     """Raise a `ValueError` if a split is named, but none of the paths is a folder with splits."""
     if split is not None and not any(path is not None and Path(path).is_dir() for path in paths):
-        raise ValueError(f"--split {split} chooses in a BEIR folder, but only files are given. Leave it out.")
+        raise DGRValueError(f"--split {split} chooses in a BEIR folder, but only files are given. Leave it out.")
 
 
 def read_run(option: str, path: str) -> Rankings:
@@ -147,7 +148,7 @@ def read_run(option: str, path: str) -> Rankings:
 def run_names(paths: Sequence[Path]) -> list[str]:
     """Names of runs: as much of their path as tells them apart."""
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError("A run is given twice. Give each once.")
+        raise DGRValueError("A run is given twice. Give each once.")
     stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
@@ -160,11 +161,10 @@ def write_run(rankings: Rankings, path: Path) -> None:
 
 
 def read_identifier_strings(option: str, path: str) -> dict[str, str]:
-    """
-    Read one identifier string a passage: JSON Lines with `id` and `identifier`, or two columns (tab-separated).
+    """Read one identifier string a passage: JSON Lines with `id` and `identifier`, or two columns (tab-separated).
 
     Raises:
-        `ValueError`: if a line is malformed, an id occurs twice, or there is none.
+        ValueError: if a line is malformed, an id occurs twice, or there is none.
     """
     from dgr_trainer.data.ids import as_id
 
@@ -175,11 +175,11 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
         where = place(path, number)
         key = as_id(passage_id, "passage", where)
         if not isinstance(string, str) or not string.strip():
-            raise ValueError(f"{where}: the identifier of passage {key!r} is {string!r}. It needs a text.")
+            raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. It needs a text.")
         if strings.setdefault(key, string) != string:
-            raise ValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
+            raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
     if not strings:
-        raise ValueError(f"{option}: {path} is empty.")
+        raise DGRValueError(f"{option}: {path} is empty.")
     return strings
 
 
@@ -188,7 +188,7 @@ def _identifier_rows(file: Path) -> Any:
         for number, record in json_lines(file):
             id = record.get("id", record.get("_id"))
             if id is None or "identifier" not in record:
-                raise ValueError(
+                raise DGRValueError(
                     f"{place(file, number)}: a line needs 'id' and 'identifier'; found are {sorted(record)}."
                 )
             yield number, id, record["identifier"]
@@ -196,7 +196,7 @@ def _identifier_rows(file: Path) -> Any:
     for number, line in numbered_lines(file):
         cells = line.split("\t")
         if len(cells) != 2:
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(file, number)}: {len(cells)} columns, but two are expected: passage id and identifier, "
                 "between them a tab."
             )

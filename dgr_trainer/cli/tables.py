@@ -17,8 +17,7 @@ Labels = Mapping[str, str]
 
 
 def fitted(names: Sequence[str], *tables: Callable[[Labels], list[str]]) -> list[str]:
-    """
-    Tables about the same runs, which are numbered where the terminal is too narrow for their names.
+    """Tables about the same runs, which are numbered where the terminal is too narrow for their names.
 
     Args:
         names (`Sequence[str]`): Names of the runs.

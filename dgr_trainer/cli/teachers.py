@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
+
 # Rank only what is given to them.
 RERANKERS = ("cross-encoder", "seq2seq", "causal-lm")
 # Need a model.
@@ -144,7 +146,9 @@ class TeacherOptions:
         for one in fields(self):
             of = str(one.metadata["help"]).split(":")[0].split(", ")
             if one.name in values and teacher not in of:
-                raise ValueError(f"--{one.name} is an option of {' and '.join(of)}, not of {teacher}. Leave it out.")
+                raise DGRValueError(
+                    f"--{one.name} is an option of {' and '.join(of)}, not of {teacher}. Leave it out."
+                )
         return values
 
 
@@ -188,5 +192,5 @@ def _weights(given: list[str]) -> dict[str, float]:
         try:
             weights[name] = float(weight)
         except ValueError:
-            raise ValueError(f"--field_weights {one}: has the form FIELD=WEIGHT, such as title=2.") from None
+            raise DGRValueError(f"--field_weights {one}: has the form FIELD=WEIGHT, such as title=2.") from None
     return weights

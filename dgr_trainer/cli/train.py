@@ -19,6 +19,7 @@ from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOpti
 from dgr_trainer.cli.sources import RETRIEVER_MARKER
 from dgr_trainer.cli.train_inputs import TrainInputs, check, read
 from dgr_trainer.cli.train_options import EvaluationOptions, LoraOptions, TrainOptions
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 
@@ -157,7 +158,9 @@ def _student(name: str, lora: LoraOptions) -> Any:
         from peft import PeftConfig, PeftModel
 
         if lora.lora_r:
-            raise ValueError(f"--lora_r: {name} has an adapter already, which is trained further. Leave --lora_r out.")
+            raise DGRValueError(
+                f"--lora_r: {name} has an adapter already, which is trained further. Leave --lora_r out."
+            )
         base = PeftConfig.from_pretrained(name).base_model_name_or_path
         model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
         return PeftModel.from_pretrained(model, name, is_trainable=True)

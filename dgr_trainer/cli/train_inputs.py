@@ -31,6 +31,7 @@ from dgr_trainer.cli.train_options import (
     LoraOptions,
     TrainOptions,
 )
+from dgr_trainer.errors import DGRValueError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,17 +63,16 @@ class TrainInputs:
 def check(
     options: TrainOptions, lora: LoraOptions, evaluation: EvaluationOptions, scoring_options: ScoringOptions
 ) -> None:
-    """
-    Look at the options and at the paths in them, before anything is read.
+    """Look at the options and at the paths in them, before anything is read.
 
     Raises:
-        `ValueError`: if options are missing or do not go together.
-        `OSError`: if a path is not there.
+        ValueError: if options are missing or do not go together.
+        OSError: if a path is not there.
     """
     of_other = OF_DISTILLATION if options.stage == "generation" else (*OF_GENERATION, "corpus")
     misplaced = [name for name in of_other if getattr(options, name)]
     if misplaced:
-        raise ValueError(f"--{misplaced[0]} has no part in --stage {options.stage}. Leave it out.")
+        raise DGRValueError(f"--{misplaced[0]} has no part in --stage {options.stage}. Leave it out.")
     check_split(options.split, options.queries, options.qrels)
     check_split(evaluation.eval_split, evaluation.eval_queries, evaluation.eval_qrels)
     model_name("--model", options.model)
@@ -86,14 +86,16 @@ def check(
     else:
         _check_distillation(options)
     if (evaluation.eval_queries is None) != (evaluation.eval_qrels is None):
-        raise ValueError("--eval_queries and --eval_qrels go together.")
+        raise DGRValueError("--eval_queries and --eval_qrels go together.")
     if evaluation.eval_queries is not None and found is None:
-        raise ValueError("--eval_queries: retrieval is evaluated with an index. Give --index.")
+        raise DGRValueError("--eval_queries: retrieval is evaluated with an index. Give --index.")
     if lora.lora_r < 0 or not 0 <= lora.lora_dropout < 1:
-        raise ValueError(f"--lora_r {lora.lora_r} has to be at least 0, --lora_dropout {lora.lora_dropout} in [0, 1).")
+        raise DGRValueError(
+            f"--lora_r {lora.lora_r} has to be at least 0, --lora_dropout {lora.lora_dropout} in [0, 1)."
+        )
     without = [one.name for one in fields(lora) if one.name != "lora_r" and getattr(lora, one.name)]
     if without and not lora.lora_r:
-        raise ValueError(f"--{without[0]} says how a LoRA adapter is made, but --lora_r is 0. Give its rank.")
+        raise DGRValueError(f"--{without[0]} says how a LoRA adapter is made, but --lora_r is 0. Give its rank.")
     from dgr_trainer.identifier_weights import ScoringSettings
 
     ScoringSettings(**scoring_options.given())
@@ -103,22 +105,24 @@ def _check_generation(options: TrainOptions, found: IndexFolder | None) -> None:
     if options.pairs is not None:
         given = [name for name in ("corpus", "queries", "qrels") if getattr(options, name) is not None]
         if given:
-            raise ValueError(f"--pairs are made already, so --{given[0]} has no part. Give one or the other.")
+            raise DGRValueError(f"--pairs are made already, so --{given[0]} has no part. Give one or the other.")
     elif options.corpus is None and (found is None or found.corpus is None):
-        raise ValueError(
+        raise DGRValueError(
             "There is nothing to train on. Give --pairs, or a corpus: --corpus, or an --index with its corpus beside "
             "it (and --queries with --qrels, if there are any)."
         )
     elif (options.queries is None) != (options.qrels is None):
-        raise ValueError("--queries and --qrels go together: pairs are made of a query and the passage it asks for.")
+        raise DGRValueError(
+            "--queries and --qrels go together: pairs are made of a query and the passage it asks for."
+        )
 
 
 def _check_distillation(options: TrainOptions) -> None:
     for name in ("queries", "run"):
         if getattr(options, name) is None:
-            raise ValueError(f"--stage distillation needs --{name}.")
+            raise DGRValueError(f"--stage distillation needs --{name}.")
     if (options.candidates is None) == (options.identifiers is None):
-        raise ValueError(
+        raise DGRValueError(
             "--stage distillation needs the identifiers of passages: either --candidates, which `dgr candidates` "
             "makes, or --identifiers, one string a passage."
         )
@@ -138,11 +142,10 @@ def read(
     evaluation: EvaluationOptions,
     seed: int,
 ) -> TrainInputs:
-    """
-    Read all inputs, small ones first.
+    """Read all inputs, small ones first.
 
     Raises:
-        `ValueError`, `OSError`: if something is malformed or does not go together.
+        ValueError, OSError: if something is malformed or does not go together.
     """
     from dgr_trainer.identifiers import IdentifierSettings
 
@@ -177,7 +180,7 @@ def _one_string(settings: Any, found: IndexFolder | None) -> Any:
     """Settings for one identifier string a passage, which is its docid."""
     if found is None or settings.views == ("docid",):
         return replace(settings, views=("docid",))
-    raise ValueError(
+    raise DGRValueError(
         f"--identifiers trains one string a passage, its docid, but the index has the views "
         f"{', '.join(settings.views)}. Index the corpus with --views docid and these strings as `docid`, or leave the "
         "index out."
@@ -274,7 +277,7 @@ def _check_strings(strings: dict[str, str], inputs: TrainInputs) -> None:
     identifiers = inputs.identifiers
     for passage, segments in zip(sample, identifiers.encode_segments(sample), strict=True):
         if not inputs.index.count(identifiers.pattern("docid", identifiers.target("docid", segments.docid))):
-            raise ValueError(
+            raise DGRValueError(
                 f"--identifiers: {passage.docid!r} of passage {passage.id!r} is no docid in the index. Index the "
                 "corpus with these strings as `docid`."
             )

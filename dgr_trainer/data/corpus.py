@@ -28,6 +28,7 @@ from dgr_trainer.data.ids import IdColumn
 from dgr_trainer.data.passage_readers import dataset_rows, record_rows, tsv_rows
 from dgr_trainer.data.passages import FIELDS, ID_NAMES, Passage, PassageRows, passage_row
 from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.errors import DGRIndexError, DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, read_folder, restore_folder
 from dgr_trainer.files.compression import SUFFIXES
 from dgr_trainer.files.lines import existing_file, file_kind, listing
@@ -69,7 +70,7 @@ class Corpus(Sequence[Passage]):
     def __init__(self, dataset: Dataset, *, fingerprint: str | None = None) -> None:
         if not isinstance(dataset, Dataset) or dataset.features != FEATURES:
             found = dict(dataset.features) if isinstance(dataset, Dataset) else type(dataset).__name__
-            raise TypeError(
+            raise DGRTypeError(
                 f"A corpus lies over a datasets.Dataset with the columns {dict(FEATURES)}, but got {found}. "
                 "Corpus.from_dataset takes a dataset with other columns."
             )
@@ -94,7 +95,7 @@ class Corpus(Sequence[Passage]):
             for number, passage in enumerate(passages):
                 where = f"passage {number}"
                 if not isinstance(passage, Passage):
-                    raise TypeError(
+                    raise DGRTypeError(
                         f"{where} is a {type(passage).__name__}, not a Passage. Make it one: Passage(id, ...)."
                     )
                 yield number, passage_row(where, **{name: getattr(passage, name) for name in FIELDS})
@@ -126,14 +127,14 @@ class Corpus(Sequence[Passage]):
         chosen = dict(columns or {})
         unknown = sorted(set(chosen) - set(FIELDS))
         if unknown:
-            raise ValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
+            raise DGRValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
         for name in ("id", "_id", *FIELDS[1:]):
             if name in present:
                 chosen.setdefault("id" if name in ID_NAMES else name, name)
         missing = sorted(set(chosen.values()) - set(present))
         if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
             wanted = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
-            raise ValueError(
+            raise DGRValueError(
                 f"The dataset has no column {wanted}; its columns are {present}. "
                 'Name the ones to use, for example columns={"id": "docno", "text": "contents"}; in place of a path: '
                 "hf:PATH,id=docno,text=contents."
@@ -212,7 +213,7 @@ class Corpus(Sequence[Passage]):
             return cls.from_kilt(path, cache_dir=cache_dir)
         if kind:
             return cls._of_file(path, kind, partial(record_rows, path), cache_dir)
-        raise ValueError(
+        raise DGRValueError(
             f"{path}: the name does not tell the format. Name it .jsonl, .tsv or .parquet, or use Corpus.from_jsonl "
             "or from_tsv."
         )
@@ -241,7 +242,7 @@ class Corpus(Sequence[Passage]):
         """
         unknown = [id for id in pseudo_queries if id not in self]
         if unknown:
-            raise ValueError(
+            raise DGRValueError(
                 f"{len(unknown)} of {len(pseudo_queries)} passage ids with pseudo-queries are not in the corpus, "
                 f"for example {unknown[:3]}. Were they generated for another corpus?"
             )
@@ -276,11 +277,11 @@ class Corpus(Sequence[Passage]):
         try:
             index = operator.index(position)
         except TypeError:
-            raise TypeError(
+            raise DGRTypeError(
                 f"Passages are found by position, an integer, but got {position!r}. To find one by id: corpus.get(id)."
             ) from None
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no passage {index}: the corpus has {len(self)} passages.")
+            raise DGRIndexError(f"There is no passage {index}: the corpus has {len(self)} passages.")
         return _passage(self.dataset[index])
 
     def get(self, id: str) -> Passage:
@@ -298,7 +299,7 @@ class Corpus(Sequence[Passage]):
         found = self.ids.find(id)
         if found is None:
             example = f" Ids are strings such as {self.ids[0]!r}." if len(self) else ""
-            raise KeyError(
+            raise DGRKeyError(
                 f"No passage has the id {id!r}: it is not among the {len(self)} ids of the corpus.{example}"
             )
         return found

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.ids import IdColumn
 from dgr_trainer.data.passages import PassageRows
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def store(
         dropped = total - len(numbers)
         if not numbers:
             found = f"all {total} passages have neither" if total else "there is no passage in it at all"
-            raise ValueError(f"{source.name}: no passage with a title or a text ({found}), so there is no corpus.")
+            raise DGRValueError(f"{source.name}: no passage with a title or a text ({found}), so there is no corpus.")
         if writer is None:
             dataset = Dataset(pa.concat_tables(batches))
             _check_duplicates(dataset, numbers, source)
@@ -181,7 +182,7 @@ def _table(kept: Numbered, source: PassageRows) -> pa.Table:
             try:
                 json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError as error:
-                raise ValueError(
+                raise DGRValueError(
                     f"{source.place(number)}: a text that is not Unicode ({error}). Half of a surrogate pair is left "
                     "where a character was cut: mend the text."
                 ) from None
@@ -196,7 +197,7 @@ def _check_duplicates(dataset: Dataset, numbers: array[int], source: PassageRows
     shown = "; ".join(
         f"{value!r} ({', '.join(source.place(numbers[p]) for p in found[value][:3])})" for value in first
     )
-    raise ValueError(
+    raise DGRValueError(
         f"{source.name}: {len(found)} passage ids occur more than once: {shown}"
         f"{'; ...' if len(found) > len(first) else ''}. Every passage needs an id of its own."
     )

@@ -17,6 +17,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from dgr_trainer.data.corpus_cache import LAYOUT, MARKER, CorpusDigest, StoredCorpus
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import listing
 from dgr_trainer.files.links import link_tree
 
@@ -74,7 +75,7 @@ def open_corpus(path: Path) -> tuple[Dataset, str | None]:
     found = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
     for dataset, part in zip(found, parts, strict=True):
         if len(dataset) != part["passages"]:
-            raise ValueError(
+            raise DGRValueError(
                 f"{path / part['name']} holds {len(dataset)} passages, but {part['passages']} were saved: its files "
                 "do not belong together. Save the corpus again."
             )
@@ -107,7 +108,7 @@ def verify_corpus(path: Path) -> None:
         except (pa.ArrowException, UnicodeDecodeError):
             whole = False
         if not whole:
-            raise ValueError(
+            raise DGRValueError(
                 f"The corpus is damaged: the passages at {place} do not have the SHA-256 they were written with. "
                 "Copy the folder again, or make it again."
             )
@@ -122,7 +123,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
         )
     facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
     if facts.get("layout") not in (LAYOUT, CHANGED_LAYOUT):
-        raise ValueError(
+        raise DGRValueError(
             f"{path} was saved in layout {facts.get('layout')!r} of a corpus, and this version of dgr-trainer "
             f"reads layouts {LAYOUT} and {CHANGED_LAYOUT}. Save it again with this version, or use the version that "
             "wrote it."
@@ -146,7 +147,7 @@ def _gone(path: Path, facts: dict[str, Any]) -> np.ndarray:
         return np.empty(0, np.int64)
     gone = np.load(path / facts["removed"], allow_pickle=False)
     if gone.dtype != np.int64 or sum(part["passages"] for part in _parts(facts)) - len(gone) != facts["passages"]:
-        raise ValueError(
+        raise DGRValueError(
             f"{path / facts['removed']} does not belong to the corpus in {path}. Copy the folder again, or make it "
             "again."
         )

@@ -9,6 +9,8 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 
+from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
+
 
 def as_id(value: object, of: str, where: str) -> str:
     """Turn a value read from the user's data into an id.
@@ -28,14 +30,14 @@ def as_id(value: object, of: str, where: str) -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
     if not isinstance(value, str):
-        raise TypeError(
+        raise DGRTypeError(
             f"{where}: the {of} id is {value!r} ({type(value).__name__}), but ids are strings (or integers). "
             f"Give every {of} a string id."
         )
     if not value:
-        raise ValueError(f"{where}: the {of} id is empty. Give every {of} an id.")
+        raise DGRValueError(f"{where}: the {of} id is empty. Give every {of} an id.")
     if value.split() != [value]:
-        raise ValueError(
+        raise DGRValueError(
             f"{where}: the {of} id {value!r} holds whitespace, at which run and qrels files are split. "
             "Replace it, for example with '_'."
         )
@@ -74,7 +76,7 @@ class IdColumn(Sequence[str]):
             return [self._column[index].as_py() for index in range(*position.indices(len(self)))]
         index = operator.index(position)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no id {index}: there are {len(self)} ids.")
+            raise DGRIndexError(f"There is no id {index}: there are {len(self)} ids.")
         return self._column[index].as_py()
 
     def __contains__(self, value: object) -> bool:
@@ -84,7 +86,7 @@ class IdColumn(Sequence[str]):
         """Position of an id, as of any sequence; `ValueError` if it is not there."""
         position = self.find(value)
         if position is None or position not in range(*slice(start, stop).indices(len(self))):
-            raise ValueError(f"{value!r} is not among the ids.")
+            raise DGRValueError(f"{value!r} is not among the ids.")
         return position
 
     def find(self, value: object) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dgr_trainer.data.formats import huggingface
 from dgr_trainer.data.passages import FIELDS, ID_NAMES, PassageRows, passage_row
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import numbered_lines, place
 from dgr_trainer.files.records import read_records
 
@@ -30,12 +31,12 @@ def record_rows(path: str | os.PathLike[str]) -> PassageRows:
             where = records.place(number)
             names = [name for name in ID_NAMES if name in record]
             if not names:
-                raise ValueError(
+                raise DGRValueError(
                     f"{where}: no field 'id' or '_id'. The fields found are {sorted(record)}. Name the one to use in "
                     "place of the path: hf:PATH,id=FIELD."
                 )
             if first and "title" not in record and "text" not in record:
-                raise ValueError(
+                raise DGRValueError(
                     f"{where}: no field 'title' and no field 'text'. The fields found are {sorted(record)}. Name the "
                     "one to use in place of the path: hf:PATH,text=FIELD."
                 )
@@ -69,12 +70,14 @@ def tsv_rows(path: str | os.PathLike[str], *, quoted: bool | None = None) -> Pas
                 header = tsv_header(cells)
                 columns = header or _columns_without_header(where, cells)
                 if "pseudo_queries" in columns:
-                    raise ValueError(f"{where}: a list of pseudo_queries does not fit a cell. Use a JSON Lines file.")
+                    raise DGRValueError(
+                        f"{where}: a list of pseudo_queries does not fit a cell. Use a JSON Lines file."
+                    )
                 if header:
                     strip_quotes = columns == _DPR_COLUMNS if quoted is None else quoted
                     continue
             if len(cells) != len(columns):
-                raise ValueError(
+                raise DGRValueError(
                     f"{where}: {len(cells)} columns, but {len(columns)} are expected ({', '.join(columns)}). "
                     "Text must hold no tabs and no line ends; a JSON Lines file can hold both."
                 )
@@ -106,7 +109,7 @@ def _columns_without_header(where: str, cells: Sequence[str]) -> list[str]:
         return ["id", "text"]
     if len(cells) == 3:
         return ["id", "title", "text"]
-    raise ValueError(
+    raise DGRValueError(
         f"{where}: {len(cells)} columns. Without a header, a file has two (id, text) or three (id, title, text); "
         "with any others its first line has to name them, separated by tabs."
     )

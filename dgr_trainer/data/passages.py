@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError
 
 ID_NAMES = ("id", "_id")
 FIELDS = ("id", "title", "text", "pseudo_queries", "docid")
@@ -64,18 +65,20 @@ def passage_row(
     """
     for name, value in (("title", title), ("text", text)):
         if value is not None and not isinstance(value, str):
-            raise TypeError(f"{where}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string.")
+            raise DGRTypeError(
+                f"{where}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string."
+            )
     if pseudo_queries is None:
         pseudo_queries = ()
     elif isinstance(pseudo_queries, str) or not isinstance(pseudo_queries, Sequence):
-        raise TypeError(
+        raise DGRTypeError(
             f"{where}: pseudo_queries is a {type(pseudo_queries).__name__}, but it has to be a list of strings."
         )
     for query in pseudo_queries:
         if not isinstance(query, str):
-            raise TypeError(f"{where}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings.")
+            raise DGRTypeError(f"{where}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings.")
     if docid is not None and (isinstance(docid, bool) or not isinstance(docid, (str, int))):
-        raise TypeError(f"{where}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
+        raise DGRTypeError(f"{where}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
     return {
         "id": as_id(id, "passage", where),
         "title": title or "",

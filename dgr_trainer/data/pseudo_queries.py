@@ -10,6 +10,7 @@ import datasets
 
 from dgr_trainer.data.formats.pseudo_query_files import file_rows
 from dgr_trainer.data.ids import IdColumn
+from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 
 PathLike = str | os.PathLike[str]
@@ -20,8 +21,7 @@ FEATURES = datasets.Features(
 
 
 class PseudoQueries(Mapping[str, tuple[str, ...]]):
-    """
-    Pseudo-queries by passage id, memory-mapped; for [`Corpus.with_pseudo_queries`].
+    """Pseudo-queries by passage id, memory-mapped; for [`Corpus.with_pseudo_queries`].
 
     Args:
         dataset (`datasets.Dataset`): columns `id` and `pseudo_queries` (list of strings). A passage may have several
@@ -33,7 +33,7 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
 
     def __init__(self, dataset: datasets.Dataset) -> None:
         if dataset.features != FEATURES:
-            raise ValueError(
+            raise DGRValueError(
                 f"Pseudo-queries lie in the columns {dict(FEATURES)}, but got {dict(dataset.features)}. "
                 "read_pseudo_queries reads them from files."
             )
@@ -45,7 +45,7 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
     def __getitem__(self, id: str) -> tuple[str, ...]:
         position = self._ids.find(id)
         if position is None:
-            raise KeyError(f"Passage {id!r} has no pseudo-queries.")
+            raise DGRKeyError(f"Passage {id!r} has no pseudo-queries.")
         rows = self._repeated.get(id, [position])
         return tuple(dict.fromkeys(query for row in rows for query in self._queries[row].as_py()))
 
@@ -66,8 +66,7 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
 def read_pseudo_queries(
     paths: PathLike | Sequence[PathLike], ids: Iterable[str] | None = None, *, best: int | None = None
 ) -> PseudoQueries:
-    """
-    Read pseudo-queries from files, of any of these formats:
+    """Read pseudo-queries from files, of any of these formats:
 
     - JSON Lines (or `.json`, `.parquet`, `.arrow`) with the id of a passage (`id`, `_id`, `doc_id`, `docid`, `pid` or
       `passage_id`) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
@@ -100,7 +99,7 @@ def read_pseudo_queries(
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not given:
-        raise ValueError("No file of pseudo-queries was given.")
+        raise DGRValueError("No file of pseudo-queries was given.")
 
     def rows() -> Iterator[dict[str, Any]]:
         for id, queries in file_rows(given, ids, best):
@@ -110,5 +109,5 @@ def read_pseudo_queries(
 
     found = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
     if not len(found):
-        raise ValueError(f"{', '.join(map(str, given))}: there is no pseudo-query in it.")
+        raise DGRValueError(f"{', '.join(map(str, given))}: there is no pseudo-query in it.")
     return PseudoQueries(found)

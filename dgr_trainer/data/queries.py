@@ -21,6 +21,7 @@ from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.query_readers import judgement_rows, query_rows
 from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name
 from dgr_trainer.files.lines import listing
 
@@ -125,7 +126,9 @@ def _checked_queries(
     blank = 0
     for where, query_id, query, answers in found:
         if query_id in places:
-            raise ValueError(f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique.")
+            raise DGRValueError(
+                f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique."
+            )
         places[query_id] = where.removeprefix(f"{name}, ")  # Without the path, which is long and always the same.
         if judged is not None and query_id not in judged:
             continue
@@ -136,7 +139,7 @@ def _checked_queries(
     if blank:
         logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
-        raise ValueError(f"{name}: no query in it{which}.")
+        raise DGRValueError(f"{name}: no query in it{which}.")
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -147,7 +150,9 @@ def _checked_queries(
 
 def _refuse_split(split: str | None, path: Path) -> None:
     if split is not None:
-        raise ValueError(f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out.")
+        raise DGRValueError(
+            f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out."
+        )
 
 
 def _split_file(folder: Path, split: str | None) -> Path:
@@ -179,7 +184,7 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "query") if name not in queries.column_names]
         if missing:
-            raise ValueError(
+            raise DGRValueError(
                 f"The queries have no column {' and no column '.join(map(repr, missing))}; their columns are "
                 f"{queries.column_names}. Rename with queries.rename_columns({{...}})."
             )
@@ -188,7 +193,7 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         pairs = iter(queries.items())
     else:
         splits = f" with the splits {sorted(map(str, queries))}: choose one" if isinstance(queries, Mapping) else ""
-        raise TypeError(
+        raise DGRTypeError(
             f"queries is a {type(queries).__name__}{splits}. Give a datasets.Dataset with the columns query_id and "
             "query, or a mapping of query ids to queries."
         )
@@ -196,16 +201,16 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
     for number, (value, query) in enumerate(pairs):
         query_id = as_id(value, "query", f"query {number}")
         if not isinstance(query, str):
-            raise TypeError(f"Query {query_id!r} is {query!r} ({type(query).__name__}), not a string.")
+            raise DGRTypeError(f"Query {query_id!r} is {query!r} ({type(query).__name__}), not a string.")
         if not query.strip():
-            raise ValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
+            raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
         if result.setdefault(query_id, query) != query:
-            raise ValueError(
+            raise DGRValueError(
                 f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs an "
                 "id of its own."
             )
     if not result:
-        raise ValueError("There are no queries: what was given is empty.")
+        raise DGRValueError("There are no queries: what was given is empty.")
     return result
 
 
@@ -266,12 +271,12 @@ def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qre
     for where, query_id, passage_id, relevance in found:
         known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
         if known != relevance:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on an "
                 "earlier line. Keep one of the two."
             )
     if not qrels:
-        raise ValueError(f"{name}: no judgement in it.")
+        raise DGRValueError(f"{name}: no judgement in it.")
     return qrels
 
 
@@ -294,7 +299,7 @@ def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
             for passage_id, relevance in judgements.items():
                 as_id(passage_id, "passage", where)
                 if isinstance(relevance, bool) or not isinstance(relevance, int):
-                    raise TypeError(f"{where}: the relevance of {passage_id!r} is {relevance!r}, not an integer.")
+                    raise DGRTypeError(f"{where}: the relevance of {passage_id!r} is {relevance!r}, not an integer.")
                 middle = "\t" if beir else " 0 "
                 file.write(f"{query_id}{middle}{passage_id}{middle if beir else ' '}{relevance}\n")
 
@@ -336,7 +341,7 @@ def check_qrels(
         f"{len(unknown_passages)} of {total} judged passages are not in the corpus (such as {unknown_passages[:3]})"
     )
     if not kept:
-        raise ValueError(
+        raise DGRValueError(
             f"Nothing is left of the qrels: {found}. Are qrels, queries and corpus of the same collection?"
         )
     if unknown_queries or unknown_passages:

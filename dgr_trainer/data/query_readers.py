@@ -8,6 +8,7 @@ from pathlib import Path
 from dgr_trainer.data.formats import dpr, kilt, trec_topics
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import existing_file, file_kind, numbered_lines, place
 from dgr_trainer.files.records import Records, read_records
@@ -21,8 +22,7 @@ _JUDGEMENT_NAMES = (("query-id", "query_id", "qid"), ("corpus-id", "passage_id",
 
 
 def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """
-    The queries of a file, whatever its format.
+    """The queries of a file, whatever its format.
 
     Yields:
         `tuple[str, str, str, list[str]]`: place for errors, query id, query, answers.
@@ -53,12 +53,11 @@ def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
         else:
             yield from _plain_records(records)
     else:
-        raise ValueError(f"{path}: the name does not tell the format. Name it .jsonl or .tsv.")
+        raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl or .tsv.")
 
 
 def judgement_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """
-    The judgements of a file, whatever its format.
+    """The judgements of a file, whatever its format.
 
     Yields:
         `tuple[str, str, str, int]`: place for errors, query id, passage id, relevance.
@@ -91,14 +90,14 @@ def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]
         id_name = next((name for name in QUERY_ID_NAMES if name in record), None)
         name = next((name for name in QUERY_NAMES if name in record), None)
         if id_name is None or name is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: a query needs an id ({', '.join(QUERY_ID_NAMES)}) and a text "
                 f"({', '.join(QUERY_NAMES)}). The fields found are {sorted(record)}. Name the ones to use in place of "
                 "the path: hf:PATH,query_id=FIELD,query=FIELD."
             )
         query = record[name]
         if not isinstance(query, str):
-            raise TypeError(f"{where}: the query is {query!r} ({type(query).__name__}), not a string.")
+            raise DGRTypeError(f"{where}: the query is {query!r} ({type(query).__name__}), not a string.")
         answers = check_answers(where, record.get("answers") or [])
         yield where, as_id(record[id_name], "query", where), query, answers
 
@@ -109,7 +108,9 @@ def _tab_separated(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
         where = place(path, number)
         cells = line.split("\t")
         if len(cells) != 2:
-            raise ValueError(f"{where}: {len(cells)} columns, but two are expected: id and query, between them a tab.")
+            raise DGRValueError(
+                f"{where}: {len(cells)} columns, but two are expected: id and query, between them a tab."
+            )
         header = first and cells[0].strip().lower() in QUERY_ID_NAMES and cells[1].strip().lower() in QUERY_NAMES
         first = False
         if not header:
@@ -133,13 +134,13 @@ def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
                 or "four (query, iteration, passage, relevance) or three (query, passage, relevance)"
             )
             hint = " Six columns are a run: read_run reads it." if len(cells) == 6 else ""
-            raise ValueError(f"{where}: {len(cells)} columns, but qrels have {wanted} on every line.{hint}")
+            raise DGRValueError(f"{where}: {len(cells)} columns, but qrels have {wanted} on every line.{hint}")
         columns = len(cells)
         if not _is_integer(cells[-1]):
-            raise ValueError(f"{where}: the relevance (last column) is {cells[-1]!r}, not an integer.")
+            raise DGRValueError(f"{where}: the relevance (last column) is {cells[-1]!r}, not an integer.")
         relevance = int(cells[-1])
         if relevance > _HIGHEST:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: the relevance (last column) is {relevance}, and the passage (the column before) "
                 f"{cells[-2]!r}. Are the two swapped? Relevance is {_HIGHEST} at most."
             )
@@ -148,7 +149,7 @@ def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
         varies = varies or (where if cells[1] != first[1] else "")
         yield where, cells[0], cells[-2], relevance
     if columns == 4 and one_passage and varies:
-        raise ValueError(
+        raise DGRValueError(
             f"{varies}: the passage (column 3) is {first[-2]!r} as on every other line, while column 2, which should "
             "be 0 on all, is another one. The order is: query, iteration (0), passage, relevance."
         )
@@ -166,10 +167,10 @@ def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
             )
             if "passage_ids" in record:
                 hint = " Rank lists are a run: read_run reads it."
-            raise ValueError(f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}.{hint}")
+            raise DGRValueError(f"{where}: a judgement needs {wanted}. The fields found are {sorted(record)}.{hint}")
         value = record[relevance]
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{where}: the {relevance} is {value!r}, not an integer.")
+            raise DGRValueError(f"{where}: the {relevance} is {value!r}, not an integer.")
         yield where, as_id(record[query], "query", where), as_id(record[passage], "passage", where), value
 
 

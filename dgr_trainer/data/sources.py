@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import listing
 
@@ -27,8 +28,7 @@ OPTIONS = ("config", "split", "revision", "streaming")
 
 
 class HubName(NamedTuple):
-    """
-    A dataset as it is named in place of a path.
+    """A dataset as it is named in place of a path.
 
     Args:
         text (`str`): all of it, for messages.
@@ -42,8 +42,7 @@ class HubName(NamedTuple):
 
 
 def hub_name(path: str | os.PathLike[str]) -> HubName | None:
-    """
-    The dataset that a path beginning with `hf:` names; `None` for any other path.
+    """The dataset that a path beginning with `hf:` names; `None` for any other path.
 
     Raises:
         ValueError: if there is no name, or what follows it is malformed.
@@ -56,21 +55,20 @@ def hub_name(path: str | os.PathLike[str]) -> HubName | None:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not key.strip() or not equals or not value.strip():
-            raise ValueError(
+            raise DGRValueError(
                 f"{text}: {setting!r} is no setting. After the name of the dataset come settings between commas, such "
                 f"as {PREFIX}user/questions,split=test,query=question."
             )
         if key.strip() in chosen:
-            raise ValueError(f"{text}: {key.strip()} is set twice. Set it once.")
+            raise DGRValueError(f"{text}: {key.strip()} is set twice. Set it once.")
         chosen[key.strip()] = value.strip()
     if not name.strip():
-        raise ValueError(f"{text}: the name of the dataset is missing, such as {PREFIX}user/questions.")
+        raise DGRValueError(f"{text}: the name of the dataset is missing, such as {PREFIX}user/questions.")
     return HubName(text, name.strip(), chosen)
 
 
 def hub_dataset(hub: HubName, fields: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
-    """
-    Load a dataset that is named in place of a path.
+    """Load a dataset that is named in place of a path.
 
     Args:
         hub ([`HubName`]): the name.
@@ -86,7 +84,7 @@ def hub_dataset(hub: HubName, fields: Iterable[str]) -> tuple[Dataset | Iterable
     fields = list(fields)
     unknown = [key for key in hub.settings if key not in OPTIONS and key not in fields]
     if unknown:
-        raise ValueError(
+        raise DGRValueError(
             f"{hub.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and a "
             f"column for {', '.join(fields)}."
         )
@@ -95,8 +93,7 @@ def hub_dataset(hub: HubName, fields: Iterable[str]) -> tuple[Dataset | Iterable
 
 
 def saved_dataset(folder: Path, split: str | None = None) -> Dataset | None:
-    """
-    The dataset that `save_to_disk` saved in a folder; `None` if the folder holds none.
+    """The dataset that `save_to_disk` saved in a folder; `None` if the folder holds none.
 
     Raises:
         ValueError: if there are several splits and none, or another one, is named.
@@ -118,7 +115,7 @@ def _load(hub: HubName) -> Dataset | IterableDataset | DatasetDict | IterableDat
         raise FileNotFoundError(f"{hub.text}: {hub.name} is not there.{there}")
     streaming = hub.settings.get("streaming", "no").lower()
     if streaming not in ("yes", "no", "true", "false"):
-        raise ValueError(f"{hub.text}: streaming is {streaming!r}. Say yes or no.")
+        raise DGRValueError(f"{hub.text}: streaming is {streaming!r}. Say yes or no.")
     settings: dict[str, Any] = {"streaming": streaming in ("yes", "true")}
     builder = hub.name
     if folder.is_file():
@@ -128,7 +125,7 @@ def _load(hub: HubName) -> Dataset | IterableDataset | DatasetDict | IterableDat
     try:
         return load_dataset(builder, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{hub.text}: the dataset cannot be loaded. {type(error).__name__}: {error}") from None
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {type(error).__name__}: {error}") from None
 
 
 def _builder(hub: HubName, file: Path) -> str:
@@ -136,7 +133,7 @@ def _builder(hub: HubName, file: Path) -> str:
     name = plain_name(file).lower()
     found = next((builder for builder, endings in _BUILDERS.items() if name.endswith(endings)), None)
     if found is None:
-        raise ValueError(
+        raise DGRValueError(
             f"{hub.text}: the name does not tell the format. Name it .jsonl, .csv, .tsv, .parquet or .arrow."
         )
     return found
@@ -148,14 +145,14 @@ def _one_split(
     wanted = hub.settings.get("split")
     if isinstance(found, (Dataset, IterableDataset)):
         if wanted is not None:
-            raise ValueError(f"{hub.text}: there are no splits, only one dataset. Leave split={wanted} out.")
+            raise DGRValueError(f"{hub.text}: there are no splits, only one dataset. Leave split={wanted} out.")
         return found
     names = [str(name) for name in found]
     if wanted is None and len(names) == 1:
         wanted = names[0]
     if wanted not in names:
         problem = "several splits" if wanted is None else f"no split {wanted!r}"
-        raise ValueError(
+        raise DGRValueError(
             f"{hub.text}: the dataset has {problem}; its splits are {', '.join(names)}. Name one: "
             f"{PREFIX}{hub.name},split={names[0]}."
         )

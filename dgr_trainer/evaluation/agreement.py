@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
 from dgr_trainer.runs.rankings import Rankings
 
@@ -93,9 +94,9 @@ def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
     ```
     """
     if len(rankings) < 2:
-        raise ValueError(f"Agreement is between rankings, but there is {len(rankings)}. Give two or more.")
+        raise DGRValueError(f"Agreement is between rankings, but there is {len(rankings)}. Give two or more.")
     if k < 1:
-        raise ValueError(f"k is {k}, but at least one passage of a list has to be compared.")
+        raise DGRValueError(f"k is {k}, but at least one passage of a list has to be compared.")
     return AgreementTable(
         tuple(
             _pair(first, second, rankings[first], rankings[second], k) for first, second in combinations(rankings, 2)
@@ -136,7 +137,7 @@ def _pair(first: str, second: str, one: Rankings, other: Rankings, k: int) -> Ag
     queries = [query_id for query_id in one if query_id in other]
     if not queries:
         example = f"{next(iter(one), None)!r} and {next(iter(other), None)!r}"
-        raise ValueError(f"{first} and {second} have no query in common: their queries have ids such as {example}.")
+        raise DGRValueError(f"{first} and {second} have no query in common: their queries have ids such as {example}.")
     taus, overlaps = [], []
     for query_id in sorted(queries):
         left, right = (RankList(ids[:k], scores[:k]) for ids, scores in (one[query_id], other[query_id]))

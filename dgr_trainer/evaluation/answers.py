@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.evaluation.metrics import Metric
 from dgr_trainer.runs.rankings import Rankings
 
@@ -27,8 +28,7 @@ _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
 
 def answer_tokens(text: str) -> tuple[str, ...]:
-    """
-    Cut a text as DPR's evaluation does, in lower case.
+    """Cut a text as DPR's evaluation does, in lower case.
 
     Args:
         text (`str`): a passage or an answer.
@@ -41,8 +41,7 @@ def answer_tokens(text: str) -> tuple[str, ...]:
 
 
 def has_answer(text: str, answers: Iterable[str]) -> bool:
-    """
-    Whether one of the answers stands in a text: its tokens, one after the other.
+    """Whether one of the answers stands in a text: its tokens, one after the other.
 
     Args:
         text (`str`): the text.
@@ -60,8 +59,7 @@ def answer_qrels(
     with_title: bool = False,
     progress: bool = True,
 ) -> Qrels:
-    """
-    Judge the passages of runs by the answers of their questions.
+    """Judge the passages of runs by the answers of their questions.
 
     The result is for [`evaluate_run`] and [`compare_runs`] with `hits@k` or `mrr@k`. Every question counts once, and
     one without a rank list, or whose answers no run has found, counts as 0.
@@ -92,7 +90,7 @@ def answer_qrels(
     ```
     """
     if k < 1:
-        raise ValueError(f"k is {k}, but at least one passage of a list has to be judged.")
+        raise DGRValueError(f"k is {k}, but at least one passage of a list has to be judged.")
     answers = _answers(queries)
     given = [runs] if isinstance(runs, Rankings) else runs
     known = [run.top(k).check_corpus(corpus.ids) for run in given]
@@ -118,7 +116,7 @@ def check_answer_metrics(metrics: Sequence[str]) -> None:
     """Raise a `ValueError` if a metric cannot be told from the answers of questions."""
     wrong = [name for name in metrics if Metric.parse(name).kind not in _KINDS]
     if wrong:
-        raise ValueError(
+        raise DGRValueError(
             f"{', '.join(wrong)} cannot be told from answers, since it asks for all relevant passages, and only those "
             "in the runs were judged. Of answers there are hits@k and mrr@k."
         )
@@ -128,7 +126,7 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "answers") if name not in queries.column_names]
         if missing:
-            raise ValueError(
+            raise DGRValueError(
                 f"The questions have no column {' and no column '.join(map(repr, missing))}; their columns are "
                 f"{queries.column_names}. Hits by answer need the answers of every question."
             )
@@ -138,9 +136,11 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
         found = dict(queries)
     for query_id, of in found.items():
         if isinstance(of, str) or not isinstance(of, Sequence) or not all(isinstance(one, str) for one in of):
-            raise TypeError(f"Query {query_id!r}: the answers are {of!r:.80}, but they have to be a list of strings.")
+            raise DGRTypeError(
+                f"Query {query_id!r}: the answers are {of!r:.80}, but they have to be a list of strings."
+            )
     if not any(found.values()):
-        raise ValueError("No question has an answer. Hits by answer need the answers of every question.")
+        raise DGRValueError("No question has an answer. Hits by answer need the answers of every question.")
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_per_query
 from dgr_trainer.evaluation.significance import PairedTest, confidence_interval, paired_test
 from dgr_trainer.files.compression import atomic_text
@@ -66,7 +67,7 @@ class RunComparison:
             ValueError: if the comparison does not have the values.
         """
         if not self.per_query:
-            raise ValueError("This comparison has no values per query. Make it with compare_runs.")
+            raise DGRValueError("This comparison has no values per query. Make it with compare_runs.")
         with atomic_text(path) as file:
             metrics = list(next(iter(self.per_query.values())))
             file.write("\t".join(["run", "query_id", *metrics]) + "\n")
@@ -162,9 +163,9 @@ def compare_runs(
         ValueError: if there are no runs, the baseline is not among them, or as [`evaluate_per_query`] does.
     """
     if not runs:
-        raise ValueError("There are no runs to compare.")
+        raise DGRValueError("There are no runs to compare.")
     if baseline is not None and baseline not in runs:
-        raise ValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
+        raise DGRValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
     values = {
         name: evaluate_per_query(run, qrels, metrics, relevance_level=relevance_level) for name, run in runs.items()
     }

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_run
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 
 class RetrievalEvaluator:
-    """
-    Searches with a model and measures what it finds. Made once, called with the model as often as wanted.
+    """Searches with a model and measures what it finds. Made once, called with the model as often as wanted.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -41,7 +41,7 @@ class RetrievalEvaluator:
         seed (`int`, defaults to 0): Of the sample.
 
     Raises:
-        `ValueError`: if no query has a relevant passage in the index, a metric is not known or looks further than k,
+        ValueError: if no query has a relevant passage in the index, a metric is not known or looks further than k,
             or `max_queries` is below 1.
 
     Example:
@@ -67,19 +67,19 @@ class RetrievalEvaluator:
         seed: int = 0,
     ) -> None:
         if not isinstance(k, int) or k < 1:
-            raise ValueError(f"k={k!r}: ask for at least 1 passage.")
+            raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
         if max_queries is not None and max_queries < 1:
-            raise ValueError(f"max_queries={max_queries}: evaluate on at least 1 query, or leave it out for all.")
+            raise DGRValueError(f"max_queries={max_queries}: evaluate on at least 1 query, or leave it out for all.")
         if not metrics:
-            raise ValueError("There are no metrics to compute. Name at least one, such as 'hits@10'.")
+            raise DGRValueError("There are no metrics to compute. Name at least one, such as 'hits@10'.")
         too_far = [name for name in metrics if (Metric.parse(name).k or 0) > k]
         if too_far:
-            raise ValueError(f"k={k} passages are too few for {', '.join(too_far)}. Raise k.")
+            raise DGRValueError(f"k={k} passages are too few for {', '.join(too_far)}. Raise k.")
         texts = queries_mapping(queries)
         judged = {query: relevant for query, relevant in qrels.items() if query in texts and _relevant(relevant)}
         known = index.passage_ids.positions(sorted({id for relevant in judged.values() for id in _relevant(relevant)}))
         if not (known >= 0).any():
-            raise ValueError(
+            raise DGRValueError(
                 f"None of the {len(texts)} queries has a relevant passage in the index ({len(qrels)} queries have "
                 "qrels). Are the ids of queries and passages the same in queries, qrels and corpus?"
             )
@@ -96,8 +96,7 @@ class RetrievalEvaluator:
         self.scoring = scoring
 
     def __call__(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> dict[str, float]:
-        """
-        Evaluate a model. It is left in the mode, training or evaluation, in which it was.
+        """Evaluate a model. It is left in the mode, training or evaluation, in which it was.
 
         Args:
             model (`nn.Module`): The student, wrapped for distributed training or not.

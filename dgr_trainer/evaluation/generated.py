@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import Metric, evaluate_run
 from dgr_trainer.runs.rankings import Rankings
 
 
 class GeneratedIdentifierMetrics:
-    """
-    Measures what a model generates freely: passages whose string was written, in the order of the beams.
+    """Measures what a model generates freely: passages whose string was written, in the order of the beams.
 
     This is for a `Seq2SeqTrainer` with `predict_with_generate=True`, such as the baseline before
     [`DistillationGenerativeRetrievalTrainer`] takes its place, which has a [`RetrievalEvaluator`], bound to the index.
@@ -29,7 +29,7 @@ class GeneratedIdentifierMetrics:
             `generation_config.num_return_sequences` beams.
 
     Raises:
-        `ValueError`: if a metric is unknown, no query has qrels, or, when called, the number of generated sequences is
+        ValueError: if a metric is unknown, no query has qrels, or, when called, the number of generated sequences is
             no multiple of the number of queries.
 
     Example:
@@ -54,7 +54,7 @@ class GeneratedIdentifierMetrics:
         self.query_ids = list(query_ids)
         self.qrels = {query_id: qrels[query_id] for query_id in dict.fromkeys(self.query_ids) if query_id in qrels}
         if not self.qrels:
-            raise ValueError(
+            raise DGRValueError(
                 f"None of the {len(self.query_ids)} queries (such as {self.query_ids[:1]}) has qrels (such as "
                 f"{next(iter(qrels), None)!r}). Are the ids the same?"
             )
@@ -68,13 +68,13 @@ class GeneratedIdentifierMetrics:
         found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         generated = np.asarray(found)
         if generated.ndim != 2 or not np.issubdtype(generated.dtype, np.integer):
-            raise ValueError(
+            raise DGRValueError(
                 f"The predictions have the shape {generated.shape} and the type {generated.dtype}, so they are no "
                 "generated tokens. Set predict_with_generate=True."
             )
         beams, rest = divmod(len(generated), len(self.query_ids))
         if rest or not beams:
-            raise ValueError(
+            raise DGRValueError(
                 f"{len(generated)} sequences were generated for {len(self.query_ids)} queries, which is no multiple. "
                 "Give the query id of every row of the evaluation dataset; with num_return_sequences above 1, its "
                 "length has to be a multiple of the batch size, since the trainer cuts the last batch to its rows."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytrec_eval
 
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Metric:
         if kind not in _TREC_EVAL or (cut is None and _TREC_EVAL[kind][1] is None):
             with_cut = ", ".join(f"{known}@k" for known in _TREC_EVAL)
             without = ", ".join(known for known, names in _TREC_EVAL.items() if names[1])
-            raise ValueError(
+            raise DGRValueError(
                 f"There is no metric {name!r}. There are {with_cut}, where k is 1 or more (such as 'hits@5'), "
                 f"and without a cut {without}."
             )
@@ -126,21 +127,21 @@ def evaluate_per_query(
             for none of their queries.
     """
     if isinstance(metrics, str):
-        raise TypeError(f"metrics is the string {metrics!r}. Give a list of names: [{metrics!r}].")
+        raise DGRTypeError(f"metrics is the string {metrics!r}. Give a list of names: [{metrics!r}].")
     parsed = [Metric.parse(name) for name in metrics]
     if not parsed:
-        raise ValueError("No metric is asked for. Name some, such as 'hits@5' and 'ndcg@10'.")
+        raise DGRValueError("No metric is asked for. Name some, such as 'hits@5' and 'ndcg@10'.")
     if relevance_level < 1:
-        raise ValueError(
+        raise DGRValueError(
             f"relevance_level is {relevance_level}, but passages of relevance 0 are not relevant: use 1 or more."
         )
     if not qrels:
-        raise ValueError("The qrels are empty, so there is no query to evaluate.")
+        raise DGRValueError("The qrels are empty, so there is no query to evaluate.")
     if not isinstance(rankings, Rankings):
         rankings = Rankings(rankings)
     lists = {query_id: rankings[query_id].passage_ids for query_id in qrels if query_id in rankings}
     if not lists:
-        raise ValueError(
+        raise DGRValueError(
             f"None of the {len(qrels)} queries of the qrels (such as {next(iter(qrels))!r}) has a rank list; the run "
             f"has {len(rankings)} lists{f' (such as {next(iter(rankings))!r})' if rankings else ''}. "
             f"{_hint(rankings, qrels)}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dgr_trainer.errors import DGRTypeError, DGRValueError
+
 Values = Mapping[str, float] | Sequence[float] | np.ndarray
 _CHUNK_VALUES = 2**22
 
@@ -32,10 +34,10 @@ def confidence_interval(
         ValueError: if there are no values, one is not finite, or an argument is out of range.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}, but it has to be between 0 and 1, such as 0.95.")
+        raise DGRValueError(f"level is {level}, but it has to be between 0 and 1, such as 0.95.")
     array = _array(values, "values")
     if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, but at least one sample is needed.")
+        raise DGRValueError(f"resamples is {resamples}, but at least one sample is needed.")
     if array.min() == array.max():
         return float(array[0]), float(array[0])
     generator = np.random.default_rng(seed)
@@ -91,22 +93,24 @@ def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000)
         ValueError: if they cannot be paired, there are fewer than two pairs, or a value is not finite.
     """
     if isinstance(a, Mapping) != isinstance(b, Mapping):
-        raise TypeError("Of two systems one has its values by query id and the other has not. Give both the same way.")
+        raise DGRTypeError(
+            "Of two systems one has its values by query id and the other has not. Give both the same way."
+        )
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
             alone = sorted(a.keys() ^ b.keys())
-            raise ValueError(
+            raise DGRValueError(
                 f"{len(alone)} queries have a value in only one of the two systems, such as {alone[0]!r}. "
                 "Evaluate both with the same qrels."
             )
         b = [b[query_id] for query_id in a]
     first, second = _array(a, "a"), _array(b, "b")
     if len(first) != len(second):
-        raise ValueError(f"The systems have {len(first)} and {len(second)} values, which cannot be paired.")
+        raise DGRValueError(f"The systems have {len(first)} and {len(second)} values, which cannot be paired.")
     if len(first) < 2:
-        raise ValueError("There is one query only. A test needs at least two.")
+        raise DGRValueError("There is one query only. A test needs at least two.")
     if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, but at least one is needed.")
+        raise DGRValueError(f"resamples is {resamples}, but at least one is needed.")
     differences = first - second
     count = len(differences)
     mean = math.fsum(differences) / count
@@ -173,11 +177,11 @@ def _away_from_zero(value: float, tiny: float) -> float:
 def _array(values: Values, name: str) -> np.ndarray:
     array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
-        raise ValueError(
+        raise DGRValueError(
             f"{name} has the shape {array.shape}, but one value a query is needed, and at least one query."
         )
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds {array[~np.isfinite(array)][0]}, but every value has to be finite.")
+        raise DGRValueError(f"{name} holds {array[~np.isfinite(array)][0]}, but every value has to be finite.")
     return array
 
 

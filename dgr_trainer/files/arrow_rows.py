@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 def dataset_from_rows(
     rows: Iterable[Mapping[str, Any]], features: datasets.Features, *, description: str | None = None
 ) -> datasets.Dataset:
-    """
-    Writes rows to an Arrow file and opens it memory-mapped.
+    """Writes rows to an Arrow file and opens it memory-mapped.
 
     Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so changed files never meet a
     stale copy. The file lives in the temporary folder of `datasets` (under `TMPDIR`) and goes when the process ends;

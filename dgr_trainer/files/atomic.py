@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from dgr_trainer.errors import DGRValueError
+
 try:
     import fcntl
 except ImportError:  # On Windows, what killed processes leave is not deleted.
@@ -43,7 +45,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         IsADirectoryError: if `path` is a folder.
     """
     if mode not in ("w", "wb"):
-        raise ValueError(f"mode is {mode!r}, but a file is only ever written whole: use 'w' (text) or 'wb' (bytes).")
+        raise DGRValueError(
+            f"mode is {mode!r}, but a file is only ever written whole: use 'w' (text) or 'wb' (bytes)."
+        )
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, so no file can be written there. Give the path of a file.")

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 
 SUFFIXES = (".gz", ".zst")
@@ -31,8 +32,7 @@ def plain_name(path: str | os.PathLike[str]) -> str:
 
 
 def open_bytes(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """
-    Open a file, decompressed as it is read.
+    """Open a file, decompressed as it is read.
 
     Args:
         path (`str` or `os.PathLike`): the file; gzip if its name ends in `.gz`, Zstandard if in `.zst`. Files of
@@ -48,8 +48,7 @@ def open_bytes(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 @contextmanager
 def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """
-    Open a text file that takes the place of `path` only when everything was written, as [`atomic_write`] does it.
+    """Open a text file that takes the place of `path` only when everything was written, as [`atomic_write`] does it.
 
     Args:
         path (`str` or `os.PathLike`): the file; compressed if its name ends in `.gz` or `.zst`. Equal texts give equal
@@ -77,8 +76,7 @@ def _compressor(raw: IO[bytes], kind: str) -> Any:
 
 @contextmanager
 def whole(path: str | os.PathLike[str], place: list[int], unit: str = "line") -> Iterator[None]:
-    """
-    Turn what decompression raises into an error that names the file and the last thing that was read.
+    """Turn what decompression raises into an error that names the file and the last thing that was read.
 
     Args:
         path (`str` or `os.PathLike`): the file that is read in the block.
@@ -96,12 +94,12 @@ def whole(path: str | os.PathLike[str], place: list[int], unit: str = "line") ->
             raise  # What the disk has to say, not the decompressor.
         name = {".gz": "gzip", ".zst": "Zstandard"}[kind]
         if place[0] == 0 and ("Not a gzipped file" in str(error) or "Unknown frame descriptor" in str(error)):
-            raise ValueError(
+            raise DGRValueError(
                 f"{os.fspath(path)}: the name ends in {kind}, but this is no {name} file. Name it without {kind}, or "
                 "fetch it again."
             ) from None
         cut = isinstance(error, EOFError) or "Truncated" in str(error)
-        raise ValueError(
+        raise DGRValueError(
             f"{os.fspath(path)}: the {name} file is {'cut off' if cut else 'damaged'} after {unit} {place[0]} "
             f"({error}). Fetch or write it again."
         ) from None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import open_bytes, plain_name, whole
 
 
@@ -24,14 +25,14 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file is needed. It holds: {listing(path)}.")
     if path.exists() and not path.is_file():
-        raise ValueError(
+        raise DGRValueError(
             f"{path} is a pipe or a device, but a file is needed, which can be read more than once. Write one."
         )
     if not path.is_file():
         there = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{path} is not there.{there}")
     if plain_name(path).lower().endswith((".tar", ".tgz", ".zip")):
-        raise ValueError(f"{path} is an archive of files. Unpack it (tar -xf, unzip), and give the file inside.")
+        raise DGRValueError(f"{path} is an archive of files. Unpack it (tar -xf, unzip), and give the file inside.")
     return path
 
 
@@ -74,7 +75,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
                 return
             except UnicodeDecodeError as error:
                 wanted = "UTF-16, which it begins as" if wide else "UTF-8"
-                raise ValueError(
+                raise DGRValueError(
                     f"{place(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
                 ) from None
             done[0] += 1
@@ -89,13 +90,13 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 def _check_first(path: Path, line: str) -> None:
     """Raise `ValueError` if the first line tells that the file is no text, or has other line ends."""
     if 3 * line.count("\x00") > len(line):
-        raise ValueError(
+        raise DGRValueError(
             f"{place(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order "
             "mark, and UTF-32 is not read: convert the file to UTF-8."
         )
     inside = line.rstrip("\r").count("\r")
     if not line.endswith("\n") and (inside > 1 or (inside and line.endswith("\r"))):
-        raise ValueError(
+        raise DGRValueError(
             f"{place(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, convert them: "
             "tr '\\r' '\\n'."
         )
@@ -117,11 +118,11 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
             ) from None
         if not isinstance(record, dict):
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(path, number)}: holds a JSON {type(record).__name__}, not an object. "
                 "A JSON Lines file holds one JSON object a line."
             )

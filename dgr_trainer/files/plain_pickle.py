@@ -7,13 +7,13 @@ import os
 import pickle
 from typing import Any, NoReturn
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import open_bytes, whole
 from dgr_trainer.files.lines import existing_file
 
 
 def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
-    """
-    Read a pickle of dicts, lists, tuples, sets, strings, bytes and numbers, running nothing.
+    """Read a pickle of dicts, lists, tuples, sets, strings, bytes and numbers, running nothing.
 
     Whatever else a pickle holds is reached through the name of a class or function, and all names are refused.
 
@@ -28,7 +28,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
         try:
             return _PlainUnpickler(file).load()
         except _Refused as error:
-            raise ValueError(
+            raise DGRValueError(
                 f"{path}: the pickle asks for {error}, and to load that would run code of whoever wrote it. Only "
                 "plain data are read: dicts, lists, strings and numbers."
             ) from None
@@ -41,7 +41,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
             AttributeError,
             TypeError,
         ) as error:
-            raise ValueError(f"{path}: no whole pickle of plain data ({type(error).__name__}: {error}).") from None
+            raise DGRValueError(f"{path}: no whole pickle of plain data ({type(error).__name__}: {error}).") from None
 
 
 class _Refused(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression, open_bytes, plain_name, whole
 from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
 
@@ -24,8 +25,7 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Records:
-    """
-    The records of a file.
+    """The records of a file.
 
     Args:
         rows (`Iterable[tuple[int, dict]]`): number of a record (its line, or its row) and the record.
@@ -45,8 +45,7 @@ class Records:
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:
-    """
-    Read the records of a file, as they are needed.
+    """Read the records of a file, as they are needed.
 
     Args:
         path (`str` or `os.PathLike`): `.jsonl` or `.ndjson` (JSON Lines), `.json` (JSON Lines, or one array of
@@ -66,12 +65,11 @@ def read_records(path: str | os.PathLike[str]) -> Records:
         return Records(json_array(path) if array else json_lines(path), partial(place, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
-    raise ValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
+    raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
 
 
 def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
-    """
-    Read a JSON array of objects, however large: only a little more than one object is held at a time.
+    """Read a JSON array of objects, however large: only a little more than one object is held at a time.
 
     Args:
         path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
@@ -84,7 +82,7 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
     """
     text = _Window(existing_file(path))
     if text.skip() != "[":
-        raise ValueError(f"{text.where()}: a JSON array was expected, which begins with '['.")
+        raise DGRValueError(f"{text.where()}: a JSON array was expected, which begins with '['.")
     text.advance(1)
     first = True
     while True:
@@ -94,23 +92,22 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
             break
         if not first:
             if sign != ",":
-                raise ValueError(f"{text.where()}: expected ',' or ']' after an object of the array, not {sign!r}.")
+                raise DGRValueError(f"{text.where()}: expected ',' or ']' after an object of the array, not {sign!r}.")
             text.advance(1)
             sign = text.skip()
         first = False
         number = text.line
         record = text.value()
         if not isinstance(record, dict):
-            raise ValueError(f"{place(text.path, number)}: the array holds {record!r:.60}, not an object.")
+            raise DGRValueError(f"{place(text.path, number)}: the array holds {record!r:.60}, not an object.")
         yield number, record
     rest = text.skip()
     if rest:
-        raise ValueError(f"{text.where()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?")
+        raise DGRValueError(f"{text.where()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?")
 
 
 def json_object(path: str | os.PathLike[str]) -> Record | None:
-    """
-    Read the one JSON object that a file holds.
+    """Read the one JSON object that a file holds.
 
     Args:
         path (`str` or `os.PathLike`): the file, UTF-8 (or UTF-16 with a byte order mark), perhaps compressed.
@@ -131,16 +128,15 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
-        raise ValueError(f"{place(path, error.lineno)}: not JSON ({error.msg}).") from None
+        raise DGRValueError(f"{place(path, error.lineno)}: not JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{place(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+        raise DGRValueError(f"{place(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
     return content if isinstance(content, dict) else None
 
 
 def read_table(path: str | os.PathLike[str]) -> pa.Table:
-    """
-    Read a whole table.
+    """Read a whole table.
 
     Args:
         path (`str` or `os.PathLike`): `.parquet`, or `.arrow` or `.feather` (Arrow IPC), which is memory-mapped.
@@ -163,7 +159,7 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # What the disk has to say, not Arrow.
-        raise ValueError(f"{path}: no whole {kind.capitalize()} file: {error}") from None
+        raise DGRValueError(f"{path}: no whole {kind.capitalize()} file: {error}") from None
 
 
 class _Window:
@@ -209,11 +205,11 @@ class _Window:
                     continue
                 line = self.line + self._text.count("\n", self._at, error.pos)
                 if open_end:
-                    raise ValueError(
+                    raise DGRValueError(
                         f"{place(self.path, line)}: the file ends inside the object that begins on line {self.line}. "
                         "It is cut off: fetch or write it again."
                     ) from None
-                raise ValueError(f"{place(self.path, line)}: not JSON ({error.msg}).") from None
+                raise DGRValueError(f"{place(self.path, line)}: not JSON ({error.msg}).") from None
             self.advance(end - self._at)
             return value
 
@@ -240,7 +236,7 @@ class _Window:
                     text = decode(chunk)
                 except UnicodeDecodeError as error:
                     before = lines[0] + chunk[: error.start].count(b"\n") + 1
-                    raise ValueError(
+                    raise DGRValueError(
                         f"{place(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
                     ) from None
                 lines[0] += chunk.count(b"\n")
@@ -269,14 +265,14 @@ def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # What the disk has to say, not Arrow.
-        raise ValueError(
+        raise DGRValueError(
             f"{path}: no whole {kind.capitalize()} file: {error} It was read up to row {number}."
         ) from None
 
 
 def _refuse_compressed_table(path: Path) -> None:
     if compression(path):
-        raise ValueError(f"{path}: a table compressed as a whole is not read in parts. Decompress it first.")
+        raise DGRValueError(f"{path}: a table compressed as a whole is not read in parts. Decompress it first.")
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:

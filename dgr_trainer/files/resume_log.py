@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
+
 
 class ResumeLog:
-    """
-    A JSON Lines file of finished chunks, which are never held in memory together. Use as a context manager.
+    """A JSON Lines file of finished chunks, which are never held in memory together. Use as a context manager.
 
     The first line says how the chunks are made. A line that was cut short by a crash is dropped.
 
@@ -24,7 +25,7 @@ class ResumeLog:
         count (`int`): Number of finished chunks.
 
     Raises:
-        `ValueError`: if the file holds chunks that were made otherwise, or is no such file.
+        ValueError: if the file holds chunks that were made otherwise, or is no such file.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -70,13 +71,13 @@ class ResumeLog:
                     try:
                         found = json.loads(line)["settings"]
                     except (ValueError, KeyError, TypeError):
-                        raise ValueError(
+                        raise DGRValueError(
                             f"{self.path} does not say how it was made, so it is no unfinished work. Give another "
                             "path."
                         ) from None
                     changed = [name for name in settings if found.get(name) != settings[name]]
                     if changed:
-                        raise ValueError(
+                        raise DGRValueError(
                             f"{self.path} was made with {changed[0]}={found.get(changed[0])!r}, but now it is "
                             f"{settings[changed[0]]!r}, so they do not belong together. Delete the file, or give "
                             "another path."

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
 from dgr_trainer.index import search_kernels, walk_kernels
 from dgr_trainer.index.construction import SAMPLE_RATE, IndexArrays
 from dgr_trainer.index.segment import Segment
@@ -35,7 +36,7 @@ def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int
     tokens = _as_integers(tokens, "tokens", len(ranges), (1, 2))
     table = tokens.reshape(len(ranges), -1) if len(ranges) else np.empty((0, 0), np.int64)
     if enough is not None and enough < 1:
-        raise ValueError(f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on.")
+        raise DGRValueError(f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on.")
     extended = np.empty((*table.shape, len(segments), 2), np.int64)
     for number, segment in enumerate(segments):
         arrays = segment.arrays
@@ -119,12 +120,12 @@ def locate(
     lengths = _as_integers(lengths, "lengths", len(ranges))
     bad = np.flatnonzero(lengths < 1)
     if len(bad):
-        raise ValueError(
+        raise DGRValueError(
             f"The length of pattern {bad[0]} is {lengths[bad[0]]}, but a pattern that is located has at least 1 "
             "token. Give the number of tokens of the pattern each range belongs to."
         )
     if limit is not None and limit < 0:
-        raise ValueError(f"limit is {limit}, but no pattern has fewer than 0 occurrences. Give a number from 0 on.")
+        raise DGRValueError(f"limit is {limit}, but no pattern has fewer than 0 occurrences. Give a number from 0 on.")
     left = np.full(len(ranges), np.iinfo(np.int64).max if limit is None else limit)
     parts = []
     base = 0
@@ -172,7 +173,7 @@ def extract(segments: Segments, passages: Integers) -> tuple[np.ndarray, np.ndar
     bases = np.cumsum([0, *(segment.num_passages for segment in segments)])
     bad = np.flatnonzero((passages < 0) | (passages >= bases[-1]))
     if len(bad):
-        raise IndexError(
+        raise DGRIndexError(
             f"There is no passage {passages[bad[0]]} (number {bad[0]}): the index holds passages 0 to "
             f"{bases[-1] - 1}. Use FMIndex.passage_position to find a passage by its id."
         )
@@ -207,14 +208,16 @@ def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tu
     """`values` as int64, with as many dimensions as are allowed."""
     array = np.asarray(values)
     if array.ndim not in dimensions:
-        raise ValueError(
+        raise DGRValueError(
             f"{name} has {array.ndim} dimensions, but {' or '.join(map(str, dimensions))} "
             f"{'is' if dimensions == (1,) else 'are'} needed: give one flat sequence of integers."
         )
     if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} holds values of type {array.dtype}, but integers are needed: give token ids or rows.")
+        raise DGRTypeError(
+            f"{name} holds values of type {array.dtype}, but integers are needed: give token ids or rows."
+        )
     if size is not None and len(array) != size:
-        raise ValueError(f"{name} has {len(array)} values where {size} are needed: give one for each.")
+        raise DGRValueError(f"{name} has {len(array)} values where {size} are needed: give one for each.")
     return np.ascontiguousarray(array, np.int64)
 
 
@@ -222,17 +225,17 @@ def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = 
     """Check that ranges may be of this index."""
     ranges = np.asarray(ranges)
     if ranges.shape[-2:] != (len(segments), 2) or ranges.ndim != (dimensions or ranges.ndim):
-        raise ValueError(
+        raise DGRValueError(
             f"The ranges have the shape {ranges.shape}, but those of this index have the shape "
             f"({'n' if dimensions else '...'}, {len(segments)}, 2). Give ranges that this index returned."
         )
     if ranges.dtype.kind not in "iu" and ranges.size:
-        raise TypeError(f"The ranges are of type {ranges.dtype}. Give ranges that this index returned, int64.")
+        raise DGRTypeError(f"The ranges are of type {ranges.dtype}. Give ranges that this index returned, int64.")
     sizes = np.array([segment.arrays.num_rows for segment in segments], np.int64)[:, None]
     bad = np.argwhere((ranges < 0) | (ranges > sizes))
     if len(bad):
         low, high = ranges[tuple(bad[0][:-1])]
-        raise ValueError(
+        raise DGRValueError(
             f"A range is [{low}, {high}) in segment {bad[0][-2]}, which has rows 0 to {sizes[bad[0][-2], 0] - 1}. "
             "Give ranges that this index returned."
         )
@@ -242,7 +245,7 @@ def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = 
 def _check_tokens(segments: Segments, bad: list[int], tokens: np.ndarray) -> None:
     for place in bad:
         if place >= 0:
-            raise ValueError(
+            raise DGRValueError(
                 f"Token id {tokens[place]} is outside the vocabulary of the index (0 to "
                 f"{len(segments[0].arrays.symbol_of) - 1}). Encode patterns with the tokenizer that the index was "
                 "made with."

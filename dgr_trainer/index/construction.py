@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.index.bit_vector import (
     BLOCK_BITS,
     BLOCK_WORDS,
@@ -85,11 +86,11 @@ class IndexArrays:
 def check_vocabulary(vocab_size: int, separator: int) -> None:
     """Refuse a vocabulary that no index can have."""
     if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
-        raise ValueError(
+        raise DGRValueError(
             f"vocab_size is {vocab_size}, but an index has 1 to {MAX_VOCAB_SIZE} token ids. Give len(tokenizer)."
         )
     if not 0 <= separator < vocab_size:
-        raise ValueError(
+        raise DGRValueError(
             f"The separator is {separator}, which is outside the vocabulary (0 to {vocab_size - 1}). "
             "Give the tokenizer's end-of-sequence token id."
         )

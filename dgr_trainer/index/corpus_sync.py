@@ -10,6 +10,7 @@ import numpy as np
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.corpus_cache import StoredCorpus
 from dgr_trainer.data.corpus_folder import write_changed
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.links import link_tree
 from dgr_trainer.index import FMIndex
@@ -47,11 +48,11 @@ def save_changed(
         RuntimeError: if another process has changed the index since it was loaded.
     """
     if opened.loaded_from is None:
-        raise ValueError("The index is not on the disk, so there is none to change. Save it with FMIndex.save.")
+        raise DGRValueError("The index is not on the disk, so there is none to change. Save it with FMIndex.save.")
     at, checksum = opened.loaded_from
     corpus = Corpus.load_from_disk(root / CORPUS)
     if len(corpus) != opened.num_passages or any(corpus.ids[n] != opened.passage_ids[n] for n in removed.tolist()):
-        raise ValueError(
+        raise DGRValueError(
             f"The corpus in {root / CORPUS} ({len(corpus)} passages) is not the one of the index beside it "
             f"({opened.num_passages} passages). Index the corpus again."
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.index.construction import encoded_passages
 from dgr_trainer.index.folder_build import build_in_folder
 from dgr_trainer.index.query_methods import IndexQueries
@@ -222,7 +223,7 @@ class FMIndex(IndexQueries):
         """
         passages = np.unique(self.passage_positions(passage_ids))
         if len(passages) == self.num_passages:
-            raise ValueError(
+            raise DGRValueError(
                 f"All {self.num_passages} passages of the index would be removed, but an index has at least one. "
                 "Delete its folder instead, or add the new passages before the old are removed."
             )
@@ -249,9 +250,9 @@ class FMIndex(IndexQueries):
             ValueError: if there is no such part, or there are fewer segments than parts.
         """
         if not 0 <= number < of:
-            raise ValueError(f"There is no part {number} of {of}. Number the parts from 0.")
+            raise DGRValueError(f"There is no part {number} of {of}. Number the parts from 0.")
         if of > self.num_segments:
-            raise ValueError(
+            raise DGRValueError(
                 f"The index has {self.num_segments} segments, too few for {of} parts. Give a smaller segment_tokens."
             )
         bounds = np.linspace(0, self.num_segments, of + 1).astype(int)
@@ -320,7 +321,7 @@ class FMIndex(IndexQueries):
         """
         self._check_fingerprint(identifiers.fingerprint)
         if (self.vocab_size, self.separator) != (identifiers.vocab_size, identifiers.eos_token_id):
-            raise ValueError(
+            raise DGRValueError(
                 f"The index has {self.vocab_size} token ids and separator {self.separator}, but the tokenizer has "
                 f"{identifiers.vocab_size} and end-of-sequence id {identifiers.eos_token_id}: the index was made with "
                 "another tokenizer. Build it again with FMIndex.from_corpus(corpus, identifiers)."
@@ -328,7 +329,7 @@ class FMIndex(IndexQueries):
 
     def _check_fingerprint(self, fingerprint: str) -> None:
         if self.tokenizer_fingerprint and fingerprint and fingerprint != self.tokenizer_fingerprint:
-            raise ValueError(
+            raise DGRValueError(
                 f"The index was made with another tokenizer (fingerprint {self.tokenizer_fingerprint[:12]}..., yours "
                 f"is {fingerprint[:12]}...), so its token ids mean other words. Load the tokenizer that the index was "
                 "made with, or build the index again with FMIndex.from_corpus(corpus, identifiers)."
@@ -390,7 +391,7 @@ class FMIndex(IndexQueries):
         positions = self.passage_ids.positions(wanted)
         unknown = np.flatnonzero(positions < 0)
         if len(unknown):
-            raise KeyError(
+            raise DGRKeyError(
                 f"No passage of the index has the id {wanted[unknown[0]]!r} ({len(unknown)} of {len(wanted)} ids are "
                 "unknown). Use the ids of the corpus that was indexed."
             )

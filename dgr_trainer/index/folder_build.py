@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_write, restore_folder
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segment_changes import add_segments
@@ -119,5 +120,5 @@ def _record(folder: Path, made_of: dict[str, Any], checksum: str | None) -> None
 def _read_record(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
     if not isinstance(record, dict) or set(record) != {"made_of", "index"}:
-        raise ValueError(f"{folder / MADE_OF} is damaged.")
+        raise DGRValueError(f"{folder / MADE_OF} is damaged.")
     return record

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.links import link_file
 
 # Files up to this size are compared with their checksums whenever they are opened.
@@ -20,8 +21,7 @@ _ALWAYS_VERIFIED = 1 << 20
 
 
 class StoredPart(NamedTuple):
-    """
-    A part that is on the disk.
+    """A part that is on the disk.
 
     Attributes:
         folder (`pathlib.Path`): the folder of the index.
@@ -133,12 +133,12 @@ def read_part(
         try:
             array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except ValueError as error:
-            raise ValueError(
+            raise DGRValueError(
                 f"The index is damaged: {file} is no array that can be read ({error}). Copy the file again, or build "
                 "the index again."
             ) from error
         if array.dtype.str != expected["dtype"] or list(array.shape) != expected["shape"]:
-            raise ValueError(
+            raise DGRValueError(
                 f"{file} holds an array of {array.dtype.str}{list(array.shape)}, but {expected['dtype']}"
                 f"{expected['shape']} was written: the files are not of one index. Build the index again."
             )
@@ -153,12 +153,12 @@ def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
         )
     size = file.stat().st_size
     if size != expected["bytes"]:
-        raise ValueError(
+        raise DGRValueError(
             f"The index is not whole: {file} has {size} bytes, but {expected['bytes']} were written. "
             "Copy the file again, or build the index again."
         )
     if verify and _sha256(file) != expected["sha256"]:
-        raise ValueError(
+        raise DGRValueError(
             f"The index is damaged: {file} does not have the SHA-256 it was written with. "
             "Copy the file again, or build the index again."
         )

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRIndexError, DGRValueError
 from dgr_trainer.index.bit_vector import compiled
 
 _CHUNK = 4096
@@ -32,7 +33,7 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
     for left, right in pairwise(order):
         if encoded[left] == encoded[right]:
-            raise ValueError(
+            raise DGRValueError(
                 f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but results "
                 "are given by id. Give every passage an id of its own."
             )
@@ -65,7 +66,7 @@ class PassageIds(Sequence[str]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
-            raise IndexError(f"There is no passage {index}: the index holds {len(self)}.")
+            raise DGRIndexError(f"There is no passage {index}: the index holds {len(self)}.")
         return self._bytes[self._offsets[position] : self._offsets[position + 1]].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
@@ -82,7 +83,7 @@ class PassageIds(Sequence[str]):
         """Position of an id; as [`list.index`], but by binary search."""
         position = int(self.positions([value])[0])
         if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
-            raise ValueError(f"{value!r} is not among the passage ids.")
+            raise DGRValueError(f"{value!r} is not among the passage ids.")
         return position
 
     def positions(self, values: Iterable[str]) -> np.ndarray:

@@ -17,8 +17,7 @@ from dgr_trainer.index.passage_ids import PassageIds
 
 @dataclass(frozen=True)
 class Removed:
-    """
-    The passages that were removed from a segment, and their rows.
+    """The passages that were removed from a segment, and their rows.
 
     Attributes:
         passages (`np.ndarray` of int64): the passages of the segment, ascending; all its own, not renumbered.
@@ -40,8 +39,7 @@ NONE_REMOVED = Removed(np.empty(0, np.int64), np.empty(0, np.uint64))
 
 @dataclass(frozen=True)
 class Segment:
-    """
-    Passages that were indexed together. What remains of them is numbered without gaps.
+    """Passages that were indexed together. What remains of them is numbered without gaps.
 
     Attributes:
         arrays ([`IndexArrays`]): all passages, the removed too.

@@ -7,6 +7,7 @@ from typing import overload
 
 import numpy as np
 
+from dgr_trainer.errors import DGRIndexError, DGRValueError
 from dgr_trainer.index import batched_queries
 from dgr_trainer.index.construction import index_text
 from dgr_trainer.index.segment import Segment
@@ -39,7 +40,7 @@ class RemainingIds(Sequence[str]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
-            raise IndexError(f"There is no passage {index}: the index holds {len(self)}.")
+            raise DGRIndexError(f"There is no passage {index}: the index holds {len(self)}.")
         place = int(np.searchsorted(self._bases, position, side="right")) - 1
         segment = self._segments[place]
         return segment.passage_ids[int(segment.own_numbers(np.array([position - self._bases[place]]))[0])]
@@ -58,7 +59,7 @@ class RemainingIds(Sequence[str]):
         """Position of an id; as [`list.index`], but by binary search."""
         position = int(self.positions([value])[0])
         if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
-            raise ValueError(f"{value!r} is not among the passage ids.")
+            raise DGRValueError(f"{value!r} is not among the passage ids.")
         return position
 
     def positions(self, values: Iterable[str]) -> np.ndarray:
@@ -103,7 +104,7 @@ def add_segments(segments: Sequence[Segment], texts: Iterable[Text], vocab_size:
         known = RemainingIds(made).positions(text.passage_ids)
         taken = np.flatnonzero(known >= 0)
         if len(taken):
-            raise ValueError(
+            raise DGRValueError(
                 f"The passage id {text.passage_ids[taken[0]]!r} is in the index already ({len(taken)} of these "
                 "passages are), but results are given by id. Remove the older passages first, or give new ids."
             )

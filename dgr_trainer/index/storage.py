@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, atomic_write, restore_folder
 from dgr_trainer.index.construction import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.parts import StoredPart, is_whole, link_part, read_part, write_part
@@ -53,7 +54,7 @@ def new_settings(
     """The numbers and fingerprints that describe an index; see `FMIndex.build`."""
     check_vocabulary(vocab_size, separator)
     if segment_tokens is not None and segment_tokens < 1:
-        raise ValueError(
+        raise DGRValueError(
             f"segment_tokens is {segment_tokens}, but a segment has at least 1 token. Give a large number, such as "
             "100_000_000, or None for one segment."
         )
@@ -118,7 +119,7 @@ def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
     """
     with FileLock(folder / _LOCK):
         if opened is not None and opened != checksum_on_disk(folder):
-            raise RuntimeError(
+            raise DGRRuntimeError(
                 f"The index at {folder} was changed by another process since it was opened here, and saving would "
                 "undo that. Load it again and repeat the change."
             )
@@ -266,25 +267,25 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise FileNotFoundError(f"There is no index at {folder}: no such folder. Build one, or give another path.")
     if not (folder / DESCRIPTION).is_file():
-        raise ValueError(
+        raise DGRValueError(
             f"{folder} is not an index: it has no {DESCRIPTION}. Give the folder that FMIndex.save wrote "
             "(in a saved retriever, its subfolder 'index')."
         )
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}). Build the index again.") from error
+        raise DGRValueError(f"{folder / DESCRIPTION} is damaged ({error}). Build the index again.") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ValueError(
+        raise DGRValueError(
             f"{folder} is not an index: its {DESCRIPTION} is of another program. Give the folder FMIndex.save wrote."
         )
     if description.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise DGRValueError(
             f"The index at {folder} has format version {description.get('format_version')}, but this version of "
             f"dgr-trainer reads version {FORMAT_VERSION}. Build the index again, or install the version that wrote it."
         )
     if description.get("sha256") != _checksum(description):
-        raise ValueError(
+        raise DGRValueError(
             f"{folder / DESCRIPTION} is damaged (its content does not have the SHA-256 that it names). "
             "Copy it again, or build the index again."
         )

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from dgr_trainer.errors import DGRTypeError, DGRValueError
+
 _CHUNK = 4096
 
 
 class Text(NamedTuple):
-    """
-    Passages one after another.
+    """Passages one after another.
 
     Attributes:
         tokens (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): the passages, each followed by the separator.
@@ -86,7 +87,7 @@ def read_texts(
     if extra:
         _raise_uneven(done, done + extra)
     if not done:
-        raise ValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
+        raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
     yield _joined(waiting, names)
 
 
@@ -103,14 +104,14 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray]], names: list[str]) -> Tex
 
 
 def _raise_uneven(sequences: int, ids: int) -> None:
-    raise ValueError(
+    raise DGRValueError(
         f"There are {sequences} sequences but {ids} passage ids. Give one id for each sequence, in the same order."
     )
 
 
 def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size: int, separator: int) -> None:
     if tokens.dtype.kind not in "iu":
-        raise TypeError(
+        raise DGRTypeError(
             f"A sequence among passages {done} to {done + len(lengths) - 1} holds values of type {tokens.dtype}, but "
             "an index is made of token ids. Give sequences of integers, one sequence a passage."
         )
@@ -120,13 +121,13 @@ def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, done: int, vocab_size
 
     outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(outside):
-        raise ValueError(
+        raise DGRValueError(
             f"The sequence of passage {passage_of(outside[0])} holds token id {tokens[outside[0]]}, which is outside "
             f"the vocabulary (0 to {vocab_size - 1}). Give the size of the tokenizer that made it: len(tokenizer)."
         )
     separators = np.flatnonzero(tokens == separator)
     if len(separators):
-        raise ValueError(
+        raise DGRValueError(
             f"The sequence of passage {passage_of(separators[0])} holds the separator (token id {separator}), which "
             "only the index may put after each passage. Tokenise passages without special tokens, and remove the "
             "separator's text from them."

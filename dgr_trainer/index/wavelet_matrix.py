@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.index.bit_vector import (
     BLOCK_BITS,
     BLOCK_WORDS,
@@ -116,7 +117,7 @@ def level_table(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
         ValueError: if there are more elements than a bit vector can count.
     """
     if int(counts.sum()) >= MAX_BITS:
-        raise ValueError(
+        raise DGRValueError(
             f"The text has {int(counts.sum())} tokens, but an index holds at most {MAX_BITS - 1}. "
             "Split the corpus and build one index of each part."
         )

@@ -48,8 +48,7 @@ RANKING = {"margin": 100.0, "margin_gap": 33.0, "generation_weight": 100.0, "lea
 
 @dataclass(frozen=True)
 class QuickstartSettings:
-    """
-    How much the quickstart does.
+    """How much the quickstart does.
 
     Args:
         seed (`int`, defaults to 0): Of everything random.
@@ -68,8 +67,7 @@ class QuickstartSettings:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """
-    What the quickstart made.
+    """What the quickstart made.
 
     Args:
         comparison ([`RunComparison`]): The held-out questions: teacher, generation only, LTRGR, DGR.
@@ -88,8 +86,7 @@ def run_quickstart(
     *,
     report: Callable[[str], None] = logger.info,
 ) -> QuickstartResult:
-    """
-    Runs every stage on the documentation of the Python standard library and compares what came of it.
+    """Runs every stage on the documentation of the Python standard library and compares what came of it.
 
     Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`,
     `qrels.test.tsv`, `results.md` and, where matplotlib is installed, `training.png`.
@@ -103,8 +100,8 @@ def run_quickstart(
         [`QuickstartResult`]
 
     Raises:
-        `ImportError`: without the extra `bm25`, before anything else is done.
-        `FileExistsError`: if `output_dir/retriever` is a folder of something else.
+        ImportError: without the extra `bm25`, before anything else is done.
+        FileExistsError: if `output_dir/retriever` is a folder of something else.
     """
     settings = settings or QuickstartSettings()
     quickstart = _Quickstart(Path(output_dir), settings, report)
@@ -112,8 +109,7 @@ def run_quickstart(
 
 
 def _with_names_in_words(corpus: Corpus) -> Corpus:
-    """
-    The corpus with each passage's name in words as a pseudo-query more: `sqlite3 connection commit`.
+    """The corpus with each passage's name in words as a pseudo-query more: `sqlite3 connection commit`.
 
     People ask in words, and to the student the words inside of a dotted name are other tokens than those of a text.
     """

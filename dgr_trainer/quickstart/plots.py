@@ -7,8 +7,7 @@ from dgr_trainer.files.atomic import atomic_write
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """
-    Draws what a distillation logged.
+    """Draws what a distillation logged.
 
     Args:
         history (`Sequence[Mapping[str, float]]`): `trainer.state.log_history`.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRRuntimeError
 from dgr_trainer.quickstart.stdlib_walk import Entry
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def documented_objects() -> tuple[Entry, ...]:
         RuntimeError: if that fails.
     """
     if not sys.executable:
-        raise RuntimeError(
+        raise DGRRuntimeError(
             "The documentation of the standard library is read by a second Python process, but this program does not "
             "know its interpreter (sys.executable is empty, as in some frozen or embedded applications). Run the "
             "quickstart with an ordinary Python."
@@ -73,7 +74,7 @@ def documented_objects() -> tuple[Entry, ...]:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         detail = getattr(error, "stderr", None)
         said = f" It said: {detail.decode(errors='replace').strip()[-500:]}" if detail else ""
-        raise RuntimeError(
+        raise DGRRuntimeError(
             f"The documentation of the standard library could not be read: {' '.join(command)} failed ({error})."
             f"{said} Run this command by itself to see why; the quickstart needs an ordinary Python installation."
         ) from error

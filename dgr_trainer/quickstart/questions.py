@@ -12,6 +12,7 @@ from datasets import Dataset, Features, Value
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRValueError
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Datas
         ValueError: if the split is unknown, or the corpus answers none of its questions.
     """
     if split not in get_args(Split):
-        raise ValueError(f"The split is {split!r}, but the questions have the splits {', '.join(get_args(Split))}.")
+        raise DGRValueError(f"The split is {split!r}, but the questions have the splits {', '.join(get_args(Split))}.")
     queries: dict[str, str] = {}
     qrels: Qrels = {}
     unanswered: list[str] = []
@@ -74,7 +75,7 @@ def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Datas
         else:
             unanswered.append(question.query)
     if not queries:
-        raise ValueError(
+        raise DGRValueError(
             f"The corpus has the answer to none of the {len(unanswered)} {split} questions, which are about the "
             "Python standard library. Give the corpus that python_docs_corpus() makes."
         )

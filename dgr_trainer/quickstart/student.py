@@ -87,8 +87,7 @@ def name_words(name: str) -> list[str]:
 
 
 def made_up_questions(corpus: Corpus, per_passage: int, seed: int) -> tuple[datasets.Dataset, Qrels]:
-    """
-    Makes questions from the passages themselves, for a corpus on which nobody has asked enough.
+    """Makes questions from the passages themselves, for a corpus on which nobody has asked enough.
 
     A question is a handful of words of a passage's first pseudo-query, body and name, in order, some left out, behind
     an opening such as people use. It is judged relevant to the passage it was made from.

@@ -13,8 +13,7 @@ _BLOCK = 256
 def match_prefixes(
     ids: np.ndarray, prefixes: np.ndarray, groups: int, usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Find which row each longer row grew from.
+    """Find which row each longer row grew from.
 
     Args:
         ids (`np.ndarray` of int64, shape `(groups * m, length)`): Rows.
@@ -52,8 +51,7 @@ def _match_prefixes(ids, prefixes, groups, usable, rows, found):  # type: ignore
 
 @compiled
 def best_tokens(scores, rows, allowed, number):  # type: ignore[no-untyped-def]
-    """
-    The best allowed tokens of rows of scores.
+    """The best allowed tokens of rows of scores.
 
     Args:
         scores (`np.ndarray` of float32, shape `(n, vocabulary)`): The scores; none is NaN.
@@ -105,8 +103,7 @@ def best_tokens(scores, rows, allowed, number):  # type: ignore[no-untyped-def]
 
 @compiled
 def best_children(groups, values, codes, num_groups, number):  # type: ignore[no-untyped-def]
-    """
-    The best children of each group.
+    """The best children of each group.
 
     Args:
         groups (`np.ndarray` of int64, shape `(n,)`): The group of each child.

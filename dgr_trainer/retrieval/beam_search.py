@@ -16,6 +16,7 @@ import torch
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
@@ -24,8 +25,7 @@ from dgr_trainer.student.likelihoods import start_token_id
 
 
 class Hypothesis(NamedTuple):
-    """
-    An identifier that the search found.
+    """An identifier that the search found.
 
     Attributes:
         ids: The generated ids, closing marker included.
@@ -59,8 +59,7 @@ def search_views(
     lengths: Mapping[str, int],
     num_beams: int,
 ) -> dict[str, ViewSearch]:
-    """
-    Generate the identifiers of views for a batch of queries, all in one search.
+    """Generate the identifiers of views for a batch of queries, all in one search.
 
     In each step a query's best legal children, twice as many as beams, are found: these are kept, complete ones leave,
     and of the others the best are the beams of the next step. Once no open hypothesis can come among a query's
@@ -97,8 +96,7 @@ def search_views(
 
 
 class _View:
-    """
-    The beams of one view, for all queries of a batch.
+    """The beams of one view, for all queries of a batch.
 
     Attributes:
         ids (`np.ndarray` of int64, shape `(rows, length)`), scores (`np.ndarray` of float32, shape `(rows,)`): The
@@ -120,8 +118,7 @@ class _View:
         self.first_scores: Any = None
 
     def grow(self, scores: torch.Tensor) -> np.ndarray:
-        """
-        One step.
+        """One step.
 
         Args:
             scores (`torch.Tensor` of shape `(rows, vocabulary)`): Log-probabilities of what follows each beam.
@@ -205,8 +202,7 @@ class Decoder:
         self._rows = self._states, self._mask
 
     def step(self, parents: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
-        """
-        Read one token a row.
+        """Read one token a row.
 
         Args:
             parents (`np.ndarray` of int64, shape `(rows,)`): The row of the step before that each row goes on from;
@@ -229,7 +225,7 @@ class Decoder:
         )
         self._cache = getattr(outputs, self._cache_name)
         if not isinstance(self._cache, EncoderDecoderCache):
-            raise ValueError(
+            raise DGRValueError(
                 f"{type(self.model).__name__} keeps no cache of what its decoder read, which the search needs. Use a "
                 "model with an EncoderDecoderCache, such as BART or T5."
             )

@@ -34,8 +34,7 @@ Search = Callable[[Sequence[tuple[str, Sequence[str]]]], Iterable[list[Hit]]]
 
 
 class CandidateSearch:
-    """
-    Searches for candidates; see `GenerativeRetriever.candidates` and `GenerativeRetriever.save_candidates`.
+    """Searches for candidates; see `GenerativeRetriever.candidates` and `GenerativeRetriever.save_candidates`.
 
     Args:
         retriever ([`RetrieverParts`]): The parts of the retriever whose candidates they are.
@@ -45,7 +44,7 @@ class CandidateSearch:
         processes ([`Processes`], *optional*): Which share the work.
 
     Raises:
-        `KeyError`: if a relevant passage is not in the index.
+        KeyError: if a relevant passage is not in the index.
     """
 
     def __init__(

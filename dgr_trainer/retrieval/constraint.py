@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import match_prefixes
@@ -20,8 +21,7 @@ DEAD_END = -1e9
 
 @dataclass(frozen=True)
 class _State:
-    """
-    What stands in the rows that the constraint saw last.
+    """What stands in the rows that the constraint saw last.
 
     Attributes:
         ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, without the start of the decoder.
@@ -36,8 +36,7 @@ class _State:
 
 
 class IndexConstraint(LogitsProcessor):
-    """
-    Restricts a model's own `generate` to the identifiers of one view.
+    """Restricts a model's own `generate` to the identifiers of one view.
 
     A hypothesis goes on only with tokens that follow it in the corpus ([`LegalTokens`]). Once it ends with the view's
     closing marker it goes on only with the end of sequence; before that, the end of sequence is legal where it is the
@@ -69,8 +68,7 @@ class IndexConstraint(LogitsProcessor):
         self._state: _State | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """
-        Args:
+        """Args:
             input_ids (`torch.LongTensor` of shape `(rows, length)`): Hypotheses, the decoder's start included.
             scores (`torch.FloatTensor` of shape `(rows, vocabulary)`): Log-probabilities, or logits without beams.
 
@@ -107,7 +105,7 @@ class IndexConstraint(LogitsProcessor):
         """Ranges of the rows' ids, from the ranges of the step before; empty for rows that have no legal parent."""
         before = self._state
         if before is None or before.ids.shape != (len(ids), ids.shape[1] - 1):
-            raise ValueError(
+            raise DGRValueError(
                 f"The constraint got hypotheses of {ids.shape[1]} tokens without having seen them grow: it needs a "
                 "decoder that starts with one token, every step of the search, and one search at a time."
             )

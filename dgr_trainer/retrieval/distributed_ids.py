@@ -7,6 +7,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.index.segment_changes import RemainingIds
 
 _IDS_AT_ONCE = 1000
@@ -19,8 +20,7 @@ def check_ids(
     exchange: Callable[[Any], list[Any]],
     collect: Callable[[Any, int], list[Any] | None],
 ) -> None:
-    """
-    Refuse an id that is in the parts of two processes.
+    """Refuse an id that is in the parts of two processes.
 
     Each process compares the hashes of one range, so that none has those of all passages; where hashes meet, the ids
     themselves are compared.
@@ -32,7 +32,7 @@ def check_ids(
         collect (`Callable`): The same for one process only, whose number is the second argument.
 
     Raises:
-        `ValueError`: in all processes, if there is such an id.
+        ValueError: in all processes, if there is such an id.
     """
     hashes = ids.hashes()
     order = np.argsort(hashes)
@@ -54,7 +54,7 @@ def check_ids(
         twice = {id: of_id for id, of_id in owners.items() if len(of_id) > 1}
         if twice:
             id, of_id = next(iter(twice.items()))
-            raise ValueError(
+            raise DGRValueError(
                 f"The passage id {id!r} is in the parts of processes {' and '.join(map(str, of_id))} (and "
                 f"{'others are' if len(twice) > 1 else 'no other is'} in more than one), but results are given by id. "
                 "Give each process other passages."

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch.distributed as dist
 
+from dgr_trainer.errors import DGRIndexError, DGRValueError
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.distributed_ids import DistributedIds, check_ids
 
@@ -27,8 +28,7 @@ _PATIENCE = timedelta(days=365)
 
 
 class DistributedIndex(FMIndex):
-    """
-    The parts of an index in several processes, as one index.
+    """The parts of an index in several processes, as one index.
 
     Every process makes one, of the part of the corpus that it holds. Passages are numbered through: those of the first
     process come first. No passage may be in two parts.
@@ -40,7 +40,7 @@ class DistributedIndex(FMIndex):
         part ([`FMIndex`]): The index of this process.
 
     Raises:
-        `ValueError`: if there are no processes to talk to, the parts were made with different tokenizers, or a
+        ValueError: if there are no processes to talk to, the parts were made with different tokenizers, or a
             passage id is in two of them; in all processes.
 
     Example, in a script that `accelerate launch` starts:
@@ -85,7 +85,7 @@ class DistributedIndex(FMIndex):
         for name in ("vocab_size", "separator", "tokenizer_fingerprint"):
             values = [one[name] for one in described]
             if any(value != values[0] for value in values):
-                raise ValueError(
+                raise DGRValueError(
                     f"The parts of the index were made with different tokenizers: their {name} is "
                     f"{', '.join(map(str, values))}. Index all parts of the corpus with the same tokenizer."
                 )
@@ -110,7 +110,9 @@ class DistributedIndex(FMIndex):
     def answer(self) -> None:
         """Answer the first process until it closes the index. For all processes but the first."""
         if self.is_first:
-            raise ValueError("The first process searches and has nobody to answer. Call answer() on the others only.")
+            raise DGRValueError(
+                "The first process searches and has nobody to answer. Call answer() on the others only."
+            )
         while (question := self._question()) is not None:
             self._reply(self._answer(*question))
         self._disconnect()
@@ -145,7 +147,7 @@ class DistributedIndex(FMIndex):
 
     def _connect(self) -> None:
         if not dist.is_available() or not dist.is_initialized():
-            raise ValueError(
+            raise DGRValueError(
                 "There are no processes that could hold parts of the index. Start the script with `accelerate launch` "
                 "or `torchrun`, and make an Accelerator (or call torch.distributed.init_process_group) first."
             )
@@ -282,7 +284,7 @@ class DistributedIndex(FMIndex):
 
     def save(self, path: str | os.PathLike[str], *, link: bool = False) -> NoReturn:
         """Not of a distributed index: each process has its part."""
-        raise ValueError("The parts of a distributed index are in several processes. Save each part by itself.")
+        raise DGRValueError("The parts of a distributed index are in several processes. Save each part by itself.")
 
     def counts(self, ranges: np.ndarray) -> np.ndarray:
         """See [`FMIndex.counts`]."""
@@ -296,7 +298,7 @@ class DistributedIndex(FMIndex):
     def extend(self, ranges: np.ndarray, tokens: Any, enough: int | None = None) -> np.ndarray:
         """See [`FMIndex.extend`]."""
         if enough is not None and enough < 1:
-            raise ValueError(
+            raise DGRValueError(
                 f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on."
             )
         replies = self.ask("extend", np.asarray(ranges), np.asarray(tokens))
@@ -350,4 +352,6 @@ class DistributedIndex(FMIndex):
         """Raise an `IndexError` if one of these numbers is no passage's."""
         bad = passages[(passages < 0) | (passages >= self.num_passages)]
         if len(bad):
-            raise IndexError(f"There is no passage {bad[0]}: the index holds passages 0 to {self.num_passages - 1}.")
+            raise DGRIndexError(
+                f"There is no passage {bad[0]}: the index holds passages 0 to {self.num_passages - 1}."
+            )

@@ -9,8 +9,7 @@ from dgr_trainer.candidates import MatchedIdentifier
 
 @dataclass(frozen=True)
 class Hit:
-    """
-    A passage that was found.
+    """A passage that was found.
 
     Args:
         passage_id (`str`): The passage.

@@ -18,8 +18,7 @@ _TRIED = 4
 
 
 class LegalTokens:
-    """
-    The tokens that continue identifiers of one view, for many hypotheses at a time.
+    """The tokens that continue identifiers of one view, for many hypotheses at a time.
 
     A hypothesis goes on with tokens that follow it in the corpus. The end of sequence is among them only where it is
     the view's closing marker (docids). No identifier is empty: the closing marker never comes first.
@@ -59,8 +58,7 @@ class LegalTokens:
         return np.asarray(tokens[legal], dtype=np.int64)
 
     def is_complete(self, ids: np.ndarray) -> np.ndarray:
-        """
-        Which hypotheses end with the closing marker.
+        """Which hypotheses end with the closing marker.
 
         Args:
             ids (`np.ndarray` of int64, shape `(..., length)`): Generated ids.
@@ -81,8 +79,7 @@ class LegalTokens:
         return extended
 
     def next(self, ids: np.ndarray, ranges: np.ndarray, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Legal (row, token) pairs: all of a row, or at least `best` of the best.
+        """Legal (row, token) pairs: all of a row, or at least `best` of the best.
 
         Args:
             ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, at least one.

@@ -10,8 +10,7 @@ from dgr_trainer.identifiers import Identifiers
 def own_identifiers(
     identifiers: Identifiers, tokens: Iterable[int], substring_length: int
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """
-    Title, docid, pseudo-queries and the first words of a passage, as far as it has them and the views use them.
+    """Title, docid, pseudo-queries and the first words of a passage, as far as it has them and the views use them.
 
     Segments of a passage hold no marker (`Identifiers` sees to that), so markers tell them apart.
 

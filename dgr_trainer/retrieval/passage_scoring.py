@@ -27,8 +27,7 @@ from dgr_trainer.retrieval.scoring_kernels import build_trie, score_occurrences,
 
 
 class Key(NamedTuple):
-    """
-    An identifier in a search for one query.
+    """An identifier in a search for one query.
 
     Attributes:
         view: Its view.
@@ -53,8 +52,7 @@ class ScoredPassage:
 
 
 class PassageScorer:
-    """
-    Scores passages by the identifiers of one query (`kind="log_odds"`).
+    """Scores passages by the identifiers of one query (`kind="log_odds"`).
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -82,8 +80,7 @@ class PassageScorer:
         self._trie = build_trie(*_flat(self._patterns), index.vocab_size)
 
     def found(self, max_occurrences: int, max_passages: int) -> np.ndarray:
-        """
-        First stage: passages in which rare identifiers occur, best first.
+        """First stage: passages in which rare identifiers occur, best first.
 
         Args:
             max_occurrences (`int`): Identifiers that occur more often are left out.
@@ -139,8 +136,7 @@ class PassageScorer:
 def likeliest_passages(
     index: FMIndex, identifiers: Identifiers, keys: Sequence[Key], max_occurrences: int
 ) -> list[ScoredPassage]:
-    """
-    Passages by the log-likelihood of their one identifier (`kind="log_likelihood"`), best first.
+    """Passages by the log-likelihood of their one identifier (`kind="log_likelihood"`), best first.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.

@@ -21,8 +21,7 @@ _WORD = re.compile(r"\w+(?:['’.\-]\w+)*")
 
 
 class QueryKeys(NamedTuple):
-    """
-    What passages are scored by.
+    """What passages are scored by.
 
     Attributes:
         keys: Identifiers, each once.
@@ -36,8 +35,7 @@ class QueryKeys(NamedTuple):
 def query_ngrams(
     query: str, index: FMIndex, identifiers: Identifiers, max_words: int
 ) -> list[tuple[tuple[int, ...], int]]:
-    """
-    Words of a query that occur in the corpus, alone and in order.
+    """Words of a query that occur in the corpus, alone and in order.
 
     Spans of 1 to `max_words` words as they are, in lower case, and with one or all first letters in upper case.
 
@@ -79,8 +77,7 @@ def weigh_keys(
     found: Mapping[str, Sequence[Hypothesis]],
     scoring: ScoringSettings,
 ) -> list[Key]:
-    """
-    Give identifiers their weights.
+    """Give identifiers their weights.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -112,8 +109,7 @@ def add_unigrams(
     settings: SearchSettings,
     scoring: ScoringSettings,
 ) -> QueryKeys:
-    """
-    Add the single tokens that are probable at the start of a substring.
+    """Add the single tokens that are probable at the start of a substring.
 
     They are worth their log-odds, without exponent. The best ones become keys, as many as there are keys already.
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 
 
 class GenerativeRetriever:
-    """
-    Finds passages by letting a model generate their identifiers.
+    """Finds passages by letting a model generate their identifiers.
 
     For each view the model generates identifiers that occur in the corpus. Together with words of the query and
     probable single tokens they are weighed (`ScoringSettings`), and passages are ranked by the identifiers that they
@@ -53,7 +53,7 @@ class GenerativeRetriever:
         scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
 
     Raises:
-        `ValueError`: if model, tokenizer, index, corpus and scoring do not fit each other.
+        ValueError: if model, tokenizer, index, corpus and scoring do not fit each other.
 
     Example:
 
@@ -86,17 +86,17 @@ class GenerativeRetriever:
             pass  # Raises if it cannot generate.
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
-            raise ValueError(
+            raise DGRValueError(
                 f"The model embeds {embeddings} tokens, but the tokenizer has {identifiers.vocab_size}. Call "
                 "model.resize_token_embeddings(len(tokenizer)) before training."
             )
         if corpus is not None and len(corpus) != index.num_passages:
-            raise ValueError(
+            raise DGRValueError(
                 f"The corpus has {len(corpus)} passages, but the index holds {index.num_passages}: the index was made "
                 "of another corpus. Build it again with FMIndex.from_corpus(corpus, identifiers)."
             )
         if self.scoring.kind == "log_likelihood" and identifiers.views not in (("title",), ("docid",)):
-            raise ValueError(
+            raise DGRValueError(
                 f"kind='log_likelihood' scores a passage by its one identifier, but the views are "
                 f"{', '.join(identifiers.views)}. Use IdentifierSettings(views=('docid',)) or ('title',), or "
                 "ScoringSettings(kind='log_odds')."
@@ -111,8 +111,7 @@ class GenerativeRetriever:
         include: Sequence[Sequence[str]] | None = None,
         accelerator: Processes | None = None,
     ) -> list[list[Hit]]:
-        """
-        Find passages.
+        """Find passages.
 
         Args:
             queries (`str` or `Sequence[str]`): One query or many.
@@ -129,18 +128,18 @@ class GenerativeRetriever:
             An empty query has none but the included.
 
         Raises:
-            `TypeError`: if a query is not a string.
-            `ValueError`: if k is below 1, or there is not one include list a query.
-            `KeyError`: if an included passage is not in the index.
+            TypeError: if a query is not a string.
+            ValueError: if k is below 1, or there is not one include list a query.
+            KeyError: if an included passage is not in the index.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
         wrong = next((query for query in queries if not isinstance(query, str)), None)
         if wrong is not None:
-            raise TypeError(f"A query is {wrong!r} ({type(wrong).__name__}). Give strings.")
+            raise DGRTypeError(f"A query is {wrong!r} ({type(wrong).__name__}). Give strings.")
         if include is None:
             include = [()] * len(queries)
         if len(include) != len(queries):
-            raise ValueError(
+            raise DGRValueError(
                 f"There are {len(queries)} queries but {len(include)} include lists. Give one a query, empty where "
                 "nothing is to be included."
             )
@@ -150,8 +149,7 @@ class GenerativeRetriever:
     def rank(
         self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
     ) -> Rankings:
-        """
-        Rank lists of queries.
+        """Rank lists of queries.
 
         Args:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
@@ -173,8 +171,7 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
     ) -> Candidates:
-        """
-        Passages to train on, with the identifiers by which they were found.
+        """Passages to train on, with the identifiers by which they were found.
 
         Args:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): Training queries.
@@ -195,8 +192,7 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
     ) -> None:
-        """
-        Write what `candidates` finds to a folder, from where [`Candidates.load_from_disk`] opens it.
+        """Write what `candidates` finds to a folder, from where [`Candidates.load_from_disk`] opens it.
 
         What is found is on the disk batch by batch, in a file with `.unfinished` after the folder's name (one a
         process); no process holds all of it. After a kill the same call, by as many processes, goes on and ends alike.
@@ -205,7 +201,7 @@ class GenerativeRetriever:
             path (`str` or `os.PathLike`): The folder; the other arguments are as of `candidates`.
 
         Raises:
-            `FileExistsError`, `ValueError`: if the folder holds other files, or what is unfinished is of another work.
+            FileExistsError, ValueError: if the folder holds other files, or what is unfinished is of another work.
         """
         self._candidate_search(queries, k, relevant, accelerator).save(Path(path), int(k))
 
@@ -228,8 +224,7 @@ class GenerativeRetriever:
     # Saving and loading
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write all that a search needs to a folder, which appears only when it is complete.
+        """Write all that a search needs to a folder, which appears only when it is complete.
 
         The model (or adapter) and the tokenizer lie in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
         (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them; beside them are `index/`,
@@ -239,8 +234,8 @@ class GenerativeRetriever:
             path (`str` or `os.PathLike`): A new or empty folder, or one written by this function before.
 
         Raises:
-            `FileExistsError`: if the folder holds other files.
-            `ValueError`: if the model is an adapter that does not know its base model.
+            FileExistsError: if the folder holds other files.
+            ValueError: if the model is an adapter that does not know its base model.
         """
         save_retriever(self._parts, Path(path))
 
@@ -253,8 +248,7 @@ class GenerativeRetriever:
         base_model: PreTrainedModel | None = None,
         **model_kwargs: Any,
     ) -> GenerativeRetriever:
-        """
-        Load a retriever that `save_pretrained` wrote.
+        """Load a retriever that `save_pretrained` wrote.
 
         Args:
             path (`str` or `os.PathLike`): The folder.
@@ -264,8 +258,8 @@ class GenerativeRetriever:
             model_kwargs: Passed on to `from_pretrained` of the model, for example `dtype` or `device_map`.
 
         Raises:
-            `FileNotFoundError`: if a part is missing.
-            `ValueError`: if the parts do not belong together, or a newer version wrote them.
+            FileNotFoundError: if a part is missing.
+            ValueError: if the parts do not belong together, or a newer version wrote them.
         """
         parts = load_parts(Path(path), base_model, model_kwargs)
         return cls(**{**vars(parts), "settings": settings or parts.settings})
@@ -281,7 +275,7 @@ class GenerativeRetriever:
     ) -> Iterator[list[Hit]]:
         """Hits of queries, each with the ids of passages to be included. The first process shows how far it is."""
         if not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k={k!r}: ask for at least 1 passage.")
+            raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
         positions = [self.index.passage_positions(dict.fromkeys(include)) for _, include in asked]
         size = self.settings.batch_size
         hidden = len(asked) <= size or (processes is not None and processes.process_index > 0)

@@ -28,8 +28,7 @@ def _slot(table_keys, code):  # type: ignore[no-untyped-def]
 
 @compiled
 def build_trie(indptr, tokens, vocab_size):  # type: ignore[no-untyped-def]
-    """
-    Put patterns into a trie.
+    """Put patterns into a trie.
 
     Args:
         indptr, tokens (`np.ndarray` of int64): The patterns, one after another.
@@ -103,8 +102,7 @@ def _credit(  # type: ignore[no-untyped-def]
     out_credited,
     out_values,
 ):
-    """
-    Credit identifiers to one passage, greedily.
+    """Credit identifiers to one passage, greedily.
 
     Args:
         codes (`np.ndarray` of int64): Occurrences as identifier times `span` plus start, ascending.
@@ -149,8 +147,7 @@ def _credit(  # type: ignore[no-untyped-def]
 def score_occurrences(  # type: ignore[no-untyped-def]
     passages, identifiers, starts, lengths, weights, token_indptr, token_sets, vocab_size, repetition
 ):
-    """
-    First stage: score the passages in which identifiers were located.
+    """First stage: score the passages in which identifiers were located.
 
     Args:
         passages, identifiers, starts (`np.ndarray` of int64): The occurrences; those of a passage stand together.
@@ -213,8 +210,7 @@ def score_texts(  # type: ignore[no-untyped-def]
     repetition,
     with_credits,
 ):
-    """
-    Second stage: find every identifier in the text of passages, credit them, and then the tokens left over.
+    """Second stage: find every identifier in the text of passages, credit them, and then the tokens left over.
 
     Args:
         text_indptr, text (`np.ndarray` of int64): The passages' tokens, without separators.

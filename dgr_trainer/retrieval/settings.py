@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dgr_trainer.errors import DGRValueError
+
 _AT_LEAST_ONE = (
     "beam_size",
     "substring_length",
@@ -19,8 +21,7 @@ _AT_LEAST_ONE = (
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """
-    How much a search looks at.
+    """How much a search looks at.
 
     Args:
         beam_size (`int`, defaults to 15): Beams of each view. Every child of a beam that is looked at counts as found.
@@ -58,7 +59,7 @@ class SearchSettings:
         for name in (*_AT_LEAST_ONE, "unigrams"):
             value, least = getattr(self, name), 0 if name == "unigrams" else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+                raise DGRValueError(f"{name}={value!r} must be a whole number of at least {least}.")
 
     def length(self, view: str) -> int:
         """Longest identifier of a view, in tokens."""
@@ -73,5 +74,5 @@ class SearchSettings:
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"Unknown search settings: {', '.join(unknown)}. Was this written by a newer version?")
+            raise DGRValueError(f"Unknown search settings: {', '.join(unknown)}. Was this written by a newer version?")
         return cls(**values)

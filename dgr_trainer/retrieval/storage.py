@@ -12,6 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
@@ -41,7 +42,7 @@ def save_retriever(parts: RetrieverParts, path: Path) -> None:
     model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
     for name, config in getattr(model, "peft_config", {}).items():
         if not config.base_model_name_or_path:
-            raise ValueError(
+            raise DGRValueError(
                 f"The adapter {name!r} does not know the name or path of its base model, so it could not be loaded "
                 "again. Save the base model and set base_model_name_or_path in the adapter's configuration, or merge "
                 "the adapter with model.merge_and_unload()."
@@ -76,7 +77,7 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
     description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
     version = description.get("format_version")
     if version != _FORMAT_VERSION:
-        raise ValueError(
+        raise DGRValueError(
             f"The retriever at {path} has format version {version}; this version of dgr-trainer reads version "
             f"{_FORMAT_VERSION}. Install the version that wrote it, or save the retriever again."
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 
 
@@ -32,7 +33,7 @@ def reciprocal_rank_fusion(
         ValueError: if there are no runs, or weights or constant are out of range.
     """
     if not constant >= 0:
-        raise ValueError(f"constant is {constant}, but it has to be 0 or more.")
+        raise DGRValueError(f"constant is {constant}, but it has to be 0 or more.")
     return _fused(runs, weights, lambda scores: 1.0 / (constant + np.arange(1, len(scores) + 1)), 0.0, name)
 
 
@@ -75,7 +76,7 @@ def score_fusion(
     ```
     """
     if normalisation not in _NORMALISATIONS:
-        raise ValueError(f"There is no normalisation {normalisation!r}. There are {', '.join(_NORMALISATIONS)}.")
+        raise DGRValueError(f"There is no normalisation {normalisation!r}. There are {', '.join(_NORMALISATIONS)}.")
     return _fused(runs, weights, _NORMALISATIONS[normalisation], None, name)
 
 
@@ -111,10 +112,10 @@ def _fused(
     A passage that a list lacks gets `missing`, or the list's lowest value.
     """
     if not runs:
-        raise ValueError("There are no rankings to fuse.")
+        raise DGRValueError("There are no rankings to fuse.")
     weights = [1.0] * len(runs) if weights is None else list(weights)
     if len(weights) != len(runs) or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise ValueError(f"weights is {weights}, but {len(runs)} runs need as many finite weights of 0 or more.")
+        raise DGRValueError(f"weights is {weights}, but {len(runs)} runs need as many finite weights of 0 or more.")
     fused: dict[str, dict[str, float]] = {}
     for query_id in dict.fromkeys(query_id for run in runs for query_id in run):
         lists: list[tuple[dict[str, float], float]] = []  # values by passage, and what a missing passage gets

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgr_trainer.data.formats.dpr import RESULT_FIELDS, retriever_results
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.records import Record, Records
 from dgr_trainer.runs.rank_list import Hits
 from dgr_trainer.runs.rankings import Rankings
@@ -20,8 +21,7 @@ _TAKEN = (
 
 
 def of_records(path: Path, records: Records, fields: frozenset[str], name: str) -> Rankings:
-    """
-    Read the run of another system.
+    """Read the run of another system.
 
     Args:
         path (`pathlib.Path`): the file, for errors.
@@ -33,7 +33,7 @@ def of_records(path: Path, records: Records, fields: frozenset[str], name: str) 
         TypeError, ValueError: if a record is malformed, or not of a system that is known.
     """
     if not fields:
-        raise ValueError(f"{path}: the run is empty.")
+        raise DGRValueError(f"{path}: the run is empty.")
     rows = ((records.place(number), record) for number, record in records.rows)
     if "candidates" in fields:
         return Rankings(dict(_once(_rankllm_list(where, record) for where, record in rows)), name)
@@ -46,21 +46,20 @@ def of_records(path: Path, records: Records, fields: frozenset[str], name: str) 
     }
     if all(chosen.values()):
         return Rankings(_hit_lists(rows, chosen), name)
-    raise ValueError(f"{path}: this is no run that is known. The fields found are {sorted(fields)}. {_TAKEN}")
+    raise DGRValueError(f"{path}: this is no run that is known. The fields found are {sorted(fields)}. {_TAKEN}")
 
 
 def of_object(path: Path, content: Mapping[str, Any], name: str) -> Rankings:
-    """
-    Read the run of another system that is one JSON object: ranx' scores, or Pyserini's results by query id.
+    """Read the run of another system that is one JSON object: ranx' scores, or Pyserini's results by query id.
 
     Raises:
         TypeError, ValueError: if it is neither, or malformed.
     """
     if not content:
-        raise ValueError(f"{path}: the run is empty.")
+        raise DGRValueError(f"{path}: the run is empty.")
     for query_id, of in content.items():
         if not isinstance(of, dict):
-            raise ValueError(f"{path}: query {query_id!r} has {of!r:.60}, not an object of scores. {_TAKEN}")
+            raise DGRValueError(f"{path}: query {query_id!r} has {of!r:.60}, not an object of scores. {_TAKEN}")
     try:
         if all("contexts" in of for of in content.values()):
             records = ((query_id, {**of, "id": query_id, "ctxs": of["contexts"]}) for query_id, of in content.items())
@@ -75,7 +74,7 @@ def _once(lists: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Any]]:
     seen: set[str] = set()
     for where, query_id, hits in lists:
         if query_id in seen:
-            raise ValueError(f"{where}: query {query_id!r} has a second list. Every query has one.")
+            raise DGRValueError(f"{where}: query {query_id!r} has a second list. Every query has one.")
         seen.add(query_id)
         try:
             Rankings({query_id: hits})
@@ -89,7 +88,7 @@ def _hit_lists(rows: Iterable[tuple[str, Record]], columns: Mapping[str, str]) -
     for where, record in rows:
         missing = [column for column in columns.values() if column not in record]
         if missing:
-            raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+            raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
         hits.add_checked(where, *(record[column] for column in columns.values()))
     return {query_id: list(zip(ids, scores.tolist(), strict=True)) for query_id, ids, scores in hits.lists()}
 
@@ -98,14 +97,14 @@ def _rankllm_list(where: str, record: Any) -> tuple[str, str, list[tuple[Any, fl
     query = record.get("query")
     candidates = record.get("candidates")
     if not isinstance(query, dict) or "qid" not in query or not isinstance(candidates, list):
-        raise ValueError(f"{where}: no object of RankLLM, which has 'query' with a 'qid', and a list 'candidates'.")
+        raise DGRValueError(f"{where}: no object of RankLLM, which has 'query' with a 'qid', and a list 'candidates'.")
     ids, scores = [], []
     for candidate in candidates:
         if not isinstance(candidate, dict) or "docid" not in candidate:
-            raise ValueError(f"{where}: a candidate without 'docid': {str(candidate)[:100]}.")
+            raise DGRValueError(f"{where}: a candidate without 'docid': {str(candidate)[:100]}.")
         score = candidate.get("score", 0.0)
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise ValueError(f"{where}: the score of candidate {candidate['docid']!r} is {score!r}, not a number.")
+            raise DGRValueError(f"{where}: the score of candidate {candidate['docid']!r} is {score!r}, not a number.")
         ids.append(candidate["docid"])
         scores.append(float(score))
     falling = all(later < earlier for earlier, later in zip(scores, scores[1:], strict=False))

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.formats.dpr import training_questions
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.files.lines import numbered_lines, place
 from dgr_trainer.files.records import read_records
@@ -33,8 +34,7 @@ class Triples(NamedTuple):
 
 
 def read_top1000(path: PathLike) -> Rankings:
-    """
-    Read candidates: query id, passage id, query and passage on each line, between tabs.
+    """Read candidates: query id, passage id, query and passage on each line, between tabs.
 
     Args:
         path (`str` or `os.PathLike`): a file such as `top1000.dev.tar.gz` holds; perhaps compressed (`.gz`, `.zst`),
@@ -50,23 +50,22 @@ def read_top1000(path: PathLike) -> Rankings:
     found: dict[str, dict[str, None]] = {}
     for where, cells in _lines(path, "candidates"):
         if len(cells) != 4:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: {len(cells)} columns, but candidates have four: query id, passage id, query and passage, "
                 "between them tabs."
             )
         query_id, passage_id = as_id(cells[0], "query", where), as_id(cells[1], "passage", where)
         passages = found.setdefault(query_id, {})
         if passage_id in passages:
-            raise ValueError(f"{where}: passage {passage_id!r} is a candidate of query {query_id!r} a second time.")
+            raise DGRValueError(f"{where}: passage {passage_id!r} is a candidate of query {query_id!r} a second time.")
         passages[passage_id] = None
     if not found:
-        raise ValueError(f"{os.fspath(path)}: there is no candidate in it.")
+        raise DGRValueError(f"{os.fspath(path)}: there is no candidate in it.")
     return Rankings.from_order({query_id: list(ids) for query_id, ids in found.items()}, "top1000")
 
 
 def read_triples(path: PathLike, k: int = 100) -> Triples:
-    """
-    Read training triples of ids: query, relevant passage, other passage on each line, between tabs.
+    """Read training triples of ids: query, relevant passage, other passage on each line, between tabs.
 
     Args:
         path (`str` or `os.PathLike`): a file such as `qidpidtriples.train.full.2.tsv.gz`.
@@ -79,12 +78,12 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
         ValueError: if a line is malformed, or `k` is below 1.
     """
     if k < 1:
-        raise ValueError(f"k is {k}, but at least one passage of a query has to be kept.")
+        raise DGRValueError(f"k is {k}, but at least one passage of a query has to be kept.")
     qrels: Qrels = {}
     others: dict[str, dict[str, None]] = {}
     for where, cells in _lines(path, "triples"):
         if len(cells) != 3 or any(" " in cell for cell in cells):
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: {' / '.join(cell[:20] for cell in cells)!r} is no triple of ids (query, relevant passage, "
                 "other passage, between them tabs). Triples of texts have no ids to train on: use the file of ids, "
                 "such as qidpidtriples.train.full.2.tsv.gz."
@@ -95,15 +94,14 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
         if len(kept) < k:
             kept[as_id(other, "passage", where)] = None
     if not qrels:
-        raise ValueError(f"{os.fspath(path)}: there is no triple in it.")
+        raise DGRValueError(f"{os.fspath(path)}: there is no triple in it.")
     # A passage may stand on both sides, judged relevant in one triple only.
     lists = {query_id: [id for id in ids if id not in qrels[query_id]] for query_id, ids in others.items()}
     return Triples(qrels, Rankings.from_order(lists, "triples"))
 
 
 def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
-    """
-    Read the hard negatives of a training set, in their order: candidates for a teacher to rank.
+    """Read the hard negatives of a training set, in their order: candidates for a teacher to rank.
 
     Args:
         path (`str` or `os.PathLike`): a file such as `biencoder-nq-train.json.gz`.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Features, List, Value
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 FEATURES = Features(
     {"query_id": Value("string"), "passage_ids": List(Value("string")), "scores": List(Value("float64"))}
@@ -60,11 +61,11 @@ class Hits:
         """Take a hit as it was found in a record; an error says where, if it is not one."""
         query, passage = as_id(query_id, "query", where), as_id(passage_id, "passage", where)
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: the score of passage {passage!r} for query {query!r} is {score!r}, not a finite number."
             )
         if not self.add(query, passage, float(score)):
-            raise ValueError(f"{where}: passage {passage!r} occurs a second time for query {query!r}.")
+            raise DGRValueError(f"{where}: passage {passage!r} occurs a second time for query {query!r}.")
 
     def lists(self) -> Iterator[tuple[str, list[str], np.ndarray]]:
         """For each query its id, the ids of its passages and their scores, in the order in which they came."""
@@ -86,7 +87,7 @@ def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
     items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
     for item in items:
         if isinstance(item, str) or not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise TypeError(
+            raise DGRTypeError(
                 f"Query {query_id!r}: a rank list holds {item!r}, not a pair of passage id and score. "
                 "Rankings.from_order takes passage ids without scores."
             )
@@ -117,22 +118,24 @@ def sorted_list(query_id: Any, ids: Any, scores: Any) -> tuple[str, list[str], n
     query = _text_id(query_id, "query id")
     if ids is None or scores is None or len(ids) != len(scores):
         counts = ["none" if values is None else len(values) for values in (ids, scores)]
-        raise ValueError(f"Query {query!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one.")
+        raise DGRValueError(
+            f"Query {query!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one."
+        )
     names = [_text_id(value, f"passage id of query {query!r}") for value in ids]
     if not isinstance(scores, np.ndarray):
         for score in scores:
             if not hasattr(score, "__float__"):
-                raise TypeError(f"Query {query!r}: the score {score!r} ({type(score).__name__}) is not a number.")
+                raise DGRTypeError(f"Query {query!r}: the score {score!r} ({type(score).__name__}) is not a number.")
         scores = [float(score) for score in scores]
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all():
         wrong = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(
+        raise DGRValueError(
             f"The score of passage {names[wrong]!r} for query {query!r} is {values[wrong]}. Scores have to be finite."
         )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"Passage {twice!r} occurs more than once in the list of query {query!r}.")
+        raise DGRValueError(f"Passage {twice!r} occurs more than once in the list of query {query!r}.")
     order = sorted(range(len(names)), key=lambda index: (values[index], names[index]), reverse=True)
     return query, [names[index] for index in order], values[order]
 
@@ -142,4 +145,4 @@ def _text_id(value: object, of: str) -> str:
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
-    raise TypeError(f"A {of} is {value!r} ({type(value).__name__}), but ids are strings.")
+    raise DGRTypeError(f"A {of} is {value!r} ({type(value).__name__}), but ids are strings.")

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
 from dgr_trainer.files.records import Records, read_records
@@ -58,7 +59,7 @@ class Rankings(Mapping[str, RankList]):
         self, lists: Mapping[str, Mapping[str, float] | Iterable[tuple[str, float]]], name: str | None = None
     ) -> None:
         if not isinstance(lists, Mapping):
-            raise TypeError(
+            raise DGRTypeError(
                 f"Rankings take a mapping of query ids to rank lists, but got a {type(lists).__name__}. "
                 "Rankings.from_trec, from_jsonl and from_dataset read other forms."
             )
@@ -69,7 +70,7 @@ class Rankings(Mapping[str, RankList]):
         self._rows: dict[str, int] = {}
         for row, query_id in enumerate(table.column("query_id").to_pylist()):
             if query_id in self._rows:
-                raise ValueError(f"Query {query_id!r} has more than one rank list. Every query has one.")
+                raise DGRValueError(f"Query {query_id!r} has more than one rank list. Every query has one.")
             self._rows[query_id] = row
         self.name = name
 
@@ -91,7 +92,9 @@ class Rankings(Mapping[str, RankList]):
         """
         for query_id, ids in lists.items():
             if isinstance(ids, (str, Mapping)) or not isinstance(ids, Sequence):
-                raise TypeError(f"Query {query_id!r}: a {type(ids).__name__}, not a list of passage ids, best first.")
+                raise DGRTypeError(
+                    f"Query {query_id!r}: a {type(ids).__name__}, not a list of passage ids, best first."
+                )
         return cls._of(((query_id, ids, np.arange(len(ids), 0, -1)) for query_id, ids in lists.items()), name)
 
     # Reading
@@ -134,16 +137,16 @@ class Rankings(Mapping[str, RankList]):
                 where = records.place(number)
                 missing = [field for field in FEATURES if field not in record]
                 if missing:
-                    raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+                    raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
                 if not isinstance(record["passage_ids"], list) or not isinstance(record["scores"], list):
-                    raise ValueError(f"{where}: passage_ids and scores have to be lists.")
+                    raise DGRValueError(f"{where}: passage_ids and scores have to be lists.")
                 name = name or record.get("run")
                 try:
                     row = sorted_list(record["query_id"], record["passage_ids"], record["scores"])
                 except (TypeError, ValueError) as error:
                     raise type(error)(f"{where}: {error}") from None
                 if row[0] in seen:
-                    raise ValueError(f"{where}: query {row[0]!r} has a second list. Every query has one.")
+                    raise DGRValueError(f"{where}: query {row[0]!r} has a second list. Every query has one.")
                 seen.add(row[0])
                 yield row
 
@@ -178,7 +181,7 @@ class Rankings(Mapping[str, RankList]):
         fields = ("passage_id", "score") if "passage_id" in chosen else ("passage_ids", "scores")
         missing = [field for field in fields if field not in chosen]
         if missing:
-            raise ValueError(
+            raise DGRValueError(
                 f"The dataset has no column {missing}; its columns are {column_names(dataset)}. A run has passage_ids "
                 "and scores (lists), or passage_id and score (a row a hit)."
             )
@@ -198,7 +201,7 @@ class Rankings(Mapping[str, RankList]):
         row = self._rows.get(query_id)
         if row is None:
             example = f", such as {next(iter(self))!r}" if self else ""
-            raise KeyError(f"No rank list for query {query_id!r}: there are {len(self)}{example}.")
+            raise DGRKeyError(f"No rank list for query {query_id!r}: there are {len(self)}{example}.")
         scores = np.array(self._table.column("scores")[row].values, dtype=np.float64)
         return RankList(tuple(self._table.column("passage_ids")[row].as_py()), scores)
 
@@ -230,7 +233,7 @@ class Rankings(Mapping[str, RankList]):
         """
         tag = tag or self.name or "dgr-trainer"
         if tag.split() != [tag]:
-            raise ValueError(
+            raise DGRValueError(
                 f"The tag {tag!r} holds whitespace, at which run files are split. Give one without: tag=..."
             )
         empty = 0
@@ -267,7 +270,7 @@ class Rankings(Mapping[str, RankList]):
     def top(self, k: int) -> Rankings:
         """The first `k` passages of every list."""
         if k < 1:
-            raise ValueError(f"k is {k}, but at least one passage of a list has to be kept.")
+            raise DGRValueError(f"k is {k}, but at least one passage of a list has to be kept.")
         return self._of(((query_id, ids[:k], scores[:k]) for query_id, (ids, scores) in self.items()), self.name)
 
     def check_corpus(self, ids: Container[str]) -> Rankings:
@@ -297,7 +300,7 @@ class Rankings(Mapping[str, RankList]):
             return self
         found = f"{unknown} of {total} ranked passages are not in the corpus, such as {example!r}"
         if 2 * unknown > total:
-            raise ValueError(f"{found}. Were these rankings made for this corpus, and with these ids?")
+            raise DGRValueError(f"{found}. Were these rankings made for this corpus, and with these ids?")
         lost = len(self) - len(lists)
         logger.warning("%s. They were dropped%s.", found, f", and with them {lost} whole lists" if lost else "")
         return self._of(lists, self.name)
@@ -308,7 +311,7 @@ def _lists(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[Any, t
     for number, row in found:
         for field in ("passage_ids", "scores"):
             if row[field] is not None and not isinstance(row[field], list):
-                raise TypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
+                raise DGRTypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
         try:
             yield row["passage_ids"], sorted_list(row["query_id"], row["passage_ids"], row["scores"])
         except (TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
 from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
 from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import existing_file, file_kind, listing
@@ -56,7 +57,7 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         dataset, columns = hub_dataset(hub, RUN_COLUMNS)
         return _of_dataset(hub.text, dataset, name or hub.name.rstrip("/").rsplit("/", 1)[-1], columns)
     if ir_datasets_id(path) is not None:
-        raise ValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
+        raise DGRValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
     path = Path(path)
     if path.is_dir():
         dataset = saved_dataset(path)
@@ -70,7 +71,7 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         return _of_dataset(path, Dataset(read_table(path)), name or stem)
     if kind != "jsonl":
         if path.suffix == ".lz4":
-            raise ValueError(f"{path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
+            raise DGRValueError(f"{path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
         return Rankings.from_trec(path, name)
     if plain_name(path).lower().endswith(".json"):
         content = json_object(path)
@@ -123,7 +124,7 @@ def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Ranki
     lists: dict[str, list[tuple[Any, float]]] = {}
     for query_id, of in results.items():
         if not hasattr(of, "results"):
-            raise TypeError(
+            raise DGRTypeError(
                 f"Query {query_id!r}: a {type(of).__name__}, not the RankedResults of rerankers. Give what "
                 "ranker.rank(query, docs, doc_ids=...) returned, by query id."
             )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
 
 RANKS = (1, 5, 20, 100)
@@ -16,8 +17,7 @@ RANKS = (1, 5, 20, 100)
 
 @dataclass(frozen=True)
 class RankListStatistics:
-    """
-    Statistics of rank lists; `str()` of it is a table.
+    """Statistics of rank lists; `str()` of it is a table.
 
     Args:
         queries (`int`): Queries looked at.
@@ -63,8 +63,7 @@ def rank_list_statistics(
     query_ids: Iterable[str] | None = None,
     relevance_level: int = 1,
 ) -> RankListStatistics:
-    """
-    Look through rank lists.
+    """Look through rank lists.
 
     Args:
         rankings ([`Rankings`]): The teacher's rank lists.
@@ -76,7 +75,7 @@ def rank_list_statistics(
         [`RankListStatistics`]
 
     Raises:
-        `ValueError`: if there are no queries.
+        ValueError: if there are no queries.
 
     Example:
 
@@ -86,7 +85,7 @@ def rank_list_statistics(
     """
     asked = list(dict.fromkeys(rankings if query_ids is None else query_ids))
     if not asked:
-        raise ValueError("There are no queries, so there are no rank lists to look at.")
+        raise DGRValueError("There are no queries, so there are no rank lists to look at.")
     names = ["1", *(f"{low + 1}-{high}" for low, high in zip(RANKS, RANKS[1:], strict=False))]
     names += [f"above {RANKS[-1]}", "not ranked"]
     ranks = dict.fromkeys(names, 0)

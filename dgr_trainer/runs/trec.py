@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 from tqdm.auto import tqdm
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import numbered_lines, place
 from dgr_trainer.runs.rank_list import Hits
 
@@ -22,8 +23,7 @@ _EXPECTED = "expected six columns: query Q0 passage rank score tag"
 
 
 def read_trec_run(path: PathLike) -> tuple[str, Iterator[tuple[str, list[str], np.ndarray]]]:
-    """
-    Read a TREC run.
+    """Read a TREC run.
 
     Args:
         path (`str` or `os.PathLike`): the run.
@@ -43,7 +43,7 @@ def read_trec_run(path: PathLike) -> tuple[str, Iterator[tuple[str, list[str], n
         cells = line.split()
         if len(cells) != 6:
             hint = " Three or four columns are qrels: read_qrels reads them." if len(cells) in (3, 4) else ""
-            raise ValueError(f"{place(path, number)}: {len(cells)} columns, but {_EXPECTED}.{hint}")
+            raise DGRValueError(f"{place(path, number)}: {len(cells)} columns, but {_EXPECTED}.{hint}")
         order.look(number, cells)
         rank, score = _numbers(path, number, cells)
         order.compare(number, cells[0], rank, score)
@@ -52,7 +52,7 @@ def read_trec_run(path: PathLike) -> tuple[str, Iterator[tuple[str, list[str], n
             _refuse_second(path, number, cells[0], cells[2])
         tag = tag or cells[5]
     if not tag:
-        raise ValueError(f"{os.fspath(path)}: the run is empty.")
+        raise DGRValueError(f"{os.fspath(path)}: the run is empty.")
     order.check()
     return tag, _lists(path, hits)
 
@@ -74,7 +74,7 @@ class _ColumnOrder:
         """Take note of a line; raise `ValueError` if it has `Q0` in the place of another column."""
         wrong = next((column for column in (0, 2, 3, 4, 5) if cells[column] in ("Q0", "q0")), None)
         if wrong is not None and cells[1] not in ("Q0", "q0"):
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(self.path, number)}: column {wrong + 1} is {cells[wrong]!r} and column 2 {cells[1]!r}, but "
                 f"{_EXPECTED}. Bring the columns into this order."
             )
@@ -103,13 +103,13 @@ class _ColumnOrder:
         swapped = self._ranks.found()
         if swapped is not None:
             number, rank, score = swapped
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(self.path, number)}: the rank (column 4) is {rank} and the score (column 5) {score:g}, and "
                 "in the whole run the scores count the lines of a query while the ranks fall. Are the two columns "
                 "swapped?"
             )
         if self._contradict and not self._agree:
-            raise ValueError(
+            raise DGRValueError(
                 f"{self._contradicts}, and so it is in the whole run: the lower the rank, the higher the score. Are "
                 "the scores distances, of which the smallest is best? Then negate them."
             )
@@ -123,7 +123,7 @@ class _ColumnOrder:
     def check_constant(self) -> None:
         """Raise `ValueError` if all passages are the same, and what should be the same in all lines is not."""
         if self._second_varies and not self._third_varies:
-            raise ValueError(
+            raise DGRValueError(
                 f"{place(self.path, self._second_varies)}: the passage (column 3) is {self._first[2]!r} as on every "
                 f"line before, while column 2, which should be Q0 on all, is another one; {_EXPECTED}. Are columns 2 "
                 "and 3 swapped?"
@@ -166,15 +166,15 @@ def _numbers(path: PathLike, number: int, cells: list[str]) -> tuple[int, float]
     """Rank and score of a line, or an error that says what is wrong with it."""
     rank, value = cells[3], cells[4]
     if not rank.removeprefix("-").isdecimal():
-        raise ValueError(f"{place(path, number)}: the rank (column 4) is {rank!r}, not an integer; {_EXPECTED}.")
+        raise DGRValueError(f"{place(path, number)}: the rank (column 4) is {rank!r}, not an integer; {_EXPECTED}.")
     try:
         score = float(value)
     except ValueError:
-        raise ValueError(
+        raise DGRValueError(
             f"{place(path, number)}: the score (column 5) is {value!r}, not a number; {_EXPECTED}."
         ) from None
     if not math.isfinite(score):
-        raise ValueError(
+        raise DGRValueError(
             f"{place(path, number)}: the score of passage {cells[2]!r} for query {cells[0]!r} is {value}. "
             "Scores have to be finite."
         )
@@ -197,11 +197,11 @@ def _find_second(path: PathLike, query_id: str) -> NoReturn:
             if cells[2] in seen:
                 _refuse_second(path, number, query_id, cells[2])
             seen.add(cells[2])
-    raise ValueError(f"{os.fspath(path)}: the run has changed while it was read.")
+    raise DGRValueError(f"{os.fspath(path)}: the run has changed while it was read.")
 
 
 def _refuse_second(path: PathLike, number: int, query_id: str, passage_id: str) -> NoReturn:
-    raise ValueError(
+    raise DGRValueError(
         f"{place(path, number)}: passage {passage_id!r} occurs a second time for query {query_id!r}. "
         "A run has each passage once a query."
     )

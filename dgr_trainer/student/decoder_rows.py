@@ -23,8 +23,7 @@ _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
 
 
 def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> list[slice]:
-    """
-    Which rows go through the decoder together.
+    """Which rows go through the decoder together.
 
     Args:
         tokens (`torch.LongTensor` of shape `(R, T)`): The rows.
@@ -47,8 +46,7 @@ def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> 
 def decoder_in_pieces(
     decoder: nn.Module, pieces: Sequence[slice], row_prompts: Tensor | None, positions: Tensor | None
 ) -> Iterator[None]:
-    """
-    Let a decoder run its rows in pieces.
+    """Let a decoder run its rows in pieces.
 
     Args:
         decoder (`nn.Module`): The decoder.

@@ -16,6 +16,7 @@ from accelerate.utils import has_compiled_regions, is_compiled_module
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.decoder_rows import (
     decoder_in_pieces,
     installed,
@@ -37,8 +38,7 @@ _PLAIN_PROJECTIONS = frozenset(
 
 
 class Targets(NamedTuple):
-    """
-    What is to be predicted from which decoder state.
+    """What is to be predicted from which decoder state.
 
     Args:
         states (`torch.LongTensor` of shape `(N,)`): Places, in the flattened decoder rows, of the states to project.
@@ -61,8 +61,7 @@ def predict(
     positions: Tensor | None = None,
     tokens_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """
-    Log-probabilities of target tokens, by one forward pass.
+    """Log-probabilities of target tokens, by one forward pass.
 
     Args:
         model (`nn.Module`): The model as it comes.
@@ -90,7 +89,7 @@ def predict(
                 stack.enter_context(prompts_of_rows(base.get_decoder(), row_prompts))
         projection = base.get_output_embeddings()
         if projection is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{type(base).__name__}.get_output_embeddings() gives no module, so it is not known what makes its "
                 "logits. Use an architecture with an output projection, such as BART or T5."
             )

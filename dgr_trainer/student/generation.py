@@ -11,13 +11,13 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.likelihoods import start_token_id
 
 
 @contextmanager
 def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """
-    A view of a model that says exactly what its weights say; the model itself is left as it was.
+    """A view of a model that says exactly what its weights say; the model itself is left as it was.
 
     Dropout and autocast are off inside.
 
@@ -25,20 +25,20 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model, wrapped or not.
 
     Raises:
-        `ValueError`: for an adapter that works by prompts, and for a model that cannot generate.
+        ValueError: for an adapter that works by prompts, and for a model that cannot generate.
     """
     model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     base = model
     if hasattr(model, "get_base_model"):
         if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
-            raise ValueError(
+            raise DGRValueError(
                 f"The adapter is of type {model.active_peft_config.peft_type.value}, which "  # type: ignore[union-attr]
                 "puts virtual tokens before the query; constrained decoding does not support it. Use LoRA or another "
                 "adapter that changes the layers."
             )
         base = model.get_base_model()  # type: ignore[operator]
     if not getattr(getattr(base, "config", None), "is_encoder_decoder", False) or not hasattr(base, "generate"):
-        raise ValueError(
+        raise DGRValueError(
             f"{type(base).__name__} is no encoder-decoder model that generates. Load the student with "
             "AutoModelForSeq2SeqLM."
         )

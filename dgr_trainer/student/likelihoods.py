@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.decoder_rows import position_modules
 from dgr_trainer.student.forward_pass import Targets, predict
 from dgr_trainer.student.packing import pack_identifiers
@@ -25,8 +26,7 @@ _told_flat: set[str] = set()
 
 
 class TokenScores(NamedTuple):
-    """
-    Log-probabilities of packed target tokens, 0 where there is no token.
+    """Log-probabilities of packed target tokens, 0 where there is no token.
 
     Args:
         log_probabilities (`torch.Tensor`, float32, shape of the labels): log p of each token.
@@ -58,15 +58,14 @@ def start_token_id(model: nn.Module) -> int:
         token = getattr(config, "decoder_start_token_id", None)
         if token is not None:
             return int(token[0] if isinstance(token, list) else token)
-    raise ValueError(
+    raise DGRValueError(
         f"The configuration of {type(base).__name__} has no decoder_start_token_id, so it is not known what its "
         "decoder reads first. Set model.config.decoder_start_token_id (mBART: to the id of the language code)."
     )
 
 
 def can_pack(model: nn.Module) -> bool:
-    """
-    Whether a model's decoder can score several identifiers in one row.
+    """Whether a model's decoder can score several identifiers in one row.
 
     It can when it can be told the positions of its tokens: when its position embeddings take `position_ids` (BART,
     Pegasus, Marian, ...) or its positions are rotary or a bias in its attention (T5).
@@ -75,16 +74,15 @@ def can_pack(model: nn.Module) -> bool:
 
 
 def packing_attention(model: nn.Module) -> str:
-    """
-    The attention implementation of a model's decoder, which decides the form of its masks.
+    """The attention implementation of a model's decoder, which decides the form of its masks.
 
     Raises:
-        `ValueError`: if it takes no mask for many identifiers in one row.
+        ValueError: if it takes no mask for many identifiers in one row.
     """
     base = underlying_model(model)
     attention = getattr(base.get_decoder().config, "_attn_implementation", None) or base.config._attn_implementation
     if attention not in ("sdpa", "eager"):
-        raise ValueError(
+        raise DGRValueError(
             f"The model uses attn_implementation={attention!r}, which takes no mask for many identifiers in one row. "
             "Load it with attn_implementation='sdpa'."
         )
@@ -100,8 +98,7 @@ def score_tokens(
     packed: bool | None = None,
     tokens_at_once: int | None = None,
 ) -> TokenScores:
-    """
-    Log-probabilities of the tokens of packed identifiers, by one forward pass of the model.
+    """Log-probabilities of the tokens of packed identifiers, by one forward pass of the model.
 
     Args:
         model (`nn.Module`): A sequence-to-sequence model as it comes, wrapped for DDP or with adapters.
@@ -118,7 +115,7 @@ def score_tokens(
         [`TokenScores`] of shape `(B, C)`.
 
     Raises:
-        `ValueError`: if the model uses an attention implementation that takes no mask, or has no start token.
+        ValueError: if the model uses an attention implementation that takes no mask, or has no start token.
     """
     base = underlying_model(model)
     if packed is None:
@@ -158,8 +155,7 @@ def score_identifiers(
     max_row_tokens: int = 256,
     max_batch_tokens: int = 2048,
 ) -> list[list[float]]:
-    """
-    Log-likelihoods of identifiers under a prompt each, without gradients and without dropout.
+    """Log-likelihoods of identifiers under a prompt each, without gradients and without dropout.
 
     Args:
         model (`nn.Module`): A sequence-to-sequence model.
@@ -219,8 +215,7 @@ def _as_many_as_fit(
 
 
 def sum_by_identifier(values: Tensor, segments: Tensor, num_identifiers: int) -> Tensor:
-    """
-    Sums over the tokens of each identifier.
+    """Sums over the tokens of each identifier.
 
     Args:
         values (`torch.Tensor` of shape `(B, ...)`, floating): One value a token.

@@ -50,8 +50,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
 
 def token_log_probabilities(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    log p of target tokens under softmaxes over the whole vocabulary.
+    """log p of target tokens under softmaxes over the whole vocabulary.
 
     Args:
         logits (`torch.Tensor` of shape `(N, V)`, floating): Any floating dtype; computed in float32 (float64 stays).

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.prefix_trees import joined, prefix_tree, shared_lengths
 
 IGNORED = -100  # Label of a cell without a token, as everywhere in transformers.
@@ -20,8 +21,7 @@ _LENGTHS_TRIED = 16
 
 
 class PackedIdentifiers(NamedTuple):
-    """
-    What a batch of B queries has to score: R * B decoder rows of N prefixes, and C tokens a query.
+    """What a batch of B queries has to score: R * B decoder rows of N prefixes, and C tokens a query.
 
     Rows and prefixes to score are spread evenly over the first dimension and may belong to any query. So every tensor
     of a batch has one entry a query, next to nothing is padded, and no device need be asked how many there are.
@@ -69,8 +69,7 @@ def pack_identifiers(
     num_prompts: int,
     max_row_tokens: int,
 ) -> PackedIdentifiers:
-    """
-    Pack the identifiers of each query of a batch, none in a row with one of another query or prompt.
+    """Pack the identifiers of each query of a batch, none in a row with one of another query or prompt.
 
     Args:
         identifiers (`Sequence[Sequence[Sequence[int]]]`): Token ids of each identifier of each query.
@@ -84,10 +83,10 @@ def pack_identifiers(
         [`PackedIdentifiers`]; with no identifier at all, rows of padding, so that there is something to compute.
 
     Raises:
-        `ValueError`: if an identifier has no tokens or `max_row_tokens` is not positive.
+        ValueError: if an identifier has no tokens or `max_row_tokens` is not positive.
     """
     if max_row_tokens < 1:
-        raise ValueError(f"max_row_tokens={max_row_tokens} must be at least 1.")
+        raise DGRValueError(f"max_row_tokens={max_row_tokens} must be at least 1.")
     groups = [
         group
         for query, (ids, numbers) in enumerate(zip(identifiers, prompts, strict=True))
@@ -133,7 +132,7 @@ def pack_identifiers(
 
 def _groups(query: int, identifiers: Sequence[Sequence[int]], prompts: Sequence[int]) -> list[_Group]:
     if not all(len(ids) for ids in identifiers):
-        raise ValueError("An identifier has no tokens, so there is nothing to score. Leave empty identifiers out.")
+        raise DGRValueError("An identifier has no tokens, so there is nothing to score. Leave empty identifiers out.")
     groups = []
     for prompt in sorted(set(prompts)):
         ordered = sorted((tuple(identifiers[k]), k) for k, number in enumerate(prompts) if number == prompt)

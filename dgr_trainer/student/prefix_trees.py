@@ -15,8 +15,8 @@ EMPTY = -1  # Stands for the token with which the decoder begins.
 
 
 class PrefixTree(NamedTuple):
-    """
-    The prefixes of some identifiers in preorder, N in number, and those that the T tokens of the identifiers follow.
+    """The prefixes of some identifiers in preorder, N in number, and those that the T tokens of the identifiers
+    follow.
 
     Args:
         tokens (`np.ndarray` of shape `(N,)`, int64): Last token of each prefix; -1 for the empty one.
@@ -33,8 +33,7 @@ class PrefixTree(NamedTuple):
 
 
 def shared_lengths(identifiers: Sequence[Sequence[int]]) -> np.ndarray:
-    """
-    How many prefixes each of some sorted identifiers shares with the one before it, the empty one not counted.
+    """How many prefixes each of some sorted identifiers shares with the one before it, the empty one not counted.
 
     Args:
         identifiers (`Sequence[Sequence[int]]`): Sorted, so that those with a common prefix are neighbours.

@@ -13,8 +13,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def most_of_all(count: int, model: nn.Module) -> int:
-    """
-    The largest of the processes' numbers of calls of a module, if they share the model; else this process's own.
+    """The largest of the processes' numbers of calls of a module, if they share the model; else this process's own.
 
     A module that is called gathers its parameters from all processes, so each of them has to call it as often.
     """
@@ -26,8 +25,7 @@ def most_of_all(count: int, model: nn.Module) -> int:
 
 
 def join_embeddings(model: nn.Module) -> None:
-    """
-    Make input embeddings that are one parameter one module, too.
+    """Make input embeddings that are one parameter one module, too.
 
     BART and T5 have an embedding module for each side with the same parameter. FSDP2 shards by modules, and PyTorch
     2.13 refuses a parameter of two groups, into which accelerate puts them ("shared with a parameter already managed

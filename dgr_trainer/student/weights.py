@@ -14,8 +14,7 @@ _ALIGNMENT = 64  # bytes; what torch gives its own tensors on a CPU
 
 
 def align_weights(model: M) -> M:
-    """
-    Move weights that lie where a file was mapped to into memory that torch has laid out.
+    """Move weights that lie where a file was mapped to into memory that torch has laid out.
 
     The CPU's matrix products round by how their operands lie to the bounds of vector registers. Weights in a mapped
     file lie where the length of its header puts them, and transformers maps them in a process that is alone but
@@ -34,8 +33,7 @@ def align_weights(model: M) -> M:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """
-    A hash of all weights of a model, by their names.
+    """A hash of all weights of a model, by their names.
 
     Args:
         model (`torch.nn.Module`): On any device.

@@ -10,6 +10,7 @@ import numpy as np
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.prompts import PromptTokens
 from dgr_trainer.teachers.templates import Prompt, find_prompt
@@ -60,7 +61,7 @@ def answer_token(tokenizer: Any, word: str, name: str) -> int:
     """The token of an answer. Raises a `ValueError` if the word is not a single token of the vocabulary."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(
+        raise DGRValueError(
             f"The answer {word!r} is the tokens {tokenizer.convert_ids_to_tokens(ids)} of {name}, but it has to be a "
             "single known one. Give a Prompt with the answers that the model was trained on."
         )

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.processes import default_device, processes_of_launch, shared, writes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
@@ -87,9 +88,9 @@ class BiEncoderTeacher:
         progress: bool = True,
     ):
         if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
+            raise DGRValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 text.")
+            raise DGRValueError(f"batch_size is {batch_size}, but a batch has at least 1 text.")
         check_template("passage_template", passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
         if faiss is not None:
             _faiss()
@@ -107,7 +108,7 @@ class BiEncoderTeacher:
             self.model.max_seq_length = max_length
         similarity = str(self.model.similarity_fn_name)
         if similarity not in _SIMILARITIES:
-            raise ValueError(
+            raise DGRValueError(
                 f"{self._name} compares vectors by the {similarity} distance, but only {' and '.join(_SIMILARITIES)} "
                 "are searched for here. Load it with model_kwargs={'similarity_fn_name': 'cosine'} if that suits it."
             )
@@ -235,7 +236,7 @@ def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'BiEncoderTeacher needs sentence-transformers: pip install "dgr-trainer[bi-encoder]".'
         ) from error
     import torch
@@ -251,5 +252,7 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError('Searching by an index of faiss needs it: pip install "dgr-trainer[faiss]".') from error
+        raise MissingPackageError(
+            'Searching by an index of faiss needs it: pip install "dgr-trainer[faiss]".'
+        ) from error
     return faiss

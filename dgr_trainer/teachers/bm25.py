@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.files.atomic import atomic_folder, restore_folder
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.english_analyzer import STOP_WORDS, EnglishAnalyzer
@@ -80,7 +81,7 @@ class BM25Teacher:
             for passage in tqdm(corpus, desc="Reading passages", disable=not progress)
         ]
         if not vocabulary:
-            raise ValueError(
+            raise DGRValueError(
                 f"None of the {len(corpus)} passages holds a term in {' or '.join(self.fields)}: "
                 "there is nothing that BM25 could match. Check the corpus and `fields`."
             )
@@ -185,7 +186,7 @@ class BM25Teacher:
             raise FileNotFoundError(f"{path} holds no {_MARKER}: it is not a folder that BM25Teacher.save wrote.")
         settings: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
         if settings["corpus_fingerprint"] != corpus.fingerprint:
-            raise ValueError(
+            raise DGRValueError(
                 f"The BM25 index in {path} was built on another corpus than this one of {len(corpus)} passages. "
                 "Build it anew: BM25Teacher(corpus).save(path)."
             )
@@ -210,14 +211,14 @@ def check_bm25(k1: float, b: float) -> None:
         ValueError: if one is out of its range.
     """
     if not 0 <= k1 < float("inf"):
-        raise ValueError(f"k1 is {k1}, but BM25 needs a finite number of 0 or more (0.9 is Anserini's).")
+        raise DGRValueError(f"k1 is {k1}, but BM25 needs a finite number of 0 or more (0.9 is Anserini's).")
     if not 0 <= b <= 1:
-        raise ValueError(f"b is {b}, but BM25 needs a number between 0 and 1 (0.4 is Anserini's).")
+        raise DGRValueError(f"b is {b}, but BM25 needs a number between 0 and 1 (0.4 is Anserini's).")
 
 
 def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError as error:
-        raise ImportError('BM25Teacher needs bm25s: pip install "dgr-trainer[bm25]".') from error
+        raise MissingPackageError('BM25Teacher needs bm25s: pip install "dgr-trainer[bm25]".') from error
     return bm25s

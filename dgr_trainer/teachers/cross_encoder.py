@@ -12,6 +12,7 @@ import numpy as np
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.templates import PairTemplate
 
@@ -101,12 +102,12 @@ class CrossEncoderTeacher(ModelTeacher):
         )
         self.num_labels = self.model.config.num_labels
         if self.num_labels not in (1, 2):
-            raise ValueError(
+            raise DGRValueError(
                 f"{self.name} has {self.num_labels} labels, of which no one is the score of a pair. "
                 "Give a model with one label, or with two (irrelevant, relevant)."
             )
         if self.tokenizer.pad_token_id is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"The tokenizer of {self.name} has no padding token, so pairs cannot be put in batches. Set its "
                 "pad_token (and the model's config.pad_token_id) and save both."
             )
@@ -160,7 +161,7 @@ def _check_modules(name: str | os.PathLike[str]) -> None:
     modules = json.loads(path.read_text(encoding="utf-8"))
     if [module["type"].rpartition(".")[2] for module in modules] != ["Transformer"] or modules[0].get("path"):
         names = ", ".join(module["type"].rpartition(".")[2] for module in modules)
-        raise ValueError(
+        raise DGRValueError(
             f"{name} is made of the modules {names} of sentence-transformers, not of a sequence-classification model "
             "alone. A language model that answers yes or no is CausalLMTeacher's; for others, give the loaded "
             "CrossEncoder's predict to FunctionTeacher."

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from functools import cache
 
+from dgr_trainer.errors import DGRValueError, MissingPackageError
+
 # Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET.
 STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
@@ -73,9 +75,11 @@ def _stemmer(name: str):  # type: ignore[no-untyped-def]
     try:
         import Stemmer
     except ImportError as error:
-        raise ImportError('Stemming needs PyStemmer: pip install "dgr-trainer[bm25]".') from error
+        raise MissingPackageError('Stemming needs PyStemmer: pip install "dgr-trainer[bm25]".') from error
     if name not in Stemmer.algorithms():
-        raise ValueError(f"There is no stemmer {name!r}. Give one of {Stemmer.algorithms()}, or None for no stemming.")
+        raise DGRValueError(
+            f"There is no stemmer {name!r}. Give one of {Stemmer.algorithms()}, or None for no stemming."
+        )
     return Stemmer.Stemmer(name).stemWord
 
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRArithmeticError, DGRTypeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs
@@ -59,7 +60,7 @@ class FunctionTeacher:
         progress: bool = True,
     ):
         if not callable(function):
-            raise TypeError(
+            raise DGRTypeError(
                 f"function is a {type(function).__name__}, but it has to be called with a query and its passages."
             )
         self.function = function
@@ -125,17 +126,17 @@ class FunctionTeacher:
         try:
             scores = np.array([float(score) for score in found])
         except (TypeError, ValueError) as error:
-            raise TypeError(
+            raise DGRTypeError(
                 f"{self.name} returned {str(found)[:100]!r} for query {query_id!r}, not a number for each passage."
             ) from error
         if len(scores) != len(passages):
-            raise ValueError(
+            raise DGRValueError(
                 f"{self.name} returned {len(scores)} scores for the {len(passages)} passages of query {query_id!r}. "
                 "Every passage needs one, in the order given."
             )
         wrong = np.flatnonzero(~np.isfinite(scores))
         if len(wrong):
-            raise FloatingPointError(
+            raise DGRArithmeticError(
                 f"{self.name} gives the score {scores[wrong[0]]} to query {query_id!r} and passage "
                 f"{passages[wrong[0]].id!r}. Scores have to be finite."
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
     fields = (fields,) if isinstance(fields, str) else tuple(fields)
     unknown = [field for field in fields if field not in FIELDS]
     if unknown or not fields:
-        raise ValueError(f"fields is {fields!r}, but it must name at least one of {FIELDS} and nothing else.")
+        raise DGRValueError(f"fields is {fields!r}, but it must name at least one of {FIELDS} and nothing else.")
     return fields
 
 
@@ -60,7 +61,7 @@ def check_depth(k: int) -> int:
         ValueError: if `k` is not a positive integer.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k is {k!r}, but it is the length of a rank list: give a positive integer.")
+        raise DGRValueError(f"k is {k!r}, but it is the length of a rank list: give a positive integer.")
     return k
 
 
@@ -82,13 +83,13 @@ def candidate_lists(
         ValueError: if no query has candidates.
     """
     if not isinstance(candidates, Rankings):
-        raise TypeError(
+        raise DGRTypeError(
             f"candidates is a {type(candidates).__name__}, but a teacher ranks the passages of a Rankings: "
             "for example BM25Teacher(corpus).rank(queries), or Rankings.from_trec(path)."
         )
     missing = [query_id for query_id in queries if query_id not in candidates]
     if missing and len(missing) == len(queries):
-        raise ValueError(
+        raise DGRValueError(
             f"None of the {len(queries)} queries has candidates: the queries have ids like {missing[0]!r}, "
             f"the candidates like {next(iter(candidates), None)!r}. Give the candidates of these queries."
         )

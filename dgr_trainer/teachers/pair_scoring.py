@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRArithmeticError
 from dgr_trainer.processes import Processes, combined, place_of, wait, writes
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
 
@@ -230,7 +231,7 @@ class _OwnScores:
         wrong = np.flatnonzero(~np.isfinite(scores))
         if len(wrong):
             pair = self.pairs.name(int(rows[wrong[0]]), self.corpus)
-            raise FloatingPointError(
+            raise DGRArithmeticError(
                 f"{self.name} gives the score {scores[wrong[0]]} to {pair}. "
                 "Its weights may be damaged, or its precision too narrow for it: try dtype='float32'."
             )

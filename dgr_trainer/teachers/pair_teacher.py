@@ -15,6 +15,7 @@ from datasets import Dataset
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRMemoryError, DGRValueError
 from dgr_trainer.processes import Processes, default_device, processes_of_launch
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
@@ -181,7 +182,7 @@ class ModelTeacher(PairTeacher):
         if max_length is None:
             return min(limits, default=512)
         if positions is not None and max_length > positions:
-            raise ValueError(f"max_length is {max_length}, but {self.name} has positions for {positions} tokens.")
+            raise DGRValueError(f"max_length is {max_length}, but {self.name} has positions for {positions} tokens.")
         return max_length
 
     def length(self, encoded: Any) -> int:
@@ -225,7 +226,7 @@ class ModelTeacher(PairTeacher):
                 return self._forward(**inputs)
         except torch.OutOfMemoryError as error:
             shape = tuple(next(iter(inputs.values())).shape)
-            raise MemoryError(
+            raise DGRMemoryError(
                 f"{self.name} has no memory for a batch of {shape[0]} inputs of {shape[1]} tokens on "
                 f"{self.model.device}. Give a smaller batch_tokens than {self.batch_tokens}; scores that are in a "
                 "cache are not lost."
@@ -235,11 +236,11 @@ class ModelTeacher(PairTeacher):
 def check_settings(dtype: str, batch_tokens: int | None, max_length: int | None) -> None:
     """Check what can be checked before a model is loaded. Raises a `ValueError` if a setting is out of its range."""
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
+        raise DGRValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
     if batch_tokens is not None and batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}, but a batch has at least 1 token.")
+        raise DGRValueError(f"batch_tokens is {batch_tokens}, but a batch has at least 1 token.")
     if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is {max_length}, but an input has at least 1 token.")
+        raise DGRValueError(f"max_length is {max_length}, but an input has at least 1 token.")
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

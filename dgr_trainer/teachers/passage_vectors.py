@@ -16,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.errors import DGRArithmeticError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.processes import Processes, place_of, shared, wait, writes
 
@@ -111,7 +112,7 @@ class _Work:
                 finite = np.isfinite(found).all(axis=1)
                 if not finite.all():
                     wrong = self.corpus.ids[positions[int(np.argmin(finite))]]
-                    raise FloatingPointError(
+                    raise DGRArithmeticError(
                         f"The vector of passage {wrong!r} holds numbers that are not finite. The model's weights may "
                         "be damaged, or its precision too narrow for it."
                     )
@@ -176,7 +177,7 @@ def _check(path: Path, wanted: Mapping[str, object]) -> dict[str, Any]:
     changed = [name for name, value in wanted.items() if found.get(name) != value]
     if changed:
         name = changed[0]
-        raise ValueError(
+        raise DGRValueError(
             f"The vectors in {path.parent} were made with {name}={found.get(name)!r}, but now it is {wanted[name]!r}. "
             "Give another folder, or delete this one."
         )

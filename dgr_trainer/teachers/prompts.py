@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.teachers.templates import Prompt
 
 _QUERY_SHARE = 0.75  # of what the prompt leaves, at most, where query and passage do not both fit
@@ -35,7 +36,7 @@ class PromptTokens:
         self._room = max_length - len(self._before) - len(self._after)
         if empty >= self._room:
             alone = empty + len(self._before) + len(self._after)
-            raise ValueError(
+            raise DGRValueError(
                 f"max_length is {max_length}, but the prompt of {name} alone has {alone} tokens. "
                 "Give a larger max_length, or a shorter prompt."
             )

@@ -20,6 +20,7 @@ from types import TracebackType
 
 import numpy as np
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 
 try:
@@ -191,7 +192,7 @@ def _read(path: Path) -> np.ndarray:
 def _blocks(path: Path) -> Iterator[np.ndarray]:
     data = path.read_bytes()
     if not _MAGIC.startswith(data[:4].rstrip(b"\0")):
-        raise ValueError(f"{path} is no file of scores. Move it away, or give another folder.")
+        raise DGRValueError(f"{path} is no file of scores. Move it away, or give another folder.")
     place = 0
     while place + _HEAD.size <= len(data):
         magic, count, checksum = _HEAD.unpack_from(data, place)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from string import Formatter
 
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
 
 PASSAGE_FIELDS = ("passage", "title", "text")
 
@@ -45,15 +46,17 @@ def check_template(name: str, template: str, allowed: Sequence[str], needed: Seq
     try:
         found = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError as error:
-        raise ValueError(f"{name} {template!r} is not a template: {error}. Double a brace that is meant.") from error
+        raise DGRValueError(
+            f"{name} {template!r} is not a template: {error}. Double a brace that is meant."
+        ) from error
     braced = ", ".join(f"{{{field}}}" for field in allowed)
     unknown = [field for field in found if field not in allowed]
     if unknown:
-        raise ValueError(f"{name} {template!r} has the field {{{unknown[0]}}}, but only {braced} can be filled in.")
+        raise DGRValueError(f"{name} {template!r} has the field {{{unknown[0]}}}, but only {braced} can be filled in.")
     for choice in needed:
         if not any(field in found for field in choice):
             fields = " or ".join(f"{{{field}}}" for field in choice)
-            raise ValueError(f"{name} {template!r} has no {fields}, so every score would ignore it. Put it in.")
+            raise DGRValueError(f"{name} {template!r} has no {fields}, so every score would ignore it. Put it in.")
     return found
 
 
@@ -85,7 +88,7 @@ class PairTemplate:
             check_template("query_template", query, ("query",), (("query",),))
             check_template("passage_template", passage, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
         elif (query, passage) != ("{query}", "{passage}"):
-            raise ValueError(
+            raise DGRValueError(
                 "Both template and query_template or passage_template are given, but the input is either one segment "
                 "or two. Give template alone, or the other two."
             )
@@ -138,14 +141,16 @@ class Prompt:
         ]
         with_passage = [index for index, fields in enumerate(found) if any(name in PASSAGE_FIELDS for name in fields)]
         if len(with_passage) != 1:
-            raise ValueError(
+            raise DGRValueError(
                 f"{len(with_passage)} of the {len(found)} segments of the prompt hold the passage, but one has to: "
                 "the one that is cut where the input is too long."
             )
         if not any("query" in fields for fields in found):
-            raise ValueError("No segment of the prompt has {query}, so every score would ignore it. Put it in.")
+            raise DGRValueError("No segment of the prompt has {query}, so every score would ignore it. Put it in.")
         if not self.yes or self.no == "":
-            raise ValueError("An answer is empty. Give the words that the model answers with, such as 'yes' and 'no'.")
+            raise DGRValueError(
+                "An answer is empty. Give the words that the model answers with, such as 'yes' and 'no'."
+            )
 
     @property
     def cut(self) -> int:
@@ -195,7 +200,7 @@ def find_prompt(prompt: str | Prompt) -> Prompt:
     if isinstance(prompt, Prompt):
         return prompt
     if prompt not in PROMPTS:
-        raise ValueError(
+        raise DGRValueError(
             f"There is no prompt {prompt!r}. There are {', '.join(PROMPTS)}; or give a Prompt of your own."
         )
     return PROMPTS[prompt]

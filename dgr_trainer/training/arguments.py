@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.training.losses import RANKING_LOSSES
 
 
 @dataclass
 class DistillationTrainingArguments(Seq2SeqTrainingArguments):
-    """
-    Arguments of [`DistillationGenerativeRetrievalTrainer`].
+    """Arguments of [`DistillationGenerativeRetrievalTrainer`].
 
     Holds what is added to [`~transformers.Seq2SeqTrainingArguments`]; all of its arguments apply as well. The loss is
     `ranking_weight * ranking loss + generation_weight * generation loss`, averaged over queries. How identifiers and
@@ -49,7 +49,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     - `learning_rate`: 1e-5 instead of 5e-5.
 
     Raises:
-        `ValueError`: on an unknown loss, weights that are negative or all zero, no tokens at once, or
+        ValueError: on an unknown loss, weights that are negative or all zero, no tokens at once, or
             `predict_with_generate`.
     """
 
@@ -95,23 +95,25 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         if self.ranking_loss not in RANKING_LOSSES:
-            raise ValueError(f"ranking_loss={self.ranking_loss!r} is unknown; use one of {', '.join(RANKING_LOSSES)}.")
+            raise DGRValueError(
+                f"ranking_loss={self.ranking_loss!r} is unknown; use one of {', '.join(RANKING_LOSSES)}."
+            )
         positive = ("first_weight", "temperature", "teacher_temperature")
         for name in ("ranking_weight", "generation_weight", "margin", "margin_gap", *positive):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
-                raise ValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
+                raise DGRValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
         if self.decoder_tokens_at_once < 1:
-            raise ValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
+            raise DGRValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
-            raise ValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
+            raise DGRValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
         if self.reference_reduction and self.ranking_loss != "distilled_ranknet":
-            raise ValueError(
+            raise DGRValueError(
                 f"reference_reduction is an average over the pairs of distilled_ranknet; ranking_loss is "
                 f"{self.ranking_loss!r}. Leave one of the two out."
             )
         if self.predict_with_generate:
-            raise ValueError(
+            raise DGRValueError(
                 "predict_with_generate generates without the index, so it does not retrieve. Give the trainer a "
                 "retrieval_evaluator, whose metrics (such as eval_hits@10) come with every evaluation."
             )

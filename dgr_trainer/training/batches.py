@@ -29,8 +29,7 @@ def count_items(batch: Mapping[str, Tensor]) -> Tensor:
 def pair_losses(
     model: nn.Module, batch: Mapping[str, Tensor], smoothing: float, tokens_at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """
-    Cross-entropy of each label token of ordinary pairs.
+    """Cross-entropy of each label token of ordinary pairs.
 
     Args:
         model (`nn.Module`): The model as it comes.

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.student.likelihoods import (
     can_pack,
     embedding_rows,
@@ -28,35 +29,34 @@ def check_trainer_arguments(
     compute_metrics: Callable[..., Any] | None,
     preprocess_logits_for_metrics: Callable[..., Any] | None,
 ) -> None:
-    """
-    Refuse arguments of the parent class that would have no effect or a wrong one.
+    """Refuse arguments of the parent class that would have no effect or a wrong one.
 
     Raises:
-        `TypeError`: if `args` are not [`DistillationTrainingArguments`].
-        `ValueError`: on a loss function or metrics of the user's own, `fp16` on a CPU, or several GPUs in one process.
+        TypeError: if `args` are not [`DistillationTrainingArguments`].
+        ValueError: on a loss function or metrics of the user's own, `fp16` on a CPU, or several GPUs in one process.
     """
     if not isinstance(args, DistillationTrainingArguments):
-        raise TypeError(
+        raise DGRTypeError(
             f"args are {type(args).__name__}, which lack the settings of distillation. Use "
             "DistillationTrainingArguments, which take the same arguments and more."
         )
     if compute_metrics is not None or preprocess_logits_for_metrics is not None:
-        raise ValueError(
+        raise DGRValueError(
             "compute_metrics sees the logits of teacher-forced identifiers, which say nothing about retrieval, so the "
             "trainer does not keep them. Pass retrieval_evaluator=RetrievalEvaluator(...) in its place."
         )
     if compute_loss_func is not None:
-        raise ValueError(
+        raise DGRValueError(
             "compute_loss_func would take the place of the distillation loss. Choose a loss with args.ranking_loss, "
             "or subclass the trainer."
         )
     if args.fp16 and args.device.type == "cpu":
-        raise ValueError(
+        raise DGRValueError(
             "fp16=True changes nothing on a CPU: accelerate would train in float32 and not say so. Use bf16=True for "
             "half precision on a CPU, or leave fp16 out."
         )
     if args.n_gpu > 1:
-        raise ValueError(
+        raise DGRValueError(
             f"{args.n_gpu} GPUs are visible to this one process, and torch.nn.DataParallel splits batches in a way "
             "that packed identifiers do not survive. Start one process a GPU (`torchrun --nproc_per_node "
             f"{args.n_gpu} script.py` or `accelerate launch`), or set CUDA_VISIBLE_DEVICES=0."
@@ -64,11 +64,10 @@ def check_trainer_arguments(
 
 
 def check_columns(name: str, dataset: Any, collator: Any) -> None:
-    """
-    Refuse a dataset that does not go with the collator.
+    """Refuse a dataset that does not go with the collator.
 
     Raises:
-        `ValueError`: if its columns are neither those of queries nor of pairs, or are queries without a
+        ValueError: if its columns are neither those of queries nor of pairs, or are queries without a
             [`DistillationCollator`].
     """
     columns = getattr(dataset, "column_names", None)
@@ -77,29 +76,28 @@ def check_columns(name: str, dataset: Any, collator: Any) -> None:
     queries, pairs = {"query_id", "query"} <= set(columns), {"input_ids", "labels"} <= set(columns)
     if isinstance(collator, DistillationCollator):
         if not queries and not pairs:
-            raise ValueError(
+            raise DGRValueError(
                 f"{name} has the columns {sorted(columns)}. Training on rank lists needs 'query_id' and 'query' "
                 "(dataset.rename_column), training on pairs 'input_ids' and 'labels'."
             )
     elif queries and not pairs:
         given = "there is no data_collator" if collator is None else f"data_collator is a {type(collator).__name__}"
-        raise ValueError(
+        raise DGRValueError(
             f"{name} holds queries, but {given}, which does not know their rank lists. Pass "
             "data_collator=DistillationCollator(tokenizer, identifiers, rankings)."
         )
 
 
 def check_model(model: nn.Module, collator: DistillationCollator) -> None:
-    """
-    Refuse a model that cannot be trained with a collator's batches.
+    """Refuse a model that cannot be trained with a collator's batches.
 
     Raises:
-        `ValueError`: if it is no sequence-to-sequence model, learns a prompt, has fewer embeddings than the tokenizer
+        ValueError: if it is no sequence-to-sequence model, learns a prompt, has fewer embeddings than the tokenizer
             has tokens or fewer positions than an identifier, has no start token, or an attention without masks.
     """
     base: Any = underlying_model(model)
     if not getattr(base.config, "is_encoder_decoder", False):
-        raise ValueError(
+        raise DGRValueError(
             f"{type(base).__name__} is no sequence-to-sequence model: queries go into an encoder, identifiers come "
             "out of a decoder. Use one such as BART or T5 (AutoModelForSeq2SeqLM)."
         )
@@ -107,13 +105,13 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     if isinstance(adapters, dict) and any(
         getattr(config, "is_prompt_learning", False) for config in adapters.values()
     ):
-        raise ValueError(
+        raise DGRValueError(
             "Prompt and prefix tuning put tokens in front of the decoder's input, which shifts packed identifiers. "
             "Use an adapter that leaves the input alone, such as LoRA."
         )
     rows = embedding_rows(model)
     if len(collator.tokenizer) > rows:
-        raise ValueError(
+        raise DGRValueError(
             f"The tokenizer has {len(collator.tokenizer)} tokens, but the model only {rows} embeddings. Is it the "
             "model's tokenizer? If tokens were added, call model.resize_token_embeddings(len(tokenizer))."
         )
@@ -125,15 +123,14 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     if getattr(base.get_decoder(), "embed_positions", None) is None or not isinstance(limit, int):
         return
     if isinstance(collator.source, StringIdentifiers) and collator.source.longest > limit:
-        raise ValueError(
+        raise DGRValueError(
             f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
             "Shorten the identifiers."
         )
 
 
 def warn_of_margins(collator: DistillationCollator, objective: RankingObjective, query_ids: Iterable[str]) -> None:
-    """
-    Say so if margins are out of all proportion to the scores that they are to hold apart.
+    """Say so if margins are out of all proportion to the scores that they are to hold apart.
 
     The scores of candidates are those of passages in training, but for identifiers beyond the best: their scale grows
     with the corpus, and the published margins have the scale of millions of passages. The margins that are named keep

@@ -13,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from dgr_trainer.candidates import Candidates
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.runs.rank_list import RankList
@@ -29,8 +30,7 @@ GenerationTargets = Mapping[str, Sequence[Target]] | Callable[[str, str, np.rand
 
 
 class DistillationCollator:
-    """
-    Turns queries into batches on which a generative retriever learns the ranking of a teacher.
+    """Turns queries into batches on which a generative retriever learns the ranking of a teacher.
 
     There are two front doors. With one identifier string a passage, `identifiers` is a mapping from passage ids to
     strings, and a passage's score is the log-likelihood of its string. With [`Candidates`], a passage is scored by
@@ -71,8 +71,8 @@ class DistillationCollator:
         seed (`int`, defaults to 42): Seed of the draws.
 
     Raises:
-        `TypeError`: if `identifiers` is neither a mapping of strings nor [`Candidates`].
-        `ValueError`: on unusable settings, candidates of another tokenizer, a tokenizer without a padding token, or
+        TypeError: if `identifiers` is neither a mapping of strings nor [`Candidates`].
+        ValueError: on unusable settings, candidates of another tokenizer, a tokenizer without a padding token, or
             rankings of which no query or no passage is known.
 
     Example:
@@ -123,7 +123,7 @@ class DistillationCollator:
     ) -> None:
         own = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
         if own.tokenizer.pad_token_id is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{type(own.tokenizer).__name__} has no pad_token, so queries of different length make no batch. Set "
                 "tokenizer.pad_token, for example to tokenizer.eos_token."
             )
@@ -137,14 +137,14 @@ class DistillationCollator:
             self.source = StringIdentifiers(cast(Mapping[str, str], identifiers), own)
             self.scoring = scoring or ScoringSettings(kind="log_likelihood")
             if self.scoring.kind != "log_likelihood":
-                raise ValueError(
+                raise DGRValueError(
                     "Log-odds need the identifiers' counts in the corpus, which strings do not have. Give the "
                     "collator Candidates, or ScoringSettings(kind='log_likelihood')."
                 )
             self.corpus_tokens = 1
             order = None
         else:
-            raise TypeError(
+            raise DGRTypeError(
                 f"identifiers is a {type(identifiers).__name__}; give a mapping from passage ids to identifier "
                 "strings, or the Candidates of a retriever."
             )
@@ -190,7 +190,7 @@ class DistillationCollator:
             return dict(self._pairs([dict(feature) for feature in features]))
         missing = {"query_id", "query"} - found
         if missing:
-            raise ValueError(
+            raise DGRValueError(
                 f"A training example has the columns {sorted(found)}, but not {sorted(missing)}. The collator needs "
                 "'query_id' and 'query'; rename the columns of the dataset (dataset.rename_column)."
             )
@@ -253,7 +253,7 @@ class DistillationCollator:
     def _known_views(self, targets: Sequence[Target]) -> list[Target]:
         unknown = {view for view, _ in targets} - set(self.identifiers.views)
         if unknown:
-            raise ValueError(
+            raise DGRValueError(
                 f"generation_targets hold the views {sorted(unknown)}; the views are {list(self.identifiers.views)}."
             )
         return list(targets)
@@ -265,7 +265,7 @@ class DistillationCollator:
         if isinstance(self.source, CandidateIdentifiers):
             shared = [query_id for query_id in self.rankings if query_id in self.source.candidates]
             if not shared:
-                raise ValueError(
+                raise DGRValueError(
                     "No query of the rankings has candidates: the rankings hold queries such as "
                     f"{next(iter(self.rankings))!r}, the candidates such as {next(iter(self.source.candidates))!r}. "
                     "Let the teacher rank the candidates of these queries."
@@ -274,7 +274,7 @@ class DistillationCollator:
             shared = list(self.rankings)
         seen = self.sampler.coverage(shared[:200])
         if seen.ranked_passages and seen.unknown_passages == seen.ranked_passages:
-            raise ValueError(
+            raise DGRValueError(
                 f"None of the {seen.ranked_passages} passages in the first {seen.queries} rank lists has an "
                 f"identifier; the first is {seen.example!r}. Were the rankings made for these passages, and with the "
                 "same ids?"

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifiers import Identifiers
 
 logger = logging.getLogger(__name__)
@@ -18,30 +19,29 @@ _QUERIES_LOOKED_AT = 100
 
 
 class StringIdentifiers:
-    """
-    One identifier a passage, given as a string: a title, a docid, a URL. View `"docid"`, tokenised once, here.
+    """One identifier a passage, given as a string: a title, a docid, a URL. View `"docid"`, tokenised once, here.
 
     Args:
         strings (`Mapping[str, str]`): Identifier of each passage id.
         identifiers ([`Identifiers`]): The student's tokenizer and prompts.
 
     Raises:
-        `TypeError`: if a key or value is no string.
-        `ValueError`: if there is no identifier or an empty one.
+        TypeError: if a key or value is no string.
+        ValueError: if there is no identifier or an empty one.
     """
 
     def __init__(self, strings: Mapping[str, str], identifiers: Identifiers) -> None:
         if not strings:
-            raise ValueError("identifiers is empty. Give a mapping from passage id to identifier string.")
+            raise DGRValueError("identifiers is empty. Give a mapping from passage id to identifier string.")
         self.identifiers = Identifiers(identifiers.tokenizer, replace(identifiers.settings, views=("docid",)))
         for passage_id, string in strings.items():
             if not isinstance(passage_id, str) or not isinstance(string, str):
-                raise TypeError(
+                raise DGRTypeError(
                     f"identifiers maps {passage_id!r} to {string!r}; both the passage id and its identifier must be "
                     "strings."
                 )
             if not string.strip():
-                raise ValueError(f"The identifier of passage {passage_id!r} is empty. Give it one or leave it out.")
+                raise DGRValueError(f"The identifier of passage {passage_id!r} is empty. Give it one or leave it out.")
         self._rows = {passage_id: row for row, passage_id in enumerate(strings)}
         tokens, lengths = [], []
         passages = [Passage(id=passage_id, docid=string) for passage_id, string in strings.items()]
@@ -79,20 +79,19 @@ class StringIdentifiers:
 
 
 class CandidateIdentifiers:
-    """
-    The identifiers by which the student found a passage for a query, with their corpus counts.
+    """The identifiers by which the student found a passage for a query, with their corpus counts.
 
     Args:
         candidates ([`Candidates`]): What the student found.
         identifiers ([`Identifiers`]): The student's tokenizer, views and prompts.
 
     Raises:
-        `ValueError`: if there are no candidates, or they belong to another tokenizer or hold other views.
+        ValueError: if there are no candidates, or they belong to another tokenizer or hold other views.
     """
 
     def __init__(self, candidates: Candidates, identifiers: Identifiers) -> None:
         if not candidates:
-            raise ValueError("The candidates are empty. Make them with GenerativeRetriever.candidates(queries).")
+            raise DGRValueError("The candidates are empty. Make them with GenerativeRetriever.candidates(queries).")
         candidates.check_tokenizer(identifiers.fingerprint)
         self.identifiers = identifiers
         self.candidates = candidates
@@ -115,8 +114,7 @@ class CandidateIdentifiers:
         return [passage.identifiers for passage in chosen]
 
     def spread(self, query_ids: Iterable[str]) -> float:
-        """
-        How far the student's best candidate stands above its middle one: the median over some queries, in units of
+        """How far the student's best candidate stands above its middle one: the median over some queries, in units of
         scores. 0 if none of them has two candidates.
         """
         known = (self.candidates.scores(query_id) for query_id in query_ids if query_id in self.candidates)
@@ -130,7 +128,7 @@ class CandidateIdentifiers:
             found |= {one.view for passage in self.candidates[query_id] for one in passage.identifiers}
         unknown = found - set(self.identifiers.views)
         if unknown:
-            raise ValueError(
+            raise DGRValueError(
                 f"The candidates hold identifiers of the views {sorted(unknown)}, but the collator was given the "
                 f"views {list(self.identifiers.views)}. Give it Identifiers(tokenizer, settings) with the settings of "
                 "the retriever that made the candidates."

@@ -8,8 +8,7 @@ from torch import Tensor
 
 
 class LoggedTerms:
-    """
-    Running averages of named values. Adding waits for nothing; reading gathers over all processes once.
+    """Running averages of named values. Adding waits for nothing; reading gathers over all processes once.
 
     Args:
         names (`Sequence[str]`): Every name that may be added, the same in all processes.
@@ -34,8 +33,7 @@ class LoggedTerms:
         self._sums, self._counts = {}, {}
 
     def averages(self, accelerator: Accelerator) -> dict[str, float]:
-        """
-        The averages since the last call, over all processes. Every process must call this.
+        """The averages since the last call, over all processes. Every process must call this.
 
         Names of which nothing was added anywhere are left out.
         """

@@ -26,8 +26,7 @@ _GENERATION_WEIGHT_OF_LOG_ODDS = 500.0
 
 @dataclass(frozen=True)
 class RankingObjective:
-    """
-    A ranking loss with its settings, and the weights of the terms of the objective.
+    """A ranking loss with its settings, and the weights of the terms of the objective.
 
     Args:
         loss (`str`): Its name, one of `RANKING_LOSSES`.
@@ -72,8 +71,7 @@ class RankingObjective:
         return self.ranking_weight > 0 and self.loss in ORDER_LOSSES
 
     def ranking_losses(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
-        """
-        The loss of each list, unweighted.
+        """The loss of each list, unweighted.
 
         Args:
             scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
@@ -111,8 +109,7 @@ class RankingObjective:
 def passage_scores(
     log_likelihoods: Tensor, batch: Mapping[str, Tensor], corpus_tokens: int, settings: ScoringSettings
 ) -> Tensor:
-    """
-    s(q, p): the sum of the discounted weights of a passage's identifiers.
+    """s(q, p): the sum of the discounted weights of a passage's identifiers.
 
     Args:
         log_likelihoods (`torch.Tensor` of shape `(B, K)`): l(i|q) of each identifier of each query.
@@ -132,8 +129,7 @@ def passage_scores(
 
 
 def generation_losses(tokens: TokenScores, batch: Mapping[str, Tensor], smoothing: float) -> Tensor:
-    """
-    Cross-entropy of the identifiers that a query should generate.
+    """Cross-entropy of the identifiers that a query should generate.
 
     Each identifier counts by the mean over its tokens, each query by the mean over its identifiers. Label smoothing is
     that of `transformers.trainer_pt_utils.LabelSmoother`.

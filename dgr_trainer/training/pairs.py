@@ -17,6 +17,7 @@ from rapidfuzz import fuzz, process
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import Qrels, queries_mapping
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
 
@@ -51,8 +52,7 @@ def generation_pairs(
     seed: int = 42,
     progress: bool = True,
 ) -> datasets.Dataset:
-    """
-    Makes the training data of the generation stage, one example a (prompt, identifier) pair.
+    """Makes the training data of the generation stage, one example a (prompt, identifier) pair.
 
     Args:
         corpus ([`Corpus`]): Passages, with pseudo-queries where there are any.
@@ -74,7 +74,7 @@ def generation_pairs(
         sequence), memory-mapped, unshuffled.
 
     Raises:
-        `ValueError`: if queries come without qrels, if no pair can be made, or on counts below zero.
+        ValueError: if queries come without qrels, if no pair can be made, or on counts below zero.
     """
     counts = {
         "titles_per_query": titles_per_query,
@@ -83,12 +83,12 @@ def generation_pairs(
         "samples_per_passage": samples_per_passage,
     }
     if any(count < 0 for count in counts.values()) or substring_words < 1 or temperature <= 0:
-        raise ValueError(
+        raise DGRValueError(
             f"Counts must not be negative, substring_words at least 1 and temperature above 0; got {counts}, "
             f"substring_words={substring_words}, temperature={temperature}."
         )
     if (queries is None) != (qrels is None):
-        raise ValueError("queries and qrels go together: pairs are made of a query and the passage it asks for.")
+        raise DGRValueError("queries and qrels go together: pairs are made of a query and the passage it asks for.")
     maker = _PairMaker(identifiers, substring_words, temperature, seed)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
@@ -103,7 +103,7 @@ def generation_pairs(
         _tokenised(examples(), identifiers), _FEATURES, description="generation pairs" if progress else None
     )
     if not len(pairs):
-        raise ValueError(
+        raise DGRValueError(
             "No generation pair could be made: no query has a relevant passage in the corpus, or every count is 0. "
             f"The corpus has {len(corpus)} passages, the views are {', '.join(identifiers.views)}."
         )

@@ -13,8 +13,7 @@ COLUMN = "prompt_ids"
 
 
 def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progress: bool = True) -> datasets.Dataset:
-    """
-    Add the token ids of the prompts to a dataset of queries, so that nothing is tokenised during training.
+    """Add the token ids of the prompts to a dataset of queries, so that nothing is tokenised during training.
 
     Datasets on disk keep them in their cache, and another run with the same tokenizer and prompts finds them there.
 
@@ -55,8 +54,7 @@ def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progres
 def padded_prompts(
     features: Sequence[Mapping[str, Any]], views: Sequence[str], identifiers: Identifiers
 ) -> dict[str, np.ndarray]:
-    """
-    Prompts of some views, padded on the right; tokenised here, if that was not done ahead.
+    """Prompts of some views, padded on the right; tokenised here, if that was not done ahead.
 
     Args:
         features (`Sequence[Mapping[str, Any]]`): Queries, with `prompt_ids` or `query`.

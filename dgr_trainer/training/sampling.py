@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
 
 logger = logging.getLogger(__name__)
@@ -17,8 +18,7 @@ SAMPLINGS = ("reference", "top", "spread", "gap")
 
 
 class TrainingList(NamedTuple):
-    """
-    Passages of a query in the order to be taught, best first.
+    """Passages of a query in the order to be taught, best first.
 
     Args:
         passage_ids (`tuple[str, ...]`): The passages, at most the list length.
@@ -33,8 +33,7 @@ class TrainingList(NamedTuple):
 
 @dataclass
 class Coverage:
-    """
-    What the training queries have and lack.
+    """What the training queries have and lack.
 
     Args:
         queries (`int`): Queries looked at.
@@ -77,8 +76,7 @@ class Coverage:
 
 
 class ListSampler:
-    """
-    Draws the list of a query: its relevant passage, then others in the teacher's order.
+    """Draws the list of a query: its relevant passage, then others in the teacher's order.
 
     What is drawn depends on the seed, the epoch and the query id alone, so it is the same in any process, worker or
     resumed run.
@@ -117,14 +115,14 @@ class ListSampler:
         false_negative_margin: float | None = None,
     ) -> None:
         if false_negative_margin is not None and not false_negative_margin >= 0:
-            raise ValueError(
+            raise DGRValueError(
                 f"false_negative_margin={false_negative_margin}: give 0 or more, in units of the teacher's scores, or "
                 "None to keep all."
             )
         if list_length < 2:
-            raise ValueError(f"list_length={list_length}: a list needs at least 2 passages to compare.")
+            raise DGRValueError(f"list_length={list_length}: a list needs at least 2 passages to compare.")
         if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling={sampling!r} is unknown; use one of {', '.join(SAMPLINGS)}.")
+            raise DGRValueError(f"sampling={sampling!r} is unknown; use one of {', '.join(SAMPLINGS)}.")
         self.rankings = rankings
         self.qrels = qrels or {}
         self.list_length = list_length
@@ -195,9 +193,8 @@ class ListSampler:
         return range(wanted)
 
     def _pool(self, query_id: str) -> tuple[Sequence[str], list[str], list[str], dict[str, float], int]:
-        """
-        The teacher's passages, the usable relevant ones, the other usable ones in order, the teacher's scores, and how
-        many were left out because they may be relevant.
+        """The teacher's passages, the usable relevant ones, the other usable ones in order, the teacher's scores, and
+        how many were left out because they may be relevant.
         """
         ranked = self.rankings[query_id] if query_id in self.rankings else RankList((), np.empty(0))
         usable = self._usable(query_id)
@@ -233,8 +230,7 @@ class ListSampler:
 
 
 def spaced(scores: Sequence[float], count: int) -> list[int]:
-    """
-    Places in a descending list of scores, so that the smallest difference between neighbours is as large as can be.
+    """Places in a descending list of scores, so that the smallest difference between neighbours is as large as can be.
 
     Args:
         scores (`Sequence[float]`): Scores, highest first; more than `count`.

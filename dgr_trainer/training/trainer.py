@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, speed_metrics
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
@@ -38,8 +39,7 @@ _TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_a
 
 
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
-    """
-    Trains a sequence-to-sequence model to retrieve by generating identifiers and to rank as its teacher does.
+    """Trains a sequence-to-sequence model to retrieve by generating identifiers and to rank as its teacher does.
 
     A drop-in for [`~transformers.Seq2SeqTrainer`]: full fine-tuning or a `PeftModel` as it comes, one process or many.
     With a [`DistillationCollator`] the loss is the ranking loss of `args.ranking_loss` plus the generation loss; a
@@ -72,7 +72,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             `eval_dataset` is not needed.
 
     Raises:
-        `TypeError`, `ValueError`: on what cannot be trained, before anything is.
+        TypeError, ValueError: on what cannot be trained, before anything is.
     """
 
     # The loss of a step is divided by the number of accumulation steps (transformers 5.23 and later reads this).
@@ -103,7 +103,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             check_columns(name, dataset, data_collator)
         if isinstance(data_collator, DistillationCollator):
             if not data_collator.rankings and args.ranking_weight > 0:
-                raise ValueError(
+                raise DGRValueError(
                     "The collator has no rankings, so there is no ranking to distil. Give it the teacher's rankings, "
                     "or set ranking_weight=0 to train generation only."
                 )
@@ -200,7 +200,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         elif "labels" in inputs and inputs["labels"].dim() == 2:
             loss = self._pair_loss(model, inputs, terms, items)
         else:
-            raise ValueError(
+            raise DGRValueError(
                 f"A batch holds {sorted(inputs)}, which is neither a batch of DistillationCollator nor of pairs with "
                 "input_ids, attention_mask and labels. Give the trainer data_collator=DistillationCollator(...)."
             )
@@ -282,7 +282,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
         found = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
         if self.objective is not None and self.objective.ranking_weight > 0 and not found.rank_lists:
-            raise ValueError(
+            raise DGRValueError(
                 f"None of the {found.queries} training queries has two ranked passages with identifiers, so there is "
                 f"nothing to distil: {'; '.join(found.gaps())}. Were the rankings made for these queries?"
             )
@@ -308,8 +308,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
         **gen_kwargs: Any,
     ) -> dict[str, float]:
-        """
-        Evaluate the loss on `eval_dataset` (if there is one) and retrieval with `retrieval_evaluator` (if given).
+        """Evaluate the loss on `eval_dataset` (if there is one) and retrieval with `retrieval_evaluator` (if given).
 
         Returns:
             `dict[str, float]`: Metrics with `metric_key_prefix` in front, such as `eval_loss` and `eval_hits@10`.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.lines import numbered_lines, place
 from dgr_trainer.files.records import Record, Records
 
@@ -71,8 +72,7 @@ def is_qa_file(name: str) -> bool:
 
 
 def qa_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, list[str]]]:
-    """
-    Read questions with answers: two columns between a tab, the question and a Python list of strings.
+    """Read questions with answers: two columns between a tab, the question and a Python list of strings.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -88,9 +88,9 @@ def qa_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, list[
         try:
             (cells,) = csv.reader([line], delimiter="\t")
         except csv.Error as error:
-            raise ValueError(f"{where}: no line of a tab-separated file ({error}).") from None
+            raise DGRValueError(f"{where}: no line of a tab-separated file ({error}).") from None
         if len(cells) != 2:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: {len(cells)} columns, but two are expected: question and list of answers, between them a "
                 "tab."
             )
@@ -98,8 +98,7 @@ def qa_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, list[
 
 
 def training_questions(records: Records) -> Iterator[Question]:
-    """
-    Read a training set.
+    """Read a training set.
 
     Args:
         records ([`Records`]): of the file.
@@ -115,10 +114,10 @@ def training_questions(records: Records) -> Iterator[Question]:
         where = records.place(number)
         missing = sorted(TRAINING_FIELDS - set(record))
         if missing:
-            raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+            raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
         question, answers = record["question"], record.get("answers") or []
         if not isinstance(question, str):
-            raise TypeError(f"{where}: the question is {question!r} ({type(question).__name__}), not a string.")
+            raise DGRTypeError(f"{where}: the question is {question!r} ({type(question).__name__}), not a string.")
         yield Question(
             number,
             str(count),
@@ -130,9 +129,8 @@ def training_questions(records: Records) -> Iterator[Question]:
 
 
 def retriever_results(records: Records) -> Iterator[Result]:
-    """
-    Read the results of DPR's retriever: `question`, `answers` and `ctxs`, of which each has `id`, `score` and perhaps
-    `has_answer`. A file without scores has the passages in their order.
+    """Read the results of DPR's retriever: `question`, `answers` and `ctxs`, of which each has `id`, `score` and
+    perhaps `has_answer`. A file without scores has the passages in their order.
 
     Args:
         records ([`Records`]): of the file.
@@ -148,10 +146,10 @@ def retriever_results(records: Records) -> Iterator[Result]:
         where = records.place(number)
         missing = sorted(RESULT_FIELDS - set(record))
         if missing:
-            raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+            raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
         question, passages = record["question"], record["ctxs"]
         if not isinstance(question, str):
-            raise TypeError(f"{where}: the question is {question!r:.60} ({type(question).__name__}), not a string.")
+            raise DGRTypeError(f"{where}: the question is {question!r:.60} ({type(question).__name__}), not a string.")
         ids = _passage_ids(where, record, "ctxs")
         scored = any("score" in passage for passage in passages)
         scores = [_score(where, passage) if scored else float(len(ids) - at) for at, passage in enumerate(passages)]
@@ -159,7 +157,7 @@ def retriever_results(records: Records) -> Iterator[Result]:
         for id, passage in zip(ids, passages, strict=True):
             judged = passage.get("has_answer")
             if judged is not None and not isinstance(judged, bool):
-                raise TypeError(f"{where}: has_answer of passage {id!r} is {judged!r:.60}, not true or false.")
+                raise DGRTypeError(f"{where}: has_answer of passage {id!r} is {judged!r:.60}, not true or false.")
             if judged is not None:
                 relevance[id] = int(judged)
         query_id = as_id(record.get("id", count), "query", where)
@@ -171,27 +169,27 @@ def _answers(where: str, cell: str) -> list[str]:
     try:
         answers = ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError(
+        raise DGRValueError(
             f"{where}: the answers (column 2) are {cell!r:.80}, which is no list. They are written as a Python list "
             "of strings, such as ['Paris', 'City of Light']."
         ) from None
     try:
         return check_answers(where, answers)
     except TypeError as error:
-        raise ValueError(str(error)) from None
+        raise DGRValueError(str(error)) from None
 
 
 def _passage_ids(where: str, record: Record, field: str) -> list[str]:
     found = record.get(field)
     if not isinstance(found, list) and found is not None:
-        raise TypeError(f"{where}: {field} is a {type(found).__name__}, but it has to be a list of passages.")
+        raise DGRTypeError(f"{where}: {field} is a {type(found).__name__}, but it has to be a list of passages.")
     ids = []
     for passage in found or []:
         if not isinstance(passage, dict):
-            raise TypeError(f"{where}: {field} holds {passage!r:.60}, not an object.")
+            raise DGRTypeError(f"{where}: {field} holds {passage!r:.60}, not an object.")
         name = next((name for name in _PASSAGE_ID_NAMES if name in passage), None)
         if name is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: a passage of {field} has no id ({', '.join(_PASSAGE_ID_NAMES)}). The fields found are "
                 f"{sorted(passage)}."
             )
@@ -206,4 +204,4 @@ def _score(where: str, passage: Record) -> float:
             raise ValueError
         return float(value)
     except ValueError:
-        raise ValueError(f"{where}: the score of a passage is {value!r:.60}, not a number.") from None
+        raise DGRValueError(f"{where}: the score of a passage is {value!r:.60}, not a number.") from None

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 _BATCH = 1000
 QUERY_COLUMNS = {
@@ -32,16 +33,15 @@ RUN_COLUMNS = {
 
 
 def column_names(dataset: object) -> list[str]:
-    """
-    The columns of a dataset; a stream that does not tell them is asked for its first row.
+    """The columns of a dataset; a stream that does not tell them is asked for its first row.
 
     Raises:
         TypeError: if it is no dataset, or a dict of splits.
     """
     if isinstance(dataset, (DatasetDict, dict)):
-        raise TypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
+        raise DGRTypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
     if not isinstance(dataset, (Dataset, IterableDataset)):
-        raise TypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
+        raise DGRTypeError(f"Got a {type(dataset).__name__}, but a datasets.Dataset is needed.")
     return list(dataset.column_names or next(iter(dataset), {}))
 
 
@@ -63,7 +63,7 @@ def dataset_query_rows(
     for number, row in rows(dataset, chosen):
         where = f"row {number} of {name}"
         if not isinstance(row["query"], str):
-            raise TypeError(f"{where}: the query is {row['query']!r:.60}, not a string.")
+            raise DGRTypeError(f"{where}: the query is {row['query']!r:.60}, not a string.")
         query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", where)
         yield where, query_id, row["query"], check_answers(where, row.get("answers") or [])
 
@@ -77,7 +77,7 @@ def dataset_judgement_rows(
         where = f"row {number} of {name}"
         relevance = row.get("relevance", 1)
         if isinstance(relevance, bool) or not isinstance(relevance, int):
-            raise ValueError(f"{where}: the relevance is {relevance!r}, not an integer.")
+            raise DGRValueError(f"{where}: the relevance is {relevance!r}, not an integer.")
         yield where, as_id(row["query_id"], "query", where), as_id(row["passage_id"], "passage", where), relevance
 
 
@@ -87,8 +87,7 @@ def chosen_columns(
     usual: Mapping[str, Sequence[str]],
     needed: Sequence[str],
 ) -> dict[str, str]:
-    """
-    Choose the columns of a dataset.
+    """Choose the columns of a dataset.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): the dataset.
@@ -107,7 +106,7 @@ def chosen_columns(
     chosen = dict(given or {})
     unknown = sorted(set(chosen) - set(usual))
     if unknown:
-        raise ValueError(f"columns names the fields {unknown}, but there are only {list(usual)}.")
+        raise DGRValueError(f"columns names the fields {unknown}, but there are only {list(usual)}.")
     for field, names in usual.items():
         found = next((name for name in names if name in present), None)
         if field not in chosen and found is not None:
@@ -116,7 +115,7 @@ def chosen_columns(
     if missing:
         example = dict.fromkeys(needed, "...")
         missing_field = next((field for field in needed if field not in chosen), needed[0])
-        raise ValueError(
+        raise DGRValueError(
             f"The dataset has no column {missing}; its columns are {present}. Name the ones to use: "
             f"columns={example}; in place of a path: hf:PATH,{missing_field}=COLUMN."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.passages import PassageRows, passage_row
+from dgr_trainer.errors import DGRValueError, MissingPackageError
 
 PREFIX = "irds:"
 
@@ -53,14 +54,16 @@ def _load(id: str, part: str) -> Any:
     try:
         import ir_datasets
     except ImportError as error:
-        raise ImportError(f'{PREFIX}{id} is read by ir_datasets: pip install "dgr-trainer[ir-datasets]".') from error
+        raise MissingPackageError(
+            f'{PREFIX}{id} is read by ir_datasets: pip install "dgr-trainer[ir-datasets]".'
+        ) from error
     try:
         dataset = ir_datasets.load(id)
     except KeyError:
-        raise ValueError(
+        raise DGRValueError(
             f"ir_datasets knows no data set {id!r}. Its documentation lists the ids, such as beir/scifact/test."
         ) from None
     if not getattr(dataset, f"has_{part}")():
         has = [name for name in ("docs", "queries", "qrels") if getattr(dataset, f"has_{name}")()]
-        raise ValueError(f"{PREFIX}{id} has no {part}, only {' and '.join(has) or 'nothing'}.")
+        raise DGRValueError(f"{PREFIX}{id} has no {part}, only {' and '.join(has) or 'nothing'}.")
     return dataset

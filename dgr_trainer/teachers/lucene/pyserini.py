@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.bm25 import check_bm25
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, check_fields, keep_candidates
@@ -50,11 +51,13 @@ class RM3:
 
     def __post_init__(self) -> None:
         if not 1 <= self.terms <= 500:
-            raise ValueError(f"RM3 terms is {self.terms}, but a query is expanded by 1 to 500 terms.")
+            raise DGRValueError(f"RM3 terms is {self.terms}, but a query is expanded by 1 to 500 terms.")
         if self.passages < 1:
-            raise ValueError(f"RM3 passages is {self.passages}, but terms come from at least 1 passage.")
+            raise DGRValueError(f"RM3 passages is {self.passages}, but terms come from at least 1 passage.")
         if not 0 <= self.original_query_weight <= 1:
-            raise ValueError(f"RM3 original_query_weight is {self.original_query_weight}, but it is a share: 0 to 1.")
+            raise DGRValueError(
+                f"RM3 original_query_weight is {self.original_query_weight}, but it is a share: 0 to 1."
+            )
 
 
 class PyseriniTeacher:
@@ -127,18 +130,20 @@ class PyseriniTeacher:
         progress: bool = True,
     ):
         if prebuilt is not None and (corpus is not None or index_dir is not None):
-            raise ValueError(f"prebuilt={prebuilt!r} is an index already: leave corpus and index_dir out.")
+            raise DGRValueError(f"prebuilt={prebuilt!r} is an index already: leave corpus and index_dir out.")
         if corpus is None and index_dir is None and prebuilt is None:
-            raise ValueError("PyseriniTeacher got neither a corpus nor an index_dir, so it has no passages. Give one.")
+            raise DGRValueError(
+                "PyseriniTeacher got neither a corpus nor an index_dir, so it has no passages. Give one."
+            )
         check_bm25(k1, b)
         _check_similarity(similarity, mu, encoder, corpus is not None)
         fields = check_fields(fields)
         _check_weights(field_weights, None if corpus is None else fields)
         for name, value in (("hits", hits), ("threads", threads), ("queries_per_run", queries_per_run)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but it has to be at least 1.")
+                raise DGRValueError(f"{name} is {value}, but it has to be at least 1.")
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", memory):
-            raise ValueError(f"memory is {memory!r}, but Java wants a number and a unit, such as '512m' or '2g'.")
+            raise DGRValueError(f"memory is {memory!r}, but Java wants a number and a unit, such as '512m' or '2g'.")
         self.corpus = corpus
         self.similarity, self.k1, self.b, self.mu, self.encoder = similarity, k1, b, mu, encoder
         self.field_weights, self.rm3, self.hits = dict(field_weights or {}), rm3, hits
@@ -245,28 +250,30 @@ class PyseriniTeacher:
                 arguments += ["-rm3.originalQueryWeight", str(self.rm3.original_query_weight)]
             output = run_anserini(self._java, self._jar, "io.anserini.search.SearchCollection", arguments, self.memory)
             if not run.is_file():
-                raise RuntimeError(f"Anserini wrote no run file. It printed:\n{output[-4000:]}")
+                raise DGRRuntimeError(f"Anserini wrote no run file. It printed:\n{output[-4000:]}")
             for number, passage_id, score in read_run(run):
                 lists[number][passage_id] = score
 
 
 def _check_similarity(similarity: str, mu: float, encoder: str | None, indexes: bool) -> None:
     if similarity not in _SIMILARITIES:
-        raise ValueError(f"There is no similarity {similarity!r}. There are {', '.join(_SIMILARITIES)}.")
+        raise DGRValueError(f"There is no similarity {similarity!r}. There are {', '.join(_SIMILARITIES)}.")
     if not 0 < mu < float("inf"):
-        raise ValueError(f"mu is {mu}, but Dirichlet smoothing needs a finite number above 0 (1000 is Anserini's).")
+        raise DGRValueError(f"mu is {mu}, but Dirichlet smoothing needs a finite number above 0 (1000 is Anserini's).")
     if similarity == "impact" and indexes:
-        raise ValueError(
+        raise DGRValueError(
             "An index of impacts is made from the output of a learned model, not from a corpus. Give index_dir or "
             "prebuilt, and no corpus."
         )
     if similarity != "impact" and encoder is not None:
-        raise ValueError(f"encoder={encoder!r} makes queries for similarity='impact', not for {similarity!r}.")
+        raise DGRValueError(f"encoder={encoder!r} makes queries for similarity='impact', not for {similarity!r}.")
 
 
 def _check_weights(weights: Mapping[str, float] | None, fields: Sequence[str] | None) -> None:
     for field, weight in (weights or {}).items():
         if fields is not None and field not in fields:
-            raise ValueError(f"field_weights names {field!r}, but the fields that are indexed are {list(fields)}.")
+            raise DGRValueError(f"field_weights names {field!r}, but the fields that are indexed are {list(fields)}.")
         if not 0 < weight < float("inf"):
-            raise ValueError(f"The weight of field {field!r} is {weight}, but it has to be a finite number above 0.")
+            raise DGRValueError(
+                f"The weight of field {field!r} is {weight}, but it has to be a finite number above 0."
+            )

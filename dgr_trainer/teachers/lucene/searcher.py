@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
+from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, keep_candidates
 
@@ -69,12 +70,12 @@ class SearcherTeacher:
         progress: bool = True,
     ):
         if hits < 1:
-            raise ValueError(f"hits is {hits}, but it has to be at least 1.")
+            raise DGRValueError(f"hits is {hits}, but it has to be at least 1.")
         self.address = _address(make_searcher)
         try:
             self._order = json.dumps({"address": self.address, "arguments": dict(arguments or {})})
         except TypeError as error:
-            raise ValueError(
+            raise DGRValueError(
                 f"The arguments of {self.address} are not all of JSON types ({error}), so they cannot be sent to its "
                 "process. Write a function that makes the searcher without them."
             ) from error
@@ -154,7 +155,7 @@ class SearcherTeacher:
         status = process.wait()
         printed.seek(0)
         text = printed.read().decode(errors="replace").strip()
-        raise RuntimeError(
+        raise DGRRuntimeError(
             f"The process of {self.address} failed (exit status {status}). It printed:{os.linesep}{text[-_TAIL:]}"
         )
 
@@ -163,14 +164,14 @@ def _address(make_searcher: Callable[..., Any] | str) -> str:
     if isinstance(make_searcher, str):
         module, _, name = make_searcher.partition(":")
         if not module or not name:
-            raise ValueError(
+            raise DGRValueError(
                 f"make_searcher is {make_searcher!r}, but a name has the form 'module:name', such as "
                 "'pyserini.search.lucene:LuceneImpactSearcher'."
             )
         return make_searcher
     made_by = f"{getattr(make_searcher, '__module__', None)}:{getattr(make_searcher, '__qualname__', None)}"
     if "None" in made_by.split(":") or "<" in made_by or made_by.startswith("__main__:"):
-        raise ValueError(
+        raise DGRValueError(
             f"{made_by} cannot be imported by another process. Put the function into a module of its own, or give "
             f"its name as 'module:name'. ({_place(make_searcher)})"
         )

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from dgr_trainer.errors import DGRTypeError, MissingPackageError
+
 
 def main() -> None:
     """Serve until nobody asks any more."""
@@ -46,7 +48,7 @@ def prepare_java() -> None:
     # pyserini.search makes a client of OpenAI when it is imported, which wants a key and does not use it.
     os.environ.setdefault("OPENAI_API_KEY", "none")
     if importlib.util.find_spec("jnius_config") is None:
-        raise ImportError('Searchers of Pyserini need pyjnius: pip install "dgr-trainer[pyserini]".')
+        raise MissingPackageError('Searchers of Pyserini need pyjnius: pip install "dgr-trainer[pyserini]".')
     import jnius_config
 
     if not jnius_config.vm_running:
@@ -62,7 +64,7 @@ def _make(address: str, arguments: Mapping[str, Any]) -> Any:
         made_by = getattr(made_by, part)
     searcher = made_by(**arguments)
     if not hasattr(searcher, "search"):
-        raise TypeError(
+        raise DGRTypeError(
             f"{address} made a {type(searcher).__name__}, which has no method search(query, k=...). Pyserini gives "
             "None for a prebuilt index that it does not know, or cannot download."
         )

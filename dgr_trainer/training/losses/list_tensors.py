@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dgr_trainer.errors import DGRTypeError, DGRValueError
+
 Reduction = Literal["mean", "none"]
 
 
@@ -32,17 +34,17 @@ def check_scores(scores: Tensor, mask: Tensor) -> Tensor:
         ValueError: If `scores` is not two-dimensional or the shapes differ.
     """
     if not scores.is_floating_point():
-        raise TypeError(
+        raise DGRTypeError(
             f"scores must be floating point, but their dtype is {scores.dtype}: call scores.float() first."
         )
     if scores.dim() != 2:
-        raise ValueError(
+        raise DGRValueError(
             f"scores must have the shape (lists, passages), but it is {tuple(scores.shape)}. For a single list of M "
             "passages pass scores[None] and mask[None]."
         )
     check_mask(mask)
     if mask.shape != scores.shape:
-        raise ValueError(
+        raise DGRValueError(
             f"mask must have the shape of scores, {tuple(scores.shape)}, but it is {tuple(mask.shape)}: it says of "
             "each score whether there is a passage."
         )
@@ -54,7 +56,7 @@ def check_scores(scores: Tensor, mask: Tensor) -> Tensor:
 def check_mask(mask: Tensor) -> None:
     """Raises a `TypeError` if the mask is not bool: an integer or additive mask would be misread without a word."""
     if mask.dtype != torch.bool:
-        raise TypeError(
+        raise DGRTypeError(
             f"mask must be a bool tensor (True = there is a passage), but its dtype is {mask.dtype}: for a 0/1 mask "
             "call mask.bool()."
         )
@@ -76,17 +78,17 @@ def check_teacher(teacher_scores: Tensor | None, mask: Tensor) -> Tensor:
         ValueError: If `teacher_scores` are missing or do not have the shape of `mask`.
     """
     if teacher_scores is None:
-        raise ValueError(
+        raise DGRValueError(
             "teacher_scores are missing, and this loss needs them. Pass a (lists, passages) tensor, or use "
             "distilled_ranknet_loss or margin_rank_loss, which only need the passages in the teacher's order."
         )
     if teacher_scores.dtype == torch.bool or teacher_scores.is_complex():
-        raise TypeError(
+        raise DGRTypeError(
             f"teacher_scores must be floating point or integers, but their dtype is {teacher_scores.dtype}: call "
             "teacher_scores.float() first."
         )
     if teacher_scores.shape != mask.shape:
-        raise ValueError(
+        raise DGRValueError(
             f"teacher_scores must have the shape of scores, {tuple(mask.shape)}, but it is "
             f"{tuple(teacher_scores.shape)}: one teacher score for each passage."
         )
@@ -97,14 +99,14 @@ def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """Raises a `ValueError` that names the setting if it is not a finite number >= 0 (> 0 if `positive`)."""
     if isinstance(value, numbers.Real) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):
         return
-    raise ValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, but it is {value!r}.")
+    raise DGRValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, but it is {value!r}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a `ValueError` that names the setting and its choices if `value` is none of them."""
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {allowed}, but it is {value!r}.")
+        raise DGRValueError(f"{name} must be one of {allowed}, but it is {value!r}.")
 
 
 def count_rank_lists(mask: Tensor) -> Tensor:
@@ -133,14 +135,14 @@ def check_reduction(
     if num_lists is None:
         return
     if reduction in ("none", "active"):
-        raise ValueError(
+        raise DGRValueError(
             f"num_lists is what a mean over lists divides by, and reduction={reduction!r} takes none: leave one of "
             "them out."
         )
     if not isinstance(num_lists, Tensor):
         check_number("num_lists", num_lists)
     elif num_lists.numel() != 1:
-        raise ValueError(f"num_lists must be a single number, but its shape is {tuple(num_lists.shape)}.")
+        raise DGRValueError(f"num_lists must be a single number, but its shape is {tuple(num_lists.shape)}.")
 
 
 def reduce_lists(

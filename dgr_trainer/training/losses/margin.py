@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dgr_trainer.errors import DGRValueError
+
 from .list_tensors import (
     Reduction,
     check_number,
@@ -172,7 +174,9 @@ def margin_rank_loss(
     check_number("margin", margin)
     check_number("margin_gap", margin_gap)
     if num_candidates is not None and num_candidates < 1:
-        raise ValueError(f"num_candidates must be at least 1, or None for all candidates, but it is {num_candidates}.")
+        raise DGRValueError(
+            f"num_candidates must be at least 1, or None for all candidates, but it is {num_candidates}."
+        )
     check_reduction(reduction, num_lists)
     scores = check_scores(scores, mask)
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgr_trainer.errors import DGRValueError
+
 from .list_tensors import (
     Reduction,
     check_choice,
@@ -194,7 +196,7 @@ def lambda_loss(
     check_choice("weighting", weighting, ("none", "ndcg2"))
     check_choice("gains", gains, ("ranks", "grades"))
     if weighting == "none" and gains != "ranks":
-        raise ValueError(f"gains={gains!r} has no effect with weighting='none', which weights every pair alike.")
+        raise DGRValueError(f"gains={gains!r} has no effect with weighting='none', which weights every pair alike.")
     check_number("temperature", temperature, positive=True)
     check_reduction(reduction, num_lists)
     scores = check_scores(scores, mask)
