@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranking-learning-rate", type=float, default=1e-4)
     parser.add_argument("--list-length", type=int, default=6)
     parser.add_argument(
-        "--sampling", nargs="+", default=["reference"], help="Ways to draw DGR's lists (see DistillationCollator)."
+        "--sampling", nargs="+", default=["dgr_paper"], help="Ways to draw DGR's lists (see DistillationCollator)."
     )
     parser.add_argument("--margin", type=float, default=100.0, help="The published 300, for a corpus of 1/30,000.")
     parser.add_argument("--margin-gap", type=float, default=33.0)
@@ -291,12 +291,12 @@ def main() -> None:
 
     runs[BASELINE] = flow.run(BASELINE, lambda: flow.searching(student))
     stages: dict[str, tuple[Rankings, str | None, int, str]] = {
-        "generation continued": (own, None, options.list_length, "reference"),
-        "LTRGR": (own, "margin_rank", 3, "reference"),
+        "generation continued": (own, None, options.list_length, "dgr_paper"),
+        "LTRGR": (own, "margin_rank", 3, "dgr_paper"),
     }
     for name in teachers:
         for sampling in options.sampling:
-            drawn = "" if sampling == "reference" else f", {sampling}"
+            drawn = "" if sampling == "dgr_paper" else f", {sampling}"
             stages[f"DGR from {name}{drawn}"] = (lists[name], "distilled_ranknet", options.list_length, sampling)
     for name, (ranked, loss, list_length, sampling) in stages.items():
         collator = DistillationCollator(

@@ -85,14 +85,14 @@ def launched(device: str | None = None) -> Iterator[PartialState | None]:
         processes.destroy_process_group()
 
 
-def place_of(processes: Processes | None) -> tuple[int, int]:
+def process_rank(processes: Processes | None) -> tuple[int, int]:
     """Which process this is, and of how many: `(0, 1)` for one alone."""
     return (0, 1) if processes is None else (processes.process_index, processes.num_processes)
 
 
 def writes(processes: Processes | None) -> bool:
     """Whether this process is the one that prints and writes."""
-    return place_of(processes)[0] == 0
+    return process_rank(processes)[0] == 0
 
 
 def wait(processes: Processes | None) -> None:
@@ -111,10 +111,12 @@ def default_device(processes: Processes | None) -> torch.device:
     return torch.device("cpu") if found is None else found
 
 
-def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], processes: Processes | None) -> Iterable[R]:
+def map_across_processes(
+    items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], processes: Processes | None
+) -> Iterable[R]:
     """`work(items)`, with the items shared out among processes.
 
-    Each process works on every so manieth item, so that long ones at one end are spread.
+    Each process works on every n-th item, so that long ones at one end are spread.
 
     Args:
         items (`Sequence`): The same on all processes.
@@ -124,7 +126,7 @@ def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], proce
     Returns:
         `Iterable`: the results of all items, in their order, on each process.
     """
-    if place_of(processes)[1] == 1:
+    if process_rank(processes)[1] == 1:
         return work(items)
     places = own_share(range(len(items)), processes)
     own = dict(zip(places, work(own_share(items, processes)), strict=True))
@@ -135,14 +137,14 @@ def shared(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], proce
 
 
 def own_share(items: Sequence[T], processes: Processes | None) -> Sequence[T]:
-    """The items that this process works on: every so manieth, from its number on."""
-    index, number = place_of(processes)
+    """The items that this process works on: every n-th, from its number on."""
+    index, number = process_rank(processes)
     return items[index::number]
 
 
 def gathered(own: T, processes: Processes | None) -> list[T]:
     """What each process gives, in the order of the processes; waits for all of them."""
-    if place_of(processes)[1] == 1:
+    if process_rank(processes)[1] == 1:
         return [own]
     from accelerate.utils import gather_object
 
@@ -159,7 +161,7 @@ def combined(values: np.ndarray, processes: Processes | None) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(n,)`, float64: for each place, what the first process that has a value found.
     """
-    if place_of(processes)[1] == 1:
+    if process_rank(processes)[1] == 1:
         return values
     # Only what this process has goes round.
     own = np.flatnonzero(~np.isnan(values))

@@ -14,7 +14,15 @@ from tiny_models import make_bart
 from dgr_trainer import Candidates, Rankings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.processes import combined, default_device, launched, place_of, processes_of_launch, shared, writes
+from dgr_trainer.processes import (
+    combined,
+    default_device,
+    launched,
+    map_across_processes,
+    process_rank,
+    processes_of_launch,
+    writes,
+)
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 
 # Alone in its batch, a query gets the very same numbers whatever the other queries are.
@@ -54,7 +62,9 @@ def test_results_come_in_the_order_of_the_items(size, number, monkeypatch):
         return (item * item for item in items)
 
     items = list(range(size))
-    assert list(in_turn(lambda one: shared(items, work, one), number, monkeypatch)) == [item * item for item in items]
+    assert list(in_turn(lambda one: map_across_processes(items, work, one), number, monkeypatch)) == [
+        item * item for item in items
+    ]
     assert sorted(item for share in worked for item in share) == items
     assert max(map(len, worked)) - min(map(len, worked)) <= 1
 
@@ -70,7 +80,7 @@ def test_what_each_has_found_is_put_together(monkeypatch):
 
 def test_alone_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert processes_of_launch() is None and place_of(None) == (0, 1) and writes(None)
+    assert processes_of_launch() is None and process_rank(None) == (0, 1) and writes(None)
     assert not writes(Process(1, 2))
     with launched("cpu") as processes:
         assert processes is None

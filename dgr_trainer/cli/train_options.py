@@ -72,11 +72,11 @@ class TrainOptions:
     list_length: int | None = field(
         default=None, metadata={"help": "distillation: passages in a query's list. (default: 6)"}
     )
-    sampling: Literal["reference", "top", "spread", "gap"] | None = field(
+    sampling: Literal["dgr_paper", "top", "spread", "gap"] | None = field(
         default=None,
         metadata={
             "help": "distillation: draw the list as published, take the teacher's first, draw from all parts of its "
-            "rank list, or take scores far apart. (default: reference)"
+            "rank list, or take scores far apart. (default: dgr_paper)"
         },
     )
     false_negative_margin: float | None = field(

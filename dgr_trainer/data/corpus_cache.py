@@ -183,7 +183,8 @@ def _table(kept: Numbered, source: PassageRows) -> pa.Table:
                 json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError as error:
                 raise DGRValueError(
-                    f"{source.place(number)}: a text that is not Unicode ({error}). Half of a surrogate pair is left "
+                    f"{source.location(number)}: a text that is not Unicode ({error}). Half of a surrogate pair "
+                    "is left "
                     "where a character was cut: mend the text."
                 ) from None
         raise
@@ -195,7 +196,7 @@ def _check_duplicates(dataset: Dataset, numbers: array[int], source: PassageRows
         return
     first = list(found)[:5]
     shown = "; ".join(
-        f"{value!r} ({', '.join(source.place(numbers[p]) for p in found[value][:3])})" for value in first
+        f"{value!r} ({', '.join(source.location(numbers[p]) for p in found[value][:3])})" for value in first
     )
     raise DGRValueError(
         f"{source.name}: {len(found)} passage ids occur more than once: {shown}"

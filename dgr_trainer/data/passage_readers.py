@@ -10,7 +10,7 @@ from typing import Any
 from dgr_trainer.data.formats import huggingface
 from dgr_trainer.data.passages import FIELDS, ID_NAMES, PassageRows, passage_row
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.lines import numbered_lines, place
+from dgr_trainer.files.lines import location, numbered_lines
 from dgr_trainer.files.records import read_records
 
 _DPR_COLUMNS = ["id", "text", "title"]
@@ -28,7 +28,7 @@ def record_rows(path: str | os.PathLike[str]) -> PassageRows:
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         first = True
         for number, record in records.rows:
-            where = records.place(number)
+            where = records.location(number)
             names = [name for name in ID_NAMES if name in record]
             if not names:
                 raise DGRValueError(
@@ -44,7 +44,7 @@ def record_rows(path: str | os.PathLike[str]) -> PassageRows:
             values = {name: record.get(name) for name in FIELDS[1:]}
             yield number, passage_row(where, id=record[names[0]], **values)
 
-    return PassageRows(rows(), records.place, os.fspath(path))
+    return PassageRows(rows(), records.location, os.fspath(path))
 
 
 def tsv_rows(path: str | os.PathLike[str], *, quoted: bool | None = None) -> PassageRows:
@@ -64,7 +64,7 @@ def tsv_rows(path: str | os.PathLike[str], *, quoted: bool | None = None) -> Pas
         columns: list[str] | None = None
         strip_quotes = bool(quoted)
         for number, line in numbered_lines(path):
-            where = place(path, number)
+            where = location(path, number)
             cells = line.split("\t")
             if columns is None:
                 header = tsv_header(cells)
@@ -84,7 +84,7 @@ def tsv_rows(path: str | os.PathLike[str], *, quoted: bool | None = None) -> Pas
             values = dict(zip(columns, map(_unquote, cells) if strip_quotes else cells, strict=True))
             yield number, passage_row(where, id=values["id"], **{name: values.get(name) for name in FIELDS[1:]})
 
-    return PassageRows(rows(), partial(place, path), os.fspath(path))
+    return PassageRows(rows(), partial(location, path), os.fspath(path))
 
 
 def dataset_rows(dataset: Any, columns: Mapping[str, str]) -> PassageRows:

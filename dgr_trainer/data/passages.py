@@ -38,12 +38,12 @@ class PassageRows:
 
     Args:
         rows (`Iterable[tuple[int, dict]]`): number of the passage in its source and its values, by [`FIELDS`].
-        place (`Callable[[int], str]`): how errors name the passage of that number.
+        location (`Callable[[int], str]`): how errors name the passage of that number.
         name (`str`): what the source is called in messages.
     """
 
     rows: Iterable[tuple[int, dict[str, Any]]]
-    place: Callable[[int], str]
+    location: Callable[[int], str]
     name: str
 
 

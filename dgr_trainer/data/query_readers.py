@@ -10,7 +10,7 @@ from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import existing_file, file_kind, numbered_lines, place
+from dgr_trainer.files.lines import existing_file, file_kind, location, numbered_lines
 from dgr_trainer.files.records import Records, read_records
 
 QUERY_ID_NAMES = ("id", "_id", "query_id", "qid")
@@ -33,23 +33,23 @@ def query_rows(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
     kind = file_kind(existing_file(path))
     if dpr.is_qa_file(plain_name(path)):
         for number, query_id, query, answers in dpr.qa_rows(path):
-            yield place(path, number), query_id, query, answers
+            yield location(path, number), query_id, query, answers
     elif kind in ("", "tsv") and trec_topics.are_topics(path):
         for number, query_id, query in trec_topics.topic_rows(path):
-            yield place(path, number), query_id, query, []
+            yield location(path, number), query_id, query, []
     elif kind == "tsv":
         yield from _tab_separated(path)
     elif kind:
         records, fields = read_records(path).peek()
         if dpr.TRAINING_FIELDS <= fields:
             for question in dpr.training_questions(records):
-                yield records.place(question.number), question.query_id, question.query, question.answers
+                yield records.location(question.number), question.query_id, question.query, question.answers
         elif dpr.RESULT_FIELDS <= fields:
             for result in dpr.retriever_results(records):
                 yield result.where, result.query_id, result.query, result.answers
         elif kilt.TASK_FIELDS <= fields:
             for number, query_id, query, answers in kilt.task_rows(records):
-                yield records.place(number), query_id, query, answers
+                yield records.location(number), query_id, query, answers
         else:
             yield from _plain_records(records)
     else:
@@ -72,21 +72,21 @@ def judgement_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
     if dpr.TRAINING_FIELDS <= fields:
         for question in dpr.training_questions(records):
             for passage_id in question.positives:
-                yield records.place(question.number), question.query_id, passage_id, 1
+                yield records.location(question.number), question.query_id, passage_id, 1
     elif dpr.RESULT_FIELDS <= fields:
         for result in dpr.retriever_results(records):
             for passage_id, relevance in result.relevance.items():
                 yield result.where, result.query_id, passage_id, relevance
     elif kilt.TASK_FIELDS <= fields:
         for number, query_id, passage_id, relevance in kilt.task_judgements(records):
-            yield records.place(number), query_id, passage_id, relevance
+            yield records.location(number), query_id, passage_id, relevance
     else:
         yield from _judgement_records(records)
 
 
 def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]]:
     for number, record in records.rows:
-        where = records.place(number)
+        where = records.location(number)
         id_name = next((name for name in QUERY_ID_NAMES if name in record), None)
         name = next((name for name in QUERY_NAMES if name in record), None)
         if id_name is None or name is None:
@@ -105,7 +105,7 @@ def _plain_records(records: Records) -> Iterator[tuple[str, str, str, list[str]]
 def _tab_separated(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
     first = True
     for number, line in numbered_lines(path):
-        where = place(path, number)
+        where = location(path, number)
         cells = line.split("\t")
         if len(cells) != 2:
             raise DGRValueError(
@@ -123,7 +123,7 @@ def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
     varies = ""  # where the second of four columns is another one for the first time
     one_passage = True
     for number, line in numbered_lines(path):
-        where = place(path, number)
+        where = location(path, number)
         cells = line.split()
         if columns == 0 and len(cells) in (3, 4) and cells[0].lower() in _QRELS_HEADER and not _is_integer(cells[-1]):
             columns = len(cells)
@@ -157,7 +157,7 @@ def _judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
 
 def _judgement_records(records: Records) -> Iterator[tuple[str, str, str, int]]:
     for number, record in records.rows:
-        where = records.place(number)
+        where = records.location(number)
         names = [next((name for name in names if name in record), None) for names in _JUDGEMENT_NAMES]
         query, passage, relevance = names
         if query is None or passage is None or relevance is None:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression, open_bytes, plain_name, whole
-from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, location
 
 Record = dict[str, Any]
 _CHUNK = 2**20
@@ -29,11 +29,11 @@ class Records:
 
     Args:
         rows (`Iterable[tuple[int, dict]]`): number of a record (its line, or its row) and the record.
-        place (`Callable[[int], str]`): how errors name the record of that number.
+        location (`Callable[[int], str]`): how errors name the record of that number.
     """
 
     rows: Iterable[tuple[int, Record]]
-    place: Callable[[int], str]
+    location: Callable[[int], str]
 
     def peek(self) -> tuple[Records, frozenset[str]]:
         """The same records, and the fields of the first of them; in place of this object, which is used up."""
@@ -41,7 +41,7 @@ class Records:
         first = next(rows, None)
         if first is None:
             return self, frozenset()
-        return Records(chain([first], rows), self.place), frozenset(first[1])
+        return Records(chain([first], rows), self.location), frozenset(first[1])
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:
@@ -62,7 +62,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     kind = file_kind(path)
     if kind == "jsonl":
         array = plain_name(path).lower().endswith(".json") and _first_sign(path) == "["
-        return Records(json_array(path) if array else json_lines(path), partial(place, path))
+        return Records(json_array(path) if array else json_lines(path), partial(location, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
     raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
@@ -99,7 +99,7 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
         number = text.line
         record = text.value()
         if not isinstance(record, dict):
-            raise DGRValueError(f"{place(text.path, number)}: the array holds {record!r:.60}, not an object.")
+            raise DGRValueError(f"{location(text.path, number)}: the array holds {record!r:.60}, not an object.")
         yield number, record
     rest = text.skip()
     if rest:
@@ -128,10 +128,12 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
-        raise DGRValueError(f"{place(path, error.lineno)}: not JSON ({error.msg}).") from None
+        raise DGRValueError(f"{location(path, error.lineno)}: not JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
-        raise DGRValueError(f"{place(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+        raise DGRValueError(
+            f"{location(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+        ) from None
     return content if isinstance(content, dict) else None
 
 
@@ -175,7 +177,7 @@ class _Window:
         self._decoder = json.JSONDecoder()
 
     def where(self) -> str:
-        return place(self.path, self.line)
+        return location(self.path, self.line)
 
     def skip(self) -> str:
         """Go past white space; the character that follows, or `""` at the end."""
@@ -206,10 +208,11 @@ class _Window:
                 line = self.line + self._text.count("\n", self._at, error.pos)
                 if open_end:
                     raise DGRValueError(
-                        f"{place(self.path, line)}: the file ends inside the object that begins on line {self.line}. "
+                        f"{location(self.path, line)}: the file ends inside the object that begins on line "
+                        f"{self.line}. "
                         "It is cut off: fetch or write it again."
                     ) from None
-                raise DGRValueError(f"{place(self.path, line)}: not JSON ({error.msg}).") from None
+                raise DGRValueError(f"{location(self.path, line)}: not JSON ({error.msg}).") from None
             self.advance(end - self._at)
             return value
 
@@ -237,7 +240,7 @@ class _Window:
                 except UnicodeDecodeError as error:
                     before = lines[0] + chunk[: error.start].count(b"\n") + 1
                     raise DGRValueError(
-                        f"{place(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+                        f"{location(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
                     ) from None
                 lines[0] += chunk.count(b"\n")
                 yield text

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
 from dgr_trainer.files.resume_log import ResumeLog
-from dgr_trainer.processes import Processes, gathered, own_share, place_of, shared
+from dgr_trainer.processes import Processes, gathered, map_across_processes, own_share, process_rank
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.storage import RetrieverParts
@@ -66,11 +66,11 @@ class CandidateSearch:
 
     def found(self) -> Candidates:
         """All candidates, in memory, in every process."""
-        return Candidates.from_rows(shared(self.asked, self._rows, self.processes), **self.facts)
+        return Candidates.from_rows(map_across_processes(self.asked, self._rows, self.processes), **self.facts)
 
     def save(self, path: Path, k: int) -> None:
         """Write the candidates to a folder; the first process does, with what the others found."""
-        number, of = place_of(self.processes)
+        number, of = process_rank(self.processes)
         suffix = ".unfinished" if of == 1 else f".unfinished-{number}-of-{of}"
         with ResumeLog(path.with_name(path.name + suffix), {**self._settings(k), "process": number}) as log:
             rows = self._rows_of_all(log, of)

@@ -19,7 +19,7 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.processes import Processes, shared
+from dgr_trainer.processes import Processes, map_across_processes
 from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.hits import Hit
@@ -144,7 +144,7 @@ class GenerativeRetriever:
                 "nothing is to be included."
             )
         asked = list(zip(queries, include, strict=True))
-        return list(shared(asked, lambda own: self._search(own, k, accelerator), accelerator))
+        return list(map_across_processes(asked, lambda own: self._search(own, k, accelerator), accelerator))
 
     def rank(
         self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
@@ -161,7 +161,7 @@ class GenerativeRetriever:
         def lists(asked: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, float]]]:
             return ([(hit.passage_id, hit.score) for hit in hits] for hits in self._search(asked, k, accelerator))
 
-        found = shared([(text, ()) for text in texts.values()], lists, accelerator)
+        found = map_across_processes([(text, ()) for text in texts.values()], lists, accelerator)
         return Rankings(dict(zip(texts, found, strict=True)))
 
     def candidates(

@@ -34,7 +34,7 @@ def of_records(path: Path, records: Records, fields: frozenset[str], name: str) 
     """
     if not fields:
         raise DGRValueError(f"{path}: the run is empty.")
-    rows = ((records.place(number), record) for number, record in records.rows)
+    rows = ((records.location(number), record) for number, record in records.rows)
     if "candidates" in fields:
         return Rankings(dict(_once(_rankllm_list(where, record) for where, record in rows)), name)
     if RESULT_FIELDS <= fields:

@@ -13,7 +13,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
-from dgr_trainer.files.lines import numbered_lines, place
+from dgr_trainer.files.lines import location, numbered_lines
 from dgr_trainer.files.records import read_records
 from dgr_trainer.runs.rank_list import FEATURES
 from dgr_trainer.runs.rankings import Rankings
@@ -125,4 +125,4 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
 
 def _lines(path: PathLike, what: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in tqdm(numbered_lines(path), desc=f"Reading {what}", unit=" lines", delay=5):
-        yield place(path, number), line.split("\t")
+        yield location(path, number), line.split("\t")

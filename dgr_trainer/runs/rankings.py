@@ -18,7 +18,7 @@ from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, co
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import existing_file, file_kind, json_lines, place
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, location
 from dgr_trainer.files.records import Records, read_records
 from dgr_trainer.runs.rank_list import FEATURES, Hits, RankList, rank_table, sorted_list, unzip
 from dgr_trainer.runs.trec import read_trec_run
@@ -128,13 +128,13 @@ class Rankings(Mapping[str, RankList]):
             ValueError: if a line is malformed or a query occurs twice.
         """
         known = file_kind(existing_file(path)) == "jsonl"
-        records = read_records(path) if known else Records(json_lines(path), partial(place, path))
+        records = read_records(path) if known else Records(json_lines(path), partial(location, path))
         seen: set[str] = set()
 
         def lists() -> Iterator[tuple[Any, Any, Any]]:
             nonlocal name
             for number, record in tqdm(records.rows, desc="Reading rank lists", unit=" lists", delay=5):
-                where = records.place(number)
+                where = records.location(number)
                 missing = [field for field in FEATURES if field not in record]
                 if missing:
                     raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.lines import numbered_lines, place
+from dgr_trainer.files.lines import location, numbered_lines
 from dgr_trainer.runs.rank_list import Hits
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def read_trec_run(path: PathLike) -> tuple[str, Iterator[tuple[str, list[str], n
         cells = line.split()
         if len(cells) != 6:
             hint = " Three or four columns are qrels: read_qrels reads them." if len(cells) in (3, 4) else ""
-            raise DGRValueError(f"{place(path, number)}: {len(cells)} columns, but {_EXPECTED}.{hint}")
+            raise DGRValueError(f"{location(path, number)}: {len(cells)} columns, but {_EXPECTED}.{hint}")
         order.look(number, cells)
         rank, score = _numbers(path, number, cells)
         order.compare(number, cells[0], rank, score)
@@ -75,7 +75,8 @@ class _ColumnOrder:
         wrong = next((column for column in (0, 2, 3, 4, 5) if cells[column] in ("Q0", "q0")), None)
         if wrong is not None and cells[1] not in ("Q0", "q0"):
             raise DGRValueError(
-                f"{place(self.path, number)}: column {wrong + 1} is {cells[wrong]!r} and column 2 {cells[1]!r}, but "
+                f"{location(self.path, number)}: column {wrong + 1} is {cells[wrong]!r} and column 2 "
+                f"{cells[1]!r}, but "
                 f"{_EXPECTED}. Bring the columns into this order."
             )
         if not self._first:
@@ -94,7 +95,7 @@ class _ColumnOrder:
             else:
                 self._contradict += 1
                 found = f"rank {self._rank} has the score {self._score:g} and rank {rank} the score {score:g}"
-                self._contradicts = self._contradicts or f"{place(self.path, number)}: {found}"
+                self._contradicts = self._contradicts or f"{location(self.path, number)}: {found}"
         self._query_id, self._rank, self._score = query_id, rank, score
 
     def check(self) -> None:
@@ -104,7 +105,8 @@ class _ColumnOrder:
         if swapped is not None:
             number, rank, score = swapped
             raise DGRValueError(
-                f"{place(self.path, number)}: the rank (column 4) is {rank} and the score (column 5) {score:g}, and "
+                f"{location(self.path, number)}: the rank (column 4) is {rank} and the score (column 5) "
+                f"{score:g}, and "
                 "in the whole run the scores count the lines of a query while the ranks fall. Are the two columns "
                 "swapped?"
             )
@@ -124,7 +126,8 @@ class _ColumnOrder:
         """Raise `ValueError` if all passages are the same, and what should be the same in all lines is not."""
         if self._second_varies and not self._third_varies:
             raise DGRValueError(
-                f"{place(self.path, self._second_varies)}: the passage (column 3) is {self._first[2]!r} as on every "
+                f"{location(self.path, self._second_varies)}: the passage (column 3) is {self._first[2]!r} as on "
+                "every "
                 f"line before, while column 2, which should be Q0 on all, is another one; {_EXPECTED}. Are columns 2 "
                 "and 3 swapped?"
             )
@@ -166,16 +169,16 @@ def _numbers(path: PathLike, number: int, cells: list[str]) -> tuple[int, float]
     """Rank and score of a line, or an error that says what is wrong with it."""
     rank, value = cells[3], cells[4]
     if not rank.removeprefix("-").isdecimal():
-        raise DGRValueError(f"{place(path, number)}: the rank (column 4) is {rank!r}, not an integer; {_EXPECTED}.")
+        raise DGRValueError(f"{location(path, number)}: the rank (column 4) is {rank!r}, not an integer; {_EXPECTED}.")
     try:
         score = float(value)
     except ValueError:
         raise DGRValueError(
-            f"{place(path, number)}: the score (column 5) is {value!r}, not a number; {_EXPECTED}."
+            f"{location(path, number)}: the score (column 5) is {value!r}, not a number; {_EXPECTED}."
         ) from None
     if not math.isfinite(score):
         raise DGRValueError(
-            f"{place(path, number)}: the score of passage {cells[2]!r} for query {cells[0]!r} is {value}. "
+            f"{location(path, number)}: the score of passage {cells[2]!r} for query {cells[0]!r} is {value}. "
             "Scores have to be finite."
         )
     return int(rank), score
@@ -202,6 +205,6 @@ def _find_second(path: PathLike, query_id: str) -> NoReturn:
 
 def _refuse_second(path: PathLike, number: int, query_id: str, passage_id: str) -> NoReturn:
     raise DGRValueError(
-        f"{place(path, number)}: passage {passage_id!r} occurs a second time for query {query_id!r}. "
+        f"{location(path, number)}: passage {passage_id!r} occurs a second time for query {query_id!r}. "
         "A run has each passage once a query."
     )

@@ -16,7 +16,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError
-from dgr_trainer.processes import default_device, processes_of_launch, shared, writes
+from dgr_trainer.processes import default_device, map_across_processes, processes_of_launch, writes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_teacher import DTYPES
@@ -173,7 +173,7 @@ class BiEncoderTeacher:
         def searched(own: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
             return map(search, tqdm(own, desc="Bi-encoder", unit=f"×{_QUERIES_A_BLOCK} queries", disable=hidden))
 
-        found = chain.from_iterable(shared(blocks, searched, self._processes))
+        found = chain.from_iterable(map_across_processes(blocks, searched, self._processes))
         lists = dict(zip(query_ids, found, strict=True))
         return Rankings({query_id: lists[query_id] for query_id in texts}, name=self._name).top(k)
 

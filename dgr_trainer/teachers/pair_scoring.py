@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
-from dgr_trainer.processes import Processes, combined, place_of, wait, writes
+from dgr_trainer.processes import Processes, combined, process_rank, wait, writes
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
 
 _PAIRS_A_CHUNK = 8192
@@ -195,7 +195,7 @@ class _OwnScores:
     ):
         self.model, self.pairs, self.corpus, self.name = model, pairs, corpus, name
         self.store = store
-        self.index, self.count = place_of(processes)
+        self.index, self.count = process_rank(processes)
 
     def run(self, keys: np.ndarray, first: np.ndarray, scores: np.ndarray, bar: Any) -> None:
         starts = [

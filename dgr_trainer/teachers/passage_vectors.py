@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRArithmeticError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.processes import Processes, place_of, shared, wait, writes
+from dgr_trainer.processes import Processes, map_across_processes, process_rank, wait, writes
 
 _MARKER = "vectors.json"
 _VECTORS = "vectors.npy"
@@ -62,7 +62,7 @@ def passage_vectors(
     if folder is None:
         vectors = np.empty((len(corpus), dimensions), dtype=np.float32)
         starts = work.starts(())
-        for start, found in zip(starts, shared(starts, work.blocks, processes), strict=True):
+        for start, found in zip(starts, map_across_processes(starts, work.blocks, processes), strict=True):
             vectors[start : start + len(found)] = found
         return vectors
     path = Path(folder)
@@ -100,7 +100,7 @@ class _Work:
 
     def blocks(self, starts: Sequence[int]) -> Iterator[np.ndarray]:
         """The vectors of some blocks, in their order."""
-        _, count = place_of(self.processes)
+        _, count = process_rank(self.processes)
         # What the other processes do meanwhile is counted as done along with this one's.
         rest = len(self.corpus) - min(len(self.corpus), len(starts) * count * _PASSAGES_A_BLOCK)
         with tqdm(
@@ -136,7 +136,7 @@ def _prepare(path: Path, wanted: Mapping[str, object], shape: tuple[int, int]) -
 
 
 def _compute(path: Path, wanted: Mapping[str, object], shape: tuple[int, int], work: _Work) -> None:
-    index, count = place_of(work.processes)
+    index, count = process_rank(work.processes)
     if not (path / _PROGRESS).is_file():
         raise FileNotFoundError(
             f"Process {index} of {count} does not find {path / _PROGRESS}, which the first one has written. Give a "

@@ -35,7 +35,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Divides the student's scores in the other losses. By default 100 on log-odds, 1 on log-likelihoods.
         teacher_temperature (`float`, *optional*, defaults to 1.0):
             Divides the teacher's scores in `"listnet"` and `"kl_divergence"`.
-        reference_reduction (`bool`, *optional*, defaults to `False`):
+        active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the violated pairs of the batch, as the published experiments did, and
             not over each query's list. Gradient accumulation then changes the loss.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
@@ -83,7 +83,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     teacher_temperature: float = field(
         default=1.0, metadata={"help": "Divides the teacher's scores in listnet and kl_divergence."}
     )
-    reference_reduction: bool = field(
+    active_pair_mean: bool = field(
         default=False,
         metadata={"help": "Average distilled_ranknet over the violated pairs of the batch, as the publication did."},
     )
@@ -107,9 +107,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             raise DGRValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
             raise DGRValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
-        if self.reference_reduction and self.ranking_loss != "distilled_ranknet":
+        if self.active_pair_mean and self.ranking_loss != "distilled_ranknet":
             raise DGRValueError(
-                f"reference_reduction is an average over the pairs of distilled_ranknet; ranking_loss is "
+                f"active_pair_mean is an average over the pairs of distilled_ranknet; ranking_loss is "
                 f"{self.ranking_loss!r}. Leave one of the two out."
             )
         if self.predict_with_generate:

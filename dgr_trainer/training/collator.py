@@ -52,8 +52,8 @@ class DistillationCollator:
         rankings ([`Rankings`], *optional*): The teacher's rank lists. Without them only generation is trained.
         qrels (`Mapping[str, Mapping[str, int]]`, *optional*): Relevant passages (grade above 0) of each query.
         list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
-        sampling (`str`, defaults to `"reference"`):
-            `"reference"` always takes the student's best other candidate and draws the rest uniformly (and every
+        sampling (`str`, defaults to `"dgr_paper"`):
+            `"dgr_paper"` always takes the student's best other candidate and draws the rest uniformly (and every
             second time draws the relevant passage); `"top"` takes the teacher's first ones, `"spread"` draws from all
             parts of the rank list, `"gap"` takes the ones whose scores lie furthest apart.
         false_negative_margin (`float`, *optional*):
@@ -113,7 +113,7 @@ class DistillationCollator:
         qrels: Qrels | None = None,
         *,
         list_length: int = 6,
-        sampling: str = "reference",
+        sampling: str = "dgr_paper",
         false_negative_margin: float | None = None,
         relevant_first: bool = True,
         generation_targets: GenerationTargets | None = None,

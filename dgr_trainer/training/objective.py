@@ -62,7 +62,7 @@ class RankingObjective:
             first_weight=args.first_weight,
             temperature=_TEMPERATURES[kind] if args.temperature is None else args.temperature,
             teacher_temperature=args.teacher_temperature,
-            over_batch=args.reference_reduction,
+            over_batch=args.active_pair_mean,
         )
 
     @property

@@ -14,7 +14,7 @@ from dgr_trainer.runs.rank_list import RankList
 
 logger = logging.getLogger(__name__)
 
-SAMPLINGS = ("reference", "top", "spread", "gap")
+SAMPLINGS = ("dgr_paper", "top", "spread", "gap")
 
 
 class TrainingList(NamedTuple):
@@ -88,7 +88,7 @@ class ListSampler:
         student_order (`Callable[[str], Sequence[str]]`, *optional*): The student's candidates of a query, best first.
         list_length (`int`): Passages in a list, the relevant one included.
         sampling (`str`):
-            `"reference"`: the best other candidate of the student (of the teacher, where there is no order of the
+            `"dgr_paper"`: the best other candidate of the student (of the teacher, where there is no order of the
             student) and a uniform sample of the rest; as relevant passage the best one or, every second time, a
             uniform draw. The others take the best relevant passage, and `"top"`: the teacher's first passages;
             `"spread"`: one from each of as many equal parts of the rank list; `"gap"`: the ones whose scores lie
@@ -138,7 +138,7 @@ class ListSampler:
         _, relevant, others, scores, _ = self._pool(query_id)
         rng = self.rng(query_id, epoch)
         chosen = relevant[0] if relevant else None
-        if len(relevant) > 1 and self.sampling == "reference" and rng.random() < 0.5:
+        if len(relevant) > 1 and self.sampling == "dgr_paper" and rng.random() < 0.5:
             chosen = relevant[int(rng.integers(len(relevant)))]
         first = [chosen] if chosen is not None and self.relevant_first else []
         wanted = self.list_length - len(first)
@@ -180,7 +180,7 @@ class ListSampler:
         rng: np.random.Generator,
     ) -> Sequence[int]:
         """Places, ascending, of the passages to take from a longer list."""
-        if self.sampling == "reference":
+        if self.sampling == "dgr_paper":
             kept = self._hardest(query_id, others)
             rest = [place for place in range(len(others)) if place != kept]
             drawn = rng.choice(len(rest), wanted - 1, replace=False)

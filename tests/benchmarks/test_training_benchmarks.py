@@ -36,7 +36,7 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
     found, _ = run("beir_pipeline.py", *options, "--candidates-only")
     assert set(found["seconds"]) == {"generation stage", "candidates"}
 
-    found, printed = run("beir_pipeline.py", *options, "--sampling", "reference", "top")
+    found, printed = run("beir_pipeline.py", *options, "--sampling", "dgr_paper", "top")
     assert "generation stage:" not in printed and "candidates:" not in printed  # Read from the folder.
     runs = {
         "BM25 (teacher)",
@@ -52,7 +52,7 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
     assert {path.stem for path in (folder / "runs").iterdir()} == {name.replace(" ", "-") for name in runs}
     assert (folder / "tables.md").read_text() in printed
 
-    again, printed = run("beir_pipeline.py", *options, "--sampling", "reference", "top")
+    again, printed = run("beir_pipeline.py", *options, "--sampling", "dgr_paper", "top")
     assert again == found and "evaluating LTRGR:" not in printed
 
     for other in (["--split", "train"], ["--generation-steps", 3]):

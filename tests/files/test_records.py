@@ -106,7 +106,7 @@ def test_every_form_holds_the_same_records(tmp_path):
     for path in tmp_path.iterdir():
         assert [record for _, record in read_records(path).rows] == ROWS, path.name
     found = read_records(tmp_path / "a.parquet")
-    assert found.place(next(iter(found.rows))[0]).endswith("a.parquet, row 1")
+    assert found.location(next(iter(found.rows))[0]).endswith("a.parquet, row 1")
 
 
 def test_peek_loses_nothing(tmp_path):

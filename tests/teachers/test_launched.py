@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dgr_trainer import BiEncoderTeacher, Corpus, CrossEncoderTeacher, Rankings, read_queries
-from dgr_trainer.processes import place_of
+from dgr_trainer.processes import process_rank
 from dgr_trainer.teachers import bi_encoder, pair_scoring, passage_vectors
 
 family, folder, kept, kill_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None, json.loads(sys.argv[4])
@@ -41,12 +41,12 @@ def counted(work):
 
 if family == "cross-encoder":
     teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, progress=False)
-    index = place_of(teacher._processes)[0]
+    index = process_rank(teacher._processes)[0]
     teacher.score = counted(teacher.score)
     rankings = teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec"), cache=kept)
 else:
     teacher = BiEncoderTeacher(model, corpus, vectors=kept, progress=False)
-    index = place_of(teacher._processes)[0]
+    index = process_rank(teacher._processes)[0]
     teacher._passages = counted(teacher._passages)
     rankings = teacher.rank(queries)
     assert teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec")).keys() == rankings.keys()

@@ -44,7 +44,7 @@ def test_every_changed_default_is_documented():
         ({"temperature": 0.0}, "temperature=0.0 must be greater than 0"),
         ({"ranking_weight": 0, "generation_weight": 0}, "both 0, so there is nothing to train"),
         ({"decoder_tokens_at_once": 0}, "decoder_tokens_at_once=0 must be at least 1"),
-        ({"reference_reduction": True, "ranking_loss": "listnet"}, "ranking_loss is 'listnet'. Leave one"),
+        ({"active_pair_mean": True, "ranking_loss": "listnet"}, "ranking_loss is 'listnet'. Leave one"),
         ({"predict_with_generate": True}, "generates without the index.*retrieval_evaluator"),
     ],
 )

@@ -46,7 +46,7 @@ def test_settings_reach_the_losses(tmp_path):
     got = objective(tmp_path, ranking_loss="margin_rank").ranking_losses(scores, teacher, MASK)
     settings = {"margin": 300.0, "margin_gap": 100.0, "reduction": "none"}
     torch.testing.assert_close(got, margin_rank_loss(scores, MASK, num_candidates=None, **settings))
-    got = objective(tmp_path, reference_reduction=True).ranking_losses(scores, teacher, MASK)
+    got = objective(tmp_path, active_pair_mean=True).ranking_losses(scores, teacher, MASK)
     wanted = distilled_ranknet_loss(scores, MASK, margin=300.0, margin_gap=100.0, reduction="active")
     torch.testing.assert_close(got, wanted)
 

@@ -14,7 +14,7 @@ RANKINGS = Rankings({"q": {p: 10.0 - place for place, p in enumerate(PASSAGES)},
 
 
 def sampler(qrels=None, student=True, usable=frozenset(PASSAGES), **settings) -> ListSampler:
-    settings = {"list_length": 4, "sampling": "reference", "relevant_first": True, "seed": 0, **settings}
+    settings = {"list_length": 4, "sampling": "dgr_paper", "relevant_first": True, "seed": 0, **settings}
     order = (lambda query_id: tuple(reversed(PASSAGES))) if student else None
     return ListSampler(RANKINGS, qrels, lambda query_id: usable, order, **settings)
 
@@ -125,7 +125,7 @@ def test_coverage_counts():
 def test_errors():
     with pytest.raises(ValueError, match="list_length=1.*at least 2"):
         sampler(list_length=1)
-    with pytest.raises(ValueError, match="sampling='best' is unknown; use one of reference, top, spread, gap"):
+    with pytest.raises(ValueError, match="sampling='best' is unknown; use one of dgr_paper, top, spread, gap"):
         sampler(sampling="best")
 
 

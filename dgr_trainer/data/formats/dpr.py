@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRTypeError, DGRValueError
-from dgr_trainer.files.lines import numbered_lines, place
+from dgr_trainer.files.lines import location, numbered_lines
 from dgr_trainer.files.records import Record, Records
 
 TRAINING_FIELDS = frozenset({"question", "positive_ctxs"})
@@ -84,7 +84,7 @@ def qa_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, list[
         ValueError: if a line does not have two columns, or its answers are no list of strings.
     """
     for count, (number, line) in enumerate(numbered_lines(path)):
-        where = place(path, number)
+        where = location(path, number)
         try:
             (cells,) = csv.reader([line], delimiter="\t")
         except csv.Error as error:
@@ -111,7 +111,7 @@ def training_questions(records: Records) -> Iterator[Question]:
         ValueError: if a field, or the id of a passage, is missing.
     """
     for count, (number, record) in enumerate(records.rows):
-        where = records.place(number)
+        where = records.location(number)
         missing = sorted(TRAINING_FIELDS - set(record))
         if missing:
             raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
@@ -143,7 +143,7 @@ def retriever_results(records: Records) -> Iterator[Result]:
         ValueError: if a field, or the id or score of a passage, is missing.
     """
     for count, (number, record) in enumerate(records.rows):
-        where = records.place(number)
+        where = records.location(number)
         missing = sorted(RESULT_FIELDS - set(record))
         if missing:
             raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")

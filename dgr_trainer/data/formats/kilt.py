@@ -41,7 +41,7 @@ def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, record in records.rows:
-            where = records.place(number)
+            where = records.location(number)
             missing = sorted(PAGE_FIELDS - set(record))
             if missing:
                 raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
@@ -59,7 +59,7 @@ def page_rows(path: str | os.PathLike[str], unit: str) -> PassageRows:
             for id, text in passages:
                 yield number, passage_row(where, id=id, title=title, text=text, pseudo_queries=None, docid=None)
 
-    return PassageRows(rows(), records.place, os.fspath(path))
+    return PassageRows(rows(), records.location, os.fspath(path))
 
 
 def task_rows(records: Records) -> Iterator[tuple[int, str, str, list[str]]]:
@@ -76,7 +76,7 @@ def task_rows(records: Records) -> Iterator[tuple[int, str, str, list[str]]]:
         ValueError: if a field is missing.
     """
     for number, record in records.rows:
-        where = records.place(number)
+        where = records.location(number)
         outputs = _outputs(where, record)
         answers = [output["answer"] for output in outputs if output.get("answer")]
         if not isinstance(record["input"], str):
@@ -97,7 +97,7 @@ def task_judgements(records: Records, unit: str = "page") -> Iterator[tuple[int,
         `tuple[int, str, str, int]`: line, query id, passage id, relevance (1).
     """
     for number, record in records.rows:
-        where = records.place(number)
+        where = records.location(number)
         query_id = as_id(record.get("id"), "query", where)
         for output in _outputs(where, record):
             for source in output.get("provenance") or []:

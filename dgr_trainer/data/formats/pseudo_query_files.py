@@ -12,7 +12,7 @@ import numpy as np
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import existing_file, file_kind, numbered_lines, place
+from dgr_trainer.files.lines import existing_file, file_kind, location, numbered_lines
 from dgr_trainer.files.plain_pickle import read_plain_pickle
 from dgr_trainer.files.records import Record, read_records
 
@@ -54,7 +54,7 @@ def _record_rows(path: Path, best: int | None) -> Rows:
     threshold = None if best is None else _threshold(path, best)
     left = best
     for number, record in records.rows:
-        where = records.place(number)
+        where = records.location(number)
         id_name = next((name for name in _ID_NAMES if name in record), None)
         name = next((name for name in (*_LIST_NAMES, _ONE_NAME) if name in record), None)
         if id_name is None or name is None:
@@ -73,7 +73,7 @@ def _record_rows(path: Path, best: int | None) -> Rows:
 def _threshold(path: Path, best: int) -> float:
     """The lowest mean log-probability among the `best` highest ones of a file."""
     records = read_records(path)
-    means = np.fromiter((_mean_log_prob(records.place(number), record) for number, record in records.rows), float)
+    means = np.fromiter((_mean_log_prob(records.location(number), record) for number, record in records.rows), float)
     return float(np.partition(means, -best)[-best]) if best < len(means) else -np.inf
 
 
@@ -92,7 +92,7 @@ def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
     for count, (id, *lines) in enumerate(zip_longest(ids, *columns, fillvalue=missing), start=1):
         for path, line in zip(paths, lines, strict=True):
             if id is missing and line is not missing:
-                raise DGRValueError(f"{place(path, count)}: the collection has only {count - 1} passages.")
+                raise DGRValueError(f"{location(path, count)}: the collection has only {count - 1} passages.")
             if line is missing:
                 raise DGRValueError(
                     f"{path}: ends after line {count - 1}, but the collection has more passages. Each line is the "

@@ -13,7 +13,7 @@ from itertools import chain
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.lines import numbered_lines, place
+from dgr_trainer.files.lines import location, numbered_lines
 
 _MARK = re.compile(r"<(/?\w+)>", re.ASCII)
 # What stands in front of a number or a title in many files.
@@ -46,13 +46,13 @@ def topic_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
             if mark == "top":
                 if begin:
                     raise DGRValueError(
-                        f"{place(path, number)}: a topic begins inside the one of line {begin}. End it: </top>."
+                        f"{location(path, number)}: a topic begins inside the one of line {begin}. End it: </top>."
                     )
                 begin, fields, current = number, {}, ""
             elif mark == "/top":
                 if not begin:
-                    raise DGRValueError(f"{place(path, number)}: </top>, but no topic has begun (<top>).")
-                yield begin, *_checked(place(path, begin), fields)
+                    raise DGRValueError(f"{location(path, number)}: </top>, but no topic has begun (<top>).")
+                yield begin, *_checked(location(path, begin), fields)
                 begin, current = 0, ""
             elif mark:
                 current = "" if mark.startswith("/") else mark
@@ -60,7 +60,7 @@ def topic_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
                 fields.setdefault(current, []).append(text)
     if begin:
         raise DGRValueError(
-            f"{place(path, begin)}: the topic does not end (</top>). The file is cut off: fetch it again."
+            f"{location(path, begin)}: the topic does not end (</top>). The file is cut off: fetch it again."
         )
 
 
