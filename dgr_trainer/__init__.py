@@ -29,6 +29,7 @@ _HOME_OF = {
     "Passage": "dgr_trainer.data.passages",
     "PseudoQueryGenerator": "dgr_trainer.query_generation",
     "PyseriniTeacher": "dgr_trainer.teachers.lucene.pyserini",
+    "RankingLoss": "dgr_trainer.training.losses",
     "Rankings": "dgr_trainer.runs.rankings",
     "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
     "SearcherTeacher": "dgr_trainer.teachers.lucene.searcher",

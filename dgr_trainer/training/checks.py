@@ -47,8 +47,8 @@ def check_trainer_arguments(
         )
     if compute_loss_func is not None:
         raise DGRValueError(
-            "compute_loss_func would take the place of the distillation loss. Choose a loss with args.ranking_loss, "
-            "or subclass the trainer."
+            "compute_loss_func would replace the whole distillation loss. For a ranking loss of your own, pass "
+            "ranking_loss=RankingLoss(your_function) (dgr_trainer.training.losses) to the trainer or its arguments."
         )
     if args.fp16 and args.device.type == "cpu":
         raise DGRValueError(
@@ -147,18 +147,19 @@ def warn_of_margins(collator: DistillationCollator, objective: RankingObjective,
     ):
         return
     spread = source.spread(query_ids)
-    if not 0 < spread < objective.margin:
+    margin = objective.settings["margin"]
+    if not 0 < spread < margin:
         return
-    margin = _rounded(spread / 2)
+    suggested = _rounded(spread / 2)
     logger.warning(
         "margin=%g is more than the %g by which the student scores its best candidate above its middle one (median of "
         "the first queries), so most pairs do not keep it, whatever their order. On this corpus try "
         "margin=%g, margin_gap=%g, generation_weight=%g.",
-        objective.margin,
-        _rounded(spread, 3),
         margin,
-        _rounded(margin / 3),
-        _rounded(objective.generation_weight * margin / objective.margin),
+        _rounded(spread, 3),
+        suggested,
+        _rounded(suggested / 3),
+        _rounded(objective.generation_weight * suggested / margin),
     )
 
 

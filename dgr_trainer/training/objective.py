@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.student.likelihoods import TokenScores, sum_by_identifier
-from dgr_trainer.training.losses import ORDER_LOSSES, SCORE_LOSSES
+from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
-
-if TYPE_CHECKING:
-    from dgr_trainer.training.arguments import DistillationTrainingArguments
-
-_WITH_TEACHER_TEMPERATURE = ("listnet", "kl_divergence")
-# Squared log-odds are in the hundreds to thousands, log-likelihoods are a few nats.
-_MARGINS = {"log_odds": (300.0, 100.0), "log_likelihood": (1.0, 0.5)}
-_TEMPERATURES = {"log_odds": 100.0, "log_likelihood": 1.0}
-_GENERATION_WEIGHT_OF_LOG_ODDS = 500.0
 
 
 @dataclass(frozen=True)
@@ -29,46 +21,39 @@ class RankingObjective:
     """A ranking loss with its settings, and the weights of the terms of the objective.
 
     Args:
-        loss (`str`): Its name, one of `RANKING_LOSSES`.
+        loss ([`RankingLoss`]): The ranking loss.
+        settings (`Mapping[str, Any]`): Its settings.
         ranking_weight, generation_weight (`float`): Weights of the two terms.
-        margin, margin_gap (`float`): Margins, in units of the scores.
-        first_weight (`float`): Weight of the pairs of the first passage.
-        temperature, teacher_temperature (`float`): Divisors of the student's and the teacher's scores.
-        over_batch (`bool`): Average over the violated pairs of the batch in place of each list's.
     """
 
-    loss: str
+    loss: RankingLoss
+    settings: Mapping[str, Any]
     ranking_weight: float
     generation_weight: float
-    margin: float
-    margin_gap: float
-    first_weight: float
-    temperature: float
-    teacher_temperature: float
-    over_batch: bool
 
     @classmethod
-    def from_arguments(cls, args: DistillationTrainingArguments, kind: str) -> RankingObjective:
-        """Settings with the defaults that suit a kind of score (`ScoringSettings.kind`)."""
-        margin, margin_gap = _MARGINS[kind]
-        in_hundreds = kind == "log_odds" and args.ranking_loss in ORDER_LOSSES
-        generation_weight = _GENERATION_WEIGHT_OF_LOG_ODDS if in_hundreds else 1.0
-        return cls(
-            loss=args.ranking_loss,
-            ranking_weight=args.ranking_weight,
-            generation_weight=generation_weight if args.generation_weight is None else args.generation_weight,
-            margin=margin if args.margin is None else args.margin,
-            margin_gap=margin_gap if args.margin_gap is None else args.margin_gap,
-            first_weight=args.first_weight,
-            temperature=_TEMPERATURES[kind] if args.temperature is None else args.temperature,
-            teacher_temperature=args.teacher_temperature,
-            over_batch=args.active_pair_mean,
-        )
+    def from_arguments(cls, args: DistillationTrainingArguments, score_kind: str) -> RankingObjective:
+        """The objective that training arguments describe.
+
+        Args:
+            args ([`DistillationTrainingArguments`]): Weights and settings; what they leave open has the default that
+                suits the kind of scores.
+            score_kind (`str`): `ScoringSettings.kind`: `"log_odds"` or `"log_likelihood"`.
+
+        Raises:
+            DGRValueError: if the arguments hold a setting that the loss does not have.
+        """
+        loss = args.resolved_ranking_loss
+        generation_weight = args.generation_weight
+        if generation_weight is None:
+            generation_weight = loss.generation_weights.get(score_kind, 1.0)
+        settings = loss.with_settings(score_kind, args.ranking_loss_settings)
+        return cls(loss, settings, args.ranking_weight, generation_weight)
 
     @property
     def has_margins(self) -> bool:
-        """Whether the ranking loss is trained and holds passages apart by margins."""
-        return self.ranking_weight > 0 and self.loss in ORDER_LOSSES
+        """Whether the ranking loss is trained and separates passages by margins."""
+        return self.ranking_weight > 0 and self.loss.has_margins(self.settings)
 
     def ranking_losses(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
         """The loss of each list, unweighted.
@@ -79,31 +64,21 @@ class RankingObjective:
             mask (`torch.BoolTensor` of shape `(B, M)`): Where there is a passage.
 
         Returns:
-            `torch.Tensor` of shape `(B,)`, or `()` with `over_batch`.
+            `torch.Tensor` of shape `(B,)`, or `()` for a loss that is no mean over lists.
         """
-        if self.loss in ORDER_LOSSES:
-            settings: dict[str, Any] = {"margin": self.margin, "margin_gap": self.margin_gap}
-            if self.loss == "distilled_ranknet":
-                settings["first_weight"] = self.first_weight
-            else:
-                settings["num_candidates"] = None
-            reduction = "active" if self.over_batch else "none"
-            return ORDER_LOSSES[self.loss](scores, mask, **settings, reduction=reduction)
-        settings = {"temperature": self.temperature}
-        if self.loss in _WITH_TEACHER_TEMPERATURE:
-            settings["teacher_temperature"] = self.teacher_temperature
-        return SCORE_LOSSES[self.loss](scores, teacher_scores, mask, **settings, reduction="none")
+        return self.loss(scores, teacher_scores, mask, self.settings)
 
     def statistics(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """How each list agrees with what is taught, `(B,)` each; NaN for lists with nothing to compare."""
-        taught = None if self.loss in ORDER_LOSSES else teacher_scores
-        found = {
-            "rank_accuracy": rank_accuracy(scores, mask, taught),
-            "kendall_tau": kendall_tau(scores, mask, taught),
+        taught_scores = None if self.loss.teaches == "order" else teacher_scores
+        statistics = {
+            "rank_accuracy": rank_accuracy(scores, mask, taught_scores),
+            "kendall_tau": kendall_tau(scores, mask, taught_scores),
         }
-        if self.loss in ORDER_LOSSES:
-            found["violated_margins"] = violated_margins(scores, mask, margin=self.margin, margin_gap=self.margin_gap)
-        return found
+        if self.loss.has_margins(self.settings):
+            margin, margin_gap = self.settings["margin"], self.settings["margin_gap"]
+            statistics["violated_margins"] = violated_margins(scores, mask, margin=margin, margin_gap=margin_gap)
+        return statistics
 
 
 def passage_scores(

@@ -28,6 +28,7 @@ from dgr_trainer.training.checks import check_columns, check_model, check_traine
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epochs import EpochOfCollator
 from dgr_trainer.training.logged_terms import LoggedTerms
+from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_unless, passage_scores, ranked
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
 from dgr_trainer.training.prompts import with_prompts
@@ -65,6 +66,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         model_init (`Callable`, *optional*): Makes the model.
         callbacks (`list`, *optional*): Callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler.
+        ranking_loss (`str` or [`RankingLoss`], *optional*):
+            The ranking loss, in place of `args.ranking_loss`: a name, or a loss of your own.
         retrieval_evaluator (`Callable`, *optional*):
             Called as `retrieval_evaluator(model, accelerator=...)` in every process at every evaluation, with the
             unwrapped model in evaluation mode; returns metrics such as `{"hits@10": 0.5}`, which then serve
@@ -92,10 +95,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        ranking_loss: str | RankingLoss | None = None,
         retrieval_evaluator: Callable[..., Mapping[str, float]] | None = None,
     ) -> None:
         # Arguments
         args = DistillationTrainingArguments() if args is None else args
+        if ranking_loss is not None:
+            args = args.with_ranking_loss(ranking_loss)
         check_trainer_arguments(args, compute_loss_func, compute_metrics, preprocess_logits_for_metrics)
 
         # Data

@@ -44,7 +44,9 @@ def test_every_changed_default_is_documented():
         ({"temperature": 0.0}, "temperature=0.0 must be greater than 0"),
         ({"ranking_weight": 0, "generation_weight": 0}, "both 0, so there is nothing to train"),
         ({"decoder_tokens_at_once": 0}, "decoder_tokens_at_once=0 must be at least 1"),
-        ({"active_pair_mean": True, "ranking_loss": "listnet"}, "ranking_loss is 'listnet'. Leave one"),
+        ({"ranking_loss_kwargs": "{weighting"}, "is no JSON"),
+        ({"ranking_loss_kwargs": "[1]"}, "is no mapping of settings by name"),
+        ({"ranking_loss_kwargs": {"margin": 1.0}, "margin": 2.0}, "ranking_loss_kwargs sets margin, which is"),
         ({"predict_with_generate": True}, "generates without the index.*retrieval_evaluator"),
     ],
 )

@@ -18,11 +18,14 @@ def objective(tmp_path, kind="log_odds", **settings) -> RankingObjective:
 
 def test_defaults_have_the_scale_of_the_scores(tmp_path):
     odds, likelihoods = objective(tmp_path), objective(tmp_path, "log_likelihood")
-    assert (odds.margin, odds.margin_gap, odds.temperature, odds.generation_weight) == (300, 100, 100, 500)
-    assert (likelihoods.margin, likelihoods.margin_gap, likelihoods.temperature) == (1, 0.5, 1)
-    assert likelihoods.generation_weight == objective(tmp_path, ranking_loss="listnet").generation_weight == 1
-    own = objective(tmp_path, margin=7.0, margin_gap=0.0, temperature=2.0, generation_weight=0.0)
-    assert (own.margin, own.margin_gap, own.temperature, own.generation_weight) == (7, 0, 2, 0)
+    assert odds.settings == {"margin": 300, "margin_gap": 100, "first_weight": 3, "active_pair_mean": False}
+    assert likelihoods.settings == {**odds.settings, "margin": 1, "margin_gap": 0.5}
+    assert (odds.generation_weight, likelihoods.generation_weight) == (500, 1)
+    listnet = objective(tmp_path, ranking_loss="listnet")
+    assert listnet.settings == {"temperature": 100, "teacher_temperature": 1} and listnet.generation_weight == 1
+    assert objective(tmp_path, "log_likelihood", ranking_loss="listnet").settings["temperature"] == 1
+    chosen = objective(tmp_path, margin=7.0, margin_gap=0.0, generation_weight=0.0)
+    assert (chosen.settings["margin"], chosen.settings["margin_gap"], chosen.generation_weight) == (7, 0, 0)
 
 
 @pytest.mark.parametrize("name", RANKING_LOSSES)

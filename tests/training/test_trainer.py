@@ -297,7 +297,7 @@ def test_refused_arguments(bpe_tokenizer, tmp_path):
     refused(
         tmp_path,
         bpe_tokenizer,
-        "compute_loss_func would take the place",
+        "compute_loss_func would replace the whole distillation loss.*ranking_loss=RankingLoss",
         trainer_settings={"compute_loss_func": lambda *_: 0},
     )
     with pytest.raises(TypeError, match="args are Seq2SeqTrainingArguments.*Use DistillationTrainingArguments"):

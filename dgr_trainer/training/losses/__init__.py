@@ -35,35 +35,22 @@ Common to all:
 - **No waiting.** Nothing is read back to the host, and nothing loops over the batch.
 """
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from .list_tensors import Reduction, count_rank_lists
-from .listwise import kl_divergence_loss, listmle_loss, listnet_loss
-from .margin import distilled_ranknet_loss, margin_rank_loss
+from .listwise import KL_DIVERGENCE, LISTMLE, LISTNET, kl_divergence_loss, listmle_loss, listnet_loss
+from .margin import DISTILLED_RANKNET, MARGIN_RANK, distilled_ranknet_loss, margin_rank_loss
 from .normalization import standardize_scores
-from .pairwise import lambda_loss, margin_mse_loss, ranknet_loss
+from .pairwise import LAMBDA, MARGIN_MSE, RANKNET, lambda_loss, margin_mse_loss, ranknet_loss
+from .ranking_loss import RankingLoss
 
-# Those that teach the order of the list, and those that take the teacher's scores.
-ORDER_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "distilled_ranknet": distilled_ranknet_loss,
-    "margin_rank": margin_rank_loss,
+# The losses that the trainer knows by name. A new one is a line here.
+RANKING_LOSSES = {
+    loss.name: loss
+    for loss in (DISTILLED_RANKNET, MARGIN_RANK, RANKNET, MARGIN_MSE, LAMBDA, LISTNET, KL_DIVERGENCE, LISTMLE)
 }
-SCORE_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ranknet": ranknet_loss,
-    "margin_mse": margin_mse_loss,
-    "lambda": lambda_loss,
-    "listnet": listnet_loss,
-    "kl_divergence": kl_divergence_loss,
-    "listmle": listmle_loss,
-}
-RANKING_LOSSES = (*ORDER_LOSSES, *SCORE_LOSSES)
 
 __all__ = [
-    "ORDER_LOSSES",
     "RANKING_LOSSES",
-    "SCORE_LOSSES",
+    "RankingLoss",
     "Reduction",
     "count_rank_lists",
     "distilled_ranknet_loss",

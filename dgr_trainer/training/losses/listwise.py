@@ -1,5 +1,7 @@
 """Listwise losses from the teacher's scores: ListNet, KL divergence, ListMLE."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from .list_tensors import (
     check_teacher,
     reduce_lists,
 )
+from .ranking_loss import TEMPERATURES, RankingLoss
 
 
 def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -199,3 +202,16 @@ def listmle_loss(
     remaining = logits.unsqueeze(-2).masked_fill(~behind, torch.finfo(logits.dtype).min)
     terms = -torch.log_softmax(remaining, dim=-1).diagonal(dim1=-2, dim2=-1)
     return reduce_lists(terms.sum(-1), mask, reduction, num_lists)
+
+
+_TEACHER_TEMPERATURE = {"teacher_temperature": 1.0}
+LISTNET = RankingLoss(
+    partial(listnet_loss, reduction="none"), name="listnet", settings=_TEACHER_TEMPERATURE, scales=TEMPERATURES
+)
+KL_DIVERGENCE = RankingLoss(
+    partial(kl_divergence_loss, reduction="none"),
+    name="kl_divergence",
+    settings=_TEACHER_TEMPERATURE,
+    scales=TEMPERATURES,
+)
+LISTMLE = RankingLoss(partial(listmle_loss, reduction="none"), name="listmle", scales=TEMPERATURES)

@@ -3,6 +3,7 @@
 The order to be taught is the order of the list: the best passage first. Teacher scores are not needed.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +21,11 @@ from .list_tensors import (
     positions,
     reduce_lists,
 )
+from .ranking_loss import RankingLoss
+
+# Squared log-odds are in the hundreds to thousands, log-likelihoods are a few nats.
+_MARGINS = {"log_odds": {"margin": 300.0, "margin_gap": 100.0}, "log_likelihood": {"margin": 1.0, "margin_gap": 0.5}}
+_GENERATION_WEIGHTS = {"log_odds": 500.0}
 
 
 def pair_hinges(scores: Tensor, mask: Tensor, margin: float, margin_gap: float) -> Tensor:
@@ -188,3 +194,31 @@ def margin_rank_loss(
     hinges = torch.relu(scores - relevant + margin + margin_gap * (places - 1).to(scores.dtype))
     losses = hinges.masked_fill(~used, 0.0).sum(-1) / used.sum(-1).clamp(min=1)
     return reduce_lists(losses, mask, reduction, num_lists)
+
+
+def _distilled_ranknet(
+    scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float, first_weight: float, active_pair_mean: bool
+) -> Tensor:
+    """[`distilled_ranknet_loss`] of each list, or of the active pairs of the batch."""
+    reduction: Literal["active", "none"] = "active" if active_pair_mean else "none"
+    return distilled_ranknet_loss(
+        scores, mask, margin=margin, margin_gap=margin_gap, first_weight=first_weight, reduction=reduction
+    )
+
+
+DISTILLED_RANKNET = RankingLoss(
+    _distilled_ranknet,
+    teaches="order",
+    name="distilled_ranknet",
+    settings={"first_weight": 3.0, "active_pair_mean": False},
+    scales=_MARGINS,
+    generation_weights=_GENERATION_WEIGHTS,
+)
+MARGIN_RANK = RankingLoss(
+    partial(margin_rank_loss, reduction="none"),
+    teaches="order",
+    name="margin_rank",
+    settings={"num_candidates": None},
+    scales=_MARGINS,
+    generation_weights=_GENERATION_WEIGHTS,
+)

@@ -1,6 +1,7 @@
 """Pairwise losses from the teacher's scores: RankNet, MarginMSE, LambdaLoss."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from .list_tensors import (
     ranks,
     reduce_lists,
 )
+from .ranking_loss import TEMPERATURES, RankingLoss
 
 
 def ranknet_loss(
@@ -224,3 +226,8 @@ def ndcg2_weights(scores: Tensor, teacher_scores: Tensor, mask: Tensor, gains: L
     distance = differences(ranks(scores, mask)).abs().clamp(min=1).to(scores.dtype)
     delta = 1.0 / torch.log2(1.0 + distance) - 1.0 / torch.log2(2.0 + distance)
     return delta * differences(gain).abs()
+
+
+RANKNET = RankingLoss(partial(ranknet_loss, reduction="none"), name="ranknet", scales=TEMPERATURES)
+MARGIN_MSE = RankingLoss(partial(margin_mse_loss, reduction="none"), name="margin_mse", scales=TEMPERATURES)
+LAMBDA = RankingLoss(partial(lambda_loss, reduction="none"), name="lambda", scales=TEMPERATURES)
