@@ -33,8 +33,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     Args:
         ranking_loss (`str` or [`RankingLoss`], *optional*, defaults to `"distilled_ranknet"`):
             `"distilled_ranknet"`, `"margin_rank"`, `"ranknet"`, `"margin_mse"`, `"lambda"`, `"listnet"`,
-            `"kl_divergence"` or `"listmle"` (see `dgr_trainer.training.losses`), or a loss of your own. The first two
-            teach the order of the list, the others the teacher's scores or their order.
+            `"kl_divergence"` or `"listmle"` (see `dgr_trainer.training.losses`), or your own [`RankingLoss`]. The
+            first two teach the order of the list, the others the teacher's scores or their order.
         ranking_loss_kwargs (`dict[str, Any]` or JSON `str`, *optional*):
             Further settings of the ranking loss by name, such as `{"weighting": "none"}` for `"lambda"`.
         ranking_weight (`float`, *optional*, defaults to 1.0): Weight of the ranking loss; 0 trains generation only.
@@ -143,7 +143,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 "predict_with_generate generates without the index, so it does not retrieve. Give the trainer a "
                 "retrieval_evaluator, whose metrics (such as eval_hits@10) come with every evaluation."
             )
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
     @property
     def resolved_ranking_loss(self) -> RankingLoss:
@@ -172,7 +172,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 
     def to_dict(self) -> dict[str, Any]:
         """The parent's, with a ranking loss by its name, as JSON and the trackers of experiments need it."""
-        return {**super().to_dict(), "ranking_loss": self._ranking_loss_name}
+        return {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
 
     @property
     def _ranking_loss_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Batches through the model: those of the collator and those of ordinary pairs, each in one forward pass."""
+"""Run batches of the collator, and of ordinary pairs, through the model in one forward pass each."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def score_batch(model: nn.Module, batch: Mapping[str, Tensor], tokens_at_once: i
 
 
 def count_items(batch: Mapping[str, Tensor]) -> Tensor:
-    """What a batch's loss is a mean over: its queries, or the label tokens of pairs. At least 1."""
+    """Count what the loss of a batch is a mean over: its queries, or the label tokens of pairs. At least 1."""
     labels = batch.get("labels")
     if labels is None:
         return torch.ones(())
@@ -32,10 +32,10 @@ def pair_losses(
     """Cross-entropy of each label token of ordinary pairs.
 
     Args:
-        model (`nn.Module`): The model as it comes.
+        model (`nn.Module`): The model, wrapped or not.
         batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `labels` (-100 for padding).
         smoothing (`float`): Share of the target that is spread over the vocabulary.
-        tokens_at_once (`int`, *optional*): Decoder tokens whose activations are kept. By default all.
+        tokens_at_once (`int`, *optional*): Decoder tokens whose activations are kept. By default all of them.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: losses `(B, T)`, 0 at padding, and where there is a token, bool.

@@ -32,47 +32,47 @@ GenerationTargets = Mapping[str, Sequence[Target]] | Callable[[str, str, np.rand
 class DistillationCollator:
     """Turns queries into batches on which a generative retriever learns the ranking of a teacher.
 
-    There are two front doors. With one identifier string a passage, `identifiers` is a mapping from passage ids to
-    strings, and a passage's score is the log-likelihood of its string. With [`Candidates`], a passage is scored by
-    the identifiers that the student matched, weighed against their counts in the corpus, as it is at retrieval.
+    There are two ways to use it. With one identifier string per passage, `identifiers` is a mapping from passage ids
+    to strings, and a passage's score is the log-likelihood of its string. With [`Candidates`], a passage is scored by
+    the identifiers that the student matched, weighted against their counts in the corpus, as at retrieval.
 
-    A query's list has its relevant passage first (where there are qrels), then others in the teacher's order. Which
-    ones are drawn depends on the seed, the epoch and the query alone: workers, processes and resumed runs agree. The
-    relevant passage's identifiers are generated as well; without qrels, those of the teacher's best passage.
+    The list of a query starts with its relevant passage (if there are qrels); other passages follow in the teacher's
+    order. The sample depends only on the seed, the epoch and the query, so workers, processes and resumed runs agree.
+    The generation loss trains the identifiers of the relevant passage; without qrels, of the teacher's best passage.
 
     Features (rows of the training dataset) need the columns `query_id` and `query`; with `prompt_ids`, which the
-    trainer adds (`with_prompts`), nothing is tokenised here. Features with `input_ids` and
+    trainer adds (`with_prompts`), the collator tokenises nothing. Features with `input_ids` and
     `labels` and no `query_id` are ordinary generation pairs and are padded as in `DataCollatorForSeq2Seq`.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`] or [`Identifiers`]):
-            The student's tokenizer, or with views and prompts of your own.
+            The student's tokenizer, or an [`Identifiers`] with views and prompts.
         identifiers (`Mapping[str, str]` or [`Candidates`]):
             Identifier string of each passage id, or the student's candidates.
         rankings ([`Rankings`], *optional*): The teacher's rank lists. Without them only generation is trained.
         qrels (`Mapping[str, Mapping[str, int]]`, *optional*): Relevant passages (grade above 0) of each query.
         list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
         sampling (`str`, defaults to `"dgr_paper"`):
-            `"dgr_paper"` always takes the student's best other candidate and draws the rest uniformly (and every
-            second time draws the relevant passage); `"top"` takes the teacher's first ones, `"spread"` draws from all
-            parts of the rank list, `"gap"` takes the ones whose scores lie furthest apart.
+            `"dgr_paper"` always takes the student's best other candidate and samples the rest uniformly (and half of
+            the time samples the relevant passage); `"top"` takes the teacher's first passages, `"spread"` samples from
+            all parts of the rank list, `"gap"` takes the passages whose scores are furthest apart.
         false_negative_margin (`float`, *optional*):
-            Leave out passages without a judgement that the teacher scores above the relevant one by more than this,
-            since they may be relevant, too. By default they are kept.
+            Leave out unjudged passages that the teacher scores above the relevant one by more than this, since they
+            may be relevant too. By default they are kept.
         relevant_first (`bool`, defaults to `True`):
-            Whether the relevant passage leads the list. If not, the teacher's order alone is taught.
+            Whether the relevant passage comes first in the list. If not, the list has the teacher's order.
         generation_targets (mapping or callable, *optional*):
             Identifiers to generate for a relevant passage, a sequence of (view, token ids): by passage id, or
             returned by a function of the query, the passage id and a `numpy.random.Generator`. By default the
-            passage's own identifiers, the best credited one of each view.
+            identifiers of the passage that have the highest credit, one of each view.
         scoring ([`ScoringSettings`], *optional*):
-            How identifiers are weighed. By default log-likelihoods for strings and log-odds for candidates.
+            How identifiers are weighted. By default log-likelihoods for strings and log-odds for candidates.
         max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
-        seed (`int`, defaults to 42): Seed of the draws.
+        seed (`int`, defaults to 42): Seed of the sampling.
 
     Raises:
         TypeError: if `identifiers` is neither a mapping of strings nor [`Candidates`].
-        ValueError: on unusable settings, candidates of another tokenizer, a tokenizer without a padding token, or
+        ValueError: on invalid settings, candidates of another tokenizer, a tokenizer without a padding token, or
             rankings of which no query or no passage is known.
 
     Example:
@@ -85,8 +85,8 @@ class DistillationCollator:
              [1]]])
     ```
 
-    A batch has one entry a query in every tensor. V views in use, L prompt tokens, C tokens to score, K identifiers, M
-    passages of I identifiers each; R decoder rows of N prefixes and S prefixes to score, a query on average:
+    Every tensor of a batch has one entry per query. V views in use, L prompt tokens, C tokens to score, K identifiers,
+    M passages of I identifiers each; R decoder rows of N prefixes and S prefixes to score, per query on average:
 
     | name                              | shape     | content                                             |
     |-----------------------------------|-----------|-----------------------------------------------------|
@@ -121,20 +121,20 @@ class DistillationCollator:
         max_row_tokens: int = 256,
         seed: int = 42,
     ) -> None:
-        own = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
-        if own.tokenizer.pad_token_id is None:
+        student = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
+        if student.tokenizer.pad_token_id is None:
             raise DGRValueError(
-                f"{type(own.tokenizer).__name__} has no pad_token, so queries of different length make no batch. Set "
-                "tokenizer.pad_token, for example to tokenizer.eos_token."
+                f"{type(student.tokenizer).__name__} has no pad_token, so queries of different length cannot be "
+                "batched. Set tokenizer.pad_token, for example to tokenizer.eos_token."
             )
         self.source: StringIdentifiers | CandidateIdentifiers
         if isinstance(identifiers, Candidates):
-            self.source = CandidateIdentifiers(identifiers, own)
+            self.source = CandidateIdentifiers(identifiers, student)
             self.scoring = scoring or ScoringSettings()
             self.corpus_tokens = identifiers.corpus_tokens
-            order = self.source.order
+            student_order = self.source.order
         elif isinstance(identifiers, Mapping):
-            self.source = StringIdentifiers(cast(Mapping[str, str], identifiers), own)
+            self.source = StringIdentifiers(cast(Mapping[str, str], identifiers), student)
             self.scoring = scoring or ScoringSettings(kind="log_likelihood")
             if self.scoring.kind != "log_likelihood":
                 raise DGRValueError(
@@ -142,14 +142,14 @@ class DistillationCollator:
                     "collator Candidates, or ScoringSettings(kind='log_likelihood')."
                 )
             self.corpus_tokens = 1
-            order = None
+            student_order = None
         else:
             raise DGRTypeError(
                 f"identifiers is a {type(identifiers).__name__}; give a mapping from passage ids to identifier "
                 "strings, or the Candidates of a retriever."
             )
         self.identifiers = self.source.identifiers
-        self.tokenizer = own.tokenizer
+        self.tokenizer = student.tokenizer
         self.rankings: Mapping[str, RankList] = {} if rankings is None else rankings
         self.generation_targets = generation_targets
         self.max_row_tokens = max_row_tokens
@@ -157,41 +157,41 @@ class DistillationCollator:
             self.rankings,
             qrels,
             self.source.usable,
-            order,
+            student_order,
             list_length=list_length,
             sampling=sampling,
             false_negative_margin=false_negative_margin,
             relevant_first=relevant_first,
             seed=seed,
         )
-        self._pairs = DataCollatorForSeq2Seq(own.tokenizer)
-        # Shared memory: workers that outlive an epoch see the next one begin.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._refuse_foreign_rankings()
+        self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
+        # In shared memory, so that persistent workers see a new epoch.
+        self._epoch: torch.Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._check_rankings()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other lists than in the epochs before. The trainer calls this; a loop of your own should, too."""
+        """Sample other lists than in earlier epochs. The trainer calls this; call it in your own training loop."""
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> "DistillationCollator":
-        """A copy that draws the same lists at every evaluation, whatever the epoch of training."""
-        twin = copy.copy(self)
-        twin._epoch = torch.zeros((), dtype=torch.int64)
-        return twin
+        """Return a copy that samples the same lists at every evaluation, whatever the epoch of training."""
+        copied = copy.copy(self)
+        copied._epoch = torch.zeros((), dtype=torch.int64)
+        return copied
 
     def coverage(self, query_ids: Iterable[str], *, progress: bool = False) -> Coverage:
-        """Counts what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
+        """Count what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
         return self.sampler.coverage(tqdm(query_ids, desc="Checking rank lists", disable=not progress, delay=5))
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch of queries, or of generation pairs."""
-        found = set(features[0])
-        if "query_id" not in found and {"input_ids", "labels"} <= found:
+        """Make a batch of queries, or of generation pairs."""
+        columns = set(features[0])
+        if "query_id" not in columns and {"input_ids", "labels"} <= columns:
             return dict(self._pairs([dict(feature) for feature in features]))
-        missing = {"query_id", "query"} - found
+        missing = {"query_id", "query"} - columns
         if missing:
             raise DGRValueError(
-                f"A training example has the columns {sorted(found)}, but not {sorted(missing)}. The collator needs "
+                f"A training example has the columns {sorted(columns)}, but not {sorted(missing)}. The collator needs "
                 "'query_id' and 'query'; rename the columns of the dataset (dataset.rename_column)."
             )
         query_ids = [as_id(feature["query_id"], "query", "Training example") for feature in features]
@@ -201,8 +201,8 @@ class DistillationCollator:
             self._table(query_id, feature["query"], sampled, epoch)
             for query_id, feature, sampled in zip(query_ids, features, lists, strict=True)
         ]
-        used = {view for table in tables for view, _ in table.slots}
-        views = [view for view in self.identifiers.views if view in used] or [self.identifiers.views[0]]
+        used_views = {view for table in tables for view, _ in table.slots}
+        views = [view for view in self.identifiers.views if view in used_views] or [self.identifiers.views[0]]
         packed = pack_identifiers(
             [[ids for _, ids in table.slots] for table in tables],
             [[views.index(view) for view, _ in table.slots] for table in tables],
@@ -219,9 +219,10 @@ class DistillationCollator:
         limit = self.scoring.identifiers_per_passage
         discounted = self.scoring.kind == "log_odds"
         for matched in self.source.matched(query_id, sampled.passage_ids, limit):
-            own = [one.ids for one in matched]
-            factors = repetition_factors(own, self.scoring.repetition) if discounted else [1.0] * len(own)
-            table.passages.append([table.slot(one.view, one.ids, one.count) for one in matched])
+            tokens = [identifier.ids for identifier in matched]
+            factors = repetition_factors(tokens, self.scoring.repetition) if discounted else [1.0] * len(tokens)
+            slots = [table.slot(identifier.view, identifier.ids, identifier.count) for identifier in matched]
+            table.passages.append(slots)
             table.factors.append(factors)
         targets = self._targets(query_id, query, sampled, epoch)
         for view, ids in targets:
@@ -230,7 +231,7 @@ class DistillationCollator:
         return table
 
     def _targets(self, query_id: str, query: str, sampled: TrainingList, epoch: int) -> list[Target]:
-        """Identifiers to generate for a query."""
+        """Identifiers to be generated for a query."""
         relevant = sampled.relevant
         if self.generation_targets is not None:
             grades = {p: grade for p, grade in self.sampler.qrels.get(query_id, {}).items() if grade > 0}
@@ -246,36 +247,36 @@ class DistillationCollator:
             return []
         matched = self.source.matched(query_id, [relevant], self.scoring.identifiers_per_passage)[0]
         best: dict[str, Target] = {}
-        for one in matched:
-            best.setdefault(one.view, (one.view, one.ids))
+        for identifier in matched:
+            best.setdefault(identifier.view, (identifier.view, identifier.ids))
         return list(best.values())
 
     def _known_views(self, targets: Sequence[Target]) -> list[Target]:
         unknown = {view for view, _ in targets} - set(self.identifiers.views)
         if unknown:
             raise DGRValueError(
-                f"generation_targets hold the views {sorted(unknown)}; the views are {list(self.identifiers.views)}."
+                f"generation_targets has the views {sorted(unknown)}; the views are {list(self.identifiers.views)}."
             )
         return list(targets)
 
-    def _refuse_foreign_rankings(self) -> None:
-        """Rankings of other queries or another corpus are found out before anything is trained."""
+    def _check_rankings(self) -> None:
+        """Raise if the rankings belong to other queries or another corpus."""
         if not self.rankings:
             return
         if isinstance(self.source, CandidateIdentifiers):
-            shared = [query_id for query_id in self.rankings if query_id in self.source.candidates]
-            if not shared:
+            query_ids = [query_id for query_id in self.rankings if query_id in self.source.candidates]
+            if not query_ids:
                 raise DGRValueError(
                     "No query of the rankings has candidates: the rankings hold queries such as "
                     f"{next(iter(self.rankings))!r}, the candidates such as {next(iter(self.source.candidates))!r}. "
                     "Let the teacher rank the candidates of these queries."
                 )
         else:
-            shared = list(self.rankings)
-        seen = self.sampler.coverage(shared[:200])
-        if seen.ranked_passages and seen.unknown_passages == seen.ranked_passages:
+            query_ids = list(self.rankings)
+        coverage = self.sampler.coverage(query_ids[:200])
+        if coverage.ranked_passages and coverage.unknown_passages == coverage.ranked_passages:
             raise DGRValueError(
-                f"None of the {seen.ranked_passages} passages in the first {seen.queries} rank lists has an "
-                f"identifier; the first is {seen.example!r}. Were the rankings made for these passages, and with the "
-                "same ids?"
+                f"None of the {coverage.ranked_passages} passages in the first {coverage.queries} rank lists has an "
+                f"identifier; the first is {coverage.example!r}. Were the rankings made for these passages, and "
+                "with the same ids?"
             )

@@ -1,4 +1,4 @@
-"""Where a passage's identifiers come from in training: one string each, or what the student matched for the query."""
+"""Where the identifiers of a passage come from in training: one string per passage, or the student's matches."""
 
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -15,11 +15,11 @@ from dgr_trainer.identifiers import Identifiers
 logger = logging.getLogger(__name__)
 
 _BATCH = 10_000
-_QUERIES_LOOKED_AT = 100
+_QUERIES_SAMPLED = 100
 
 
 class StringIdentifiers:
-    """One identifier a passage, given as a string: a title, a docid, a URL. View `"docid"`, tokenised once, here.
+    """One identifier string per passage: a title, a docid, a URL. They are tokenised once, as the view `"docid"`.
 
     Args:
         strings (`Mapping[str, str]`): Identifier of each passage id.
@@ -41,7 +41,9 @@ class StringIdentifiers:
                     "strings."
                 )
             if not string.strip():
-                raise DGRValueError(f"The identifier of passage {passage_id!r} is empty. Give it one or leave it out.")
+                raise DGRValueError(
+                    f"The identifier of passage {passage_id!r} is empty. Give it one, or leave out the passage."
+                )
         self._rows = {passage_id: row for row, passage_id in enumerate(strings)}
         tokens, lengths = [], []
         passages = [Passage(id=passage_id, docid=string) for passage_id, string in strings.items()]
@@ -52,11 +54,11 @@ class StringIdentifiers:
             tokens.append(np.concatenate([np.asarray(ids, np.int32) for ids in targets]))
         self._tokens = np.concatenate(tokens)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-        same = len(strings) - len({self._ids(passage_id) for passage_id in strings})
-        if same:
+        duplicates = len(strings) - len({self._ids(passage_id) for passage_id in strings})
+        if duplicates:
             logger.warning(
-                "%d of %d passages share their identifier with another one, so nothing can rank one above the other.",
-                same,
+                "%d of %d passages have the identifier of another passage, so the two always get the same score.",
+                duplicates,
                 len(strings),
             )
 
@@ -95,7 +97,7 @@ class CandidateIdentifiers:
         candidates.check_tokenizer(identifiers.fingerprint)
         self.identifiers = identifiers
         self.candidates = candidates
-        self._refuse_other_views()
+        self._check_views()
 
     def order(self, query_id: str) -> Sequence[str]:
         """The student's candidates of a query, best first."""
@@ -107,29 +109,32 @@ class CandidateIdentifiers:
 
     def matched(self, query_id: str, passage_ids: Iterable[str], limit: int) -> list[tuple[MatchedIdentifier, ...]]:
         """The first identifiers of each passage, in the order of credit."""
-        wanted = list(passage_ids)
-        if not wanted:
+        passage_ids = list(passage_ids)
+        if not passage_ids:
             return []
-        chosen = self.candidates.select(query_id, wanted, max_identifiers=limit)
-        return [passage.identifiers for passage in chosen]
+        candidates = self.candidates.select(query_id, passage_ids, max_identifiers=limit)
+        return [candidate.identifiers for candidate in candidates]
 
     def spread(self, query_ids: Iterable[str]) -> float:
-        """How far the student's best candidate stands above its middle one: the median over some queries, in units of
-        scores. 0 if none of them has two candidates.
+        """How much the student scores its best candidate above its median one; 0 if no query has two candidates.
+
+        The median over the first queries, in units of the scores.
         """
         known = (self.candidates.scores(query_id) for query_id in query_ids if query_id in self.candidates)
-        looked_at = islice((scores for scores in known if len(scores) > 1), _QUERIES_LOOKED_AT)
-        return float(np.median([scores.max() - np.median(scores) for scores in looked_at] or [0.0]))
+        sampled = islice((scores for scores in known if len(scores) > 1), _QUERIES_SAMPLED)
+        return float(np.median([scores.max() - np.median(scores) for scores in sampled] or [0.0]))
 
-    def _refuse_other_views(self) -> None:
-        """Candidates of a retriever with other views are found out at once, from the first queries."""
-        found: set[str] = set()
-        for query_id in islice(self.candidates, _QUERIES_LOOKED_AT):
-            found |= {one.view for passage in self.candidates[query_id] for one in passage.identifiers}
-        unknown = found - set(self.identifiers.views)
+    def _check_views(self) -> None:
+        """Raise if the candidates of the first queries have views that the identifiers lack."""
+        candidate_views: set[str] = set()
+        for query_id in islice(self.candidates, _QUERIES_SAMPLED):
+            candidate_views |= {
+                identifier.view for candidate in self.candidates[query_id] for identifier in candidate.identifiers
+            }
+        unknown = candidate_views - set(self.identifiers.views)
         if unknown:
             raise DGRValueError(
-                f"The candidates hold identifiers of the views {sorted(unknown)}, but the collator was given the "
-                f"views {list(self.identifiers.views)}. Give it Identifiers(tokenizer, settings) with the settings of "
-                "the retriever that made the candidates."
+                f"The candidates have identifiers of the views {sorted(unknown)}, but the collator has the views "
+                f"{list(self.identifiers.views)}. Give it Identifiers(tokenizer, settings) with the settings of the "
+                "retriever that made the candidates."
             )

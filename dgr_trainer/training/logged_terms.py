@@ -1,4 +1,4 @@
-"""Averages of the loss terms between two logs, kept on the device until they are asked for."""
+"""Averages of the loss terms between two logs, kept on the device until they are logged."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class LoggedTerms:
-    """Running averages of named values. Adding waits for nothing; reading gathers over all processes once.
+    """Running averages of named values. Adding does not synchronise; reading reduces over all processes once.
 
     Args:
         names (`Sequence[str]`): Every name that may be added, the same in all processes.
@@ -20,7 +20,7 @@ class LoggedTerms:
         self._counts: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor) -> None:
-        """Add values of any shape; NaN stands for nothing to report."""
+        """Add values of any shape; NaN values are left out."""
         values = values.detach().float()
         present = ~values.isnan()
         total, count = values.nansum(), present.sum()
@@ -29,13 +29,13 @@ class LoggedTerms:
         self._sums[name], self._counts[name] = total, count
 
     def clear(self) -> None:
-        """Forget what was added."""
+        """Forget all values."""
         self._sums, self._counts = {}, {}
 
     def averages(self, accelerator: Accelerator) -> dict[str, float]:
         """The averages since the last call, over all processes. Every process must call this.
 
-        Names of which nothing was added anywhere are left out.
+        Names without values in any process are left out.
         """
         zero = torch.zeros((), device=accelerator.device)
         totals = torch.stack(

@@ -84,13 +84,13 @@ class RankingObjective:
 def passage_scores(
     log_likelihoods: Tensor, batch: Mapping[str, Tensor], corpus_tokens: int, settings: ScoringSettings
 ) -> Tensor:
-    """s(q, p): the sum of the discounted weights of a passage's identifiers.
+    """Passage scores s(q, p): the sum of the discounted weights of a passage's identifiers.
 
     Args:
         log_likelihoods (`torch.Tensor` of shape `(B, K)`): l(i|q) of each identifier of each query.
         batch (`Mapping[str, torch.Tensor]`): A batch of the collator.
         corpus_tokens (`int`): All tokens of the corpus.
-        settings ([`ScoringSettings`]): How identifiers are weighed.
+        settings ([`ScoringSettings`]): How identifiers are weighted.
 
     Returns:
         `torch.Tensor` of shape `(B, M)`, 0 where there is no passage.
@@ -99,8 +99,8 @@ def passage_scores(
         log_likelihoods, batch["identifier_counts"], corpus_tokens, settings, batch["identifier_is_pseudo_query"]
     )
     slots = batch["passage_identifiers"]
-    own = weights.gather(1, slots.clamp(min=0).flatten(1)).view(slots.shape)
-    return (own * batch["passage_factors"]).masked_fill(slots < 0, 0.0).sum(-1)
+    passage_weights = weights.gather(1, slots.clamp(min=0).flatten(1)).view(slots.shape)
+    return (passage_weights * batch["passage_factors"]).masked_fill(slots < 0, 0.0).sum(-1)
 
 
 def generation_losses(tokens: TokenScores, batch: Mapping[str, Tensor], smoothing: float) -> Tensor:
@@ -124,11 +124,11 @@ def generation_losses(tokens: TokenScores, batch: Mapping[str, Tensor], smoothin
     return (means * weights).sum(-1)
 
 
-def ranked(mask: Tensor) -> Tensor:
-    """Which lists have anything to compare, `(B,)` bool."""
+def has_pairs(mask: Tensor) -> Tensor:
+    """Which lists have two passages to compare, `(B,)` bool."""
     return mask.sum(-1) >= 2
 
 
-def nan_unless(values: Tensor, present: Tensor) -> Tensor:
-    """Values with NaN where there is nothing to report, for averages that leave it out."""
+def nan_where_absent(values: Tensor, present: Tensor) -> Tensor:
+    """Return values, detached, with NaN where there is nothing to report, so that averages leave it out."""
     return torch.where(present, values.detach(), torch.full_like(values, float("nan")))

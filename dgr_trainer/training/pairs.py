@@ -1,8 +1,8 @@
 """Generation pairs: (prompt, identifier) examples that teach a student to generate what identifies a passage.
 
-From a judged query come its passage's title, substrings that lie near the query's words, and pseudo-queries (MINDER,
-section 3; the substring sampling is the one LTRGR describes). From a passage alone, a piece of it stands in for the
-query. The result is an ordinary tokenised dataset, `input_ids` and `labels`, for any seq2seq trainer.
+A judged query gives its passage's title, substrings that resemble the query, and pseudo-queries (MINDER, section 3;
+substrings are sampled as LTRGR describes). A passage alone gives pairs in which a piece of it is used as the query.
+The result is an ordinary tokenised dataset, `input_ids` and `labels`, for any seq2seq trainer.
 """
 
 import logging
@@ -52,20 +52,22 @@ def generation_pairs(
     seed: int = 42,
     progress: bool = True,
 ) -> datasets.Dataset:
-    """Makes the training data of the generation stage, one example a (prompt, identifier) pair.
+    """Make the training data of the generation stage: one example per (prompt, identifier) pair.
 
     Args:
         corpus ([`Corpus`]): Passages, with pseudo-queries where there are any.
-        identifiers ([`Identifiers`]): The student's tokenizer and views; views it lacks give no pairs.
+        identifiers ([`Identifiers`]): The student's tokenizer and views; other views give no pairs.
         queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): Training queries.
         qrels (`Qrels`, *optional*): Their relevant passages, needed with `queries`.
-        titles_per_query (`int`, defaults to 3): Title examples a query and relevant passage; docids likewise.
-        substrings_per_query (`int`, defaults to 10): Sampled substrings a query and relevant passage.
-        pseudo_queries_per_query (`int`, defaults to 5): Sampled pseudo-queries, at most those that there are.
+        titles_per_query (`int`, defaults to 3): Title examples (or docid examples) per query and relevant passage.
+        substrings_per_query (`int`, defaults to 10): Substrings sampled per query and relevant passage.
+        pseudo_queries_per_query (`int`, defaults to 5): Pseudo-queries sampled per query and relevant
+            passage, at most those that exist.
         samples_per_passage (`int`, defaults to 1):
-            Examples of every view from each passage alone: a piece of the body, or a pseudo-query, is the query.
+            Examples of every view from each passage alone, with a piece of its body or a pseudo-query as the query.
         substring_words (`int`, defaults to 10): Length of a substring in whitespace words.
-        temperature (`float`, defaults to 1.0): Of the softmax over places for a substring; higher is more even.
+        temperature (`float`, defaults to 1.0): Temperature of the softmax over the starts of substrings; higher is
+            more even.
         seed (`int`, defaults to 42): Equal seeds give equal pairs, whatever the order of queries in mappings.
         progress (`bool`, defaults to `True`): Show progress bars.
 
@@ -88,14 +90,16 @@ def generation_pairs(
             f"substring_words={substring_words}, temperature={temperature}."
         )
     if (queries is None) != (qrels is None):
-        raise DGRValueError("queries and qrels go together: pairs are made of a query and the passage it asks for.")
+        raise DGRValueError(
+            "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
+        )
     maker = _PairMaker(identifiers, substring_words, temperature, seed)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
         if queries is not None and qrels is not None:
-            wanted = {"title": titles_per_query, "docid": titles_per_query}
-            wanted |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
-            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, wanted)
+            per_view = {"title": titles_per_query, "docid": titles_per_query}
+            per_view |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
+            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, per_view)
         if samples_per_passage:
             yield from maker.from_passages(corpus, samples_per_passage)
 
@@ -113,7 +117,7 @@ def generation_pairs(
 def _tokenised(
     examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers
 ) -> Iterator[dict[str, Any]]:
-    """Tokenises prompts in chunks, which is several times faster than one by one."""
+    """Tokenise prompts in chunks, which is several times faster than one at a time."""
     chunk: list[tuple[str, str, Sequence[int]]] = []
 
     def flush() -> Iterator[dict[str, Any]]:
@@ -134,7 +138,7 @@ def _tokenised(
 
 
 class _PairMaker:
-    """Yields (view, query, identifier ids) examples; all randomness comes from the seed and the id at hand."""
+    """Yields (view, query, identifier ids) examples; the random numbers depend only on the seed and the ids."""
 
     def __init__(self, identifiers: Identifiers, substring_words: int, temperature: float, seed: int) -> None:
         self.identifiers = identifiers
@@ -143,22 +147,22 @@ class _PairMaker:
         self.seed = seed
 
     def from_queries(
-        self, corpus: Corpus, queries: Mapping[str, str], qrels: Qrels, wanted: Mapping[str, int]
+        self, corpus: Corpus, queries: Mapping[str, str], qrels: Qrels, counts: Mapping[str, int]
     ) -> Iterator[tuple[str, str, Sequence[int]]]:
         missing = 0
         for query_id in sorted(queries):
             for passage_id in sorted(p for p, grade in qrels.get(query_id, {}).items() if grade > 0):
-                if passage_id not in corpus:
+                if passage_id not in corpus.ids:
                     missing += 1
                     continue
                 random = self._random(query_id, passage_id)
                 query, passage = queries[query_id], corpus.get(passage_id)
                 (segments,) = self.identifiers.encode_segments([passage])
                 for view in self.identifiers.views:
-                    for ids in self._targets(view, passage, segments, query, wanted[view], random):
+                    for ids in self._targets(view, passage, segments, query, counts[view], random):
                         yield view, query, ids
         if missing:
-            logger.warning("%d judged passages are not in the corpus; they give no generation pairs.", missing)
+            logger.warning("%d judged passages are not in the corpus and give no generation pairs.", missing)
 
     def from_passages(self, corpus: Corpus, samples: int) -> Iterator[tuple[str, str, Sequence[int]]]:
         for start in range(0, len(corpus), _CHUNK):
@@ -166,7 +170,7 @@ class _PairMaker:
             for passage, segments in zip(passages, self.identifiers.encode_segments(passages), strict=True):
                 random = self._random(passage.id)
                 for _ in range(samples):
-                    query = self._stand_in(passage, random)
+                    query = self._piece(passage, random)
                     for view in self.identifiers.views:
                         for ids in self._targets(view, passage, segments, query, 1, random):
                             yield view, query, ids
@@ -174,8 +178,8 @@ class _PairMaker:
     def _random(self, *ids: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, *(zlib.crc32(i.encode()) for i in ids)])
 
-    def _stand_in(self, passage: Passage, random: np.random.Generator) -> str:
-        """A piece of a passage that plays the query: a pseudo-query or a few running words of the body."""
+    def _piece(self, passage: Passage, random: np.random.Generator) -> str:
+        """A piece of a passage to use as the query: a pseudo-query or consecutive words of the body."""
         words = passage.text.split()
         if passage.pseudo_queries and (not words or random.random() < 0.5):
             return passage.pseudo_queries[random.integers(len(passage.pseudo_queries))]
@@ -221,12 +225,12 @@ class _PairMaker:
             yield tuple(body[bounds[first] : bounds[min(first + self.substring_words, len(starts))]])
 
     def _overlap(self, query: str, words: Sequence[str]) -> np.ndarray:
-        """Weight of each place of a passage: likeness of its three words to any three of the query, summed."""
-        asked = query.split()
-        query_grams = [" ".join(asked[i : i + 3]) for i in range(len(asked))]
+        """Weight of each word of a passage as a start: similarity of its trigram to those of the query, summed."""
+        query_words = query.split()
+        query_grams = [" ".join(query_words[i : i + 3]) for i in range(len(query_words))]
         passage_grams = [" ".join(words[i : i + 3]) for i in range(len(words))]
         if not query_grams:
             return np.zeros(len(words))
-        likeness = process.cdist(query_grams, passage_grams, scorer=fuzz.ratio, dtype=np.float32).sum(axis=0) / 100.0
-        likeness[[word.lower() in _STOP_WORDS for word in words]] = 0.0
-        return likeness.astype(np.float64)
+        similarity = process.cdist(query_grams, passage_grams, scorer=fuzz.ratio, dtype=np.float32).sum(axis=0) / 100.0
+        similarity[[word.lower() in _STOP_WORDS for word in words]] = 0.0
+        return np.asarray(similarity, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Prompts of queries: tokenised once, ahead of training, and padded for a batch."""
+"""Prompts of queries: tokenised once, before training, and padded for a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ COLUMN = "prompt_ids"
 def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progress: bool = True) -> datasets.Dataset:
     """Add the token ids of the prompts to a dataset of queries, so that nothing is tokenised during training.
 
-    Datasets on disk keep them in their cache, and another run with the same tokenizer and prompts finds them there.
+    Datasets on disk cache them, and another run with the same tokenizer and prompts reads the cache.
 
     Args:
         dataset (`datasets.Dataset`): Queries, column `query`.
@@ -27,8 +27,8 @@ def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progres
     """
 
     def encode(queries: Sequence[str]) -> dict[str, Any]:
-        of_views = [identifiers.encode_prompts(queries, view) for view in identifiers.views]
-        return {COLUMN: [list(of_query) for of_query in zip(*of_views, strict=True)]}
+        prompts_by_view = [identifiers.encode_prompts(queries, view) for view in identifiers.views]
+        return {COLUMN: [list(prompts) for prompts in zip(*prompts_by_view, strict=True)]}
 
     features = datasets.Features({name: kind for name, kind in dataset.features.items() if name != COLUMN})
     features[COLUMN] = datasets.Sequence(datasets.Sequence(datasets.Value("int32")))
@@ -36,14 +36,14 @@ def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progres
     if shown and not progress:
         datasets.disable_progress_bars()
     try:
-        # Hashing the function would hash the tokenizer, which changes as it works.
-        made_of = [dataset._fingerprint, identifiers.fingerprint, sorted(identifiers.settings.to_dict().items())]
+        # Hashing the function would hash the tokenizer, whose state changes when it is used.
+        ingredients = [dataset._fingerprint, identifiers.fingerprint, sorted(identifiers.settings.to_dict().items())]
         return dataset.with_format(None).map(
             encode,
             batched=True,
             input_columns="query",
             features=features,
-            new_fingerprint=Hasher.hash(made_of),
+            new_fingerprint=Hasher.hash(ingredients),
             desc="Tokenising queries",
         )
     finally:
@@ -54,7 +54,7 @@ def with_prompts(dataset: datasets.Dataset, identifiers: Identifiers, *, progres
 def padded_prompts(
     features: Sequence[Mapping[str, Any]], views: Sequence[str], identifiers: Identifiers
 ) -> dict[str, np.ndarray]:
-    """Prompts of some views, padded on the right; tokenised here, if that was not done ahead.
+    """Pad the prompts of some views on the right; tokenise them first if the features have no `prompt_ids`.
 
     Args:
         features (`Sequence[Mapping[str, Any]]`): Queries, with `prompt_ids` or `query`.
@@ -65,16 +65,16 @@ def padded_prompts(
         `dict[str, np.ndarray]`: `input_ids` and `attention_mask` of shape `(B, V, L)`, int64.
     """
     if COLUMN in features[0]:
-        places = [identifiers.views.index(view) for view in views]
-        prompts = [[feature[COLUMN][place] for feature in features] for place in places]
+        columns = [identifiers.views.index(view) for view in views]
+        prompts = [[feature[COLUMN][column] for feature in features] for column in columns]
     else:
         prompts = [identifiers.encode_prompts([feature["query"] for feature in features], view) for view in views]
-    longest = max(len(ids) for of_view in prompts for ids in of_view)
+    longest = max(len(ids) for view_prompts in prompts for ids in view_prompts)
     pad = identifiers.tokenizer.pad_token_id
     input_ids = np.full((len(features), len(views), longest), pad, np.int64)
     attention_mask = np.zeros_like(input_ids)
-    for v, of_view in enumerate(prompts):
-        for b, ids in enumerate(of_view):
+    for v, view_prompts in enumerate(prompts):
+        for b, ids in enumerate(view_prompts):
             input_ids[b, v, : len(ids)] = ids
             attention_mask[b, v, : len(ids)] = 1
     return {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -1,4 +1,4 @@
-"""Identifiers of a batch's queries and passages, as padded arrays."""
+"""Identifiers of the queries and passages of a batch, as padded arrays."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dgr_trainer.training.sampling import TrainingList
 
 
 class QueryTable:
-    """The distinct identifiers of a query and who uses them."""
+    """The distinct identifiers of a query, and which passages and targets use them."""
 
     def __init__(self) -> None:
         self.slots: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -18,7 +18,7 @@ class QueryTable:
         self.weights: dict[int, float] = {}
 
     def slot(self, view: str, ids: tuple[int, ...], count: int) -> int:
-        """Number of an identifier; one that several passages share has one number and is scored once."""
+        """Number of an identifier. An identifier that several passages share has one number and is scored once."""
         number = self.slots.setdefault((view, ids), len(self.slots))
         if number == len(self.counts):
             self.counts.append(count)
@@ -26,7 +26,7 @@ class QueryTable:
 
 
 def identifier_arrays(tables: Sequence[QueryTable]) -> dict[str, np.ndarray]:
-    """What is known of each identifier of each query, `(B, K)`."""
+    """Counts, kinds and generation weights of the identifiers of each query, `(B, K)`."""
     shape = (len(tables), max([1, *(len(table.slots) for table in tables)]))
     counts = np.zeros(shape, np.int64)
     is_pseudo_query = np.zeros(shape, bool)
@@ -46,17 +46,17 @@ def identifier_arrays(tables: Sequence[QueryTable]) -> dict[str, np.ndarray]:
 def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> dict[str, np.ndarray]:
     """The identifiers of each passage of each list, `(B, M, I)`, and the lists, `(B, M)`."""
     size = max([1, *(len(table.passages) for table in tables)])
-    most = max([1, *(len(slots) for table in tables for slots in table.passages)])
-    slots = np.full((len(tables), size, most), -1, np.int64)
+    longest = max([1, *(len(slots) for table in tables for slots in table.passages)])
+    slots = np.full((len(tables), size, longest), -1, np.int64)
     factors = np.zeros(slots.shape, np.float32)
     mask = np.zeros(slots.shape[:2], bool)
     scores = np.zeros(slots.shape[:2], np.float32)
     for b, (table, sampled) in enumerate(zip(tables, lists, strict=True)):
         mask[b, : len(table.passages)] = True
         scores[b, : len(table.passages)] = sampled.teacher_scores
-        for m, (own, discounts) in enumerate(zip(table.passages, table.factors, strict=True)):
-            slots[b, m, : len(own)] = own
-            factors[b, m, : len(own)] = discounts
+        for m, (numbers, discounts) in enumerate(zip(table.passages, table.factors, strict=True)):
+            slots[b, m, : len(numbers)] = numbers
+            factors[b, m, : len(numbers)] = discounts
     return {
         "passage_identifiers": slots,
         "passage_factors": factors,

@@ -1,4 +1,4 @@
-"""Sampling: the short list of passages on which a query is trained in an epoch, in the order to be taught."""
+"""Sampling of the short list of passages on which a query is trained in an epoch, in the order to be taught."""
 
 import hashlib
 import logging
@@ -33,18 +33,18 @@ class TrainingList(NamedTuple):
 
 @dataclass
 class Coverage:
-    """What the training queries have and lack.
+    """Counts of what the training queries have and lack.
 
     Args:
-        queries (`int`): Queries looked at.
-        rank_lists (`int`): Those with two passages or more to compare.
-        without_rank_list (`int`): Those that the teacher did not rank.
-        short_lists (`int`): Those with a rank list that has fewer passages to compare than the list length.
-        without_target (`int`): Those without a passage whose identifiers could be generated.
-        without_relevant (`int`): Those whose relevant passages are all unknown, or that have none.
+        queries (`int`): Number of queries.
+        rank_lists (`int`): Queries with two passages or more to compare.
+        without_rank_list (`int`): Queries that the teacher did not rank.
+        short_lists (`int`): Queries whose rank list has fewer passages to compare than the list length.
+        without_target (`int`): Queries without a passage whose identifiers can be generated.
+        without_relevant (`int`): Queries without a relevant passage that has identifiers.
         ranked_passages (`int`): Passages in the rank lists.
         unknown_passages (`int`): Ranked passages without identifiers.
-        example (`str`): One of them.
+        example (`str`): One of these.
         suspected (`int`): Ranked passages left out because they may be relevant (`false_negative_margin`).
     """
 
@@ -60,25 +60,25 @@ class Coverage:
     suspected: int = 0
 
     def gaps(self) -> list[str]:
-        """A sentence on each thing that is missing; empty when nothing is."""
-        of = f"of {self.queries} queries"
+        """A sentence on each kind of gap; empty if there are none."""
+        share = f"of {self.queries} queries"
         sentences = {
-            f"{self.without_rank_list} {of} have no rank list": self.without_rank_list,
-            f"{self.short_lists} {of} have fewer passages to compare than the list length": self.short_lists,
-            f"{self.without_relevant} {of} have no relevant passage with identifiers": self.without_relevant,
-            f"{self.without_target} {of} have no passage to generate": self.without_target,
+            f"{self.without_rank_list} {share} have no rank list": self.without_rank_list,
+            f"{self.short_lists} {share} have fewer passages to compare than the list length": self.short_lists,
+            f"{self.without_relevant} {share} have no relevant passage with identifiers": self.without_relevant,
+            f"{self.without_target} {share} have no passage to generate": self.without_target,
             f"{self.unknown_passages} of {self.ranked_passages} ranked passages have no identifiers (such as "
             f"{self.example!r})": self.unknown_passages,
-            f"{self.suspected} of {self.ranked_passages} ranked passages are left out, which the teacher scores above "
-            "the relevant passage by more than the margin": self.suspected,
+            f"{self.suspected} of {self.ranked_passages} ranked passages are left out because the teacher scores them "
+            "above the relevant passage by more than the margin": self.suspected,
         }
         return [sentence for sentence, count in sentences.items() if count]
 
 
 class ListSampler:
-    """Draws the list of a query: its relevant passage, then others in the teacher's order.
+    """Samples the list of a query: its relevant passage, then others in the teacher's order.
 
-    What is drawn depends on the seed, the epoch and the query id alone, so it is the same in any process, worker or
+    The sample depends only on the seed, the epoch and the query id, so it is the same in any process, worker or
     resumed run.
 
     Args:
@@ -88,17 +88,17 @@ class ListSampler:
         student_order (`Callable[[str], Sequence[str]]`, *optional*): The student's candidates of a query, best first.
         list_length (`int`): Passages in a list, the relevant one included.
         sampling (`str`):
-            `"dgr_paper"`: the best other candidate of the student (of the teacher, where there is no order of the
-            student) and a uniform sample of the rest; as relevant passage the best one or, every second time, a
-            uniform draw. The others take the best relevant passage, and `"top"`: the teacher's first passages;
-            `"spread"`: one from each of as many equal parts of the rank list; `"gap"`: the ones whose scores lie
-            furthest apart (the smallest difference between neighbours is as large as can be), the same in every epoch.
-        relevant_first (`bool`): Whether the relevant passage leads the list; else the teacher's order alone counts.
-        seed (`int`): Seed of the draws.
+            `"dgr_paper"`: the best other candidate of the student (of the teacher, if there is no student's order) and
+            a uniform sample of the rest; as relevant passage the best one or, half of the time, a uniform sample. The
+            other ways take the best relevant passage. `"top"`: the teacher's first passages. `"spread"`: one from each
+            of as many equal parts of the rank list. `"gap"`: the passages whose scores are furthest apart (the
+            smallest difference between neighbours is maximal), the same in every epoch.
+        relevant_first (`bool`): Whether the relevant passage comes first; otherwise the list has the teacher's order.
+        seed (`int`): Seed of the sampling.
         false_negative_margin (`float`, *optional*):
-            Leave out passages without a judgement that the teacher scores above the relevant one (of several, the one
-            that it scores highest) by more than this: they may be relevant, too. By default they are kept, and so they
-            are for a query of which the teacher has ranked no relevant passage.
+            Leave out unjudged passages that the teacher scores above the relevant one (the one that it scores highest)
+            by more than this, since they may be relevant too. By default they are kept, as always for a query of which
+            the teacher ranked no relevant passage.
     """
 
     def __init__(
@@ -134,76 +134,78 @@ class ListSampler:
         self._student_order = student_order
 
     def sample(self, query_id: str, epoch: int) -> TrainingList:
-        """The list of a query in an epoch; empty for a query of which nothing is known."""
+        """Sample the list of a query in an epoch; empty for an unknown query."""
         _, relevant, others, scores, _ = self._pool(query_id)
         rng = self.rng(query_id, epoch)
         chosen = relevant[0] if relevant else None
         if len(relevant) > 1 and self.sampling == "dgr_paper" and rng.random() < 0.5:
             chosen = relevant[int(rng.integers(len(relevant)))]
         first = [chosen] if chosen is not None and self.relevant_first else []
-        wanted = self.list_length - len(first)
-        if len(others) > wanted:
-            others = [others[place] for place in self._places(query_id, others, scores, wanted, rng)]
-        passages = first + others[:wanted]
+        count = self.list_length - len(first)
+        if len(others) > count:
+            others = [others[position] for position in self._select(query_id, others, scores, count, rng)]
+        passages = first + others[:count]
         if chosen is None and passages:
             chosen = passages[0]
-        # A relevant passage that the teacher did not rank is as good as the best of the list.
+        # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         return TrainingList(tuple(passages), tuple(scores.get(passage_id, best) for passage_id in passages), chosen)
 
     def coverage(self, query_ids: Iterable[str]) -> Coverage:
-        """Counts what queries have and lack."""
-        found = Coverage()
+        """Count what queries have and lack."""
+        coverage = Coverage()
         for query_id in query_ids:
             teacher, relevant, others, _, suspected = self._pool(query_id)
             size = len(others) + bool(relevant and self.relevant_first)
-            found.queries += 1
-            found.rank_lists += size >= 2
-            found.without_rank_list += query_id not in self.rankings
-            found.short_lists += query_id in self.rankings and size < self.list_length
-            found.without_relevant += bool(self.qrels) and not relevant
-            found.without_target += not relevant and not others
+            coverage.queries += 1
+            coverage.rank_lists += size >= 2
+            coverage.without_rank_list += query_id not in self.rankings
+            coverage.short_lists += query_id in self.rankings and size < self.list_length
+            coverage.without_relevant += bool(self.qrels) and not relevant
+            coverage.without_target += not relevant and not others
             usable = self._usable(query_id)
             unknown = [passage_id for passage_id in teacher if passage_id not in usable]
-            found.ranked_passages += len(teacher)
-            found.unknown_passages += len(unknown)
-            found.suspected += suspected
-            found.example = found.example or next(iter(unknown), "")
-        return found
+            coverage.ranked_passages += len(teacher)
+            coverage.unknown_passages += len(unknown)
+            coverage.suspected += suspected
+            coverage.example = coverage.example or next(iter(unknown), "")
+        return coverage
 
-    def _places(
+    def _select(
         self,
         query_id: str,
         others: Sequence[str],
         scores: Mapping[str, float],
-        wanted: int,
+        count: int,
         rng: np.random.Generator,
     ) -> Sequence[int]:
-        """Places, ascending, of the passages to take from a longer list."""
+        """Ascending positions of the passages to take from a longer list."""
         if self.sampling == "dgr_paper":
             kept = self._hardest(query_id, others)
-            rest = [place for place in range(len(others)) if place != kept]
-            drawn = rng.choice(len(rest), wanted - 1, replace=False)
-            return sorted([kept, *(rest[i] for i in drawn)])
+            rest = [position for position in range(len(others)) if position != kept]
+            sampled = rng.choice(len(rest), count - 1, replace=False)
+            return sorted([kept, *(rest[i] for i in sampled)])
         if self.sampling == "spread":
-            bounds = [len(others) * part // wanted for part in range(wanted + 1)]
-            return rng.integers(bounds[:-1], bounds[1:]).tolist()
+            bounds = [len(others) * part // count for part in range(count + 1)]
+            return [int(position) for position in rng.integers(bounds[:-1], bounds[1:])]
         if self.sampling == "gap":
-            return spaced([scores[passage_id] for passage_id in others], wanted)
-        return range(wanted)
+            return spaced([scores[passage_id] for passage_id in others], count)
+        return range(count)
 
     def _pool(self, query_id: str) -> tuple[Sequence[str], list[str], list[str], dict[str, float], int]:
-        """The teacher's passages, the usable relevant ones, the other usable ones in order, the teacher's scores, and
-        how many were left out because they may be relevant.
+        """What there is to sample from for a query.
+
+        Returns the teacher's passages, the relevant passages with identifiers, the other passages with identifiers in
+        the teacher's order, the teacher's scores, and how many passages were left out because they may be relevant.
         """
         ranked = self.rankings[query_id] if query_id in self.rankings else RankList((), np.empty(0))
         usable = self._usable(query_id)
         grades = {passage_id: grade for passage_id, grade in self.qrels.get(query_id, {}).items() if grade > 0}
         order = ranked.passage_ids if self._student_order is None else self._student_order(query_id)
-        places = {passage_id: place for place, passage_id in enumerate(order)} if grades else {}
+        ranks = {passage_id: rank for rank, passage_id in enumerate(order)} if grades else {}
         relevant = sorted(
             (passage_id for passage_id in grades if passage_id in usable),
-            key=lambda passage_id: (-grades[passage_id], places.get(passage_id, len(places)), passage_id),
+            key=lambda passage_id: (-grades[passage_id], ranks.get(passage_id, len(ranks)), passage_id),
         )
         taken = grades if relevant and self.relevant_first else {}
         others = [passage_id for passage_id in ranked.passage_ids if passage_id in usable and passage_id not in taken]
@@ -218,42 +220,42 @@ class ListSampler:
         return ranked.passage_ids, relevant, others, scores, len(suspects)
 
     def _hardest(self, query_id: str, others: Sequence[str]) -> int:
-        """Place of the passage that is always in the list: the student's best one, else the teacher's."""
-        places = {passage_id: place for place, passage_id in enumerate(others)}
+        """Position of the passage that is always sampled: the student's best one, else the teacher's."""
+        positions = {passage_id: position for position, passage_id in enumerate(others)}
         order = others if self._student_order is None else self._student_order(query_id)
-        return next((places[passage_id] for passage_id in order if passage_id in places), 0)
+        return next((positions[passage_id] for passage_id in order if passage_id in positions), 0)
 
     def rng(self, query_id: str, epoch: int, purpose: str = "list") -> np.random.Generator:
-        """Random numbers for a query in an epoch, the same wherever they are drawn."""
+        """A random generator for a query in an epoch, the same in every process."""
         digest = hashlib.blake2b(f"{self.seed} {epoch} {purpose} {query_id}".encode(), digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def spaced(scores: Sequence[float], count: int) -> list[int]:
-    """Places in a descending list of scores, so that the smallest difference between neighbours is as large as can be.
+    """Positions in a descending list of scores that maximise the smallest difference between neighbours.
 
     Args:
         scores (`Sequence[float]`): Scores, highest first; more than `count`.
-        count (`int`): How many places; at least 1. The first is always taken.
+        count (`int`): How many positions; at least 1. The first is always taken.
 
     Returns:
-        `list[int]`: Places, ascending. Among equally good choices, the one nearest to the front.
+        `list[int]`: Ascending positions. Of equally good choices, the one nearest to the front.
     """
     falling = -np.asarray(scores)  # Ascending, as searchsorted needs it.
 
     def at_least(gap: float) -> list[int]:
-        places = [0]
-        while len(places) < count:
-            place = max(int(falling.searchsorted(falling[places[-1]] + gap)), places[-1] + 1)
-            if place >= len(falling):
+        positions = [0]
+        while len(positions) < count:
+            position = max(int(falling.searchsorted(falling[positions[-1]] + gap)), positions[-1] + 1)
+            if position >= len(falling):
                 break
-            places.append(place)
-        return places
+            positions.append(position)
+        return positions
 
     best = at_least(0.0)
     low, high = 0.0, float(falling[-1] - falling[0]) / max(1, count - 1)
     for _ in range(30):
         middle = (low + high) / 2
-        places = at_least(middle)
-        low, high, best = (middle, high, places) if len(places) == count else (low, middle, best)
+        positions = at_least(middle)
+        low, high, best = (middle, high, positions) if len(positions) == count else (low, middle, best)
     return best

@@ -1,8 +1,7 @@
-"""How well the student's scores follow the teacher: figures for the log, one for each list of a batch.
+"""How well the student's scores agree with the teacher: metrics for the log, one for each list of a batch.
 
 All return a `(B,)` tensor that stays on its device, NaN where a list has nothing to compare. Collect them, gather them
-over processes if need be, and take `torch.nanmean` when it is time to log: every list then counts once, in whatever
-batch it came.
+over processes, and log their `torch.nanmean`: every list then counts once, whatever its batch.
 """
 
 import torch
@@ -21,13 +20,13 @@ from .losses.margin import pair_hinges
 
 @torch.no_grad()
 def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float) -> Tensor:
-    """Share of the pairs of each list that still violate their margin in [`distilled_ranknet_loss`].
+    """Share of the pairs of each list that violate their margin in [`distilled_ranknet_loss`].
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
         margin (`float`): Margin between neighbours, in units of the scores.
-        margin_gap (`float`): What each place between the two adds to the margin.
+        margin_gap (`float`): What each further place between the two adds to the margin.
 
     Returns:
         `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists with fewer than two passages.
@@ -45,8 +44,9 @@ def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap:
 
 @torch.no_grad()
 def rank_accuracy(scores: Tensor, mask: Tensor, teacher_scores: Tensor | None = None) -> Tensor:
-    """Share of the pairs that the teacher orders which the student orders likewise. Equal student scores do not count
-    as right.
+    """Share of the pairs ordered by the teacher that the student orders the same way.
+
+    Equal student scores count as wrong.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Student scores.

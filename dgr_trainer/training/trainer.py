@@ -26,10 +26,16 @@ from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
 from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.epochs import EpochOfCollator
+from dgr_trainer.training.epoch_callback import CollatorEpochCallback
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
-from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_unless, passage_scores, ranked
+from dgr_trainer.training.objective import (
+    RankingObjective,
+    generation_losses,
+    has_pairs,
+    nan_where_absent,
+    passage_scores,
+)
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
 from dgr_trainer.training.prompts import with_prompts
 
@@ -42,23 +48,23 @@ _TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_a
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     """Trains a sequence-to-sequence model to retrieve by generating identifiers and to rank as its teacher does.
 
-    A drop-in for [`~transformers.Seq2SeqTrainer`]: full fine-tuning or a `PeftModel` as it comes, one process or many.
+    A drop-in replacement for [`~transformers.Seq2SeqTrainer`]: full fine-tuning or a `PeftModel`, one process or many.
     With a [`DistillationCollator`] the loss is the ranking loss of `args.ranking_loss` plus the generation loss; a
     batch of ordinary pairs (`input_ids`, `labels`) gives the generation loss alone. Each step is one forward pass of
     the wrapped model.
 
-    The loss is a mean over queries (over label tokens for pairs). Steps of gradient accumulation and processes add up
-    to what one large batch gives.
+    The loss is a mean over queries (over label tokens for pairs). Gradient accumulation and several processes give the
+    loss and the gradients of one large batch.
 
     Logged beside `loss`: `loss_ranking` and `loss_generation` (unweighted), `rank_accuracy` and `kendall_tau` (how far
-    the student agrees with what it is taught), and for margin losses `violated_margins`; with `eval_` in front at
-    evaluation.
+    the student agrees with the teacher), and for margin losses `violated_margins`; at evaluation with the prefix
+    `eval_`.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`, *optional*): The student. Or give `model_init`.
         args ([`DistillationTrainingArguments`], *optional*): The arguments of training.
         data_collator ([`DistillationCollator`], *optional*):
-            Makes the batches. May be left out, or be another collator, when training on ordinary pairs.
+            Makes the batches. Optional, or any other collator, for training on ordinary pairs.
         train_dataset (`datasets.Dataset`, *optional*): Queries, columns `query_id` and `query`; or pairs.
         eval_dataset (`datasets.Dataset` or `dict`, *optional*): The same, for the loss on other queries.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -71,14 +77,14 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         retrieval_evaluator (`Callable`, *optional*):
             Called as `retrieval_evaluator(model, accelerator=...)` in every process at every evaluation, with the
             unwrapped model in evaluation mode; returns metrics such as `{"hits@10": 0.5}`, which then serve
-            `metric_for_best_model="eval_hits@10"` and early stopping. See [`RetrievalEvaluator`]. With it, an
-            `eval_dataset` is not needed.
+            `metric_for_best_model="eval_hits@10"` and early stopping. See [`RetrievalEvaluator`]. It makes
+            `eval_dataset` optional.
 
     Raises:
-        TypeError, ValueError: on what cannot be trained, before anything is.
+        TypeError, ValueError: if the arguments, data and model cannot be trained together; before training starts.
     """
 
-    # The loss of a step is divided by the number of accumulation steps (transformers 5.23 and later reads this).
+    # Trainer divides the loss by the number of accumulation steps (read by transformers 5.23 and later).
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -117,14 +123,14 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             with args.main_process_first(desc="Tokenising queries"):
                 train_dataset = _with_prompts(train_dataset, data_collator, args)
                 eval_dataset = (
-                    {name: _with_prompts(one, data_collator, args) for name, one in eval_dataset.items()}
+                    {name: _with_prompts(dataset, data_collator, args) for name, dataset in eval_dataset.items()}
                     if isinstance(eval_dataset, dict)
                     else _with_prompts(eval_dataset, data_collator, args)
                 )
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
 
-        # An evaluation of retrieval alone needs no dataset, but the parent class asks for one.
+        # Evaluating retrieval alone needs no dataset, but the parent class requires one.
         placeholder = eval_dataset is None and retrieval_evaluator is not None
         super().__init__(
             model=model,
@@ -147,7 +153,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         if isinstance(self.data_collator, DistillationCollator):
             check_model(cast(nn.Module, self.model), self.data_collator)
             self.objective = RankingObjective.from_arguments(args, self.data_collator.scoring.kind)
-            self.add_callback(EpochOfCollator(self.data_collator))
+            self.add_callback(CollatorEpochCallback(self.data_collator))
         self._tokens_at_once = args.decoder_tokens_at_once
         self._items_per_step: Tensor | None = None
         self._terms = {"train": LoggedTerms(_TERMS), "eval": LoggedTerms(_TERMS)}
@@ -159,15 +165,15 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         if self._signature_columns is None:
             self._signature_columns = [*_COLUMNS]  # type: ignore[assignment]
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The parent's, with the same lists at every evaluation."""
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The parent's data loader, with the same lists at every evaluation."""
         return self._with_fixed_lists(super().get_eval_dataloader, eval_dataset)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """The parent's, with the same lists every time."""
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """The parent's data loader, with the same lists every time."""
         return self._with_fixed_lists(super().get_test_dataloader, test_dataset)
 
-    def _with_fixed_lists(self, make: Callable[[Any], DataLoader], dataset: Any) -> DataLoader:
+    def _with_fixed_lists(self, make: Callable[[Any], DataLoader[Any]], dataset: Any) -> DataLoader[Any]:
         training_collator = self.data_collator
         if isinstance(training_collator, DistillationCollator):
             self.data_collator = training_collator.for_evaluation()
@@ -179,7 +185,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """The micro-batches of a step. Counts their queries (or label tokens), over which the loss is averaged."""
+        """Return the micro-batches of a step; count their queries (or label tokens), the divisor of the loss."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             total = torch.stack([count_items(batch).to(device) for batch in batches]).sum()
@@ -197,7 +203,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a batch of the collator, or of ordinary pairs. One forward pass of `model`."""
+        """Compute the loss of a batch of the collator, or of ordinary pairs, by one forward pass of `model`."""
         counted = model.training and self._items_per_step is not None
         items = cast(Tensor, self._items_per_step) if counted else count_items(inputs)
         terms = self._terms["train" if model.training else "eval"]
@@ -207,8 +213,9 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             loss = self._pair_loss(model, inputs, terms, items)
         else:
             raise DGRValueError(
-                f"A batch holds {sorted(inputs)}, which is neither a batch of DistillationCollator nor of pairs with "
-                "input_ids, attention_mask and labels. Give the trainer data_collator=DistillationCollator(...)."
+                f"A batch has the keys {sorted(inputs)}, which is neither a batch of DistillationCollator nor of "
+                "pairs with input_ids, attention_mask and labels. Give the trainer "
+                "data_collator=DistillationCollator(...)."
             )
         if not model.training:
             terms.add("loss", loss.expand(len(inputs["labels"])))
@@ -222,7 +229,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         log_likelihoods = sum_by_identifier(
             tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
         )
-        loss = tokens.log_probabilities.sum() * 0.0  # Every parameter takes part, whatever the weights.
+        loss = tokens.log_probabilities.sum() * 0.0  # Every parameter gets a gradient, whatever the weights.
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
 
         if self.objective.ranking_weight > 0:
@@ -231,17 +238,17 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 log_likelihoods, batch, self.data_collator.corpus_tokens, self.data_collator.scoring
             )
             ranking = self.objective.ranking_losses(scores, teacher_scores, mask)
-            # A mean over the batch's pairs knows nothing of queries; everything else is a sum over them.
-            share = ranking if ranking.dim() == 0 else ranking.sum() / queries
-            loss = loss + self.objective.ranking_weight * share
-            terms.add("loss_ranking", ranking if ranking.dim() == 0 else nan_unless(ranking, ranked(mask)))
+            # One loss of the batch is no sum over queries; everything else is.
+            mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
+            loss = loss + self.objective.ranking_weight * mean
+            terms.add("loss_ranking", ranking if ranking.dim() == 0 else nan_where_absent(ranking, has_pairs(mask)))
             for name, values in self.objective.statistics(scores.detach(), teacher_scores, mask).items():
                 terms.add(name, values)
 
         generation = generation_losses(tokens, batch, smoothing)
         if self.objective.generation_weight > 0:
             loss = loss + self.objective.generation_weight * generation.sum() / queries
-        terms.add("loss_generation", nan_unless(generation, batch["generation_weights"].sum(-1) > 0))
+        terms.add("loss_generation", nan_where_absent(generation, batch["generation_weights"].sum(-1) > 0))
         return loss
 
     def _pair_loss(
@@ -249,7 +256,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     ) -> Tensor:
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
         losses, present = pair_losses(model, batch, smoothing, self._tokens_at_once)
-        terms.add("loss_generation", nan_unless(losses, present))
+        terms.add("loss_generation", nan_where_absent(losses, present))
         return losses.sum() / label_tokens
 
     def prediction_step(
@@ -260,7 +267,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Any, None, None]:
-        """The loss of a batch and nothing else: the logits of packed identifiers are large and of no use."""
+        """Return the loss of a batch and no logits: those of packed identifiers are large, and no metric uses them."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
@@ -269,7 +276,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     # Training
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, as [`~transformers.Trainer.train`], after a look at what the training queries lack."""
+        """Train as [`~transformers.Trainer.train`] does, after checking what the training queries lack."""
         self._check_coverage()
         self._terms["train"].clear()
         return super().train(*args, **kwargs)
@@ -286,21 +293,21 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         if "query_id" not in dataset.column_names:
             return
         query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
-        found = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
-        if self.objective is not None and self.objective.ranking_weight > 0 and not found.rank_lists:
+        coverage = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
+        if self.objective is not None and self.objective.ranking_weight > 0 and not coverage.rank_lists:
             raise DGRValueError(
-                f"None of the {found.queries} training queries has two ranked passages with identifiers, so there is "
-                f"nothing to distil: {'; '.join(found.gaps())}. Were the rankings made for these queries?"
+                f"None of the {coverage.queries} training queries has two ranked passages with identifiers, so "
+                f"there is nothing to distil: {'; '.join(coverage.gaps())}. Were the rankings made for these queries?"
             )
-        if self.is_world_process_zero() and found.gaps():
+        if self.is_world_process_zero() and coverage.gaps():
             logger.warning(
-                "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(found.gaps())
+                "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(coverage.gaps())
             )
         if self.is_world_process_zero() and self.objective is not None:
             warn_of_margins(collator, self.objective, query_ids)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with the averages of the loss terms since the last log of training."""
+        """Log, and add the averages of the loss terms since the last log."""
         if "loss" in logs:
             logs.update(self._terms["train"].averages(self.accelerator))
         super().log(logs, *args, **kwargs)
@@ -317,7 +324,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """Evaluate the loss on `eval_dataset` (if there is one) and retrieval with `retrieval_evaluator` (if given).
 
         Returns:
-            `dict[str, float]`: Metrics with `metric_key_prefix` in front, such as `eval_loss` and `eval_hits@10`.
+            `dict[str, float]`: Metrics with the prefix `metric_key_prefix`, such as `eval_loss` and `eval_hits@10`.
         """
         outermost = not self._retrieval_metrics
         if outermost and self.retrieval_evaluator is not None:
@@ -335,13 +342,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The parent's loop; adds the loss terms, a loss in which every query counts once, and what retrieval gave."""
+        """Run the parent's loop; add the loss terms, with every query counted once, and the retrieval metrics."""
         self._terms["eval"].clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         averages = self._terms["eval"].averages(self.accelerator)
@@ -357,11 +364,12 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         start = time.time()
         model.eval()
         try:
-            found = self.retrieval_evaluator(model, accelerator=self.accelerator)
+            retrieval_metrics = self.retrieval_evaluator(model, accelerator=self.accelerator)
         finally:
             model.train(training)
-        metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": v for name, v in found.items()}
-        return metrics | speed_metrics(f"{prefix}_retrieval", start)
+        metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in retrieval_metrics.items()}
+        speed: dict[str, float] = speed_metrics(f"{prefix}_retrieval", start)  # type: ignore[no-untyped-call]
+        return metrics | speed
 
 
 def _with_prompts(dataset: Any, collator: DistillationCollator, args: DistillationTrainingArguments) -> Any:

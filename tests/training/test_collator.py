@@ -143,7 +143,7 @@ def test_generation_targets_of_the_users_own(bpe_tokenizer):
     assert not torch.equal(first["labels"], collator(FEATURES)["labels"])
 
     collator = small(bpe_tokenizer, qrels=qrels, generation_targets={"a": [("docid", (5,))]})
-    with pytest.raises(ValueError, match="generation_targets hold the views .'docid'"):
+    with pytest.raises(ValueError, match="generation_targets has the views .'docid'"):
         collator(FEATURES)
 
 
@@ -175,7 +175,7 @@ def test_coverage(bpe_tokenizer):
 def test_shared_strings_are_warned_of(bpe_tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         DistillationCollator(bpe_tokenizer, {"a": "Moon", "b": "Moon", "c": "Sea"}, RANKINGS)
-    assert "1 of 3 passages share their identifier" in caplog.text
+    assert "1 of 3 passages have the identifier of another passage" in caplog.text
 
 
 def test_it_can_be_copied(bpe_tokenizer):
@@ -207,7 +207,7 @@ def test_refused_identifiers(bpe_tokenizer, unigram_tokenizer):
         DistillationCollator(bpe_tokenizer, TITLES, make_rankings(), scoring=ScoringSettings())
     titles = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title",)))
     with pytest.raises(
-        ValueError, match="views .'pseudo_query', 'substring'., but the collator was given .* .'title'"
+        ValueError, match="views .'pseudo_query', 'substring'., but the collator has the views .* .'title'"
     ):
         DistillationCollator(titles, make_candidates(Identifiers(bpe_tokenizer)), make_rankings())
 

@@ -266,7 +266,7 @@ def test_margins_beyond_the_scores_are_reported_before_training(bpe_tokenizer, t
 
     # Ten candidates with scores 100, 99, ..., 91: the best one is 4.5 above the middle.
     (message,) = warned()
-    assert "margin=300 is more than the 4.5 by which" in message
+    assert "margin=300 is larger than 4.5, by which" in message
     assert message.endswith("try margin=2.2, margin_gap=0.73, generation_weight=3.7.")
     assert len(warned(margin=4.6, ranking_loss="margin_rank")) == 1
     assert not warned(margin=4.4) and not warned(ranking_loss="ranknet") and not warned(ranking_weight=0.0)
@@ -306,7 +306,7 @@ def test_refused_arguments(bpe_tokenizer, tmp_path):
         )
     args = make_arguments(tmp_path)
     args._n_gpu = 2
-    with pytest.raises(ValueError, match="2 GPUs are visible to this one process.*torchrun --nproc_per_node 2"):
+    with pytest.raises(ValueError, match="2 GPUs are visible to this process.*torchrun --nproc_per_node 2"):
         DistillationGenerativeRetrievalTrainer(model=make_bart(bpe_tokenizer), args=args)
 
 
@@ -343,7 +343,7 @@ def test_refused_data(bpe_tokenizer, tmp_path):
     )
     with pytest.raises(ValueError, match="None of the 12 training queries has two ranked passages.*have no rank list"):
         trainer.train()
-    with pytest.raises(ValueError, match=r"A batch holds \['input_ids'\], which is neither"):
+    with pytest.raises(ValueError, match=r"A batch has the keys \['input_ids'\], which is neither"):
         trainer.compute_loss(trainer.model, {"input_ids": torch.ones(1, 2)})
 
 

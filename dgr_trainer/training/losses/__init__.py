@@ -2,7 +2,7 @@
 
 Every loss takes `scores` `(B, M)`, one row a rank list, and a bool `mask` `(B, M)`, `True` where there is a passage. A
 masked entry counts as removed, whatever it holds. The last six also take the teacher's scores, `loss(scores,
-teacher_scores, mask)`; for the first two the order of the list is what is taught, `loss(scores, mask)`.
+teacher_scores, mask)`; the first two are taught the order of the list, `loss(scores, mask)`.
 
 | loss                     | list order               | teacher scores   | scale (1)    | a list's loss            |
 |--------------------------|--------------------------|------------------|--------------|--------------------------|
@@ -32,7 +32,7 @@ Common to all:
   times the number of processes). Without it, the mean of micro-batch means is the same only if every micro-batch has
   equally many such lists. `distilled_ranknet_loss(reduction="active")` is the exception: its divisor depends on which
   pairs of the batch are violated.
-- **No waiting.** Nothing is read back to the host, and nothing loops over the batch.
+- **No synchronisation.** Nothing is read back to the host, and nothing loops over the batch.
 """
 
 from .list_tensors import Reduction, count_rank_lists

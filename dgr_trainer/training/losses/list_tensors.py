@@ -1,7 +1,7 @@
-"""Rank lists as masked tensors: what every loss checks, compares and averages.
+"""Rank lists as masked tensors: the checks, comparisons and averages that the losses share.
 
 Everything here works on whole batches without looking at values on the host: no `.item()`, no boolean indexing, no
-loop over the batch. So nothing waits for the accelerator, and the shapes stay static for `torch.compile`.
+loop over the batch. So nothing synchronises with the accelerator, and shapes stay static for `torch.compile`.
 """
 
 import math
@@ -17,7 +17,7 @@ Reduction = Literal["mean", "none"]
 
 
 def check_scores(scores: Tensor, mask: Tensor) -> Tensor:
-    """Checks the student's scores and returns them in at least fp32, with masked entries replaced by 0.
+    """Check the student's scores and return them in at least float32, with masked entries replaced by 0.
 
     The replacement also cuts the gradient: whatever a masked entry holds, NaN and infinity included, reaches neither a
     loss nor a gradient.
@@ -54,7 +54,7 @@ def check_scores(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_mask(mask: Tensor) -> None:
-    """Raises a `TypeError` if the mask is not bool: an integer or additive mask would be misread without a word."""
+    """Raise a `TypeError` if the mask is not bool: an integer or additive mask would silently be misread."""
     if mask.dtype != torch.bool:
         raise DGRTypeError(
             f"mask must be a bool tensor (True = there is a passage), but its dtype is {mask.dtype}: for a 0/1 mask "
@@ -63,7 +63,7 @@ def check_mask(mask: Tensor) -> None:
 
 
 def check_teacher(teacher_scores: Tensor | None, mask: Tensor) -> Tensor:
-    """Checks the teacher's scores and returns them detached, in their own dtype, with masked entries replaced by 0.
+    """Check the teacher's scores and return them detached, in their dtype, with masked entries replaced by 0.
 
     Args:
         teacher_scores (`torch.Tensor` of shape `(B, M)`, real): Higher is better. Ranks go in negated.
@@ -96,23 +96,23 @@ def check_teacher(teacher_scores: Tensor | None, mask: Tensor) -> Tensor:
 
 
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
-    """Raises a `ValueError` that names the setting if it is not a finite number >= 0 (> 0 if `positive`)."""
+    """Raise a `ValueError` that names the setting if it is not a finite number >= 0 (> 0 if `positive`)."""
     if isinstance(value, numbers.Real) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):
         return
     raise DGRValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, but it is {value!r}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a `ValueError` that names the setting and its choices if `value` is none of them."""
+    """Raise a `ValueError` that names the setting and its choices if `value` is none of them."""
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)
         raise DGRValueError(f"{name} must be one of {allowed}, but it is {value!r}.")
 
 
 def count_rank_lists(mask: Tensor) -> Tensor:
-    """The number of lists from which anything can be learnt: those with at least two passages.
+    """Count the lists that can be learnt from: those with at least two passages.
 
-    Sum it over gradient accumulation steps and processes and hand the total to the losses as `num_lists`.
+    Sum it over gradient accumulation steps and processes and pass the total to the losses as `num_lists`.
 
     Args:
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
@@ -130,7 +130,7 @@ def count_rank_lists(mask: Tensor) -> Tensor:
 def check_reduction(
     reduction: str, num_lists: int | float | Tensor | None, choices: tuple[str, ...] = ("mean", "none")
 ) -> None:
-    """Checks `reduction` against `choices`, and `num_lists` against `reduction`."""
+    """Check `reduction` against `choices`, and `num_lists` against `reduction`."""
     check_choice("reduction", reduction, choices)
     if num_lists is None:
         return
@@ -148,7 +148,7 @@ def check_reduction(
 def reduce_lists(
     losses: Tensor, mask: Tensor, reduction: str, num_lists: int | float | Tensor | None = None
 ) -> Tensor:
-    """Per-list losses as they are (`"none"`), or their sum over the number of lists (everything else).
+    """Return the losses of the lists (`"none"`), or their sum over the number of lists (everything else).
 
     Args:
         losses (`torch.Tensor` of shape `(B,)`): Loss of each list, 0 where the list has fewer than two passages.
@@ -180,7 +180,7 @@ def both_present(mask: Tensor) -> Tensor:
 
 
 def earlier(mask: Tensor) -> Tensor:
-    """`(B, M, M)` bool: passage i stands before passage j in the list."""
+    """`(B, M, M)` bool: passage i comes before passage j in the list."""
     return both_present(mask).triu(diagonal=1)
 
 

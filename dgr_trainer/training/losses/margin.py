@@ -29,13 +29,13 @@ _GENERATION_WEIGHTS = {"log_odds": 500.0}
 
 
 def pair_hinges(scores: Tensor, mask: Tensor, margin: float, margin_gap: float) -> Tensor:
-    """By how much each pair of the list falls short of its margin.
+    """Amounts by which the pairs of each list fall short of their margins.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Checked scores (see `check_scores`).
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
         margin (`float`): Margin between neighbours, in units of the scores.
-        margin_gap (`float`): What each place between the two adds to the margin.
+        margin_gap (`float`): What each place between the two passages adds to the margin.
 
     Returns:
         `torch.Tensor` of shape `(B, M, M)`: at (i, j), for passages i before j, `max(0, s_j - s_i + margin + (j - i -

@@ -1,4 +1,4 @@
-"""Bring the scores of a list to a common scale before a loss that has one of its own."""
+"""Standardise the scores of a list for losses that depend on their scale."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ def standardize_scores(scores: Tensor, mask: Tensor, *, eps: float = 1e-6) -> Te
     kl_divergence_loss(standardize_scores(scores, mask), standardize_scores(teacher_scores, mask), mask)
     ```
 
-    It takes away the spread of the scores: what is learnt is the shape of the list, not how far its passages are
-    apart. To keep the spread, use a temperature instead.
+    This removes the spread of the scores: the loss sees the shape of the list, not how far its passages are apart. To
+    keep the spread, use a temperature instead.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Scores of any floating dtype; computed in float32, float64 stays.

@@ -1,4 +1,4 @@
-"""Epochs: telling the collator which one it is, so that every epoch draws other lists."""
+"""A callback that tells the collator the epoch, so that every epoch samples other lists."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from dgr_trainer.training.collator import DistillationCollator
 
 
-class EpochOfCollator(TrainerCallback):
-    """Tells the collator which epoch it is before the epoch's first batch is made."""
+class CollatorEpochCallback(TrainerCallback):
+    """Sets the collator's epoch before the first batch of the epoch is made."""
 
     def __init__(self, collator: DistillationCollator) -> None:
         self._collator = collator
@@ -23,7 +23,7 @@ class EpochOfCollator(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Hand the epoch to the collator."""
-        # A resumed run begins in the epoch of its checkpoint; its `state.epoch` has a fraction in mid-epoch.
+        """Set the epoch of the collator."""
+        # A resumed run starts in the epoch of its checkpoint; `state.epoch` is fractional in the middle of an epoch.
         self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
         self._collator.set_epoch(self._epoch)
