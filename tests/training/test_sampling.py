@@ -203,8 +203,8 @@ def test_suspects_are_counted():
     found = sampler({"q": {"f": 1}}, false_negative_margin=2.0).coverage(["q"])
     assert found.suspected == 3
     assert found.gaps() == [
-        "3 of 10 ranked passages are left out because the teacher scores them above the relevant passage by more than the "
-        "margin"
+        "3 of 10 ranked passages are left out because the teacher scores them above the relevant passage by more "
+        "than the margin"
     ]
     with pytest.raises(ValueError, match="false_negative_margin=-1.0: give 0 or more"):
         sampler(false_negative_margin=-1.0)
