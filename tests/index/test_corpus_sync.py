@@ -151,7 +151,8 @@ def test_what_it_refuses(root, identifiers, tmp_path):
     opened = FMIndex.load(root)
     change(root, identifiers, ["p1"])
     nothing = {"removed": np.array([2]), "added": None, "compacted": False}
-    with pytest.raises(ValueError, match="The corpus in .* \\(9 passages\\) does not belong to the index.*\\(10 passages\\)"):
+    match = r"The corpus in .* \(9 passages\) does not belong to the index.*\(10 passages\)"
+    with pytest.raises(ValueError, match=match):
         save_changed(root, "index.json", opened, opened.remove(["p2"]), **nothing)
     # Another process changes it between opening and saving.
     opened = FMIndex.load(root)

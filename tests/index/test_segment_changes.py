@@ -51,7 +51,8 @@ def check(index, passages, patterns):
             # A range is empty in every segment where nothing occurs, removed passages or not.
             assert not extended[number][index.counts(extended[number]) == 0].any()
         if pattern:
-            occurrences = list(zip(*(array.tolist() for array in index.locate(ranges[number], len(pattern))), strict=True))
+            arrays = index.locate(ranges[number], len(pattern))
+            occurrences = list(zip(*(array.tolist() for array in arrays), strict=True))
             assert sorted(occurrences) == sorted(expected)
             some = zip(*(array.tolist() for array in index.locate(ranges[number], len(pattern), 2)), strict=True)
             assert list(some) == occurrences[:2]
