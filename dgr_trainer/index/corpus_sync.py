@@ -1,4 +1,4 @@
-"""Changing an index and the corpus beside it together: a folder of `dgr index`, or of a retriever."""
+"""Changes an index and the corpus beside it in one step, in a folder of `dgr index` or of a retriever."""
 
 from __future__ import annotations
 
@@ -29,41 +29,45 @@ def save_changed(
     added: Corpus | None,
     compacted: bool,
 ) -> None:
-    """Write a changed index with its corpus, which take the place of the older two in one step.
+    """Write a changed index and its corpus, which replace the older two in one step.
 
-    Only what is new is written: the segment of the added passages, a part of the corpus, and which passages are
-    removed; all other files of the folder are linked. An index that was compacted has its corpus written anew, too.
+    Only what is new is written: the segment and the corpus part of the added passages, and which passages are removed.
+    All other files of the folder are hard-linked. If the index was compacted, the whole corpus is written again.
 
     Args:
         root (`pathlib.Path`): the folder that holds `corpus/`, and the index, itself or in a subfolder.
-        marker (`str`): the file by which a folder of this kind is known, see [`atomic_folder`].
+        marker (`str`): the file that identifies such a folder, see [`atomic_folder`].
         opened ([`FMIndex`]): the index as it was loaded.
         changed ([`FMIndex`]): the index that was made from it.
         removed (`np.ndarray` of int64): the numbers in `opened` of the passages that were removed, ascending.
-        added ([`Corpus`], *optional*): the passages that were added after the rest.
+        added ([`Corpus`], *optional*): the passages that were added, which come after the others.
         compacted (`bool`): whether the index was compacted.
 
     Raises:
-        ValueError: if the corpus is not that of the index, or the index is not on the disk.
+        ValueError: if the corpus does not belong to the index, or the index was not loaded from the disk.
         RuntimeError: if another process has changed the index since it was loaded.
     """
     if opened.loaded_from is None:
-        raise DGRValueError("The index is not on the disk, so there is none to change. Save it with FMIndex.save.")
-    at, checksum = opened.loaded_from
+        raise DGRValueError(
+            "The index was not loaded from the disk, so there is no saved index to change. Save it with FMIndex.save."
+        )
+    index_folder, checksum = opened.loaded_from
     corpus = Corpus.load_from_disk(root / CORPUS)
     if len(corpus) != opened.num_passages or any(corpus.ids[n] != opened.passage_ids[n] for n in removed.tolist()):
         raise DGRValueError(
-            f"The corpus in {root / CORPUS} ({len(corpus)} passages) is not the one of the index beside it "
+            f"The corpus in {root / CORPUS} ({len(corpus)} passages) does not belong to the index beside it "
             f"({opened.num_passages} passages). Index the corpus again."
         )
-    with unchanged(at, checksum), atomic_folder(root, marker=marker) as new:
-        changed.save(new / at.relative_to(root.absolute()), link=True)
+    with unchanged(index_folder, checksum), atomic_folder(root, marker=marker) as new:
+        changed.save(new / index_folder.relative_to(root.absolute()), link=True)
         if compacted:
-            gone = set(removed.tolist())
-            kept = (passage for number, passage in enumerate(corpus) if number not in gone)
+            removed_numbers = set(removed.tolist())
+            kept = (passage for number, passage in enumerate(corpus) if number not in removed_numbers)
             Corpus.from_passages(chain(kept, added or ())).save_to_disk(new / CORPUS)
         else:
-            more = None if added is None else StoredCorpus(added.dataset, added.fingerprint)
-            write_changed(root / CORPUS, new / CORPUS, removed, more)
-        own = at == root.absolute()
-        link_tree(root, new, leave_out=lambda name: (new / name).exists() or (own and belongs_to_index(name)))
+            new_part = None if added is None else StoredCorpus(added.dataset, added.fingerprint)
+            write_changed(root / CORPUS, new / CORPUS, removed, new_part)
+        index_in_root = index_folder == root.absolute()
+        link_tree(
+            root, new, leave_out=lambda name: (new / name).exists() or (index_in_root and belongs_to_index(name))
+        )

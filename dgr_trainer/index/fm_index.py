@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dgr_trainer.errors import DGRKeyError, DGRValueError
-from dgr_trainer.index.construction import encoded_passages
-from dgr_trainer.index.folder_build import build_in_folder
 from dgr_trainer.index.query_methods import IndexQueries
+from dgr_trainer.index.remaining_ids import RemainingIds
+from dgr_trainer.index.resumable_build import build_in_folder
 from dgr_trainer.index.segment import Segment
-from dgr_trainer.index.segment_changes import RemainingIds, add_segments, compacted, without_passages
-from dgr_trainer.index.storage import load_index, new_settings, save_index
-from dgr_trainer.index.texts import Text, read_texts
+from dgr_trainer.index.segment_changes import add_segments, compacted, without_passages
+from dgr_trainer.index.storage import IndexParts, IndexSettings, load_index, save_index
+from dgr_trainer.index.token_texts import TokenText, read_texts
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -29,29 +30,30 @@ class FMIndex(IndexQueries):
     """Full-text index over a corpus of token sequences, in about three bytes a token.
 
     It answers, for any sequence of tokens (a pattern): how often does it occur in the corpus, which tokens follow it,
-    and in which passages does it occur. Appending a token to a pattern costs the same however long the pattern and
-    large the corpus. A pattern is known by its range, which is what the index knows of its occurrences: an array of
-    int64 of shape `(num_segments, 2)`, many of them an array of shape `(n, num_segments, 2)`. Ranges can be stacked,
-    selected and reordered along their first axis as any array; what stands in them is for this index alone to read.
+    and in which passages does it occur. The cost of appending a token to a pattern depends neither on the length of
+    the pattern nor on the size of the corpus. A pattern is represented by its range: the suffix-array rows of its
+    occurrences in each segment, an int64 array of shape `(num_segments, 2)`. The ranges of n patterns have the shape
+    `(n, num_segments, 2)`; they can be stacked, selected and reordered along the first axis like any array. Only the
+    index that made a range can interpret it.
 
-    Each passage stands between two separators. A pattern may start or end with the separator: `(separator, *title)`
-    occurs where a passage starts with that title. No pattern goes on from one passage into another: one with a
-    separator inside does not occur, and what [`FMIndex.continuations`] gives for one that ends with the separator
-    means nothing, except for the separator alone, which the first tokens of the passages follow.
+    The index puts a separator before and after each passage. A pattern may start or end with the separator:
+    `(separator, *title)` occurs where a passage starts with that title. Patterns do not cross passages: one with a
+    separator inside does not occur, and the result of [`FMIndex.continuations`] for one that ends with the separator
+    is undefined, except for the separator alone, which is followed by the first tokens of the passages.
 
     An index consists of segments, which never change. [`FMIndex.add`], [`FMIndex.remove`] and [`FMIndex.compact`]
-    return another index, which shares with this one what is the same in both; all answers are exact for the passages
-    that remain, whatever the segments. Saved to the folder it was loaded from, an index writes only what is new, and
-    those who have the older one open keep it.
+    return a new index that shares unchanged segments with this one. All answers are exact for the passages that
+    remain, however many segments there are. Saving an index to the folder it was loaded from writes only what is new;
+    processes that have the older index open keep it.
 
-    Ferragina and Manzini, "Opportunistic data structures with applications" (FOCS 2000), on the reversed text, so that
-    backward search appends; the Burrows-Wheeler transform is kept in a Huffman-shaped wavelet matrix (Claude,
-    Navarro and Ordonez, Information Systems 47, 2015). The text is not kept beside it but read out of it.
+    Method: Ferragina and Manzini, "Opportunistic data structures with applications" (FOCS 2000), on the reversed text,
+    so that backward search appends tokens. The Burrows-Wheeler transform is stored in a Huffman-shaped wavelet matrix
+    (Claude, Navarro and Ordonez, Information Systems 47, 2015), from which the text itself is read.
 
-    Queries have a form for one pattern and a form for many, which runs in compiled code without the interpreter's
-    lock, and for large batches in `numba.config.NUMBA_NUM_THREADS` threads. Results do not depend on their number.
+    Each query has a form for one pattern and a form for many. Compiled code runs them without the interpreter's lock,
+    large batches in `numba.config.NUMBA_NUM_THREADS` threads. Results do not depend on the number of threads.
 
-    Make one with [`FMIndex.build`], [`FMIndex.from_corpus`] or [`FMIndex.load`].
+    Create an index with [`FMIndex.build`], [`FMIndex.from_corpus`] or [`FMIndex.load`].
 
     Example:
 
@@ -59,8 +61,7 @@ class FMIndex(IndexQueries):
     >>> index = FMIndex.build([[5, 6, 7], [5, 6]], passage_ids=["a", "b"], vocab_size=8, separator=2)
     >>> index.count([5, 6])
     2
-    >>> found = index.find([5, 6])
-    >>> tokens, counts = index.continuations(found)
+    >>> tokens, counts = index.continuations(index.find([5, 6]))
     >>> dict(zip(tokens.tolist(), counts.tolist()))
     {2: 1, 7: 1}
     >>> index.add([[5, 6, 3]], passage_ids=["c"]).remove(["a"]).count([5, 6])
@@ -68,18 +69,19 @@ class FMIndex(IndexQueries):
     ```
     """
 
-    def __init__(self, segments: Sequence[Segment], settings: dict[str, Any]) -> None:
+    def __init__(self, segments: Sequence[Segment], settings: IndexSettings) -> None:
         self._segments = tuple(segments)
         self._settings = settings
-        self.loaded_from: tuple[Path, str] | None = None  # With the checksum of what was there then.
+        # The folder, and the checksum of the index in it when it was loaded or saved.
+        self.loaded_from: tuple[Path, str | None] | None = None
         self.num_passages: int = sum(segment.num_passages for segment in segments)
-        self.vocab_size: int = settings["vocab_size"]
-        self.separator: int = settings["separator"]
-        self.tokenizer_fingerprint: str = settings["tokenizer_fingerprint"]
-        self.corpus_fingerprint: str = settings["corpus_fingerprint"]
+        self.vocab_size: int = settings.vocab_size
+        self.separator: int = settings.separator
+        self.tokenizer_fingerprint: str = settings.tokenizer_fingerprint
+        self.corpus_fingerprint: str = settings.corpus_fingerprint
         self.passage_ids = RemainingIds(self._segments)
 
-    # Making, saving, loading
+    # Building, changing, saving, loading
 
     @classmethod
     def build(
@@ -103,10 +105,10 @@ class FMIndex(IndexQueries):
             passage_ids (`Iterable[str]`): the id of each passage, in the same order.
             vocab_size (`int`): number of token ids: every token is in `[0, vocab_size)`.
             separator (`int`): the token id put after each passage; no sequence may hold it.
-            tokenizer_fingerprint (`str`, *optional*, defaults to `""`): says which tokenizer made the sequences, see
-                [`FMIndex.load`].
-            corpus_fingerprint (`str`, *optional*, defaults to `""`): says which corpus they are of.
-            segment_tokens (`int`, *optional*): most tokens of a segment; by default all are one segment, which is
+            tokenizer_fingerprint (`str`, *optional*, defaults to `""`): identifies the tokenizer that made the
+                sequences, see [`FMIndex.load`].
+            corpus_fingerprint (`str`, *optional*, defaults to `""`): identifies their corpus.
+            segment_tokens (`int`, *optional*): most tokens of a segment. By default there is one segment, which is
                 fastest to search. Building takes memory in proportion to the largest segment.
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
             total (`int`, *optional*): number of sequences, for the progress bar; not needed if `sequences` or
@@ -118,9 +120,15 @@ class FMIndex(IndexQueries):
         Raises:
             TypeError: if a sequence holds anything but integers, or an id is not a string.
             ValueError: if there is no sequence, a token is outside the vocabulary or is the separator, an id occurs
-                twice, or there are not as many ids as sequences.
+                twice, or the numbers of ids and sequences differ.
         """
-        settings = new_settings(vocab_size, separator, tokenizer_fingerprint, corpus_fingerprint, segment_tokens)
+        settings = IndexSettings(
+            vocab_size,
+            separator,
+            segment_tokens=segment_tokens,
+            tokenizer_fingerprint=tokenizer_fingerprint,
+            corpus_fingerprint=corpus_fingerprint,
+        )
         for sized in (sequences, passage_ids):
             if total is None and isinstance(sized, Sized):
                 total = len(sized)
@@ -143,10 +151,10 @@ class FMIndex(IndexQueries):
         Args:
             corpus ([`Corpus`]): the passages.
             identifiers ([`Identifiers`]): turns a passage into tokens; its end-of-sequence token is the separator.
-            batch_size (`int`, *optional*, defaults to 1024): passages that are tokenised together.
-            folder (`str` or `os.PathLike`, *optional*): where to write the index, segment by segment, so that not all
-                of it has to be in memory. It appears there when it is complete. If building is interrupted, the same
-                call goes on after the last segment that was finished.
+            batch_size (`int`, *optional*, defaults to 1024): number of passages that are tokenised together.
+            folder (`str` or `os.PathLike`, *optional*): where to write the index, segment by segment, so that only
+                one segment has to fit in memory. It appears there when it is complete. If building is interrupted,
+                the same call resumes after the last finished segment.
             segment_tokens (`int`, *optional*): most tokens of a segment, see [`FMIndex.build`].
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
@@ -154,20 +162,20 @@ class FMIndex(IndexQueries):
             [`FMIndex`]: the index; in memory, or loaded from `folder`.
 
         Raises:
-            ValueError: as [`FMIndex.build`].
+            ValueError: as in [`FMIndex.build`].
             FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
         """
-        settings = new_settings(
+        settings = IndexSettings(
             identifiers.vocab_size,
             identifiers.eos_token_id,
-            identifiers.fingerprint,
-            corpus.fingerprint,
-            segment_tokens,
+            segment_tokens=segment_tokens,
+            tokenizer_fingerprint=identifiers.fingerprint,
+            corpus_fingerprint=corpus.fingerprint,
         )
 
-        def texts(start: int) -> Iterator[Text]:
+        def texts(start: int) -> Iterator[TokenText]:
             return read_texts(
-                encoded_passages(corpus, identifiers, batch_size, start), islice(corpus.ids, start, None),
+                _encoded_passages(corpus, identifiers, batch_size, start), islice(corpus.ids, start, None),
                 identifiers.vocab_size, identifiers.eos_token_id, segment_tokens, len(corpus) - start, progress,
             )  # fmt: skip
 
@@ -179,7 +187,7 @@ class FMIndex(IndexQueries):
     def add(
         self, sequences: Iterable[Sequence[int]], *, passage_ids: Iterable[str], progress: bool = False
     ) -> FMIndex:
-        """The index with more passages, which come after those that are there.
+        """Return the index with more passages, which come after the others.
 
         Args:
             sequences (`Iterable[Sequence[int]]`): the token ids of each passage, as for [`FMIndex.build`].
@@ -187,32 +195,41 @@ class FMIndex(IndexQueries):
             progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
         Returns:
-            [`FMIndex`]: an index with one segment more.
+            [`FMIndex`]: an index with one more segment.
 
         Raises:
-            TypeError, ValueError: as [`FMIndex.build`]; also if an id is in the index already.
+            TypeError: as in [`FMIndex.build`].
+            ValueError: as in [`FMIndex.build`]; also if an id is in the index already.
         """
         texts = read_texts(
-            sequences, passage_ids, self.vocab_size, self.separator, self._settings["segment_tokens"], None, progress
+            sequences, passage_ids, self.vocab_size, self.separator, self._settings.segment_tokens, None, progress
         )
         return self._changed(add_segments(self._segments, texts, self.vocab_size, self.separator))
 
     def add_corpus(self, corpus: Corpus, identifiers: Identifiers, *, progress: bool = True) -> FMIndex:
-        """The index with the passages of a corpus; see [`FMIndex.add`] and [`FMIndex.from_corpus`].
-
-        Raises:
-            ValueError: as [`FMIndex.add`]; also if the index was made with another tokenizer.
-        """
-        self.check_tokenizer(identifiers)
-        return self.add(encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
-
-    def remove(self, passage_ids: Iterable[str]) -> FMIndex:
-        """The index without some passages. They take no part in any answer; those after them move up.
-
-        They stay in their segment, which they make a little slower, until [`FMIndex.compact`].
+        """Return the index with the passages of a corpus added; see [`FMIndex.add`] and [`FMIndex.from_corpus`].
 
         Args:
-            passage_ids (`Iterable[str]`): their ids.
+            corpus ([`Corpus`]): the passages to add.
+            identifiers ([`Identifiers`]): turns a passage into tokens.
+            progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+        Returns:
+            [`FMIndex`]: an index with one more segment.
+
+        Raises:
+            ValueError: as in [`FMIndex.add`]; also if the index was made with another tokenizer.
+        """
+        self.check_tokenizer(identifiers)
+        return self.add(_encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
+
+    def remove(self, passage_ids: Iterable[str]) -> FMIndex:
+        """Return the index without some passages; the numbers of the passages after them become smaller.
+
+        Their tokens stay in their segment, which makes it a little slower, until [`FMIndex.compact`] is called.
+
+        Args:
+            passage_ids (`Iterable[str]`): the ids of the passages to remove.
 
         Returns:
             [`FMIndex`]: the index without them.
@@ -225,93 +242,104 @@ class FMIndex(IndexQueries):
         if len(passages) == self.num_passages:
             raise DGRValueError(
                 f"All {self.num_passages} passages of the index would be removed, but an index has at least one. "
-                "Delete its folder instead, or add the new passages before the old are removed."
+                "Delete its folder instead, or add the new passages before you remove the old ones."
             )
         return self._changed(without_passages(self._segments, passages) if len(passages) else self._segments)
 
     def compact(self, *, progress: bool = True) -> FMIndex:
-        """The same passages in the same order, indexed anew in as few segments as there can be.
+        """Index the same passages again, in the same order, in as few segments as possible.
 
         Args:
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
         Returns:
-            [`FMIndex`]: the index; its answers are the same, its ranges are not.
+            [`FMIndex`]: the index; its answers are the same, but ranges of this index do not apply to it.
         """
-        limit = self._settings["segment_tokens"]
+        limit = self._settings.segment_tokens
         return self._changed(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
 
     def share(self, number: int, of: int) -> FMIndex:
-        """Part `number` of `of` parts of consecutive segments, which together hold every passage once, in order.
+        """Return part `number` of `of` parts of consecutive segments; together they hold every passage once, in order.
 
-        For [`DistributedIndex`], where each process opens the index, which reads nothing, and uses only its share.
+        For [`DistributedIndex`]: each process opens the index, which reads no files in full, and uses only its share.
+
+        Args:
+            number (`int`): the number of the part, from 0.
+            of (`int`): the number of parts.
+
+        Returns:
+            [`FMIndex`]: an index of the passages of that part.
 
         Raises:
             ValueError: if there is no such part, or there are fewer segments than parts.
         """
         if not 0 <= number < of:
-            raise DGRValueError(f"There is no part {number} of {of}. Number the parts from 0.")
+            raise DGRValueError(f"There is no part {number} of {of} parts: they are numbered from 0 to {of - 1}.")
         if of > self.num_segments:
             raise DGRValueError(
                 f"The index has {self.num_segments} segments, too few for {of} parts. Give a smaller segment_tokens."
             )
         bounds = np.linspace(0, self.num_segments, of + 1).astype(int)
         segments = self._segments[bounds[number] : bounds[number + 1]]
-        return FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
+        return FMIndex(segments, replace(self._settings, corpus_fingerprint=""))
 
     def _changed(self, segments: Sequence[Segment]) -> FMIndex:
-        changed = FMIndex(segments, {**self._settings, "corpus_fingerprint": ""})
+        changed = FMIndex(segments, replace(self._settings, corpus_fingerprint=""))
         changed.loaded_from = self.loaded_from
         return changed
 
     def save(self, path: str | os.PathLike[str], *, link: bool = False) -> None:
-        """Write the index to a folder, where it appears only when all of it is on the disk.
+        """Write the index to a folder, where it appears only when it is complete on the disk.
 
-        An older index at `path` stays usable until then. What the folder has of this index is not written again.
+        Until then an older index at `path` stays usable. Segments that the folder already has are not written again.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
-            link (`bool`, *optional*, defaults to `False`): share the files with a folder elsewhere on the same disk.
+            link (`bool`, *optional*, defaults to `False`): hard-link the files of segments that another folder on the
+                same disk has.
 
         Raises:
             FileExistsError: if `path` is a file, or a folder with anything but an index in it.
             RuntimeError: if this index was made from the one at `path`, which has been changed since.
         """
-        opened = self.loaded_from[1] if self.loaded_from and self.loaded_from[0] == Path(path).absolute() else None
-        segments, checksum = save_index(path, self._segments, self._settings, opened, link)
-        self._segments, self.loaded_from = tuple(segments), (Path(path).absolute(), checksum)
+        folder = Path(path).absolute()
+        checksum = self.loaded_from[1] if self.loaded_from and self.loaded_from[0] == folder else None
+        saved = save_index(path, IndexParts(self._segments, self._settings, checksum), link)
+        self._segments, self.loaded_from = saved.segments, (folder, saved.checksum)
 
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None, verify: bool | None = None
     ) -> FMIndex:
-        """Open an index. Its files are mapped into memory: opening takes no time, and processes share the memory.
+        """Open an index. Its files are mapped into memory, so opening is fast and processes share the memory.
 
-        All files have to be whole. Small ones, and all of an index up to 16 MiB, are compared with their SHA-256; a
-        large one is if it was changed or copied since it was compared last. What a disk does to it takes `verify`.
+        All files must be complete. The SHA-256 of small files, and of all files of an index up to 16 MiB, is always
+        verified; that of a large file, if it was changed or copied since it was last verified. Finding out whether the
+        disk has damaged a large file takes `verify=True`.
 
         Args:
             path (`str` or `os.PathLike`): the folder.
             tokenizer_fingerprint (`str`, *optional*): fingerprint of the tokenizer that patterns will be made with; an
-                index made with another is refused.
-            verify (`bool`, *optional*): read all files and compare their SHA-256 in any case, or (`False`) in none.
+                index made with another tokenizer is refused.
+            verify (`bool`, *optional*): always verify the SHA-256 of large files, or (`False`) never.
 
         Returns:
             [`FMIndex`]: the index.
 
         Raises:
             FileNotFoundError: if there is no such folder, or a file of the index is missing.
-            ValueError: if the folder is no index, of an unknown version or damaged, or made with another tokenizer.
+            ValueError: if the folder is not an index, has an unknown version, is damaged, or was made with another
+                tokenizer.
         """
-        segments, settings, checksum = load_index(path, verify)
-        index = cls(segments, settings)
-        index.loaded_from = Path(path).absolute(), checksum
+        parts = load_index(path, verify)
+        index = cls(parts.segments, parts.settings)
+        index.loaded_from = Path(path).absolute(), parts.checksum
         if tokenizer_fingerprint is not None:
             index._check_fingerprint(tokenizer_fingerprint)
         return index
 
     def check_tokenizer(self, identifiers: Identifiers) -> None:
-        """Make sure that patterns of these identifiers mean in this index what they mean to their tokenizer.
+        """Check that the index was made with the tokenizer of these identifiers.
 
         Args:
             identifiers ([`Identifiers`]): the tokenizer and its settings.
@@ -335,17 +363,17 @@ class FMIndex(IndexQueries):
                 "made with, or build the index again with FMIndex.from_corpus(corpus, identifiers)."
             )
 
-    # What is in it
+    # Contents
 
     @cached_property
     def num_tokens(self) -> int:
-        """Number of tokens of the passages, with a separator for each."""
+        """Number of tokens of the passages, with one separator per passage."""
         return int(self.token_counts.sum())
 
     @cached_property
     def token_counts(self) -> np.ndarray:
-        """How often each token id occurs; the separator once a passage (int64, shape `(vocab_size,)`)."""
-        counts = np.sum([segment.token_counts for segment in self._segments], axis=0)
+        """How often each token id occurs; the separator once per passage (int64, shape `(vocab_size,)`)."""
+        counts: np.ndarray = np.sum([segment.token_counts for segment in self._segments], axis=0)
         counts.setflags(write=False)
         return counts
 
@@ -362,7 +390,7 @@ class FMIndex(IndexQueries):
         return sum(segment.num_bytes for segment in self._segments)
 
     def passage_position(self, passage_id: str) -> int:
-        """Number of a passage, given its id.
+        """The position of a passage, given its id.
 
         Args:
             passage_id (`str`): the id.
@@ -376,26 +404,35 @@ class FMIndex(IndexQueries):
         return int(self.passage_positions([passage_id])[0])
 
     def passage_positions(self, passage_ids: Iterable[str]) -> np.ndarray:
-        """Numbers of passages, given their ids.
+        """The positions of passages, given their ids.
 
         Args:
             passage_ids (`Iterable[str]`): the ids.
 
         Returns:
-            `np.ndarray` of int64, one for each id: the passages' positions in the corpus, from 0.
+            `np.ndarray` of int64, shape `(num_ids,)`: the passages' positions in the corpus, from 0.
 
         Raises:
             KeyError: if no passage has one of the ids.
         """
-        wanted = list(passage_ids)
-        positions = self.passage_ids.positions(wanted)
+        ids = list(passage_ids)
+        positions = self.passage_ids.positions(ids)
         unknown = np.flatnonzero(positions < 0)
         if len(unknown):
             raise DGRKeyError(
-                f"No passage of the index has the id {wanted[unknown[0]]!r} ({len(unknown)} of {len(wanted)} ids are "
+                f"No passage of the index has the id {ids[unknown[0]]!r} ({len(unknown)} of {len(ids)} ids are "
                 "unknown). Use the ids of the corpus that was indexed."
             )
         return positions
 
     def __repr__(self) -> str:
         return f"FMIndex({self.num_passages} passages, {self.num_tokens} tokens, {self.vocab_size} token ids)"
+
+
+def _encoded_passages(
+    corpus: Corpus, identifiers: Identifiers, batch_size: int, start: int = 0
+) -> Iterator[list[int]]:
+    """The token ids of each passage of a corpus, from passage `start`, encoded in batches."""
+    passages = islice(corpus, start, None)
+    while batch := list(islice(passages, batch_size)):
+        yield from identifiers.encode_passages(batch)

@@ -1,4 +1,4 @@
-"""Passage ids in three arrays: no Python object an id, and a look-up by binary search."""
+"""Passage ids in three arrays, without a Python object for each id, and looked up by binary search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRIndexError, DGRValueError
-from dgr_trainer.index.bit_vector import compiled
+from dgr_trainer.index.compilation import compiled
 
 _CHUNK = 4096
 
@@ -22,8 +22,8 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
         passage_ids (`Iterable[str]`): the ids, in the order of the passages.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the ids' UTF-8 bytes (uint8), where each starts (int64, one more
-        than there are ids), and the passages in the order of their ids' bytes (int64).
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the ids' UTF-8 bytes (uint8), where each id starts (int64, shape
+        `(num_ids + 1,)`), and the passages in the order of their ids' bytes (int64).
 
     Raises:
         TypeError: if an id is not a string.
@@ -34,8 +34,8 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
     for left, right in pairwise(order):
         if encoded[left] == encoded[right]:
             raise DGRValueError(
-                f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but results "
-                "are given by id. Give every passage an id of its own."
+                f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but an id "
+                "must name one passage. Give every passage a different id."
             )
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
@@ -43,7 +43,7 @@ def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 class PassageIds(Sequence[str]):
-    """The passage ids of an index, decoded when they are asked for.
+    """The passage ids of a segment, decoded on access.
 
     Args:
         id_bytes (`np.ndarray` of uint8): the ids' UTF-8 bytes.
@@ -80,7 +80,7 @@ class PassageIds(Sequence[str]):
         return isinstance(value, str) and self.positions([value])[0] >= 0
 
     def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
-        """Position of an id; as [`list.index`], but by binary search."""
+        """Position of an id, like [`list.index`] but by binary search."""
         position = int(self.positions([value])[0])
         if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
             raise DGRValueError(f"{value!r} is not among the passage ids.")
@@ -93,17 +93,19 @@ class PassageIds(Sequence[str]):
             values (`Iterable[str]`): ids.
 
         Returns:
-            `np.ndarray` of int64: a position for each id, -1 for an id that is not there.
+            `np.ndarray` of int64: a position for each id, -1 for an unknown id.
         """
         encoded = [value.encode() for value in values]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
         wanted = np.frombuffer(b"".join(encoded), np.uint8)
-        return _look_up(self._bytes, self._offsets, self._order, wanted, offsets)
+        positions: np.ndarray = _look_up(self._bytes, self._offsets, self._order, wanted, offsets)
+        return positions
 
     def hashes(self) -> np.ndarray:
         """A hash of each id, the same in every process (uint64); different ids may have the same."""
-        return _hash(self._bytes, self._offsets)
+        hashes: np.ndarray = _hash(self._bytes, self._offsets)
+        return hashes
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
@@ -114,8 +116,8 @@ class PassageIds(Sequence[str]):
 def _look_up(
     id_bytes: np.ndarray, id_offsets: np.ndarray, id_order: np.ndarray, wanted: np.ndarray, wanted_offsets: np.ndarray
 ) -> np.ndarray:
-    found = np.full(len(wanted_offsets) - 1, -1, np.int64)
-    for query in range(len(found)):
+    positions = np.full(len(wanted_offsets) - 1, -1, np.int64)
+    for query in range(len(positions)):
         start = wanted_offsets[query]
         size = wanted_offsets[query + 1] - start
         low, high = 0, len(id_order)
@@ -131,18 +133,18 @@ def _look_up(
                     difference = step
                     break
             if difference == 0:
-                found[query] = passage
+                positions[query] = passage
                 break
             if difference < 0:
                 low = middle + 1
             else:
                 high = middle
-    return found
+    return positions
 
 
 @compiled
 def _hash(id_bytes: np.ndarray, id_offsets: np.ndarray) -> np.ndarray:
-    """FNV-1a of the bytes, whose bits MurmurHash3's last step then spreads."""
+    """FNV-1a of the bytes, mixed by the final step of MurmurHash3."""
     hashes = np.empty(len(id_offsets) - 1, np.uint64)
     for passage in range(len(hashes)):
         value = np.uint64(0xCBF29CE484222325)

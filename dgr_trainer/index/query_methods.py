@@ -1,4 +1,4 @@
-"""What can be asked of an index, of one pattern and of many."""
+"""The query methods of an index, each for one pattern and for many."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from functools import cached_property
 
 import numpy as np
 
-from dgr_trainer.index import batched_queries
-from dgr_trainer.index.batched_queries import Integers
+from dgr_trainer.index import query_dispatch
+from dgr_trainer.index.query_dispatch import Integers
 from dgr_trainer.index.segment import Segment
 
 
 class IndexQueries:
-    """The queries of [`FMIndex`], over its segments."""
+    """The query methods of [`FMIndex`]."""
 
     _segments: tuple[Segment, ...]
 
     @property
     def num_segments(self) -> int:
-        """Number of parts that the index consists of, and so of parts of a range."""
+        """Number of segments of the index; a range has one part for each."""
         return len(self._segments)
 
     @cached_property
     def whole(self) -> np.ndarray:
-        """The range of the empty pattern: all occurrences (int64, shape `(num_segments, 2)`)."""
-        whole = batched_queries.find(self._segments, [[]])[0]
+        """The range of the empty pattern, which occurs everywhere (int64, shape `(num_segments, 2)`)."""
+        whole: np.ndarray = query_dispatch.find(self._segments, [[]])[0]
         whole.setflags(write=False)
         return whole
 
@@ -39,7 +39,7 @@ class IndexQueries:
         """The range of a pattern.
 
         Args:
-            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern has all occurrences.
+            ids (`Sequence[int]`): token ids; may hold the separator. The empty pattern occurs everywhere.
 
         Returns:
             `np.ndarray` of int64, shape `(num_segments, 2)`: the range; zeros if the pattern does not occur.
@@ -47,7 +47,8 @@ class IndexQueries:
         Raises:
             ValueError: if a token is outside the vocabulary.
         """
-        return self.find_batch([ids])[0]
+        ranges = self.find_batch([ids])
+        return np.asarray(ranges[0])
 
     def count(self, ids: Sequence[int]) -> int:
         """How often a pattern occurs; see [`FMIndex.find`]."""
@@ -71,7 +72,7 @@ class IndexQueries:
         Args:
             found (`np.ndarray` of int64, shape `(num_segments, 2)`): the pattern's range.
             length (`int`): number of tokens of the pattern.
-            limit (`int`, *optional*): occurrences to give at most.
+            limit (`int`, *optional*): most occurrences to return.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: the passage of each occurrence, and the offset of its first token in it.
@@ -95,36 +96,37 @@ class IndexQueries:
             `np.ndarray` of int64, shape `(...)`: the numbers of occurrences; 0 for empty ranges.
 
         Raises:
-            ValueError: if a range is not of this index.
+            ValueError: if a range does not belong to this index.
         """
-        return batched_queries.counts(self._segments, ranges)
+        return query_dispatch.counts(self._segments, ranges)
 
     def extend(self, ranges: np.ndarray, tokens: Integers, enough: int | None = None) -> np.ndarray:
-        """Append a token to each of many patterns, or try several for each.
+        """Append a token to each of many patterns, or try several tokens for each.
 
         Args:
             ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; empty ones stay empty.
-            tokens (`np.ndarray` of int64, shape `(n,)` or `(n, m)`): the token to append to each, or `m` tokens of
-                which each makes a pattern of its own. Those of one range share what they can: `(n, m)` takes less time
-                than the range `m` times over.
-            enough (`int`, *optional*): tokens of a range, in the order given, that are looked for: once so many were
-                found to occur, those that come after are not tried and get empty ranges.
+            tokens (`np.ndarray` of int64, shape `(n,)` or `(n, m)`): the token to append to each pattern, or `m`
+                tokens to try separately. The tokens of one range share work, so `(n, m)` takes less time than
+                repeating each range `m` times.
+            enough (`int`, *optional*): stop trying the tokens of a range, in the order given, once this many occur;
+                the remaining tokens get empty ranges.
 
         Returns:
             `np.ndarray` of int64, shape `(n, num_segments, 2)` or `(n, m, num_segments, 2)`: the new ranges; zeros
             where the new pattern does not occur.
 
         Raises:
-            ValueError: if a range is not of this index, a token is outside the vocabulary, or `enough` is below 1.
+            ValueError: if a range does not belong to this index, a token is outside the vocabulary, or `enough` is
+                below 1.
         """
-        return batched_queries.extend(self._segments, ranges, tokens, enough)
+        return query_dispatch.extend(self._segments, ranges, tokens, enough)
 
     def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
         """The ranges of many patterns.
 
         Args:
-            patterns (`Iterable[Sequence[int]]`): token ids of each pattern. Fastest is an array of shape
-                `(n, length)`.
+            patterns (`Iterable[Sequence[int]]`): token ids of each pattern; an array of shape `(n, length)` is
+                fastest.
 
         Returns:
             `np.ndarray` of int64, shape `(n, num_segments, 2)`: the ranges; zeros where a pattern does not occur.
@@ -132,12 +134,12 @@ class IndexQueries:
         Raises:
             ValueError: if a token is outside the vocabulary.
         """
-        return batched_queries.find(self._segments, patterns)
+        return query_dispatch.find(self._segments, patterns)
 
     def continuations_batch(self, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens that follow the occurrences of each of many patterns.
 
-        Where a passage ends, what follows is the separator.
+        At the end of a passage, the separator follows.
 
         Args:
             ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges; nothing follows empty
@@ -145,13 +147,13 @@ class IndexQueries:
 
         Returns:
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: `offsets` (int64, shape `(n + 1,)`), `tokens` and `counts`
-            (int64). The distinct tokens that follow pattern `i` are `tokens[offsets[i]:offsets[i + 1]]`, in an order
-            that is always the same but means nothing; `counts` in the same places says how often each follows.
+            (int64). The distinct tokens that follow pattern `i` are `tokens[offsets[i]:offsets[i + 1]]`, in an
+            arbitrary but fixed order; the same slice of `counts` says how often each follows.
 
         Raises:
-            ValueError: if a range is not of this index.
+            ValueError: if a range does not belong to this index.
         """
-        return batched_queries.continuations(self._segments, ranges)
+        return query_dispatch.continuations(self._segments, ranges)
 
     def locate_batch(
         self, ranges: np.ndarray, lengths: int | Integers, limit: int | None = None
@@ -160,31 +162,31 @@ class IndexQueries:
 
         Args:
             ranges (`np.ndarray` of int64, shape `(n, num_segments, 2)`): the patterns' ranges.
-            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of each pattern, which its range
-                does not say.
-            limit (`int`, *optional*): occurrences to give of each pattern at most; always the same ones.
+            lengths (`int` or `np.ndarray` of int64, shape `(n,)`): number of tokens of each pattern, which cannot be
+                read from its range.
+            limit (`int`, *optional*): most occurrences to return of each pattern; always the same ones.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray, np.ndarray]`: for each occurrence (int64) the number of its pattern,
-            ascending, its passage, and the offset of its first token in the passage: -1 if that is the separator
-            before it. The separator alone occurs where a passage ends.
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: for each occurrence (int64), the number of its pattern,
+            ascending; its passage; and the offset of its first token in the passage, which is -1 if that token is the
+            separator before the passage. The separator alone occurs at the end of each passage.
 
         Raises:
-            ValueError: if a range is not of this index, or a length is below 1.
+            ValueError: if a range does not belong to this index, or a length is below 1.
         """
-        return batched_queries.locate(self._segments, ranges, lengths, limit)
+        return query_dispatch.locate(self._segments, ranges, lengths, limit)
 
     def extract_batch(self, passages: Integers) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of many passages.
 
         Args:
-            passages (`np.ndarray` of int64, shape `(n,)`): passages, from 0.
+            passages (`np.ndarray` of int64, shape `(n,)`): the passages' positions in the corpus, from 0.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: `indptr` (int64, shape `(n + 1,)`) and `tokens` (int64); those of the
+            `tuple[np.ndarray, np.ndarray]`: `indptr` (int64, shape `(n + 1,)`) and `tokens` (int64). The tokens of the
             `i`-th passage, without the separator, are `tokens[indptr[i]:indptr[i + 1]]`.
 
         Raises:
             IndexError: if there is no such passage.
         """
-        return batched_queries.extract(self._segments, passages)
+        return query_dispatch.extract(self._segments, passages)

@@ -1,7 +1,7 @@
-"""An index on disk: a folder for each segment, and `index.json`, which says which of them the index consists of.
+"""An index on disk: one folder per segment, and `index.json`, which lists the segments of the index.
 
-Folders of segments are written once and never changed; adding, removing and compacting write new ones, then put a new
-`index.json` in the place of the old, in one step. Who opens the index finds all of the old or all of the new.
+Segment folders are written once and never changed. Adding, removing and compacting write new ones, then replace
+`index.json` in one step, so that a reader opens either the old index or the new one.
 """
 
 from __future__ import annotations
@@ -10,97 +10,105 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, atomic_write, restore_folder
-from dgr_trainer.index.construction import SAMPLE_RATE, IndexArrays, check_vocabulary
-from dgr_trainer.index.parts import StoredPart, is_whole, link_part, read_part, write_part
+from dgr_trainer.index.array_folders import ArrayFolder, is_complete, link_arrays, read_arrays, write_arrays
+from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
-from dgr_trainer.index.verified import VERIFIED, State, read_verified, state_of, write_verified
+from dgr_trainer.index.verified_files import VERIFIED, FileState, file_state, read_verified, write_verified
 
 FORMAT = "dgr-trainer FM-index"
 FORMAT_VERSION = 2
 DESCRIPTION = "index.json"
 MADE_OF = "made_of.json"
 _LOCK = "index.lock"
-_PARTS = ("segment-", "removed-", ".segment-", ".removed-")
-_SETTINGS = (
-    "vocab_size",
-    "separator",
-    "sample_rate",
-    "segment_tokens",
-    "tokenizer_fingerprint",
-    "corpus_fingerprint",
-)
-# An index of no more bytes than this is compared with its checksums whenever it is opened, in a few milliseconds.
+_ARRAY_FOLDERS = ("segment-", "removed-", ".segment-", ".removed-")
+# All checksums of an index up to this size are verified whenever it is opened, which takes a few milliseconds.
 _ALWAYS_VERIFIED = 16 << 20
 
 
-def new_settings(
-    vocab_size: int,
-    separator: int,
-    tokenizer_fingerprint: str,
-    corpus_fingerprint: str,
-    segment_tokens: int | None,
-) -> dict[str, Any]:
-    """The numbers and fingerprints that describe an index; see `FMIndex.build`."""
-    check_vocabulary(vocab_size, separator)
-    if segment_tokens is not None and segment_tokens < 1:
-        raise DGRValueError(
-            f"segment_tokens is {segment_tokens}, but a segment has at least 1 token. Give a large number, such as "
-            "100_000_000, or None for one segment."
-        )
-    return {
-        "vocab_size": int(vocab_size),
-        "separator": int(separator),
-        "sample_rate": SAMPLE_RATE,
-        "segment_tokens": segment_tokens,
-        "tokenizer_fingerprint": tokenizer_fingerprint,
-        "corpus_fingerprint": corpus_fingerprint,
-    }
+@dataclass(frozen=True)
+class IndexSettings:
+    """The numbers and fingerprints that describe an index; see `FMIndex.build`.
+
+    Attributes:
+        vocab_size (`int`): number of token ids.
+        separator (`int`): the token id after each passage.
+        sample_rate (`int`): n, if the position of every n-th token is stored.
+        segment_tokens (`int`, *optional*): most tokens of a segment; `None` for one segment.
+        tokenizer_fingerprint (`str`): says which tokenizer made the tokens.
+        corpus_fingerprint (`str`): says which corpus was indexed.
+
+    Raises:
+        ValueError: if the vocabulary or `segment_tokens` is one that no index can have.
+    """
+
+    vocab_size: int
+    separator: int
+    sample_rate: int = SAMPLE_RATE
+    segment_tokens: int | None = None
+    tokenizer_fingerprint: str = ""
+    corpus_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocab_size, self.separator)
+        if self.segment_tokens is not None and self.segment_tokens < 1:
+            raise DGRValueError(
+                f"segment_tokens is {self.segment_tokens}, but a segment has at least 1 token. Give a large number, "
+                "such as 100_000_000, or None for one segment."
+            )
+        # Numpy integers cannot be written as JSON.
+        object.__setattr__(self, "vocab_size", int(self.vocab_size))
+        object.__setattr__(self, "separator", int(self.separator))
 
 
-def save_index(
-    path: str | os.PathLike[str],
-    segments: Sequence[Segment],
-    settings: Mapping[str, Any],
-    opened: str | None,
-    link: bool = False,
-) -> tuple[list[Segment], str]:
-    """Write an index. It appears, or takes the place of an older one, only when all of it is on the disk.
+class IndexParts(NamedTuple):
+    """What an index consists of, in memory or on disk.
+
+    Attributes:
+        segments (`tuple[Segment, ...]`): its segments, in the order of their passages.
+        settings ([`IndexSettings`]): numbers and fingerprints that describe it.
+        checksum (`str`, *optional*): the checksum in `index.json`, if the index was loaded or saved.
+    """
+
+    segments: tuple[Segment, ...]
+    settings: IndexSettings
+    checksum: str | None = None
+
+
+def save_index(path: str | os.PathLike[str], index: IndexParts, link: bool = False) -> IndexParts:
+    """Write an index, which appears, or replaces an older one, only when all of it is on the disk.
 
     Args:
         path (`str` or `os.PathLike`): the folder.
-        segments (`Sequence[Segment]`): what the index consists of. What the folder has already is not written again.
-        settings (`Mapping[str, Any]`): numbers and fingerprints that describe them.
-        opened (`str`, *optional*): the checksum of the index that these segments were made from, if it was opened
-            from `path`.
-        link (`bool`, *optional*, defaults to `False`): parts that are on the disk elsewhere become hard links.
+        index ([`IndexParts`]): the index, with the checksum of the one that it was made from if that was opened from
+            `path`. Array folders that `path` already has are not written again.
+        link (`bool`, *optional*, defaults to `False`): hard-link array folders that are elsewhere on the disk.
 
     Returns:
-        `tuple[list[Segment], str]`: the segments, which now know where they are on the disk, and the checksum of the
-        description that was written.
+        [`IndexParts`]: the index with segments that know their folders, and the checksum that was written.
 
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
         RuntimeError: if the index at `path` was changed since it was opened.
-        OSError: if the disk is full, for one; `path` is then as it was.
+        OSError: for example if the disk is full; `path` is then unchanged.
     """
     folder = Path(path)
     restore_folder(folder)
     if not (folder / DESCRIPTION).is_file():
         with atomic_folder(folder, marker=DESCRIPTION) as new:
-            return write_index(new, folder, segments, settings, link)
-    with unchanged(folder, opened):
-        written = write_index(folder, folder, segments, settings, link)
+            return write_index(new, folder, index, link)
+    with unchanged(folder, index.checksum):
+        written = write_index(folder, folder, index, link)
         delete_unused(folder)
         (folder / MADE_OF).unlink(missing_ok=True)
     return written
@@ -108,14 +116,17 @@ def save_index(
 
 @contextmanager
 def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
-    """Keep other processes from changing an index.
+    """Lock an index, so that no other process changes it meanwhile.
 
     Args:
         folder (`pathlib.Path`): the folder of the index.
-        opened (`str`, *optional*): the checksum of the index that the change is made from.
+        opened (`str`, *optional*): the checksum of the index when it was opened.
+
+    Yields:
+        `None`: while the index is locked.
 
     Raises:
-        RuntimeError: if another process has changed it since.
+        RuntimeError: if another process has changed the index since it was opened.
     """
     with FileLock(folder / _LOCK):
         if opened is not None and opened != checksum_on_disk(folder):
@@ -126,20 +137,20 @@ def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
         yield
 
 
-def load_index(path: str | os.PathLike[str], verify: bool | None = None) -> tuple[list[Segment], dict[str, Any], str]:
+def load_index(path: str | os.PathLike[str], verify: bool | None = None) -> IndexParts:
     """Map an index into memory.
 
     Args:
         path (`str` or `os.PathLike`): a folder that `save_index` wrote.
-        verify (`bool`, *optional*): compare all files with their checksums, or (`False`) only the small ones. By
-            default, of an index above 16 MiB, those that were changed or copied since they were compared last.
+        verify (`bool`, *optional*): verify the checksums of all files, or (`False`) only of small ones. By default,
+            in an index above 16 MiB, also of files that were changed or copied since they were last verified.
 
     Returns:
-        `tuple[list[Segment], dict[str, Any], str]`: the segments, the settings, and the description's checksum.
+        [`IndexParts`]: the segments, the settings and the checksum.
 
     Raises:
         FileNotFoundError: if there is no folder, or a file of the index is missing.
-        ValueError: if the folder is no index, of an unknown version, or damaged.
+        ValueError: if the folder is not an index, has an unknown version, or is damaged.
     """
     folder = Path(path)
     restore_folder(folder)
@@ -153,114 +164,126 @@ def load_index(path: str | os.PathLike[str], verify: bool | None = None) -> tupl
                 raise
 
 
-def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> tuple[list[Segment], dict[str, Any], str]:
-    sizes = _sizes(description)
-    states: dict[str, State] = {}
+def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> IndexParts:
+    sizes = _file_sizes(description)
+    states: dict[str, FileState] = {}
     if sum(sizes.values()) > _ALWAYS_VERIFIED:
-        states = {name: state_of(folder / name) for name in sizes if (folder / name).is_file()}
-        known = read_verified(folder)
-        chosen = {name for name in sizes if verify or (verify is None and states.get(name) != known.get(name, ()))}
+        states = {name: file_state(folder / name) for name in sizes if (folder / name).is_file()}
+        verified = read_verified(folder)
+        to_verify = {
+            name for name in sizes if verify or (verify is None and states.get(name) != verified.get(name, ()))
+        }
     else:
-        chosen = set(sizes)
-    total, hidden = sum(sizes[name] for name in chosen), not (states and chosen)
+        to_verify = set(sizes)
+    total, hidden = sum(sizes[name] for name in to_verify), not (states and to_verify)
     with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=hidden) as bar:
 
-        def is_chosen(name: str) -> bool:
-            bar.update(sizes[name] if name in chosen else 0)
-            return name in chosen
+        def has_to_be_verified(name: str) -> bool:
+            bar.update(sizes[name] if name in to_verify else 0)
+            return name in to_verify
 
         segments = []
         for entry in description["segments"]:
             names = [field.name for field in fields(IndexArrays)]
-            arrays = IndexArrays(**read_part(folder, entry["segment"], names, is_chosen))
+            arrays = IndexArrays(**read_arrays(folder, entry["segment"], names, has_to_be_verified))
             removed = NONE_REMOVED
             if entry["removed"] is not None:
-                removed = Removed(**read_part(folder, entry["removed"], ["passages", "rows"], is_chosen))
-            stored = [entry[name] and StoredPart(folder.absolute(), entry[name]) for name in ("segment", "removed")]
+                removed = Removed(**read_arrays(folder, entry["removed"], ["passages", "rows"], has_to_be_verified))
+            stored = [entry[name] and ArrayFolder(folder.absolute(), entry[name]) for name in ("segment", "removed")]
             segments.append(Segment(arrays, description["separator"], removed, *stored))
-    if states and chosen:
+    if states and to_verify:
         write_verified(folder, states)
-    return segments, {name: description[name] for name in _SETTINGS}, description["sha256"]
+    settings = IndexSettings(**{field.name: description[field.name] for field in fields(IndexSettings)})
+    return IndexParts(tuple(segments), settings, description["sha256"])
 
 
-def _sizes(description: Mapping[str, Any]) -> dict[str, int]:
+def _array_folders(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The descriptions of all array folders of an index."""
+    entries = [entry[name] for entry in description["segments"] for name in ("segment", "removed")]
+    return [entry for entry in entries if entry is not None]
+
+
+def _file_sizes(description: Mapping[str, Any]) -> dict[str, int]:
     """The size of each file of an index."""
-    parts = [part for entry in description["segments"] for part in (entry["segment"], entry["removed"]) if part]
-    return {f"{part['name']}/{name}": file["bytes"] for part in parts for name, file in part["files"].items()}
+    return {
+        f"{arrays['name']}/{name}": file["bytes"]
+        for arrays in _array_folders(description)
+        for name, file in arrays["files"].items()
+    }
 
 
-def write_index(
-    folder: Path, final: Path, segments: Sequence[Segment], settings: Mapping[str, Any], link: bool = False
-) -> tuple[list[Segment], str]:
-    """Write an index to a folder that will be known by the name `final`; the rest as of [`save_index`]."""
-    entries, stored = [], []
+def write_index(folder: Path, final: Path, index: IndexParts, link: bool = False) -> IndexParts:
+    """Write an index to a folder that will be renamed to `final`; otherwise like [`save_index`]."""
+    entries: list[dict[str, Any]] = []
+    segments: list[Segment] = []
     written: set[str] = set()
-    parts = [part for segment in segments for part in (segment.stored, segment.stored_removed) if part is not None]
-    places = {folder, *(part.folder for part in parts)}
-    known = {verified for place in places for verified in read_verified(place).items()}
-    for segment in segments:
-        part = _stored_in(folder, segment.stored, link)
-        if part is None:
-            part = write_part(folder, "segment", segment.arrays)
-            written.add(part["name"])
+    stored = [arrays for segment in index.segments for arrays in (segment.stored, segment.stored_removed)]
+    folders = {folder, *(arrays.index_folder for arrays in stored if arrays is not None)}
+    verified = {file for source in folders for file in read_verified(source).items()}
+    for segment in index.segments:
+        arrays = _stored_in(folder, segment.stored, link)
+        if arrays is None:
+            arrays = write_arrays(folder, "segment", segment.arrays)
+            written.add(arrays["name"])
         removed = None
         if len(segment.removed.passages):
             removed = _stored_in(folder, segment.stored_removed, link)
             if removed is None:
-                removed = write_part(folder, "removed", segment.removed)
+                removed = write_arrays(folder, "removed", segment.removed)
                 written.add(removed["name"])
         entries.append({
-            "segment": part, "removed": removed,
+            "segment": arrays, "removed": removed,
             "num_tokens": segment.arrays.num_rows, "num_passages": segment.num_passages,
         })  # fmt: skip
-        stored.append(
+        segments.append(
             replace(
                 segment,
-                stored=StoredPart(final.absolute(), part),
-                stored_removed=None if removed is None else StoredPart(final.absolute(), removed),
+                stored=ArrayFolder(final.absolute(), arrays),
+                stored_removed=None if removed is None else ArrayFolder(final.absolute(), removed),
             )
         )
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **{name: settings[name] for name in _SETTINGS},
-        "segments": entries,
-    }
+    description = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(index.settings), "segments": entries}
     description["sha256"] = _checksum(description)
     with atomic_write(folder / DESCRIPTION) as stream:
         json.dump(description, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
-    sizes = _sizes(description)
+    sizes = _file_sizes(description)
     if sum(sizes.values()) > _ALWAYS_VERIFIED:
-        # What was just written was read again, and what was linked is the very file that was compared elsewhere.
-        states = {name: state_of(folder / name) for name in sizes}
-        write_verified(folder, {n: s for n, s in states.items() if n.split("/")[0] in written or (n, s) in known})
-    return stored, description["sha256"]
+        # New files were read back for their checksums; a linked file is the same file that was verified elsewhere.
+        states = {name: file_state(folder / name) for name in sizes}
+        write_verified(
+            folder,
+            {
+                name: state
+                for name, state in states.items()
+                if name.split("/")[0] in written or (name, state) in verified
+            },
+        )
+    return IndexParts(tuple(segments), index.settings, description["sha256"])
 
 
-def _stored_in(folder: Path, part: StoredPart | None, link: bool) -> dict[str, Any] | None:
-    """The description of a part that is in the folder already, or that a link brought there."""
-    if part is None or not is_whole(part.folder, part.description):
+def _stored_in(folder: Path, arrays: ArrayFolder | None, link: bool) -> dict[str, Any] | None:
+    """The description of an array folder that the index folder already has, or that was linked into it."""
+    if arrays is None or not is_complete(arrays.index_folder, arrays.description):
         return None
-    if part.folder == folder.absolute():
-        return part.description
-    return link_part(folder, part) if link else None
+    if arrays.index_folder == folder.absolute():
+        return arrays.description
+    return link_arrays(folder, arrays) if link else None
 
 
 def delete_unused(folder: Path) -> None:
-    """Delete what an older index consisted of, and what an interrupted process left."""
-    entries = _read_description(folder)["segments"]
-    used = {part["name"] for entry in entries for part in (entry["segment"], entry["removed"]) if part is not None}
+    """Delete array folders of older indexes, and what an interrupted process left."""
+    used = {arrays["name"] for arrays in _array_folders(_read_description(folder))}
     for file in folder.iterdir():
-        if file.is_dir() and file.name.startswith(_PARTS) and file.name not in used:
+        if file.is_dir() and file.name.startswith(_ARRAY_FOLDERS) and file.name not in used:
             shutil.rmtree(file)
         elif file.name.startswith(f".{DESCRIPTION}."):
             file.unlink()
 
 
 def belongs_to_index(name: str) -> bool:
-    """Whether a file or folder of this name, in the folder of an index, is of the index."""
-    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK) or name.startswith((*_PARTS, f".{DESCRIPTION}."))
+    """Whether a file or folder of this name, in the folder of an index, belongs to the index."""
+    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK) or name.startswith((*_ARRAY_FOLDERS, f".{DESCRIPTION}."))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -277,7 +300,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise DGRValueError(f"{folder / DESCRIPTION} is damaged ({error}). Build the index again.") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise DGRValueError(
-            f"{folder} is not an index: its {DESCRIPTION} is of another program. Give the folder FMIndex.save wrote."
+            f"{folder} is not an index: its {DESCRIPTION} was written by another program. Give a folder that "
+            "FMIndex.save wrote."
         )
     if description.get("format_version") != FORMAT_VERSION:
         raise DGRValueError(
@@ -286,7 +310,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     if description.get("sha256") != _checksum(description):
         raise DGRValueError(
-            f"{folder / DESCRIPTION} is damaged (its content does not have the SHA-256 that it names). "
+            f"{folder / DESCRIPTION} is damaged (its content does not match the SHA-256 in it). "
             "Copy it again, or build the index again."
         )
     return description
@@ -298,8 +322,8 @@ def _checksum(description: Mapping[str, Any]) -> str:
 
 
 def checksum_on_disk(folder: Path) -> str | None:
-    """The checksum of the description of the index that is in a folder now; `None` if there is none."""
+    """The checksum of the index that is in a folder now; `None` if there is none."""
     try:
-        return _read_description(folder)["sha256"]
+        return str(_read_description(folder)["sha256"])
     except (OSError, ValueError):
         return None

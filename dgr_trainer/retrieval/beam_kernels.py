@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled
+from dgr_trainer.index.compilation import compiled
 
 # Scores that are looked at together: most blocks hold none that is good enough, which takes no branch a score to see.
 _BLOCK = 256

@@ -8,7 +8,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.index.segment_changes import RemainingIds
+from dgr_trainer.index.remaining_ids import RemainingIds
 
 _IDS_AT_ONCE = 1000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled
+from dgr_trainer.index.compilation import compiled
 
 _ROOT = 0
 _FREE = -1

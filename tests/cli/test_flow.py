@@ -349,7 +349,7 @@ def test_an_index_in_segments_goes_on_where_it_was_stopped(dgr, files, tmp_path,
         patched.setattr("dgr_trainer.cli.index._write", stopped)
         assert dgr("index", *made).code == 130
     assert not (tmp_path / "index").exists()
-    monkeypatch.setattr("dgr_trainer.index.folder_build.add_segments", stopped)  # Nothing is left to index.
+    monkeypatch.setattr("dgr_trainer.index.resumable_build.add_segments", stopped)  # Nothing is left to index.
     done = dgr("index", *made)
     assert done.code == 0, done.err
     assert FMIndex.load(tmp_path / "index").num_passages == 24

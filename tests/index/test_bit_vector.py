@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgr_trainer.index import bit_vector
 from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, num_blocks, rank_and_bit, set_bit
 
 
@@ -36,18 +35,3 @@ def test_counts_before_a_block_use_37_bits():
     blocks = np.zeros(BLOCK_WORDS, np.uint64)
     blocks[0] = np.uint64(2**37 - 1)
     assert rank_and_bit(blocks, 0, 447)[0] == 2**37 - 1
-
-
-def test_kernels_run_where_no_compiled_code_can_be_kept(monkeypatch):
-    def njit(**options):
-        if options.pop("cache", False):
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: lambda *arguments: ("compiled", function(*arguments))
-
-    monkeypatch.setattr(bit_vector, "njit", njit)
-    assert bit_vector.compiled(lambda value: value + 1)(1) == ("compiled", 2)
-
-
-def test_kept_code_is_named_for_the_sources_of_all_kernels():
-    assert rank_and_bit.py_func.__qualname__ == f"rank_and_bit_{bit_vector._SOURCES}"
-    assert len(bit_vector._SOURCES) == 12

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.index.construction import build_text_arrays
+from dgr_trainer.index.array_construction import build_text_arrays
 
 
 def build(sequences, vocab_size=9, separator=2, **options) -> FMIndex:
@@ -58,8 +58,8 @@ def check_queries(index, sequences, separator, patterns):
             following = dict(zip(tokens.tolist(), counts.tolist(), strict=True))
             assert following == (brute.continuations(pattern) if pattern else token_counts(sequences, separator))
         if pattern:
-            places = zip(*(array.tolist() for array in index.locate(found, len(pattern))), strict=True)
-            assert sorted(places) == sorted(expected)
+            occurrences = zip(*(array.tolist() for array in index.locate(found, len(pattern))), strict=True)
+            assert sorted(occurrences) == sorted(expected)
 
 
 def token_counts(sequences, separator):
@@ -106,11 +106,11 @@ def test_batches_equal_single_queries(case):
     some = [number for number, pattern in enumerate(patterns) if pattern]
     lengths = np.array([len(patterns[number]) for number in some], np.int64)
     for limit in (None, 0, 1, 2):
-        numbers, passages, places = index.locate_batch(ranges[some], lengths, limit)
+        numbers, passages, occurrences = index.locate_batch(ranges[some], lengths, limit)
         for number, length in enumerate(lengths.tolist()):
             of_number = numbers == number
             expected = index.locate(ranges[some[number]], length, limit)
-            np.testing.assert_array_equal((passages[of_number], places[of_number]), expected)
+            np.testing.assert_array_equal((passages[of_number], occurrences[of_number]), expected)
             every = set(zip(*index.locate(ranges[some[number]], length), strict=True))
             assert set(zip(*expected, strict=True)) <= every
             assert len(expected[0]) == (len(every) if limit is None else min(limit, len(every)))
@@ -251,7 +251,7 @@ def laid_out(sequences, separator):
     return text, np.cumsum([0, *(len(sequence) + 1 for sequence in sequences)])
 
 
-def test_64_bit_places():
+def test_64_bit_positions():
     text, starts = laid_out(large_corpus(200), 2)
     narrow, wide = build_text_arrays(text, starts, 4000), build_text_arrays(text, starts, 4000, force64=True)
     for name, array in narrow.items():
@@ -356,8 +356,8 @@ def test_from_corpus(corpus, request, tokenizer_name):
         position = index.passage_position(passage.id)
         assert index.extract(position).tolist() == list(identifiers.encode_passage(passage))
         title = [*identifiers.prefix("title"), *identifiers.target("title", identifiers.encode(passage.title))]
-        places = index.locate(index.find(title), len(title))
-        assert (position, -1) in zip(*places, strict=True)
+        occurrences = index.locate(index.find(title), len(title))
+        assert (position, -1) in zip(*occurrences, strict=True)
 
 
 def test_check_tokenizer_refuses_another(corpus, bpe_tokenizer, unigram_tokenizer):
@@ -394,7 +394,7 @@ def test_input_that_cannot_be_indexed(sequences, options, error, match):
         FMIndex.build(sequences, **(defaults | options), progress=False)
 
 
-def test_the_place_of_a_bad_passage_counts_from_the_start():
+def test_the_number_of_a_bad_passage_counts_from_the_start():
     with pytest.raises(ValueError, match="passage 9001 holds the separator"):
         build([[5, 6]] * 9001 + [[2]])
 
@@ -412,13 +412,13 @@ def test_the_place_of_a_bad_passage_counts_from_the_start():
         (lambda index: index.find([5.0]), TypeError, "patterns holds values of type float64"),
         (lambda index: index.extend([[[0, 3]]], [9]), ValueError, "Token id 9 is outside"),
         (lambda index: index.extend([[[0, 3]]], [[5, 9]]), ValueError, "Token id 9 is outside"),
-        (lambda index: index.extend([[[0, 3]]], [5], enough=0), ValueError, "enough is 0, but at least 1"),
+        (lambda index: index.extend([[[0, 3]]], [5], enough=0), ValueError, "enough is 0, but it must be at least 1"),
         (
             lambda index: index.extend([[[0, 4]]], [5]),
             ValueError,
-            r"range is \[0, 4\) in segment 0, which has rows 0 to 2.*this index returned",
+            r"range is \[0, 4\) in segment 0, which has suffix-array rows 0 to 2.*this index returned",
         ),
-        (lambda index: index.extend([[[0, 3]]], [5, 6]), ValueError, "tokens has 2 values where 1 are needed"),
+        (lambda index: index.extend([[[0, 3]]], [5, 6]), ValueError, "tokens has 2 values, but 1 are needed"),
         (lambda index: index.extend([[[0, 3]]], [[[5]]]), ValueError, "tokens has 3 dimensions, but 1 or 2 are"),
         (lambda index: index.extend([[0, 3]], [5]), ValueError, r"ranges have the shape \(1, 2\).*\(n, 1, 2\)"),
         (lambda index: index.counts([[[0, 3], [0, 3]]]), ValueError, r"shape \(1, 2, 2\).*shape \(..., 1, 2\)"),
@@ -427,9 +427,9 @@ def test_the_place_of_a_bad_passage_counts_from_the_start():
         (lambda index: index.locate([[0, 4]], 1), ValueError, r"range is \[0, 4\)"),
         (lambda index: index.locate([[0, 1]], 0), ValueError, "length of pattern 0 is 0.*at least 1"),
         (lambda index: index.locate([[0, 1]], 1, -1), ValueError, "limit is -1"),
-        (lambda index: index.locate_batch([[[0, 1]]] * 2, [1]), ValueError, "lengths has 1 values where 2"),
-        (lambda index: index.extract(1), IndexError, r"no passage 1 \(number 0\): the index holds passages 0 to 0"),
-        (lambda index: index.extract_batch([0, -1]), IndexError, r"no passage -1 \(number 1\)"),
+        (lambda index: index.locate_batch([[[0, 1]]] * 2, [1]), ValueError, "lengths has 1 values, but 2"),
+        (lambda index: index.extract(1), IndexError, r"no passage 1 \(item 0\): the index holds passages 0 to 0"),
+        (lambda index: index.extract_batch([0, -1]), IndexError, r"no passage -1 \(item 1\)"),
     ],
 )
 def test_queries_outside_the_index(query, error, match):

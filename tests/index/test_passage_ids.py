@@ -37,7 +37,7 @@ def test_errors():
         ids.index("c")
     with pytest.raises(ValueError, match="'a' is not among the passage ids"):
         ids.index("a", 1)
-    with pytest.raises(ValueError, match=r"'x' occurs twice \(passages 0 and 2\).*an id of its own"):
+    with pytest.raises(ValueError, match=r"'x' occurs twice \(passages 0 and 2\).*a different id"):
         pack_ids(["x", "y", "x"])
     with pytest.raises(TypeError, match="passage_ids: the passage id is None"):
         pack_ids(["x", None])

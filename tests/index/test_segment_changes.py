@@ -51,10 +51,11 @@ def check(index, passages, patterns):
             # A range is empty in every segment where nothing occurs, removed passages or not.
             assert not extended[number][index.counts(extended[number]) == 0].any()
         if pattern:
-            places = list(zip(*(array.tolist() for array in index.locate(ranges[number], len(pattern))), strict=True))
-            assert sorted(places) == sorted(expected)
+            arrays = index.locate(ranges[number], len(pattern))
+            occurrences = list(zip(*(array.tolist() for array in arrays), strict=True))
+            assert sorted(occurrences) == sorted(expected)
             some = zip(*(array.tolist() for array in index.locate(ranges[number], len(pattern), 2)), strict=True)
-            assert list(some) == places[:2]
+            assert list(some) == occurrences[:2]
 
 
 passages_to_add = st.lists(
@@ -344,7 +345,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(corpus, bpe_tokenizer, tm
         encoded.extend(passages)
         return encode(self, passages)
 
-    monkeypatch.setattr("dgr_trainer.index.texts._CHUNK", 4)
+    monkeypatch.setattr("dgr_trainer.index.token_texts._CHUNK", 4)
     monkeypatch.setattr(Identifiers, "encode_passages", interrupted)
     monkeypatch_active = True
     with pytest.raises(KeyboardInterrupt):
@@ -365,7 +366,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(corpus, bpe_tokenizer, tm
 
 def test_a_folder_of_the_users_is_refused_before_anything_is_built(corpus, bpe_tokenizer, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is no index"):
+    with pytest.raises(FileExistsError, match="exists but is not an index"):
         FMIndex.from_corpus(corpus, Identifiers(bpe_tokenizer), folder=tmp_path, progress=False)
 
 

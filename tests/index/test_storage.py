@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from dgr_trainer.index import FMIndex, parts
-from dgr_trainer.index.construction import IndexArrays
+from dgr_trainer.index import FMIndex, array_folders
+from dgr_trainer.index.index_arrays import IndexArrays
 
 SEQUENCES = [[5, 6, 7], [5, 6], [], [7, 5, 6, 7]]
 
@@ -106,7 +106,7 @@ def test_a_failed_save_leaves_the_older_index(folder, monkeypatch, number):
 KILLED = """
 import os, sys
 import numpy as np
-from dgr_trainer.index import FMIndex, parts
+from dgr_trainer.index import FMIndex, array_folders
 index = FMIndex.build([[1, 1, 1]], passage_ids=["x"], vocab_size=9, separator=2, progress=False)
 save, calls = np.save, []
 def killed(stream, array, **options):
@@ -158,7 +158,7 @@ def test_not_an_index(tmp_path):
     with pytest.raises(ValueError, match="is not an index: it has no index.json"):
         FMIndex.load(tmp_path)
     (tmp_path / "index.json").write_text('{"format": "other"}')
-    with pytest.raises(ValueError, match="its index.json is of another program"):
+    with pytest.raises(ValueError, match="its index.json was written by another program"):
         FMIndex.load(tmp_path)
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ValueError, match="index.json is damaged"):
@@ -181,7 +181,7 @@ def test_unknown_version(folder, version):
 @pytest.mark.parametrize("changes", [{"separator": None}, {"segments": None}, {"separator": 3}, {"sha256": "0"}])
 def test_a_changed_description_is_refused(folder, changes):
     edit(folder, **changes)
-    with pytest.raises(ValueError, match="index.json is damaged.*SHA-256 that it names.*build the index again"):
+    with pytest.raises(ValueError, match="index.json is damaged.*SHA-256 in it.*build the index again"):
         FMIndex.load(folder)
 
 
@@ -201,33 +201,33 @@ def test_missing_truncated_and_damaged_files(folder, name):
         with pytest.raises(ValueError, match=f"damaged: .*{name}.npy does not have the SHA-256"):
             FMIndex.load(folder)
     file.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=f"not whole: .*{name}.npy has {len(whole) - 1} bytes, but {len(whole)}"):
+    with pytest.raises(ValueError, match=f"incomplete: .*{name}.npy has {len(whole) - 1} bytes, but {len(whole)}"):
         FMIndex.load(folder)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=f"not whole: .*{name}.npy is missing"):
+    with pytest.raises(FileNotFoundError, match=f"incomplete: .*{name}.npy is missing"):
         FMIndex.load(folder)
 
 
 @pytest.fixture
 def large(monkeypatch, tmp_path):
-    """An index above the size up to which all is compared always."""
-    monkeypatch.setattr("dgr_trainer.index.parts._ALWAYS_VERIFIED", 200)
+    """An index above the size up to which all files are always verified."""
+    monkeypatch.setattr("dgr_trainer.index.array_folders._ALWAYS_VERIFIED", 200)
     monkeypatch.setattr("dgr_trainer.index.storage._ALWAYS_VERIFIED", 200)
     build().save(tmp_path / "index")
     return tmp_path / "index"
 
 
 @pytest.fixture
-def compared(monkeypatch):
+def verified(monkeypatch):
     """The files above 200 bytes whose checksum is computed."""
-    files, sha256 = [], parts._sha256
+    files, sha256 = [], array_folders._sha256
 
     def recorded(file):
         if file.stat().st_size > 200:
             files.append(file.name)
         return sha256(file)
 
-    monkeypatch.setattr(parts, "_sha256", recorded)
+    monkeypatch.setattr(array_folders, "_sha256", recorded)
     return files
 
 
@@ -240,18 +240,18 @@ def flip(file, place=-1):
 DAMAGED = "damaged: .*blocks.npy does not have the SHA-256"
 
 
-def test_large_files_are_compared_once(large, compared):
+def test_large_files_are_verified_once(large, verified):
     assert file_of(large, "blocks").stat().st_size > 200
     FMIndex.load(large)
-    assert compared == []
+    assert verified == []
     FMIndex.load(large, verify=True)
-    assert "blocks.npy" in compared and len(compared) == len(set(compared))
-    compared.clear()
+    assert "blocks.npy" in verified and len(verified) == len(set(verified))
+    verified.clear()
     os.utime(file_of(large, "blocks"), ns=(0, 0))
     FMIndex.load(large)
-    assert compared == ["blocks.npy"]
+    assert verified == ["blocks.npy"]
     FMIndex.load(large)
-    assert compared == ["blocks.npy"]
+    assert verified == ["blocks.npy"]
 
 
 def test_a_large_file_that_was_changed_is_refused(large):
@@ -264,13 +264,13 @@ def test_a_large_file_that_was_changed_is_refused(large):
     assert FMIndex.load(large).count([5, 6]) == 3
 
 
-def test_a_copy_is_compared(large, tmp_path, compared):
+def test_a_copy_is_verified(large, tmp_path, verified):
     shutil.copytree(large, tmp_path / "copy")  # With the times of the files.
     FMIndex.load(tmp_path / "copy")
-    assert "blocks.npy" in compared
-    compared.clear()
+    assert "blocks.npy" in verified
+    verified.clear()
     FMIndex.load(tmp_path / "copy")
-    assert compared == []
+    assert verified == []
     shutil.copytree(large, tmp_path / "damaged")
     time, file = file_of(large, "blocks").stat().st_mtime_ns, file_of(tmp_path / "damaged", "blocks")
     flip(file)
@@ -279,7 +279,7 @@ def test_a_copy_is_compared(large, tmp_path, compared):
         FMIndex.load(tmp_path / "damaged")
 
 
-def test_what_the_disk_did_itself_is_found_on_request(large):
+def test_damage_by_the_disk_is_found_with_verify(large):
     file = file_of(large, "blocks")
     time = file.stat().st_mtime_ns
     flip(file)
@@ -289,17 +289,17 @@ def test_what_the_disk_did_itself_is_found_on_request(large):
         FMIndex.load(large, verify=True)
 
 
-def test_what_is_new_and_what_is_linked_was_compared(large, tmp_path, compared):
+def test_new_and_linked_files_count_as_verified(large, tmp_path, verified):
     index = FMIndex.load(large)
     index.add([[5, 6, 6]], passage_ids=["more"]).save(large)
     index.save(tmp_path / "linked", link=True)
     assert file_of(tmp_path / "linked", "blocks").stat().st_ino in {
         file.stat().st_ino for file in large.glob("segment-*/blocks.npy")
     }
-    compared.clear()
+    verified.clear()
     FMIndex.load(large)
     FMIndex.load(tmp_path / "linked")
-    assert compared == []
+    assert verified == []
     index.save(tmp_path / "copied")
     flip(file_of(tmp_path / "copied", "blocks"))
     FMIndex.load(tmp_path / "linked", verify=True)
@@ -308,38 +308,38 @@ def test_what_is_new_and_what_is_linked_was_compared(large, tmp_path, compared):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"segment": 3}'])
-def test_a_damaged_list_of_what_was_compared_is_no_harm(large, compared, content):
+def test_a_damaged_record_of_verified_files_is_ignored(large, verified, content):
     (large / "verified.json").write_text(content)
     FMIndex.load(large)
-    assert "blocks.npy" in compared
+    assert "blocks.npy" in verified
 
 
-def test_where_nothing_can_be_written_down_all_is_compared_each_time(large, compared, monkeypatch):
+def test_in_a_read_only_folder_all_files_are_verified_each_time(large, verified, monkeypatch):
     (large / "verified.json").unlink()
 
     def read_only(*arguments):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("dgr_trainer.index.verified.atomic_write", read_only)
+    monkeypatch.setattr("dgr_trainer.index.verified_files.atomic_write", read_only)
     for number in (1, 2):
         assert FMIndex.load(large).count([5, 6]) == 3
-        assert compared.count("blocks.npy") == number
+        assert verified.count("blocks.npy") == number
 
 
-def test_the_header_of_a_file_is_read_always(large):
+def test_the_header_of_a_file_is_always_read(large):
     file = file_of(large, "blocks")
     flip(file, file.read_bytes().index(b"u8"))
     with pytest.raises(ValueError, match="blocks.npy"):
         FMIndex.load(large, verify=False)
 
 
-def test_a_damaged_part_is_not_taken_for_what_is_saved_again(large):
+def test_a_damaged_file_is_not_reused_by_a_save(large):
     flip(file_of(large, "blocks"))
     build().save(large)
     assert FMIndex.load(large, verify=True).count([5, 6]) == 3
 
 
-def test_a_damaged_part_is_written_again(folder):
+def test_a_damaged_array_folder_is_written_again(folder):
     file = file_of(folder, "blocks")
     file.write_bytes(file.read_bytes()[:-1])
     build(tokenizer_fingerprint="tokenizer-one", corpus_fingerprint="corpus").save(folder)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgr_trainer.index import FMIndex
-from dgr_trainer.index.segment_changes import RemainingIds
+from dgr_trainer.index.remaining_ids import RemainingIds
 from dgr_trainer.retrieval import distributed_ids
 from dgr_trainer.retrieval.distributed_index import DistributedIndex
 

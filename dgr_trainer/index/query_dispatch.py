@@ -1,4 +1,4 @@
-"""Batches of queries: arguments are checked, and the work goes to compiled kernels, in threads where it is much."""
+"""Checks the arguments of batched queries and runs the compiled kernels, in threads if there is enough work."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
-from dgr_trainer.index import search_kernels, walk_kernels
-from dgr_trainer.index.construction import SAMPLE_RATE, IndexArrays
+from dgr_trainer.index import interleaved_walks, range_kernels
+from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays
+from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 from dgr_trainer.index.segment import Segment
-from dgr_trainer.index.threads import in_threads, number_of_threads
 
 T = TypeVar("T")
 
 Integers = np.ndarray | Sequence[int]
 Segments = Sequence[Segment]
+# Offsets, tokens and counts, see `FMIndex.continuations_batch`.
+Continuations = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def counts(segments: Segments, ranges: np.ndarray) -> np.ndarray:
@@ -26,7 +28,7 @@ def counts(segments: Segments, ranges: np.ndarray) -> np.ndarray:
     flat = ranges.reshape(-1, len(segments), 2)
     result = np.zeros(len(flat), np.int64)
     for number, segment in enumerate(segments):
-        search_kernels.count_ranges(segment.removed.rows, flat, number, result)
+        range_kernels.count_ranges(segment.removed.rows, flat, number, result)
     return result.reshape(ranges.shape[:-2])
 
 
@@ -36,15 +38,15 @@ def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int
     tokens = _as_integers(tokens, "tokens", len(ranges), (1, 2))
     table = tokens.reshape(len(ranges), -1) if len(ranges) else np.empty((0, 0), np.int64)
     if enough is not None and enough < 1:
-        raise DGRValueError(f"enough is {enough}, but at least 1 token has to be looked for. Give a number from 1 on.")
+        raise DGRValueError(f"enough is {enough}, but it must be at least 1.")
     extended = np.empty((*table.shape, len(segments), 2), np.int64)
     for number, segment in enumerate(segments):
         arrays = segment.arrays
         index = (arrays.blocks, arrays.levels, segment.removed.rows, arrays.codes, arrays.symbol_of)
 
         def part(start: int, stop: int, number: int = number, index: Any = index) -> int:
-            wanted = table.shape[1] if enough is None else enough
-            return search_kernels.extend_ranges(*index, ranges, number, table, wanted, extended, start, stop)
+            limit = table.shape[1] if enough is None else enough
+            return int(range_kernels.extend_ranges(*index, ranges, number, table, limit, extended, start, stop))
 
         _check_tokens(segments, _in_parts(part, len(table), table.size), table.reshape(-1))
     return extended.reshape(*tokens.shape, len(segments), 2)
@@ -62,7 +64,7 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
         tokens = _as_integers(list(chain.from_iterable(patterns)), "patterns")
     outside = np.flatnonzero((tokens < 0) | (tokens >= len(segments[0].arrays.symbol_of)))
     _check_tokens(segments, outside[:1].tolist(), tokens)
-    found = np.empty((len(patterns), len(segments), 2), np.int64)
+    ranges = np.empty((len(patterns), len(segments), 2), np.int64)
     for number, segment in enumerate(segments):
         arrays = segment.arrays
         index = (
@@ -71,31 +73,29 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
         )  # fmt: skip
 
         def part(start: int, stop: int, number: int = number, index: Any = index) -> None:
-            walk_kernels.find_patterns(*index, indptr, tokens, number, found, start, stop)
+            interleaved_walks.find_patterns(*index, indptr, tokens, number, ranges, start, stop)
 
         _in_parts(part, len(patterns), len(tokens))
-    return found
+    return ranges
 
 
-def continuations(segments: Segments, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def continuations(segments: Segments, ranges: np.ndarray) -> Continuations:
     """See `FMIndex.continuations_batch`."""
     ranges = _as_ranges(segments, ranges, 3)
-    merged = None
-    for number, segment in enumerate(segments):
-        found = _continuations_in(segment, ranges, number)
-        if merged is not None:
-            found = search_kernels.merge_continuations(*merged, *found, len(segment.arrays.symbol_of))
-        merged = found
-    assert merged is not None  # An index has a segment.
+    merged = _continuations_in(segments[0], ranges, 0)
+    for number, segment in enumerate(segments[1:], start=1):
+        more = _continuations_in(segment, ranges, number)
+        merged = range_kernels.merge_continuations(*merged, *more, len(segment.arrays.symbol_of))
     return merged
 
 
-def _continuations_in(segment: Segment, ranges: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _continuations_in(segment: Segment, ranges: np.ndarray, number: int) -> Continuations:
     arrays = segment.arrays
     index = (arrays.blocks, arrays.levels, segment.removed.rows, arrays.codes, arrays.symbols, arrays.symbol_rows)
 
-    def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return search_kernels.continue_ranges(*index, ranges, number, start, stop)
+    def part(start: int, stop: int) -> Continuations:
+        continuations: Continuations = range_kernels.continue_ranges(*index, ranges, number, start, stop)
+        return continuations
 
     work = np.minimum(np.maximum(ranges[:, number, 1] - ranges[:, number, 0], 0), len(arrays.symbols))
     parts = _in_parts(part, len(ranges), int(work.sum()), work)
@@ -121,47 +121,49 @@ def locate(
     bad = np.flatnonzero(lengths < 1)
     if len(bad):
         raise DGRValueError(
-            f"The length of pattern {bad[0]} is {lengths[bad[0]]}, but a pattern that is located has at least 1 "
-            "token. Give the number of tokens of the pattern each range belongs to."
+            f"The length of pattern {bad[0]} is {lengths[bad[0]]}, but only patterns of at least 1 token can be "
+            "located. Give, for each range, the number of tokens of its pattern."
         )
     if limit is not None and limit < 0:
-        raise DGRValueError(f"limit is {limit}, but no pattern has fewer than 0 occurrences. Give a number from 0 on.")
-    left = np.full(len(ranges), np.iinfo(np.int64).max if limit is None else limit)
-    parts = []
+        raise DGRValueError(f"limit is {limit}, but it must not be negative.")
+    num_left = np.full(len(ranges), np.iinfo(np.int64).max if limit is None else limit)
+    occurrences = []
     base = 0
-    for place, segment in enumerate(segments):
-        of_segment = np.zeros(len(ranges), np.int64)
-        search_kernels.count_ranges(segment.removed.rows, ranges, place, of_segment)
-        wanted = np.minimum(of_segment, left)
-        left -= wanted
-        numbers = np.repeat(np.arange(len(ranges)), wanted)
-        passages, offsets = _locate_in(segment, ranges[:, place, 0], wanted, lengths[numbers])
-        parts.append((numbers, passages + base, offsets))
+    for number, segment in enumerate(segments):
+        num_rows = np.zeros(len(ranges), np.int64)
+        range_kernels.count_ranges(segment.removed.rows, ranges, number, num_rows)
+        num_rows = np.minimum(num_rows, num_left)
+        num_left -= num_rows
+        numbers = np.repeat(np.arange(len(ranges)), num_rows)
+        passages, offsets = _locate_in(segment, ranges[:, number, 0], num_rows, lengths[numbers])
+        occurrences.append((numbers, passages + base, offsets))
         base += segment.num_passages
-    if len(parts) == 1:
-        return parts[0]
-    numbers, passages, offsets = map(np.concatenate, zip(*parts, strict=True))
+    if len(occurrences) == 1:
+        return occurrences[0]
+    numbers, passages, offsets = map(np.concatenate, zip(*occurrences, strict=True))
     order = np.argsort(numbers, kind="stable")
     return numbers[order], passages[order], offsets[order]
 
 
 def _locate_in(
-    segment: Segment, lows: np.ndarray, wanted: np.ndarray, lengths: np.ndarray
+    segment: Segment, first_rows: np.ndarray, num_rows: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Passages and offsets of the first living rows of ranges."""
-    arrays, dead = segment.arrays, segment.removed.rows
+    """Passages and offsets of the first `num_rows` suffix-array rows of ranges, without removed rows."""
+    arrays, removed_rows = segment.arrays, segment.removed.rows
     rows = np.empty(len(lengths), np.int64)
-    ends = np.cumsum(wanted)
-    if len(dead):
-        for low, end, size in zip(lows.tolist(), ends.tolist(), wanted.tolist(), strict=True):
-            search_kernels.living_rows(dead, low, rows[end - size : end])
+    ends = np.cumsum(num_rows)
+    if len(removed_rows):
+        for first, end, size in zip(first_rows.tolist(), ends.tolist(), num_rows.tolist(), strict=True):
+            range_kernels.remaining_rows(removed_rows, first, rows[end - size : end])
     else:
-        rows[:] = np.arange(len(rows)) + np.repeat(lows - ends + wanted, wanted)
+        rows[:] = np.arange(len(rows)) + np.repeat(first_rows - ends + num_rows, num_rows)
     passages, offsets = np.empty_like(rows), np.empty_like(rows)
     index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts, arrays.end_passages)
 
     def part(start: int, stop: int) -> None:
-        walk_kernels.locate_rows(*index, segment.first_end, rows, lengths, passages, offsets, start, stop)
+        interleaved_walks.locate_rows(
+            *index, segment.first_separator_row, rows, lengths, passages, offsets, start, stop
+        )
 
     _in_parts(part, len(rows), len(rows) * SAMPLE_RATE // 2)
     return segment.remaining_numbers(passages), offsets
@@ -174,22 +176,22 @@ def extract(segments: Segments, passages: Integers) -> tuple[np.ndarray, np.ndar
     bad = np.flatnonzero((passages < 0) | (passages >= bases[-1]))
     if len(bad):
         raise DGRIndexError(
-            f"There is no passage {passages[bad[0]]} (number {bad[0]}): the index holds passages 0 to "
+            f"There is no passage {passages[bad[0]]} (item {bad[0]}): the index holds passages 0 to "
             f"{bases[-1] - 1}. Use FMIndex.passage_position to find a passage by its id."
         )
     owners = np.searchsorted(bases, passages, side="right") - 1
     sizes = np.empty(len(passages), np.int64)
-    wanted = []
+    by_segment = []
     for number, segment in enumerate(segments):
-        places = np.flatnonzero(owners == number)
-        own = segment.own_numbers(passages[places] - bases[number])
+        items = np.flatnonzero(owners == number)
+        numbers = segment.original_numbers(passages[items] - bases[number])
         starts = segment.arrays.passage_starts
-        sizes[places] = starts[own + 1] - starts[own] - 1
-        wanted.append((segment.arrays, places, own))
+        sizes[items] = starts[numbers + 1] - starts[numbers] - 1
+        by_segment.append((segment.arrays, items, numbers))
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     tokens = np.empty(indptr[-1], np.int64)
-    for arrays, places, own in wanted:
-        _extract_from(arrays, own, indptr[places], sizes[places], tokens)
+    for arrays, items, numbers in by_segment:
+        _extract_from(arrays, numbers, indptr[items], sizes[items], tokens)
     return indptr, tokens
 
 
@@ -199,13 +201,13 @@ def _extract_from(
     index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows, arrays.first_rows)
 
     def part(start: int, stop: int) -> None:
-        walk_kernels.read_passages(*index, passages, starts, sizes, tokens, start, stop)
+        interleaved_walks.read_passages(*index, passages, starts, sizes, tokens, start, stop)
 
     _in_parts(part, len(passages), int(sizes.sum()), sizes)
 
 
 def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tuple[int, ...] = (1,)) -> np.ndarray:
-    """`values` as int64, with as many dimensions as are allowed."""
+    """Convert `values` to int64; raise an error if the number of dimensions, the type or the size is wrong."""
     array = np.asarray(values)
     if array.ndim not in dimensions:
         raise DGRValueError(
@@ -213,20 +215,18 @@ def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tu
             f"{'is' if dimensions == (1,) else 'are'} needed: give one flat sequence of integers."
         )
     if array.dtype.kind not in "iu" and array.size:
-        raise DGRTypeError(
-            f"{name} holds values of type {array.dtype}, but integers are needed: give token ids or rows."
-        )
+        raise DGRTypeError(f"{name} holds values of type {array.dtype}, but integers are needed.")
     if size is not None and len(array) != size:
-        raise DGRValueError(f"{name} has {len(array)} values where {size} are needed: give one for each.")
+        raise DGRValueError(f"{name} has {len(array)} values, but {size} are needed: give one for each range.")
     return np.ascontiguousarray(array, np.int64)
 
 
 def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = None) -> np.ndarray:
-    """Check that ranges may be of this index."""
+    """Convert ranges to int64; raise an error if they cannot belong to this index."""
     ranges = np.asarray(ranges)
     if ranges.shape[-2:] != (len(segments), 2) or ranges.ndim != (dimensions or ranges.ndim):
         raise DGRValueError(
-            f"The ranges have the shape {ranges.shape}, but those of this index have the shape "
+            f"The ranges have the shape {ranges.shape}, but ranges of this index have the shape "
             f"({'n' if dimensions else '...'}, {len(segments)}, 2). Give ranges that this index returned."
         )
     if ranges.dtype.kind not in "iu" and ranges.size:
@@ -236,28 +236,28 @@ def _as_ranges(segments: Segments, ranges: np.ndarray, dimensions: int | None = 
     if len(bad):
         low, high = ranges[tuple(bad[0][:-1])]
         raise DGRValueError(
-            f"A range is [{low}, {high}) in segment {bad[0][-2]}, which has rows 0 to {sizes[bad[0][-2], 0] - 1}. "
-            "Give ranges that this index returned."
+            f"A range is [{low}, {high}) in segment {bad[0][-2]}, which has suffix-array rows 0 to "
+            f"{sizes[bad[0][-2], 0] - 1}. Give ranges that this index returned."
         )
     return np.ascontiguousarray(ranges, np.int64)
 
 
-def _check_tokens(segments: Segments, bad: list[int], tokens: np.ndarray) -> None:
-    for place in bad:
-        if place >= 0:
+def _check_tokens(segments: Segments, bad_positions: list[int], tokens: np.ndarray) -> None:
+    for position in bad_positions:
+        if position >= 0:
             raise DGRValueError(
-                f"Token id {tokens[place]} is outside the vocabulary of the index (0 to "
+                f"Token id {tokens[position]} is outside the vocabulary of the index (0 to "
                 f"{len(segments[0].arrays.symbol_of) - 1}). Encode patterns with the tokenizer that the index was "
                 "made with."
             )
 
 
 def _in_parts(run: Callable[[int, int], T], size: int, work: int, weights: np.ndarray | None = None) -> list[T]:
-    """Call `run(start, stop)` on the whole of a batch, or on parts of about equal weight in threads."""
+    """Call `run(start, stop)` on a whole batch, or in threads on parts of about equal weight."""
     parts = min(number_of_threads(work), max(size, 1))
     if weights is None or parts == 1:
         bounds = np.linspace(0, size, parts + 1).astype(np.int64)
     else:
         bounds = np.searchsorted(np.cumsum(weights), np.linspace(0, work, parts + 1))
         bounds[-1] = size
-    return in_threads(run, bounds, work)
+    return run_in_threads(run, bounds, work)

@@ -1,4 +1,4 @@
-"""Parts of an index on disk: folders of `.npy` files, named for what is in them, which are mapped into memory."""
+"""Folders of `.npy` files named by a checksum of their content, in which the arrays of an index are stored."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import numpy as np
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.links import link_file
 
-# Files up to this size are compared with their checksums whenever they are opened.
+# The checksum of a file up to this size is verified whenever the file is opened.
 _ALWAYS_VERIFIED = 1 << 20
 
 
-class StoredPart(NamedTuple):
-    """A part that is on the disk.
+class ArrayFolder(NamedTuple):
+    """A folder of arrays inside the folder of an index.
 
     Attributes:
-        folder (`pathlib.Path`): the folder of the index.
-        description (`dict[str, Any]`): the part's name and files, with checksums.
+        index_folder (`pathlib.Path`): the folder of the index.
+        description (`dict[str, Any]`): the name of the folder and its files, with sizes and checksums.
     """
 
-    folder: Path
+    index_folder: Path
     description: dict[str, Any]
 
 
-def is_whole(folder: Path, description: dict[str, Any]) -> bool:
-    """Whether all files of a part are there, as far as their sizes tell."""
+def is_complete(folder: Path, description: dict[str, Any]) -> bool:
+    """Whether all files of an array folder exist and have the right size."""
     try:
         return all(
             (folder / description["name"] / name).stat().st_size == file["bytes"]
@@ -43,22 +43,22 @@ def is_whole(folder: Path, description: dict[str, Any]) -> bool:
         return False
 
 
-def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
-    """Write the arrays of a dataclass to a folder of their own, which appears only when all of it is on the disk.
+def write_arrays(folder: Path, prefix: str, arrays: Any) -> dict[str, Any]:
+    """Write the arrays of a dataclass to a new folder, which appears only when it is complete on the disk.
 
     Args:
         folder (`pathlib.Path`): the folder of the index.
-        kind (`str`): the first word of the part's name; a checksum of the content follows.
-        part: a dataclass of arrays.
+        prefix (`str`): the first word of the new folder's name; a checksum of the content follows.
+        arrays: a dataclass of arrays.
 
     Returns:
-        `dict[str, Any]`: the part's name and files, with checksums. What is there already is not written again.
+        `dict[str, Any]`: the folder's name and files, with checksums. A folder that already exists is kept.
     """
-    temporary = _temporary(folder, kind)
+    temporary = _temporary_folder(folder, prefix)
     try:
         files = {}
-        for field in fields(part):
-            array = getattr(part, field.name)
+        for field in fields(arrays):
+            array = getattr(arrays, field.name)
             file = temporary / f"{field.name}.npy"
             with open(file, "wb") as stream:
                 np.save(stream, array, allow_pickle=False)
@@ -71,9 +71,9 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
                 "sha256": _sha256(file),
             }
         content = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(files.items()))
-        name = f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        name = f"{prefix}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
         description = {"name": name, "files": files}
-        if is_whole(folder, description) and all(
+        if is_complete(folder, description) and all(
             _sha256(folder / name / file) == expected["sha256"] for file, expected in files.items()
         ):
             shutil.rmtree(temporary)
@@ -86,22 +86,22 @@ def write_part(folder: Path, kind: str, part: Any) -> dict[str, Any]:
     return description
 
 
-def link_part(folder: Path, part: StoredPart) -> dict[str, Any]:
-    """Bring a part of another index to a folder without copying it, where the disk allows that.
+def link_arrays(folder: Path, source: ArrayFolder) -> dict[str, Any]:
+    """Hard-link an array folder of another index into this one; its files are copied if the disk has no links.
 
     Args:
-        folder (`pathlib.Path`): the folder of the index.
-        part (`StoredPart`): a part elsewhere.
+        folder (`pathlib.Path`): the folder of this index.
+        source (`ArrayFolder`): the array folder of the other index.
 
     Returns:
-        `dict[str, Any]`: the part's description.
+        `dict[str, Any]`: the description of the array folder.
     """
-    description = part.description
-    if not is_whole(folder, description):
-        temporary = _temporary(folder, description["name"].split("-")[0])
+    description = source.description
+    if not is_complete(folder, description):
+        temporary = _temporary_folder(folder, description["name"].split("-")[0])
         try:
             for name in description["files"]:
-                link_file(part.folder / description["name"] / name, temporary / name)
+                link_file(source.index_folder / description["name"] / name, temporary / name)
             shutil.rmtree(folder / description["name"], ignore_errors=True)
             os.rename(temporary, folder / description["name"])
         except BaseException:
@@ -110,17 +110,20 @@ def link_part(folder: Path, part: StoredPart) -> dict[str, Any]:
     return description
 
 
-def read_part(
-    folder: Path, part: dict[str, Any], names: Sequence[str], verify: Callable[[str], bool]
+def read_arrays(
+    folder: Path, description: dict[str, Any], names: Sequence[str], verify: Callable[[str], bool]
 ) -> dict[str, np.ndarray]:
-    """Map the arrays of a part into memory.
+    """Map the arrays of an array folder into memory.
 
     Args:
         folder (`pathlib.Path`): the folder of the index.
-        part (`dict[str, Any]`): what `write_part` returned.
-        names (`Sequence[str]`): the arrays.
-        verify (`Callable[[str], bool]`): whether to compare a file, given as `PART/FILE`, with its checksum; small
-            ones are compared always.
+        description (`dict[str, Any]`): what `write_arrays` returned.
+        names (`Sequence[str]`): the names of the arrays.
+        verify (`Callable[[str], bool]`): whether to verify the checksum of a file, given as `FOLDER/FILE`; those of
+            small files are always verified.
+
+    Returns:
+        `dict[str, np.ndarray]`: the arrays by name, read-only.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -128,19 +131,20 @@ def read_part(
     """
     arrays = {}
     for name in names:
-        file, expected = folder / part["name"] / f"{name}.npy", part["files"][f"{name}.npy"]
-        _check_file(file, expected, expected["bytes"] <= _ALWAYS_VERIFIED or verify(f"{part['name']}/{name}.npy"))
+        path = f"{description['name']}/{name}.npy"
+        file, expected = folder / path, description["files"][f"{name}.npy"]
+        _check_file(file, expected, expected["bytes"] <= _ALWAYS_VERIFIED or verify(path))
         try:
             array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except ValueError as error:
             raise DGRValueError(
-                f"The index is damaged: {file} is no array that can be read ({error}). Copy the file again, or build "
+                f"The index is damaged: {file} cannot be read as an array ({error}). Copy the file again, or build "
                 "the index again."
             ) from error
         if array.dtype.str != expected["dtype"] or list(array.shape) != expected["shape"]:
             raise DGRValueError(
                 f"{file} holds an array of {array.dtype.str}{list(array.shape)}, but {expected['dtype']}"
-                f"{expected['shape']} was written: the files are not of one index. Build the index again."
+                f"{expected['shape']} was written: the files belong to different indexes. Build the index again."
             )
         arrays[name] = array
     return arrays
@@ -149,12 +153,12 @@ def read_part(
 def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
     if not file.is_file():
         raise FileNotFoundError(
-            f"The index is not whole: {file} is missing. Copy all of its files, or build it again."
+            f"The index is incomplete: {file} is missing. Copy all of its files, or build it again."
         )
     size = file.stat().st_size
     if size != expected["bytes"]:
         raise DGRValueError(
-            f"The index is not whole: {file} has {size} bytes, but {expected['bytes']} were written. "
+            f"The index is incomplete: {file} has {size} bytes, but {expected['bytes']} were written. "
             "Copy the file again, or build the index again."
         )
     if verify and _sha256(file) != expected["sha256"]:
@@ -164,9 +168,9 @@ def _check_file(file: Path, expected: dict[str, Any], verify: bool) -> None:
         )
 
 
-def _temporary(folder: Path, kind: str) -> Path:
-    """A new folder for a part that is being written."""
-    temporary = folder / f".{kind}-{uuid.uuid4().hex[:12]}.tmp"
+def _temporary_folder(folder: Path, prefix: str) -> Path:
+    """A new folder for arrays that are being written."""
+    temporary = folder / f".{prefix}-{uuid.uuid4().hex[:12]}.tmp"
     temporary.mkdir()
     return temporary
 

@@ -1,15 +1,17 @@
-"""Walks through an index: from a row to the row of the token that follows, or from a range to a longer pattern's.
+"""Compiled kernels that interleave several walks through an index to hide the latency of the memory.
 
-A walk waits for the memory at every level of every step. So several walks are made at a time, one level of each in
-turn, and what the next level of a walk needs is asked for before its turn comes.
+A walk goes from a suffix-array row to the row of the next token, or from a pattern's range to that of a longer
+pattern, and would wait for the memory at every level of every step. So several walks take turns, one level at a time,
+and the data of a walk's next level is prefetched before its turn. Kernels process the items [start, stop) of a batch.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled, fetch, rank_and_bit
-from dgr_trainer.index.search_kernels import living
+from dgr_trainer.index.bit_vector import fetch, rank_and_bit
+from dgr_trainer.index.compilation import compiled
+from dgr_trainer.index.range_kernels import count_remaining
 from dgr_trainer.index.wavelet_matrix import (
     FIRST_BLOCK,
     FIRST_ROW,
@@ -22,13 +24,13 @@ from dgr_trainer.index.wavelet_matrix import (
 
 _WALKS = 16
 
-# What is kept of each walk.
-_ITEM = 0  # which one it is
-_ROW = 1  # its position on the level
+# Columns of the state of each walk.
+_ITEM = 0  # the item of the batch
+_ROW = 1  # its suffix-array row, or its position on the level
 _LEVEL = 2  # the level of the wavelet matrix; -1 at a row
 _NODE = 3  # the node on the level
-_STEPS = 4  # steps made
-_KEPT = 5
+_STEPS = 4  # number of steps so far
+_COLUMNS = 5
 
 
 @compiled
@@ -39,7 +41,7 @@ def locate_rows(
     samples: np.ndarray,
     passage_starts: np.ndarray,
     end_passages: np.ndarray,
-    first_end: int,
+    first_separator_row: int,
     rows: np.ndarray,
     lengths: np.ndarray,
     passages: np.ndarray,
@@ -47,11 +49,11 @@ def locate_rows(
     start: int,
     stop: int,
 ) -> None:
-    """Where the occurrences of patterns start, given their rows and the patterns' lengths, for items [start, stop).
+    """Find where occurrences of patterns start, given their suffix-array rows and the patterns' lengths.
 
-    From a row the text is followed to the next place that is kept, or to the end of the passage.
+    From each row, the text is followed to the next stored position or to the end of the passage.
     """
-    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    walks = np.zeros((_WALKS, _COLUMNS), np.int64)
     running = min(_WALKS, stop - start)
     item = start
     for walk in range(running):
@@ -79,18 +81,18 @@ def locate_rows(
                 walk += 1
                 continue
             passage = np.int64(-1)
-            place = np.int64(0)
-            if first_end <= row < first_end + len(end_passages):
-                passage = np.int64(end_passages[row - first_end])
-                place = passage_starts[passage + 1] - 1
+            position = np.int64(0)
+            if first_separator_row <= row < first_separator_row + len(end_passages):
+                passage = np.int64(end_passages[row - first_separator_row])
+                position = passage_starts[passage + 1] - 1
             else:
                 sample, marked = rank_and_bit(marks, 0, row)
                 if marked:
-                    place = np.int64(samples[sample])
+                    position = np.int64(samples[sample])
                     passage, right = np.int64(0), np.int64(len(end_passages))
                     while right - passage > 1:
                         middle = (passage + right) // 2
-                        if passage_starts[middle] <= place:
+                        if passage_starts[middle] <= position:
                             passage = middle
                         else:
                             right = middle
@@ -101,7 +103,7 @@ def locate_rows(
                 continue
             done = walks[walk, _ITEM]
             passages[done] = passage
-            offsets[done] = place - walks[walk, _STEPS] - lengths[done] + 1 - passage_starts[passage]
+            offsets[done] = position - walks[walk, _STEPS] - lengths[done] + 1 - passage_starts[passage]
             if item < stop:
                 walks[walk, _ITEM], walks[walk, _ROW], walks[walk, _STEPS] = item, rows[item], 0
                 fetch(marks, 0, rows[item])
@@ -125,8 +127,8 @@ def read_passages(
     start: int,
     stop: int,
 ) -> None:
-    """Write the tokens of the passages [start, stop), without separators, each from its place in `starts` on."""
-    walks = np.zeros((_WALKS, _KEPT), np.int64)
+    """Write the tokens of passages, without separators, to `tokens`, from the position in `starts` for each."""
+    walks = np.zeros((_WALKS, _COLUMNS), np.int64)
     running = 0
     item = start
     while True:
@@ -172,7 +174,7 @@ def read_passages(
 
 @compiled
 def _token_of_row(symbols: np.ndarray, symbol_rows: np.ndarray, row: int) -> int:
-    """The token at the place of a row."""
+    """The token at the text position of a suffix-array row."""
     low, high = 0, len(symbols)
     while high - low > 1:
         middle = (low + high) // 2
@@ -180,11 +182,12 @@ def _token_of_row(symbols: np.ndarray, symbol_rows: np.ndarray, row: int) -> int
             low = middle
         else:
             high = middle
-    return symbols[low]
+    token: int = symbols[low]
+    return token
 
 
-# What is kept of the search for a pattern; the first of them is _ITEM.
-_PLACE = 1  # the token that is appended
+# Columns of the state of the search for a pattern, beside _ITEM.
+_POSITION = 1  # the position of the token that is appended next
 _DEPTH = 2  # the level of the wavelet matrix; -1 before the first
 _LOW = 3
 _HIGH = 4
@@ -194,7 +197,7 @@ _HIGH = 4
 def find_patterns(
     blocks: np.ndarray,
     levels: np.ndarray,
-    dead: np.ndarray,
+    removed_rows: np.ndarray,
     codes: np.ndarray,
     symbol_of: np.ndarray,
     symbol_rows: np.ndarray,
@@ -202,16 +205,16 @@ def find_patterns(
     indptr: np.ndarray,
     tokens: np.ndarray,
     segment: int,
-    found: np.ndarray,
+    ranges: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Find the ranges of the patterns [start, stop) in one segment; the empty pattern has all rows.
+    """Write the ranges of patterns in one segment to `ranges`; the empty pattern has all rows.
 
-    No occurrence goes on past a separator, unless it starts with it.
+    A pattern with a separator does not occur, unless the separator is its first or last token.
     """
-    walks = np.zeros((_WALKS, _KEPT), np.int64)
-    left = np.zeros(_WALKS, np.uint64)  # what is left of the codes
+    walks = np.zeros((_WALKS, _COLUMNS), np.int64)
+    codes_left = np.zeros(_WALKS, np.uint64)  # the bits of the codes that are still to be followed
     running = 0
     item = start
     while True:
@@ -225,21 +228,21 @@ def find_patterns(
                 else:
                     low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
             if low < high and indptr[item + 1] - first > 1:
-                walks[running, _ITEM], walks[running, _PLACE], walks[running, _DEPTH] = item, first + 1, -1
+                walks[running, _ITEM], walks[running, _POSITION], walks[running, _DEPTH] = item, first + 1, -1
                 walks[running, _LOW], walks[running, _HIGH] = low, high
                 running += 1
             else:
-                _write_range(dead, found, item, segment, low, high)
+                _write_range(removed_rows, ranges, item, segment, low, high)
             item += 1
         if running == 0:
             return
         walk = 0
         while walk < running:
-            done, place, level = walks[walk, _ITEM], walks[walk, _PLACE], walks[walk, _DEPTH]
-            low, high, code = walks[walk, _LOW], walks[walk, _HIGH], left[walk]
+            done, position, level = walks[walk, _ITEM], walks[walk, _POSITION], walks[walk, _DEPTH]
+            low, high, code = walks[walk, _LOW], walks[walk, _HIGH], codes_left[walk]
             if level < 0:
-                symbol = symbol_of[tokens[place]]
-                if symbol < 0 or (place > indptr[done] + 1 and tokens[place - 1] == separator):
+                symbol = symbol_of[tokens[position]]
+                if symbol < 0 or (position > indptr[done] + 1 and tokens[position - 1] == separator):
                     low, high = np.int64(0), np.int64(0)
                 else:
                     code, level = codes[symbol], np.int64(0)
@@ -250,22 +253,22 @@ def find_patterns(
             if low < high and code == np.uint64(1):
                 shift = levels[level, FIRST_ROW] - levels[level, SIZE]
                 low, high, level = low + shift, high + shift, np.int64(-1)
-                place += 1
-            if low >= high or place == indptr[done + 1]:
-                _write_range(dead, found, done, segment, low, high)
+                position += 1
+            if low >= high or position == indptr[done + 1]:
+                _write_range(removed_rows, ranges, done, segment, low, high)
                 running -= 1
-                walks[walk], left[walk] = walks[running], left[running]
+                walks[walk], codes_left[walk] = walks[running], codes_left[running]
                 continue
             if level >= 0:
                 fetch(blocks, levels[level, FIRST_BLOCK], low)
                 fetch(blocks, levels[level, FIRST_BLOCK], high)
-            walks[walk, _PLACE], walks[walk, _DEPTH] = place, level
-            walks[walk, _LOW], walks[walk, _HIGH], left[walk] = low, high, code
+            walks[walk, _POSITION], walks[walk, _DEPTH] = position, level
+            walks[walk, _LOW], walks[walk, _HIGH], codes_left[walk] = low, high, code
             walk += 1
 
 
 @compiled
-def _write_range(dead: np.ndarray, found: np.ndarray, item: int, segment: int, low: int, high: int) -> None:
-    if living(dead, low, high) == 0:
+def _write_range(removed_rows: np.ndarray, ranges: np.ndarray, item: int, segment: int, low: int, high: int) -> None:
+    if count_remaining(removed_rows, low, high) == 0:
         low, high = 0, 0
-    found[item, segment, 0], found[item, segment, 1] = low, high
+    ranges[item, segment, 0], ranges[item, segment, 1] = low, high

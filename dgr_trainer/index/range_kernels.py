@@ -1,9 +1,7 @@
-"""The FM-index's queries as compiled kernels over batches; each works on the part [start, stop) of its batch.
+"""Compiled kernels that count, extend and merge ranges of suffix-array rows.
 
-`dead` is a bit vector of the rows whose passage was removed, without blocks where none was. A range without any other
-row is empty.
-
-Where a kernel checks its input it returns the place of the first bad item, or -1.
+`removed_rows` is a bit vector of the rows whose passage was removed; it is empty if no passage was. A range in which
+all rows are removed counts as empty. Kernels with `start` and `stop` process the items [start, stop) of a batch.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import compiled, rank_and_bit, set_bit
+from dgr_trainer.index.bit_vector import rank_and_bit, set_bit
+from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.wavelet_matrix import (
     child_range,
     distinct_symbols,
@@ -20,36 +19,37 @@ from dgr_trainer.index.wavelet_matrix import (
     next_row,
 )
 
-# Levels of the wavelet matrix whose nodes are kept while a range is extended by many tokens.
-_KEPT_LEVELS = 8
+# Levels of the wavelet matrix whose nodes are cached while a range is extended by many tokens.
+_CACHED_LEVELS = 8
 
 
 @compiled
-def living(dead: np.ndarray, low: int, high: int) -> int:
+def count_remaining(removed_rows: np.ndarray, low: int, high: int) -> int:
     """Number of rows in [low, high) whose passages were not removed."""
     if low >= high:
         return 0
-    if len(dead) == 0:
+    if len(removed_rows) == 0:
         return high - low
-    before, _ = rank_and_bit(dead, 0, low)
-    after, _ = rank_and_bit(dead, 0, high)
-    return high - low - (after - before)
+    before, _ = rank_and_bit(removed_rows, 0, low)
+    after, _ = rank_and_bit(removed_rows, 0, high)
+    count: int = high - low - (after - before)
+    return count
 
 
 @compiled
-def count_ranges(dead: np.ndarray, ranges: np.ndarray, segment: int, counts: np.ndarray) -> None:
-    """Add to `counts` the number of living rows of each range."""
+def count_ranges(removed_rows: np.ndarray, ranges: np.ndarray, segment: int, counts: np.ndarray) -> None:
+    """Add the number of remaining rows of each range to `counts`."""
     for index in range(len(ranges)):
-        counts[index] += living(dead, ranges[index, segment, 0], ranges[index, segment, 1])
+        counts[index] += count_remaining(removed_rows, ranges[index, segment, 0], ranges[index, segment, 1])
 
 
 @compiled
-def living_rows(dead: np.ndarray, low: int, rows: np.ndarray) -> None:
-    """Write the first living rows from `low` on."""
+def remaining_rows(removed_rows: np.ndarray, low: int, rows: np.ndarray) -> None:
+    """Fill `rows` with the first remaining rows from `low` on."""
     row = low
     for index in range(len(rows)):
-        if len(dead):
-            while rank_and_bit(dead, 0, row)[1]:
+        if len(removed_rows):
+            while rank_and_bit(removed_rows, 0, row)[1]:
                 row += 1
         rows[index] = row
         row += 1
@@ -59,7 +59,7 @@ def living_rows(dead: np.ndarray, low: int, rows: np.ndarray) -> None:
 def extend_ranges(
     blocks: np.ndarray,
     levels: np.ndarray,
-    dead: np.ndarray,
+    removed_rows: np.ndarray,
     codes: np.ndarray,
     symbol_of: np.ndarray,
     ranges: np.ndarray,
@@ -70,38 +70,37 @@ def extend_ranges(
     start: int,
     stop: int,
 ) -> int:
-    """Extend ranges in one segment by several tokens each.
+    """Extend the ranges [start, stop) in one segment by several tokens each.
 
-    The first steps of all tokens of a range lead through the same few nodes of the wavelet matrix, so these are kept.
+    The first steps of all tokens of a range visit the same few nodes of the wavelet matrix, so these are cached.
 
-    Args:
-        ranges (`np.ndarray` of int64, shape `(n, segments, 2)`): the ranges.
-        tokens (`np.ndarray` of int64, shape `(n, m)`): the tokens to append to each.
-        enough (`int`): once so many of a range's tokens occur, in this segment or in those before, the rest is left
-            empty.
-        extended (`np.ndarray` of int64, shape `(n, m, segments, 2)`): the new ranges; those of the segments before
-            are there already.
+    `ranges` (`np.ndarray` of int64, shape `(n, segments, 2)`) is extended by `tokens` (`np.ndarray` of int64, shape
+    `(n, m)`). Once `enough` tokens of a range occur in this segment or those before, its other tokens get empty
+    ranges. The new ranges are written to `extended` (`np.ndarray` of int64, shape `(n, m, segments, 2)`), which holds
+    those of the segments before. Returns the position of the first token outside the vocabulary in the flattened
+    `tokens`, or -1.
     """
-    nodes = np.zeros((1 << (_KEPT_LEVELS + 1), 2), np.int64)
+    nodes = np.zeros((1 << (_CACHED_LEVELS + 1), 2), np.int64)
     owner = np.full(len(nodes), -1, np.int64)
     width = tokens.shape[1]
     for index in range(start, stop):
         first, last = ranges[index, segment, 0], ranges[index, segment, 1]
         occurring = np.int64(0)
-        for place in range(width):
+        for column in range(width):
             if occurring == enough:
-                extended[index, place, : segment + 1] = 0
+                extended[index, column, : segment + 1] = 0
                 continue
-            token = tokens[index, place]
+            token = tokens[index, column]
             if token < 0 or token >= len(symbol_of):
-                return index * width + place
+                bad_position: int = index * width + column
+                return bad_position
             symbol = symbol_of[token]
             low, high = np.int64(0), np.int64(0)
             if first < last and symbol >= 0:
                 low, high = first, last
                 code = codes[symbol]
                 level, node = 0, np.int64(1)
-                while width > 1 and level < _KEPT_LEVELS and code != np.uint64(1) and low < high:
+                while width > 1 and level < _CACHED_LEVELS and code != np.uint64(1) and low < high:
                     node = (node << 1) | np.int64(code & np.uint64(1))
                     if owner[node] == index:
                         low, high = nodes[node, 0], nodes[node, 1]
@@ -111,12 +110,12 @@ def extend_ranges(
                     code >>= np.uint64(1)
                     level += 1
                 low, high = extend_range(blocks, levels, code, level, low, high)
-                if len(dead) and living(dead, low, high) == 0:
+                if len(removed_rows) and count_remaining(removed_rows, low, high) == 0:
                     low, high = np.int64(0), np.int64(0)
-            extended[index, place, segment, 0], extended[index, place, segment, 1] = low, high
+            extended[index, column, segment, 0], extended[index, column, segment, 1] = low, high
             occurs = low < high
             for before in range(segment):
-                occurs |= extended[index, place, before, 0] < extended[index, place, before, 1]
+                occurs |= extended[index, column, before, 0] < extended[index, column, before, 1]
             occurring += occurs
     return -1
 
@@ -125,7 +124,7 @@ def extend_ranges(
 def continue_ranges(
     blocks: np.ndarray,
     levels: np.ndarray,
-    dead: np.ndarray,
+    removed_rows: np.ndarray,
     codes: np.ndarray,
     symbols: np.ndarray,
     symbol_rows: np.ndarray,
@@ -134,10 +133,13 @@ def continue_ranges(
     start: int,
     stop: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct tokens that follow each range, with counts; `offsets` says where each range's begin and end."""
+    """The distinct tokens that follow each range, with counts: offsets, tokens, counts.
+
+    The tokens of the range `start + i` are those from `offsets[i]` to `offsets[i + 1]`.
+    """
     offsets = np.zeros(stop - start + 1, np.int64)
-    room = np.int64(256)
-    tokens, counts = np.empty(room, np.int64), np.empty(room, np.int64)
+    capacity = np.int64(256)
+    tokens, counts = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     widest: Any = np.int64(0)
     for index in range(start, stop):
         size = ranges[index, segment, 1] - ranges[index, segment, 0]
@@ -149,12 +151,12 @@ def continue_ranges(
         first, last = ranges[index, segment, 0], ranges[index, segment, 1]
         if first < last:
             needed = used + min(last - first, len(symbols))
-            if needed > room:
-                room = max(2 * room, needed)
-                more_tokens, more_counts = np.empty(room, np.int64), np.empty(room, np.int64)
-                for place in range(used):
-                    more_tokens[place], more_counts[place] = tokens[place], counts[place]
-                tokens, counts = more_tokens, more_counts
+            if needed > capacity:
+                capacity = max(2 * capacity, needed)
+                larger_tokens, larger_counts = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+                for entry in range(used):
+                    larger_tokens[entry], larger_counts[entry] = tokens[entry], counts[entry]
+                tokens, counts = larger_tokens, larger_counts
             begin = used
             if last - first == symbol_rows[-1]:
                 for symbol in range(len(symbols)):
@@ -164,15 +166,15 @@ def continue_ranges(
             else:
                 used = distinct_symbols(blocks, levels, first, last, nodes[0], nodes[1], tokens, counts, used)
             kept = begin
-            for place in range(begin, used):
-                symbol = tokens[place]
-                count = counts[place]
-                if len(dead):
+            for entry in range(begin, used):
+                symbol = tokens[entry]
+                count = counts[entry]
+                if len(removed_rows):
                     if last - first < symbol_rows[-1]:
                         low, high = extend_range(blocks, levels, codes[symbol], 0, first, last)
                     else:
                         low, high = symbol_rows[symbol], symbol_rows[symbol + 1]
-                    count = living(dead, low, high)
+                    count = count_remaining(removed_rows, low, high)
                 if count:
                     tokens[kept], counts[kept] = symbols[symbol], count
                     kept += 1
@@ -191,27 +193,27 @@ def merge_continuations(
     more_counts: np.ndarray,
     vocab_size: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The continuations of ranges over two parts of the corpus, from those in each."""
-    out_offsets = np.zeros(len(offsets), np.int64)
-    out_tokens = np.empty(len(tokens) + len(more_tokens), np.int64)
-    out_counts = np.empty(len(out_tokens), np.int64)
-    places = np.full(vocab_size, -1, np.int64)
+    """Merge the continuations of the same ranges in two parts of the corpus."""
+    merged_offsets = np.zeros(len(offsets), np.int64)
+    merged_tokens = np.empty(len(tokens) + len(more_tokens), np.int64)
+    merged_counts = np.empty(len(merged_tokens), np.int64)
+    entries = np.full(vocab_size, -1, np.int64)
     used = 0
     for index in range(len(offsets) - 1):
         begin = used
         for entry in range(offsets[index], offsets[index + 1]):
-            places[tokens[entry]] = used
-            out_tokens[used], out_counts[used] = tokens[entry], counts[entry]
+            entries[tokens[entry]] = used
+            merged_tokens[used], merged_counts[used] = tokens[entry], counts[entry]
             used += 1
         for entry in range(more_offsets[index], more_offsets[index + 1]):
             token = more_tokens[entry]
-            if places[token] >= begin:
-                out_counts[places[token]] += more_counts[entry]
+            if entries[token] >= begin:
+                merged_counts[entries[token]] += more_counts[entry]
             else:
-                out_tokens[used], out_counts[used] = token, more_counts[entry]
+                merged_tokens[used], merged_counts[used] = token, more_counts[entry]
                 used += 1
-        out_offsets[index + 1] = used
-    return out_offsets, out_tokens[:used], out_counts[:used]
+        merged_offsets[index + 1] = used
+    return merged_offsets, merged_tokens[:used], merged_counts[:used]
 
 
 @compiled
@@ -221,12 +223,12 @@ def mark_passages(
     first_rows: np.ndarray,
     passage_starts: np.ndarray,
     passages: np.ndarray,
-    dead: np.ndarray,
+    removed_rows: np.ndarray,
 ) -> None:
-    """Set the bits of all rows of passages."""
+    """Set the bits of all suffix-array rows of the given passages."""
     for passage in passages:
         row = np.int64(first_rows[passage])
         for left in range(passage_starts[passage + 1] - passage_starts[passage] - 1, -1, -1):
-            set_bit(dead, 0, row)
+            set_bit(removed_rows, 0, row)
             if left:
                 row = next_row(blocks, levels, row)

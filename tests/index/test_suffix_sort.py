@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgr_trainer.index.passage_order import sorted_suffixes
+from dgr_trainer.index.suffix_sort import sorted_suffixes
 
 
 def brute_force(text: list[int], separator: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Indexes that are built segment by segment on the disk, by processes that are killed at any moment."""
+"""Indexes built on disk segment by segment, by processes that are killed at any moment."""
 
 import hashlib
 import multiprocessing
@@ -10,7 +10,7 @@ import pytest
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
-from dgr_trainer.index import FMIndex, folder_build
+from dgr_trainer.index import FMIndex, resumable_build
 
 PASSAGES = [Passage(f"p{n}", f"Title {n}", "the sea and the land " * (1 + n % 3) + str(n)) for n in range(20)]
 
@@ -33,11 +33,11 @@ def build(made_of, folder, segment_tokens=120):
 
 
 class Killed(BaseException):
-    """In the place of a kill, after which nothing of the process runs."""
+    """Stands for a kill, after which nothing of the process runs."""
 
 
 def stopped_at(monkeypatch, moment):
-    """Let each step that changes something on the disk count, and the one at `moment` not be made any more."""
+    """Record each step that changes the disk, and raise `Killed` before the step at `moment`."""
     steps = []
 
     def counted(function):
@@ -51,15 +51,15 @@ def stopped_at(monkeypatch, moment):
 
     names = ("write_index", "save_index", "add_segments", "_record", "delete_unused")
     for name in names:
-        monkeypatch.setattr(folder_build, name, counted(getattr(folder_build, name)))
-    monkeypatch.setattr(folder_build.os, "rename", counted(folder_build.os.rename))
-    monkeypatch.setattr(folder_build.shutil, "rmtree", counted(folder_build.shutil.rmtree))
+        monkeypatch.setattr(resumable_build, name, counted(getattr(resumable_build, name)))
+    monkeypatch.setattr(resumable_build.os, "rename", counted(resumable_build.os.rename))
+    monkeypatch.setattr(resumable_build.shutil, "rmtree", counted(resumable_build.shutil.rmtree))
     return steps
 
 
 @pytest.mark.parametrize("replacing", [False, True])
 def test_stopped_between_any_two_steps(made_of, tmp_path, replacing):
-    """A build that is stopped again and again, one step later each time, in place of nothing or of another index."""
+    """A build that is stopped again and again, one step later each time, with or without an older index."""
     expected = build(made_of, tmp_path / "expected")
     assert expected.num_segments > 3
     folder, moment, finished = tmp_path / "index", 0, False
@@ -96,7 +96,7 @@ def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
     assert steps.count("add_segments") > 3
 
 
-def test_segments_of_other_views_are_not_gone_on_with(made_of, plain_tokenizer, tmp_path, monkeypatch):
+def test_a_build_with_other_views_does_not_resume(made_of, plain_tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stopped_at(patched, 6)
         with pytest.raises(Killed):

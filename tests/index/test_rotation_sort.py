@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgr_trainer.index.suffix_order import byte_code, least_rotation, sorted_rotations
+from dgr_trainer.index.rotation_sort import byte_code, least_rotation, sorted_rotations
 
 
 def brute_force(ring: list[int]) -> list[tuple[int, ...]]:
@@ -47,7 +47,7 @@ def test_symbols_of_two_and_three_bytes(num_symbols, force64):
 
 
 @pytest.mark.parametrize("num_symbols", [257, 70_000])
-def test_every_symbol_keeps_its_place(num_symbols):
+def test_every_symbol_keeps_its_position(num_symbols):
     ring = np.random.default_rng(0).permutation(num_symbols).astype(np.int32)
     order, start, period = sorted_rotations(ring, np.ones(num_symbols, np.int64))
     assert ring[start] == 0 and period == num_symbols

@@ -1,0 +1,129 @@
+"""Builds an index on disk segment by segment; an interrupted build resumes after the last finished segment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.files.atomic import atomic_write, restore_folder
+from dgr_trainer.index.segment import Segment
+from dgr_trainer.index.segment_changes import add_segments
+from dgr_trainer.index.storage import (
+    DESCRIPTION,
+    MADE_OF,
+    IndexParts,
+    IndexSettings,
+    checksum_on_disk,
+    delete_unused,
+    load_index,
+    save_index,
+    write_index,
+)
+from dgr_trainer.index.token_texts import TokenText
+
+logger = logging.getLogger(__name__)
+
+
+def build_in_folder(
+    path: str | os.PathLike[str],
+    texts: Callable[[int], Iterator[TokenText]],
+    num_passages: int,
+    settings: IndexSettings,
+    tokenised_with: Mapping[str, Any],
+) -> None:
+    """Build an index on disk segment by segment, or resume a build that was interrupted.
+
+    Finished segments are kept in a hidden folder beside `path`, and used if they were built from the same input. A
+    process may be killed at any moment: the same call resumes after the last segment, and writes the same files.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder of the index. Nothing is done if it holds an index of the same input.
+        texts (`Callable[[int], Iterator[TokenText]]`): returns the texts of the segments that start at a passage.
+        num_passages (`int`): number of passages of all texts.
+        settings ([`IndexSettings`]): numbers and fingerprints that describe the index.
+        tokenised_with (`Mapping[str, Any]`): what else the texts depend on, in JSON types.
+
+    Raises:
+        FileExistsError: if `path` is a file, or a folder with anything but an index in it.
+    """
+    folder = Path(path)
+    restore_folder(folder)
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} exists but is not an index, so no index can be written there. Give a new or empty folder, or "
+            "the folder of an index."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.building")
+    made_of = json.loads(
+        json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
+    )
+    if _is_finished(folder, made_of):
+        logger.info("%s is already an index of this corpus", folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return
+    segments = _finished_segments(unfinished, made_of)
+    num_indexed = sum(segment.num_passages for segment in segments)
+    if num_indexed:
+        logger.info("Resuming after the first %d passages, which are already indexed", num_indexed)
+    if num_indexed < num_passages:
+        for text in texts(num_indexed):
+            segments = add_segments(segments, [text], settings.vocab_size, settings.separator)
+            write_index(unfinished, unfinished, IndexParts(tuple(segments), settings))
+            segments = list(load_index(unfinished).segments)
+    _record(unfinished, made_of, checksum_on_disk(unfinished))
+    if (folder / DESCRIPTION).is_file():
+        save_index(folder, IndexParts(tuple(segments), settings), link=True)
+        _record(folder, made_of, checksum_on_disk(folder))
+        shutil.rmtree(unfinished)
+    else:
+        if folder.exists():
+            folder.rmdir()
+        os.rename(unfinished, folder)
+
+
+def _finished_segments(unfinished: Path, made_of: dict[str, Any]) -> list[Segment]:
+    """The finished segments of an earlier build of the same input; none, and an empty folder, without such a build."""
+    try:
+        if _read_record(unfinished)["made_of"] == made_of:
+            segments = load_index(unfinished, verify=True).segments
+            delete_unused(unfinished)
+            return list(segments)
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    _record(unfinished, made_of, None)
+    return []
+
+
+def _is_finished(folder: Path, made_of: dict[str, Any]) -> bool:
+    try:
+        record = _read_record(folder)
+        if record["made_of"] != made_of or record["index"] is None or record["index"] != checksum_on_disk(folder):
+            return False
+        load_index(folder)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _record(folder: Path, made_of: dict[str, Any], checksum: str | None) -> None:
+    """Record what the index in a folder is built from, and its checksum when it is finished."""
+    with atomic_write(folder / MADE_OF) as stream:
+        json.dump({"made_of": made_of, "index": checksum}, stream, indent=2)
+        stream.write("\n")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or set(record) != {"made_of", "index"}:
+        raise DGRValueError(f"{folder / MADE_OF} is damaged. Delete it, or build the index again.")
+    return record

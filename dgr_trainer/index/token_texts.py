@@ -1,0 +1,145 @@
+"""Concatenates the token sequences of passages into texts of limited size, one text per segment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dgr_trainer.errors import DGRTypeError, DGRValueError
+
+_CHUNK = 4096
+
+
+class TokenText(NamedTuple):
+    """The tokens of consecutive passages in one array.
+
+    Attributes:
+        tokens (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): the passages, each followed by the separator.
+        passage_starts (`np.ndarray` of int64, shape `(num_passages + 1,)`): where each passage starts.
+        passage_ids (`list[str]`): the passages' ids.
+    """
+
+    tokens: np.ndarray
+    passage_starts: np.ndarray
+    passage_ids: list[str]
+
+
+def read_texts(
+    sequences: Iterable[Sequence[int] | np.ndarray],
+    passage_ids: Iterable[str],
+    vocab_size: int,
+    separator: int,
+    max_tokens: int | None,
+    total: int | None,
+    progress: bool,
+) -> Iterator[TokenText]:
+    """Concatenate token sequences, each followed by the separator.
+
+    Args:
+        sequences (`Iterable[Sequence[int]]`): the token ids of each passage.
+        passage_ids (`Iterable[str]`): the id of each passage, in the same order.
+        vocab_size (`int`): number of token ids.
+        separator (`int`): the token id to put after each passage.
+        max_tokens (`int`, *optional*): most tokens of a text. A passage is never split: one that is longer is a text
+            by itself.
+        total (`int`, *optional*): number of sequences, for the progress bar.
+        progress (`bool`): whether to show a progress bar.
+
+    Yields:
+        `TokenText`: the texts in order, none empty.
+
+    Raises:
+        TypeError: if a sequence holds anything but integers.
+        ValueError: if there is no sequence, a token is outside the vocabulary, a sequence holds the separator, or the
+            numbers of ids and sequences differ.
+    """
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    iterator, ids = iter(sequences), iter(passage_ids)
+    # Tokens and sizes of the passages of the next text, in pieces, and the passages' ids.
+    num_read, pieces = 0, [(np.empty(0, dtype), np.empty(0, np.int64))]
+    pending_ids: list[str] = []
+    with tqdm(total=total, desc="Reading passages", unit=" passages", disable=not progress) as bar:
+        while chunk := list(islice(iterator, _CHUNK)):
+            lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
+            tokens = _flat(chunk) if lengths.any() else np.empty(0, np.int64)
+            _check_tokens(tokens, lengths, num_read, vocab_size, separator)
+            ends = np.cumsum(lengths + 1) - 1
+            text = np.empty(len(tokens) + len(chunk), dtype)
+            is_token = np.ones(len(text), bool)
+            is_token[ends] = False
+            text[is_token] = tokens
+            text[ends] = separator
+            chunk_ids = list(islice(ids, len(chunk)))
+            if len(chunk_ids) < len(chunk):
+                _raise_unequal(num_read + len(chunk) + sum(1 for _ in iterator), num_read + len(chunk_ids))
+            num_read += len(chunk)
+            bar.update(len(chunk))
+            sizes, first, start = lengths + 1, 0, 0
+            num_pending = sum(len(piece) for piece, _ in pieces)
+            # Split the chunk before each passage that would make the text too long.
+            for number, end in enumerate((ends + 1).tolist()):
+                if (
+                    max_tokens is not None
+                    and num_pending + end - start > max_tokens
+                    and (num_pending or number > first)
+                ):
+                    before = int(ends[number - 1]) + 1 if number else 0
+                    pieces.append((text[start:before], sizes[first:number]))
+                    yield _joined_text(pieces, pending_ids + chunk_ids[first:number])
+                    pieces, pending_ids, num_pending = [], [], 0
+                    first, start = number, before
+            pieces.append((text[start:], sizes[first:]))
+            pending_ids += chunk_ids[first:]
+    extra = sum(1 for _ in ids)
+    if extra:
+        _raise_unequal(num_read, num_read + extra)
+    if not num_read:
+        raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
+    yield _joined_text(pieces, pending_ids)
+
+
+def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """The tokens of all sequences in one array."""
+    if all(isinstance(sequence, np.ndarray) for sequence in sequences):
+        return np.concatenate([sequence for sequence in sequences if len(sequence)])
+    return np.array(list(chain.from_iterable(sequences)))
+
+
+def _joined_text(pieces: list[tuple[np.ndarray, np.ndarray]], passage_ids: list[str]) -> TokenText:
+    starts = np.concatenate([[0], np.cumsum(np.concatenate([sizes for _, sizes in pieces]))])
+    return TokenText(np.concatenate([tokens for tokens, _ in pieces]), starts, passage_ids)
+
+
+def _raise_unequal(sequences: int, ids: int) -> None:
+    raise DGRValueError(
+        f"There are {sequences} sequences but {ids} passage ids. Give one id for each sequence, in the same order."
+    )
+
+
+def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, first: int, vocab_size: int, separator: int) -> None:
+    if tokens.dtype.kind not in "iu":
+        raise DGRTypeError(
+            f"A sequence among passages {first} to {first + len(lengths) - 1} holds values of type {tokens.dtype}, "
+            "but an index is built from token ids. Give sequences of integers, one sequence per passage."
+        )
+
+    def passage_of(position: int) -> int:
+        return first + int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+
+    outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
+    if len(outside):
+        raise DGRValueError(
+            f"The sequence of passage {passage_of(outside[0])} holds token id {tokens[outside[0]]}, which is outside "
+            f"the vocabulary (0 to {vocab_size - 1}). Give len(tokenizer) of the tokenizer that made it."
+        )
+    separators = np.flatnonzero(tokens == separator)
+    if len(separators):
+        raise DGRValueError(
+            f"The sequence of passage {passage_of(separators[0])} holds the separator (token id {separator}), which "
+            "the index puts after each passage itself. Tokenise passages without special tokens, and remove the "
+            "separator's text from them."
+        )
