@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier, pack
 from dgr_trainer.files.resume_log import ResumeLog
-from dgr_trainer.processes import Processes, gathered, map_across_processes, own_share, process_rank
+from dgr_trainer.processes import Processes, gather, map_across_processes, process_rank, share_of_process
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import own_identifiers
 from dgr_trainer.retrieval.storage import RetrieverParts
@@ -79,12 +79,12 @@ class CandidateSearch:
             else:
                 for _ in rows:
                     pass
-            gathered(None, self.processes)  # What was found may be forgotten only when the first has written it.
+            gather(None, self.processes)  # What was found may be forgotten only when the first has written it.
             log.remove()
 
     def _rows_of_all(self, log: ResumeLog, of: int) -> Iterator[pa.RecordBatch]:
         """The rows of all queries in their order, batch by batch, all processes at a time."""
-        own, size = own_share(self.asked, self.processes), self.retriever.settings.batch_size
+        own, size = share_of_process(self.asked, self.processes), self.retriever.settings.batch_size
         before = log.chunks()
         finished = log.count
         new = iter(self._rows(own[finished * size :]))
@@ -97,7 +97,7 @@ class CandidateSearch:
                 log.add(chunk)
             else:
                 chunk = None
-            chunks = [_from_text(one["rows"]) if one else [] for one in gathered(chunk, self.processes)]
+            chunks = [_from_text(one["rows"]) if one else [] for one in gather(chunk, self.processes)]
             for rows_in_turn in zip_longest(*chunks):
                 yield from (row for row in rows_in_turn if row is not None)
 
