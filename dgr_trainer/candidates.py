@@ -47,13 +47,22 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class MatchedIdentifier:
-    """An identifier that the student generated for a query and that occurs in a passage.
+    """An identifier of a query or of a passage, with its count in the corpus and a score.
+
+    One type is used from the beam search to the hits. What `score` means depends on the step that made the object:
+
+    | made by | `score` |
+    |---|---|
+    | the beam search, and the scoring of identifiers that it did not generate | log-likelihood under the student |
+    | `weigh_identifiers` | weight for the query (see [`identifier_weights`]) |
+    | a `Hit` or a [`Candidate`] | what the identifier added to the score of the passage |
+    | words of a query and the text of a passage, before they are scored | 0 |
 
     Args:
         view (`str`): Its view, for example `"substring"`.
         ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
         count (`int`): Occurrences in the corpus.
-        score (`float`): What it added to the score of the passage.
+        score (`float`): See the table.
     """
 
     view: str
