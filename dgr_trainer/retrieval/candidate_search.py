@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dgr_trainer.candidates import Candidate, Candidates, pack
-from dgr_trainer.files.resume_log import ResumeLog
+from dgr_trainer.candidates import ROW_SCHEMA, Candidate, Candidates, pack
+from dgr_trainer.files.resume_log import ArrowStream, ResumeLog
 from dgr_trainer.processes import Processes, gather, map_across_processes, process_rank, share_of_process
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
@@ -68,7 +67,8 @@ class CandidateSearch:
         """Write the candidates to a folder. The first process writes; the others send it what they find."""
         number, size = process_rank(self.processes)
         suffix = ".unfinished" if size == 1 else f".unfinished-{number}-of-{size}"
-        with ResumeLog(path.with_name(path.name + suffix), {**self._settings(), "process": number}) as log:
+        settings = {**self._settings(), "process": number}
+        with ResumeLog(path.with_name(path.name + suffix), settings, ArrowStream(ROW_SCHEMA)) as log:
             rows = self._gather_rows(log, size)
             if number == 0:
                 Candidates.save_rows(rows, path, **self.properties)
@@ -89,11 +89,11 @@ class CandidateSearch:
             if batch < num_finished:
                 chunk = next(finished)
             elif rows := list(islice(found, batch_size)):
-                chunk = {"rows": _to_text(rows)}
+                chunk = _chunk(rows)
                 log.add(chunk)
             else:
                 chunk = None
-            chunks = [_from_text(one["rows"]) if one else [] for one in gather(chunk, self.processes)]
+            chunks = [_rows(chunk) for chunk in gather(chunk, self.processes) if chunk is not None]
             for rows_in_turn in zip_longest(*chunks):
                 yield from (row for row in rows_in_turn if row is not None)
 
@@ -139,15 +139,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _to_text(rows: Sequence[pa.RecordBatch]) -> str:
-    """Rows as Arrow writes them, in letters that a file of JSON can hold: read again they are the same to the bit."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows[0].schema) as writer:
-        for row in rows:
-            writer.write_batch(row)
-    return base64.b64encode(sink.getvalue()).decode("ascii")
+def _chunk(rows: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    (chunk,) = pa.Table.from_batches(rows).combine_chunks().to_batches()
+    return chunk
 
 
-def _from_text(text: str) -> list[pa.RecordBatch]:
-    with pa.ipc.open_stream(base64.b64decode(text)) as reader:
-        return list(reader)
+def _rows(chunk: pa.RecordBatch) -> list[pa.RecordBatch]:
+    return [chunk.slice(row, 1) for row in range(chunk.num_rows)]
