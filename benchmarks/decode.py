@@ -40,7 +40,8 @@ from transformers import (
 )
 
 from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, read_queries
-from dgr_trainer.retrieval import beam_search, retriever
+from dgr_trainer.retrieval import beam_search, search_engine
+from dgr_trainer.retrieval.search_engine import SearchEngine
 from dgr_trainer.student.generation import ready_to_generate
 from dgr_trainer.student.likelihoods import start_token_id
 
@@ -312,9 +313,9 @@ def end_to_end(
     for number in range(options.searches):
         clock = Clock(options.device)
         others = [
-            (retriever, "search_views", "constraint"), (retriever, "score_identifiers", "query words"),
-            (GenerativeRetriever, "_ranked", "aggregation"), (retriever, "weigh_keys", "aggregation"),
-            (retriever, "add_unigrams", "aggregation"), (GenerativeRetriever, "_ngrams", "aggregation"),
+            (search_engine, "search_views", "constraint"), (search_engine, "score_identifiers", "query words"),
+            (SearchEngine, "rank_passages", "aggregation"), (search_engine, "weigh_identifiers", "aggregation"),
+            (search_engine, "add_unigrams", "aggregation"), (search_engine, "query_ngrams", "aggregation"),
         ]  # fmt: skip
         with clock.watching(*SEARCH[1:], *others):
             began = clock.now()

@@ -32,8 +32,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer import Corpus, FMIndex, SearchSettings
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.retrieval.legal_tokens import _LISTED, _TRIED
-from dgr_trainer.retrieval.passage_scoring import Key, PassageScorer
+from dgr_trainer.retrieval.passage_scoring import PassageScorer
 
 VOCABULARY = 50_000
 SEPARATOR = 2
@@ -267,18 +268,18 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
 
     patterns = list(dict.fromkeys(ngrams(generator.choice(long, 100), IDENTIFIERS)))
     occurrences = index.counts(index.find_batch(patterns)).tolist()
-    keys = [
-        Key("substring", ids, count, float(weight))
+    weighted = [
+        MatchedIdentifier("substring", ids, count, float(weight))
         for ids, count, weight in zip(patterns, occurrences, generator.random(len(patterns)), strict=True)
     ]
     unigrams = np.zeros(index.vocab_size)
     unigrams[likely[: SEARCH.unigrams]] = 0.1
-    scorer = PassageScorer(index, NoMarkers(), keys, unigrams, repetition=0.8)
-    passages = scorer.found(SEARCH.max_occurrences, SEARCH.max_passages)
+    scorer = PassageScorer(index, NoMarkers(), weighted, unigrams, repetition=0.8)
+    passages = scorer.find_passages(SEARCH.max_occurrences, SEARCH.max_passages)
     took = {
         "step_ms": 1000 * seconds(step),
-        "hits_ms": 1000 * seconds(lambda: scorer.found(SEARCH.max_occurrences, SEARCH.max_passages)),
-        "scoring_ms": 1000 * seconds(lambda: scorer.scores(passages)),
+        "hits_ms": 1000 * seconds(lambda: scorer.find_passages(SEARCH.max_occurrences, SEARCH.max_passages)),
+        "scoring_ms": 1000 * seconds(lambda: scorer.score(passages)),
     }
     steps = sum(map(SEARCH.length, VIEWS)) * SEARCH.beam_size / BEAMS
     return took | {"query_ms": steps * took["step_ms"] + took["hits_ms"] + took["scoring_ms"]}

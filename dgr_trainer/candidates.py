@@ -43,17 +43,27 @@ _COLUMNS = {
     "credits": pa.list_(pa.float32()),
     "tokens": pa.list_(pa.int32()),  # One per token.
 }
+ROW_SCHEMA = pa.schema(_COLUMNS)
 
 
 @dataclass(frozen=True)
 class MatchedIdentifier:
-    """An identifier that the student generated for a query and that occurs in a passage.
+    """An identifier of a query or of a passage, with its count in the corpus and a score.
+
+    One type is used from the beam search to the hits. What `score` means depends on the step that made the object:
+
+    | made by | `score` |
+    |---|---|
+    | the beam search, and the scoring of identifiers that it did not generate | log-likelihood under the student |
+    | `weigh_identifiers` | weight for the query (see [`identifier_weights`]) |
+    | a `Hit` or a [`Candidate`] | what the identifier added to the score of the passage |
+    | words of a query and the text of a passage, before they are scored | 0 |
 
     Args:
         view (`str`): Its view, for example `"substring"`.
         ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
         count (`int`): Occurrences in the corpus.
-        score (`float`): What it added to the score of the passage.
+        score (`float`): See the table.
     """
 
     view: str
@@ -140,7 +150,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
         """Candidates of queries that were packed one by one, by [`pack`]; the other arguments as of `from_lists`."""
-        dataset = datasets.Dataset(pa.concat_tables([pa.schema(_COLUMNS).empty_table(), *_tables(rows)]))
+        dataset = datasets.Dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     @classmethod
@@ -155,7 +165,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """Write as `save_to_disk` what `from_rows` would make, as it comes, without holding it in memory."""
         with atomic_folder(path, marker=_META) as folder:
             file = folder / "rows.arrow"
-            with pa.ipc.new_stream(str(file), pa.schema(_COLUMNS)) as stream:
+            with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
                 for table in _tables(rows):
                     stream.write_table(table)
             dataset = datasets.Dataset.from_file(str(file))
@@ -330,9 +340,9 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Rows in tables of many."""
-    remaining, schema = iter(rows), pa.schema(_COLUMNS)
+    remaining = iter(rows)
     while batch := list(islice(remaining, _ROWS_A_BATCH)):
-        yield pa.Table.from_batches(batch, schema=schema).combine_chunks()
+        yield pa.Table.from_batches(batch, schema=ROW_SCHEMA).combine_chunks()
 
 
 def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
@@ -360,7 +370,7 @@ def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
         "credits": [float(identifier.score) for identifier in identifiers],
         "tokens": [int(token) for identifier in identifiers for token in identifier.ids],
     }
-    return pa.RecordBatch.from_pylist([row], schema=pa.schema(_COLUMNS))
+    return pa.RecordBatch.from_pylist([row], schema=ROW_SCHEMA)
 
 
 def _candidate(values: Mapping[str, Any]) -> Candidate:

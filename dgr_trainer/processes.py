@@ -1,6 +1,6 @@
-"""Many processes, one answer: those that `accelerate launch` or `torchrun` start together, or one alone.
+"""Work shared by several processes that `accelerate launch` or `torchrun` started together.
 
-Where there is only one process, `None` stands for it.
+Functions take `None` where there is only one process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class Processes(Protocol):
-    """What is needed of an [`~accelerate.Accelerator`] or a [`~accelerate.PartialState`]."""
+    """The part of [`~accelerate.Accelerator`] and [`~accelerate.PartialState`] that this library uses."""
 
     @property
     def process_index(self) -> int: ...  # noqa: D102
@@ -34,30 +34,30 @@ class Processes(Protocol):
     def wait_for_everyone(self) -> None: ...  # noqa: D102
 
 
-def number_launched() -> int:
-    """How many processes were launched together, this one counted."""
+def num_launched() -> int:
+    """Number of processes that were launched together, this one included."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check_alone(name: str) -> None:
-    """Refuse to be one of several processes. Raises a `ValueError` that says so of what is called `name`."""
-    if number_launched() > 1:
+def require_single_process(command: str) -> None:
+    """Raise a `ValueError` if several processes were launched for a command that works in one."""
+    if num_launched() > 1:
         raise DGRValueError(
-            f"{number_launched()} processes were launched, but {name} works in one. Run the command without "
+            f"{num_launched()} processes were launched, but {command} works in one. Run the command without "
             "`accelerate launch` or `torchrun`."
         )
 
 
-def processes_of_launch(device: str | None = None) -> PartialState | None:
-    """The processes that were launched together with this one.
+def launched_processes(device: str | None = None) -> PartialState | None:
+    """Connect to the processes that were launched together with this one.
 
     Args:
         device (`str`, *optional*): Where they compute, such as `"cpu"`; by default on accelerators if there are any.
 
     Returns:
-        [`~accelerate.PartialState`], *optional*: `None` if this one is alone.
+        [`~accelerate.PartialState`], *optional*: `None` if there is only this one.
     """
-    if number_launched() == 1:
+    if num_launched() == 1:
         return None
     import torch
     from accelerate import PartialState
@@ -67,106 +67,106 @@ def processes_of_launch(device: str | None = None) -> PartialState | None:
 
 
 @contextmanager
-def launched(device: str | None = None) -> Iterator[PartialState | None]:
-    """The processes that were launched together, for a program's whole work: none of them leaves before the last is
-    done.
+def process_group(device: str | None = None) -> Iterator[PartialState | None]:
+    """Connect to the processes launched together for the whole run of a program; leave when all are done.
 
     Args:
-        device (`str`, *optional*): As of [`processes_of_launch`].
+        device (`str`, *optional*): See [`launched_processes`].
 
     Yields:
-        [`~accelerate.PartialState`], *optional*: `None` if this process is alone.
+        [`~accelerate.PartialState`], *optional*: `None` if there is only this process.
     """
-    processes = processes_of_launch(device)
+    processes = launched_processes(device)
     yield processes
     if processes is not None:
-        # Not after an error: the others may wait for this process, and whoever launched them ends them.
+        # Not after an error: the others may be waiting for this process, and the launcher ends them.
         processes.wait_for_everyone()
         processes.destroy_process_group()
 
 
 def process_rank(processes: Processes | None) -> tuple[int, int]:
-    """Which process this is, and of how many: `(0, 1)` for one alone."""
+    """Number of this process and number of all processes: `(0, 1)` if there is only one."""
     return (0, 1) if processes is None else (processes.process_index, processes.num_processes)
 
 
-def writes(processes: Processes | None) -> bool:
-    """Whether this process is the one that prints and writes."""
+def is_main_process(processes: Processes | None) -> bool:
+    """Whether this is the process that prints and writes files."""
     return process_rank(processes)[0] == 0
 
 
 def wait(processes: Processes | None) -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes get here."""
     if processes is not None:
         processes.wait_for_everyone()
 
 
 def default_device(processes: Processes | None) -> torch.device:
-    """Where this process computes unless it is told otherwise: on an accelerator of its own, or on the CPU."""
+    """The device of this process by default: its own accelerator, or the CPU."""
     import torch
 
-    found: torch.device | None = getattr(processes, "device", None)
-    if found is None and torch.accelerator.is_available():
-        found = torch.accelerator.current_accelerator()
-    return torch.device("cpu") if found is None else found
+    device: torch.device | None = getattr(processes, "device", None)
+    if device is None and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    return torch.device("cpu") if device is None else device
 
 
 def map_across_processes(
     items: Sequence[T], work: Callable[[Sequence[T]], Iterable[R]], processes: Processes | None
 ) -> Iterable[R]:
-    """`work(items)`, with the items shared out among processes.
+    """`work(items)`, with the items divided among processes.
 
-    Each process works on every n-th item, so that long ones at one end are spread.
+    Each process works on every n-th item, so that long items at one end are spread over all of them.
 
     Args:
-        items (`Sequence`): The same on all processes.
-        work (`Callable`): From items to one result an item, in their order.
-        processes (`Processes`, *optional*): The processes, each of which calls this; left out, there is one.
+        items (`Sequence`): The items, the same in all processes.
+        work (`Callable`): Takes items and returns one result per item, in their order.
+        processes (`Processes`, *optional*): The processes, each of which calls this function.
 
     Returns:
-        `Iterable`: the results of all items, in their order, on each process.
+        `Iterable`: the results of all items, in their order, in each process.
     """
     if process_rank(processes)[1] == 1:
         return work(items)
-    places = own_share(range(len(items)), processes)
-    own = dict(zip(places, work(own_share(items, processes)), strict=True))
-    everything: dict[int, R] = {}
-    for share in gathered(own, processes):
-        everything |= share
-    return [everything[place] for place in range(len(items))]
+    numbers = share_of_process(range(len(items)), processes)
+    results = dict(zip(numbers, work(share_of_process(items, processes)), strict=True))
+    all_results: dict[int, R] = {}
+    for results_of_process in gather(results, processes):
+        all_results |= results_of_process
+    return [all_results[number] for number in range(len(items))]
 
 
-def own_share(items: Sequence[T], processes: Processes | None) -> Sequence[T]:
-    """The items that this process works on: every n-th, from its number on."""
-    index, number = process_rank(processes)
-    return items[index::number]
+def share_of_process(items: Sequence[T], processes: Processes | None) -> Sequence[T]:
+    """The items that this process works on: every n-th, starting with the one of its own number."""
+    rank, num_processes = process_rank(processes)
+    return items[rank::num_processes]
 
 
-def gathered(own: T, processes: Processes | None) -> list[T]:
-    """What each process gives, in the order of the processes; waits for all of them."""
+def gather(value: T, processes: Processes | None) -> list[T]:
+    """Collect the value of each process, in the order of the processes. Waits for all of them."""
     if process_rank(processes)[1] == 1:
-        return [own]
+        return [value]
     from accelerate.utils import gather_object
 
-    return gather_object([own])
+    values: list[T] = gather_object([value])
+    return values
 
 
-def combined(values: np.ndarray, processes: Processes | None) -> np.ndarray:
-    """Put together what each process has found.
+def merge_results(results: np.ndarray, processes: Processes | None) -> np.ndarray:
+    """Merge the results that the processes have computed.
 
     Args:
-        values (`np.ndarray` of shape `(n,)`, float64): NaN where this process found nothing.
-        processes (`Processes`, *optional*): The processes, each of which calls this; left out, there is one.
+        results (`np.ndarray` of shape `(n,)`, float64): Results of this process, NaN where it has none.
+        processes (`Processes`, *optional*): The processes, each of which calls this function.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, float64: for each place, what the first process that has a value found.
+        `np.ndarray` of shape `(n,)`, float64: each result of the first process that has it, NaN where none does.
     """
     if process_rank(processes)[1] == 1:
-        return values
-    # Only what this process has goes round.
-    own = np.flatnonzero(~np.isnan(values))
-    merged = np.full(len(values), np.nan)
-    for places, found in gathered((own, values[own]), processes):
-        empty = np.isnan(merged[places])
-        merged[places[empty]] = found[empty]
+        return results
+    # Only the results that a process has are sent.
+    known = np.flatnonzero(~np.isnan(results))
+    merged = np.full(len(results), np.nan)
+    for numbers, values in gather((known, results[known]), processes):
+        missing = np.isnan(merged[numbers])
+        merged[numbers[missing]] = values[missing]
     return merged

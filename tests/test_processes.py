@@ -15,13 +15,13 @@ from dgr_trainer import Candidates, Rankings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import (
-    combined,
     default_device,
-    launched,
+    is_main_process,
+    launched_processes,
     map_across_processes,
+    merge_results,
+    process_group,
     process_rank,
-    processes_of_launch,
-    writes,
 )
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 
@@ -73,16 +73,16 @@ def test_what_each_has_found_is_put_together(monkeypatch):
     found = [np.array([1.5, np.nan, np.nan]), np.array([np.nan, np.nan, -2.0]), np.array([np.nan, 3.0, 9.0])]
     parts = []
     monkeypatch.setattr("accelerate.utils.gather_object", lambda own: parts.extend(own) or parts)
-    together = [combined(values, Process(index, 3)) for index, values in enumerate(found)][-1]
+    together = [merge_results(values, Process(index, 3)) for index, values in enumerate(found)][-1]
     assert together.tolist() == [1.5, 3.0, -2.0]
-    assert combined(found[0], None) is found[0]
+    assert merge_results(found[0], None) is found[0]
 
 
 def test_alone_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert processes_of_launch() is None and process_rank(None) == (0, 1) and writes(None)
-    assert not writes(Process(1, 2))
-    with launched("cpu") as processes:
+    assert launched_processes() is None and process_rank(None) == (0, 1) and is_main_process(None)
+    assert not is_main_process(Process(1, 2))
+    with process_group("cpu") as processes:
         assert processes is None
     if not torch.accelerator.is_available():
         assert default_device(None).type == "cpu"

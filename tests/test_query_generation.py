@@ -90,7 +90,7 @@ def test_unfinished_work_of_another_kind_is_refused(make, corpus, tmp_path):
     with pytest.raises(ValueError, match="was made with weights="):
         other.generate(corpus, tmp_path / "p.jsonl", progress=False)
     (tmp_path / "q.jsonl.unfinished").write_text("notes\n")
-    with pytest.raises(ValueError, match="does not say how it was made, so it is no unfinished work"):
+    with pytest.raises(ValueError, match="does not say how it was made, so it cannot be resumed"):
         make().generate(corpus, tmp_path / "q.jsonl", progress=False)
     (tmp_path / "r.jsonl").touch()
     with pytest.raises(FileExistsError, match="r.jsonl is there already"):

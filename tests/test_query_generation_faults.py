@@ -34,12 +34,11 @@ generator = query_generation.PseudoQueryGenerator(
 class Cut(ResumeLog):
     killed_in = None
 
-    def _write(self, value):
+    def _write(self, record):
         if self.killed_in is not None and self.count >= self.killed_in[0]:
-            line = json.dumps(value, ensure_ascii=False).encode() + b"\\n"
-            os.write(self._file.fileno(), line[: int(len(line) * self.killed_in[1])])
+            os.write(self._file.fileno(), record[: int(len(record) * self.killed_in[1])])
             os.kill(os.getpid(), signal.SIGKILL)
-        super()._write(value)
+        super()._write(record)
 
 
 query_generation.ResumeLog = Cut

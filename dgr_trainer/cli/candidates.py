@@ -11,7 +11,7 @@ from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.processes import launched, writes
+from dgr_trainer.processes import is_main_process, process_group
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,12 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
     folder = check_retriever(positionals.retriever, search)
 
-    with launched(device.device) as processes:
+    with process_group(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if qrels is not None:
             from dgr_trainer.data.queries import check_qrels
 
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
         retriever.save_candidates(output, queries, options.k, qrels, processes)
-        if writes(processes):
+        if is_main_process(processes):
             logger.info("found candidates for %s queries: %s", f"{len(set(queries['query_id'])):,}", output)

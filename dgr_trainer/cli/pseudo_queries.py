@@ -10,7 +10,7 @@ from dgr_trainer.cli.paths import model_name, output_file
 from dgr_trainer.cli.settings import DeviceOptions
 from dgr_trainer.cli.sources import read_corpus
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.processes import check_alone
+from dgr_trainer.processes import require_single_process
 
 
 @dataclass
@@ -62,7 +62,7 @@ def make_parser() -> CommandParser:
 
 def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOptions, positionals: Namespace) -> None:
     """Run `dgr pseudo_queries`."""
-    check_alone("dgr pseudo_queries")
+    require_single_process("dgr pseudo_queries")
     if options.round_trip < 0:
         raise DGRValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
     output = output_file("--output", options.output, overwrite=False, compressed=False)

@@ -12,7 +12,7 @@ from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
 from dgr_trainer.cli.teachers import MODELS, RERANKERS, TeacherOptions, make_teacher
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.processes import check_alone, launched, writes
+from dgr_trainer.processes import is_main_process, process_group, require_single_process
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +70,17 @@ def run(options: RankOptions, teacher_options: TeacherOptions, positionals: Name
     candidates = _read_candidates(options)
     cache = {"cache": settings.pop("cache")} if "cache" in settings else {}
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
-    with launched(teacher_options.device) as processes:
+    with process_group(teacher_options.device) as processes:
         teacher = make_teacher(options.teacher, corpus, settings)
         rankings = teacher.rank(queries, candidates, options.k, **cache)
-        if writes(processes):
+        if is_main_process(processes):
             write_run(rankings, output)
             logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
 
 
 def _check(options: RankOptions, settings: dict[str, Any]) -> None:
     if options.teacher not in MODELS:
-        check_alone(options.teacher)
+        require_single_process(options.teacher)
     if options.k < 1 or (options.depth is not None and options.depth < 1):
         raise DGRValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages: at least 1.")
     check_split(options.split, options.queries)

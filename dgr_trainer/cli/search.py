@@ -18,7 +18,7 @@ from dgr_trainer.cli.paths import output_file
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_queries_of, write_run
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.processes import launched, writes
+from dgr_trainer.processes import is_main_process, process_group
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -92,14 +92,14 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
 
         queries = queries_mapping(read_queries_of(options.queries, options.split))
     folder = check_retriever(positionals.retriever, search)
-    with launched(device.device) as processes:
+    with process_group(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if output is None:
             asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
             _show(retriever, [*asked, *queries.items()], options, processes)
             return
         rankings = retriever.rank(queries, options.k, processes)
-        if writes(processes):
+        if is_main_process(processes):
             write_run(rankings, output)
             logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
 
@@ -115,13 +115,13 @@ def _show(
         batch = asked[start : start + size]
         found = retriever.search([text for _, text in batch], options.k, accelerator=processes)
         for place, ((query_id, query), hits) in enumerate(zip(batch, found, strict=True), start):
-            if not writes(processes):
+            if not is_main_process(processes):
                 continue
             if options.json:
                 print(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
             else:
                 print("\n".join([""] * (place > 0) + list(_lines(retriever, query, hits, options.identifiers))))
-    if writes(processes) and not options.json and options.identifiers:
+    if is_main_process(processes) and not options.json and options.identifiers:
         print(f"\n{_LEGEND}")
 
 

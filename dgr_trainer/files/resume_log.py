@@ -1,4 +1,4 @@
-"""Long work that survives an interruption: a file that grows by one line with every chunk that is done."""
+"""Long work that can be resumed: a file that grows by one record with every finished chunk."""
 
 from __future__ import annotations
 
@@ -7,84 +7,193 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from dgr_trainer.errors import DGRValueError
 
 
-class ResumeLog:
-    """A JSON Lines file of finished chunks, which are never held in memory together. Use as a context manager.
+class ChunkFormat(Protocol):
+    """How a [`ResumeLog`] stores its records: first the settings, then one record per chunk."""
 
-    The first line says how the chunks are made. A line that was cut short by a crash is dropped.
+    def encode_settings(self, settings: Mapping[str, Any]) -> bytes:
+        """The first record."""
+
+    def encode(self, chunk: Any) -> bytes:
+        """The record of a chunk."""
+
+    def records(self, path: Path) -> Iterator[tuple[Any, int]]:
+        """Yield the complete records of a file, each with the offset of its end, up to one that was cut short."""
+
+    def decode_settings(self, record: Any) -> Mapping[str, Any]:
+        """The settings of the first record. Raises a `ValueError` if it holds none."""
+
+    def decode(self, record: Any) -> Any:
+        """The chunk of any other record."""
+
+
+class JSONLines:
+    """Chunks are JSON values, one per line of a text file."""
+
+    def encode_settings(self, settings: Mapping[str, Any]) -> bytes:
+        """See [`ChunkFormat`]."""
+        return self.encode({"settings": dict(settings)})
+
+    def encode(self, chunk: Any) -> bytes:
+        """See [`ChunkFormat`]."""
+        return json.dumps(chunk, ensure_ascii=False).encode("utf-8") + b"\n"
+
+    def records(self, path: Path) -> Iterator[tuple[bytes, int]]:
+        """See [`ChunkFormat`]."""
+        end = 0
+        with open(path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                yield line, end
+
+    def decode_settings(self, record: bytes) -> Mapping[str, Any]:
+        """See [`ChunkFormat`]."""
+        first = json.loads(record)
+        if not isinstance(first, dict) or not isinstance(first.get("settings"), dict):
+            raise DGRValueError("The first line holds no settings.")
+        settings: dict[str, Any] = first["settings"]
+        return settings
+
+    def decode(self, record: bytes) -> Any:
+        """See [`ChunkFormat`]."""
+        return json.loads(record)
+
+
+class ArrowStream:
+    """Chunks are record batches; the file is an Arrow IPC stream with the settings in the metadata of its schema.
 
     Args:
-        path (`str` or `os.PathLike`): The file; made if it is not there.
-        settings (`Mapping[str, Any]`): How the chunks are made, in JSON types.
+        schema ([`~pyarrow.Schema`]): The schema of every chunk, without dictionary-encoded columns.
+    """
+
+    # Every message of an Arrow stream starts with it.
+    _CONTINUATION = b"\xff\xff\xff\xff"
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+
+    def encode_settings(self, settings: Mapping[str, Any]) -> bytes:
+        """See [`ChunkFormat`]."""
+        schema = self.schema.with_metadata({"settings": json.dumps(dict(settings))})
+        return bytes(schema.serialize())
+
+    def encode(self, chunk: pa.RecordBatch) -> bytes:
+        """See [`ChunkFormat`]."""
+        return bytes(chunk.serialize())
+
+    def records(self, path: Path) -> Iterator[tuple[pa.ipc.Message, int]]:
+        """See [`ChunkFormat`]."""
+        with pa.OSFile(str(path)) as file:
+            if not self._CONTINUATION.startswith(file.read(len(self._CONTINUATION))):
+                raise DGRValueError("The file is not an Arrow stream.")
+            file.seek(0)
+            while True:
+                try:
+                    message = pa.ipc.read_message(file)
+                except (EOFError, pa.ArrowInvalid):
+                    return
+                except OSError as error:
+                    if error.errno is not None:  # A failure to read, not a message that was cut short.
+                        raise
+                    return
+                yield message, file.tell()
+
+    def decode_settings(self, record: pa.ipc.Message) -> Mapping[str, Any]:
+        """See [`ChunkFormat`]."""
+        if record.type != "schema":
+            raise DGRValueError("The stream does not start with a schema.")
+        schema = pa.ipc.read_schema(record)
+        if schema.remove_metadata() != self.schema or b"settings" not in (schema.metadata or {}):
+            raise DGRValueError("The stream holds other columns or no settings.")
+        settings: dict[str, Any] = json.loads(schema.metadata[b"settings"])
+        return settings
+
+    def decode(self, record: pa.ipc.Message) -> pa.RecordBatch:
+        """See [`ChunkFormat`]."""
+        return pa.ipc.read_record_batch(record, self.schema)
+
+
+class ResumeLog:
+    """A file of finished chunks, which are never held in memory together. Use as a context manager.
+
+    The first record holds the settings that the chunks depend on. A record that a crash cut short is dropped.
+
+    Args:
+        path (`str` or `os.PathLike`): The file; created if it does not exist.
+        settings (`Mapping[str, Any]`): What the chunks depend on, in JSON types.
+        chunk_format ([`ChunkFormat`], *optional*): How chunks are stored; by default as [`JSONLines`].
 
     Attributes:
         count (`int`): Number of finished chunks.
 
     Raises:
-        ValueError: if the file holds chunks that were made otherwise, or is no such file.
+        ValueError: if the file holds chunks that were made with other settings, or is not such a file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], settings: Mapping[str, Any], chunk_format: ChunkFormat | None = None
+    ) -> None:
         self.path = Path(path)
         self.count = 0
+        self._format: ChunkFormat = JSONLines() if chunk_format is None else chunk_format
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self._check(dict(settings)) if self.path.exists() else 0
+        length = self._check(dict(settings)) if self.path.exists() else 0
         self._file = open(self.path, "ab")
-        self._file.truncate(whole)
-        if whole == 0:
-            self._write({"settings": dict(settings)})
+        self._file.truncate(length)
+        if length == 0:
+            self._write(self._format.encode_settings(settings))
 
     def chunks(self) -> Iterator[Any]:
-        """The finished chunks, in order, read from the file."""
-        with open(self.path, "rb") as file:
-            next(file)
-            for line in file:
-                yield json.loads(line)
+        """Yield the finished chunks, in order, read from the file."""
+        records = self._format.records(self.path)
+        next(records)
+        for record, _ in records:
+            yield self._format.decode(record)
 
     def add(self, chunk: Any) -> None:
-        """Write down a chunk, in JSON types; it is on the disk when this returns."""
-        self._write(chunk)
+        """Append a chunk. It is on the disk when this returns."""
+        self._write(self._format.encode(chunk))
         self.count += 1
 
     def remove(self) -> None:
-        """Delete the file, since its work is done."""
+        """Delete the file once the work is complete."""
         self._file.close()
         self.path.unlink()
 
-    def _write(self, value: Any) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
+    def _write(self, record: bytes) -> None:
+        self._file.write(record)
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def _check(self, settings: dict[str, Any]) -> int:
-        """Count what is whole. Returns its length in bytes."""
-        length = 0
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    break
-                if number == 0:
-                    try:
-                        found = json.loads(line)["settings"]
-                    except (ValueError, KeyError, TypeError):
-                        raise DGRValueError(
-                            f"{self.path} does not say how it was made, so it is no unfinished work. Give another "
-                            "path."
-                        ) from None
-                    changed = [name for name in settings if found.get(name) != settings[name]]
-                    if changed:
-                        raise DGRValueError(
-                            f"{self.path} was made with {changed[0]}={found.get(changed[0])!r}, but now it is "
-                            f"{settings[changed[0]]!r}, so they do not belong together. Delete the file, or give "
-                            "another path."
-                        )
-                length += len(line)
-                self.count = number
-        return length
+        """Compare the settings and count the complete chunks; returns the length in bytes of the complete records."""
+        records = self._format.records(self.path)
+        try:
+            first = next(records, None)
+            recorded = {} if first is None else self._format.decode_settings(first[0])
+        except ValueError:
+            raise DGRValueError(
+                f"{self.path} does not say how it was made, so it cannot be resumed. Delete it, or give another path."
+            ) from None
+        if first is None:
+            return 0
+        for name, value in settings.items():
+            if recorded.get(name) != value:
+                raise DGRValueError(
+                    f"{self.path} was made with {name}={recorded.get(name)!r}, but now it is {value!r}, so this work "
+                    "cannot be resumed. Delete the file, or give another path."
+                )
+        ends = [first[1], *(end for _, end in records)]
+        self.count = len(ends) - 1
+        return ends[-1]
 
     def __enter__(self) -> ResumeLog:
         return self

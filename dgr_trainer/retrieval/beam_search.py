@@ -1,8 +1,8 @@
-"""Beam search bound to the index, which keeps every identifier that it looks at with its exact log-likelihood.
+"""A beam search constrained by the index, which keeps every identifier that it visits with its log-likelihood.
 
-It finds what `generate` with `early_stopping="never"`, no length penalty and every illegal token masked finds, at less
-cost: only legal tokens are ranked, the first step runs once a query and not once a beam, and what is finished leaves
-the batch. The model is asked through its own `forward`.
+It finds what `generate` finds with `early_stopping="never"`, no length penalty and every illegal token masked, at a
+lower cost: only legal tokens are ranked, the first step runs once per query instead of once per beam, and finished
+queries leave the batch. The model runs through its own `forward`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
@@ -24,30 +25,17 @@ from dgr_trainer.retrieval.legal_tokens import LegalTokens
 from dgr_trainer.student.likelihoods import start_token_id
 
 
-class Hypothesis(NamedTuple):
-    """An identifier that the search found.
-
-    Attributes:
-        ids: The generated ids, closing marker included.
-        log_likelihood: Sum of the model's log-probabilities of `ids`, over the full vocabulary.
-        occurrences: How often it occurs in the corpus.
-    """
-
-    ids: tuple[int, ...]
-    log_likelihood: float
-    occurrences: int
-
-
 class ViewSearch(NamedTuple):
-    """What a search in one view found.
+    """The result of a search in one view.
 
     Attributes:
-        hypotheses: Identifiers of each query, in the order in which the search came upon them.
+        identifiers (`list[list[MatchedIdentifier]]`): The identifiers of each query, in the order in which the search
+            visited them. Their score is the sum of the model's log-probabilities of `ids`, over the full vocabulary.
         first_scores (`torch.Tensor` of shape `(queries, vocabulary)`): Log-probabilities of the first token, -inf
             where no identifier of the view starts with it.
     """
 
-    hypotheses: list[list[Hypothesis]]
+    identifiers: list[list[MatchedIdentifier]]
     first_scores: torch.Tensor
 
 
@@ -59,25 +47,26 @@ def search_views(
     lengths: Mapping[str, int],
     num_beams: int,
 ) -> dict[str, ViewSearch]:
-    """Generate the identifiers of views for a batch of queries, all in one search.
+    """Generate the identifiers of several views for a batch of queries, all in one search.
 
-    In each step a query's best legal children, twice as many as beams, are found: these are kept, complete ones leave,
-    and of the others the best are the beams of the next step. Once no open hypothesis can come among a query's
-    `num_beams` best complete ones, the query is done. What else is in the batch changes nothing but rounding.
+    Each step finds a query's best legal children, twice as many as it has beams, and keeps all of them. Complete ones
+    leave the search; the best of the others are the beams of the next step. A query is finished once no open
+    hypothesis can become one of its `num_beams` best complete ones. The other queries of a batch change only rounding.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `ready_to_generate`.
         index ([`FMIndex`]): Index of the corpus.
         identifiers ([`Identifiers`]): Prompts and markers.
         queries (`Sequence[str]`): At least one query.
-        lengths (`Mapping[str, int]`): Of each view, its longest identifier in tokens, closing marker included.
-        num_beams (`int`): Beams of each query and view.
+        lengths (`Mapping[str, int]`): Length of the longest identifier of each view, in tokens, closing marker
+            included.
+        num_beams (`int`): Beams per query and view.
 
     Returns:
-        `dict[str, ViewSearch]`: what was found, by view.
+        `dict[str, ViewSearch]`: the result of each view.
     """
     searches = [
-        _View(LegalTokens(index, identifiers, view, best=2 * num_beams), length, len(queries), num_beams)
+        _ViewBeams(view, LegalTokens(index, identifiers, view, best=2 * num_beams), length, len(queries), num_beams)
         for view, length in lengths.items()
     ]
     prompts = [ids for view in lengths for ids in identifiers.encode_prompts(queries, view)]
@@ -87,102 +76,102 @@ def search_views(
     while len(tokens):
         scores = decoder.step(parents, tokens)
         rows = np.cumsum([0, *(len(search.scores) for search in searches)])
-        grown = [search.grow(scores[rows[n] : rows[n + 1]]) for n, search in enumerate(searches)]
-        parents = np.concatenate([of_view + rows[n] for n, of_view in enumerate(grown)])
+        parents_by_view = [search.grow(scores[rows[n] : rows[n + 1]]) for n, search in enumerate(searches)]
+        parents = np.concatenate([view_parents + rows[n] for n, view_parents in enumerate(parents_by_view)])
         tokens = np.concatenate([search.ids[:, -1] for search in searches])
-    return {
-        view: ViewSearch(search.found, search.first_scores) for view, search in zip(lengths, searches, strict=True)
-    }
+    return {search.view: ViewSearch(search.identifiers, search.first_scores) for search in searches}
 
 
-class _View:
+class _ViewBeams:
     """The beams of one view, for all queries of a batch.
 
     Attributes:
-        ids (`np.ndarray` of int64, shape `(rows, length)`), scores (`np.ndarray` of float32, shape `(rows,)`): The
-            beams; those of a query stand together, best first.
-        found (`list[list[Hypothesis]]`): What was found for each query.
+        ids (`np.ndarray` of int64, shape `(rows, length)`): Tokens of the beams, grouped by query, best first.
+        scores (`np.ndarray` of float32, shape `(rows,)`): Log-likelihoods of the beams.
+        identifiers (`list[list[MatchedIdentifier]]`): Identifiers of each query so far.
     """
 
-    def __init__(self, legal: LegalTokens, length: int, num_queries: int, num_beams: int) -> None:
+    def __init__(self, view: str, legal: LegalTokens, length: int, num_queries: int, num_beams: int) -> None:
+        self.view = view
         self.legal = legal
         self.length = length
         self.num_beams = num_beams
-        self.found: list[list[Hypothesis]] = [[] for _ in range(num_queries)]
+        self.identifiers: list[list[MatchedIdentifier]] = [[] for _ in range(num_queries)]
         self.ids = np.zeros((num_queries, 0), dtype=np.int64)
         self.scores = np.zeros(num_queries, dtype=np.float32)
+        self._num_queries = num_queries
         self._queries = np.arange(num_queries)
         self._ranges = np.repeat(legal.root[None], num_queries, axis=0)
-        # Best complete hypotheses so far, ascending: the first is the one to beat.
-        self._complete = np.full((num_queries, num_beams), -np.inf, dtype=np.float32)
-        self.first_scores: Any = None
+        # Scores of the best complete hypotheses so far, ascending: the first is the one to beat.
+        self._complete_scores = np.full((num_queries, num_beams), -np.inf, dtype=np.float32)
+        self.first_scores = torch.empty(0)  # Set in the first step.
 
     def grow(self, scores: torch.Tensor) -> np.ndarray:
-        """One step.
+        """Extend the beams by one token.
 
         Args:
-            scores (`torch.Tensor` of shape `(rows, vocabulary)`): Log-probabilities of what follows each beam.
+            scores (`torch.Tensor` of shape `(rows, vocabulary)`): Log-probabilities of the next token of each beam.
 
         Returns:
-            `np.ndarray` of int64: the rows that the beams of the next step grew from.
+            `np.ndarray` of int64: for each beam of the next step, the row of this step that it extends.
         """
         if not len(self.ids):
             return np.zeros(0, dtype=np.int64)
         rows, tokens, totals = self._children(scores)
         queries = self._queries[rows]
-        chosen = best_children(queries, totals, rows * scores.shape[1] + tokens, len(self.found), 2 * self.num_beams)
+        chosen = best_children(queries, totals, rows * scores.shape[1] + tokens, self._num_queries, 2 * self.num_beams)
         rows, queries, totals = rows[chosen], queries[chosen], totals[chosen]
         ids = np.concatenate([self.ids[rows], tokens[chosen, None]], axis=1)
         ranges = self.legal.extend(self._ranges[rows], ids[:, -1])
         complete = self.legal.is_complete(ids)
         kept = complete if len(self.legal.end) else np.ones(len(ids), dtype=bool)
         counts = self.legal.index.counts(ranges[kept])
-        for query, of_query, score, count in zip(
-            queries[kept].tolist(), ids[kept].tolist(), totals[kept].tolist(), counts.tolist(), strict=True
+        for query, tokens_so_far, count, score in zip(
+            queries[kept].tolist(), ids[kept].tolist(), counts.tolist(), totals[kept].tolist(), strict=True
         ):
-            self.found[query].append(Hypothesis(tuple(of_query), score, count))
+            self.identifiers[query].append(MatchedIdentifier(self.view, tuple(tokens_so_far), count, score))
         beams = self._beams(queries, totals, complete) if ids.shape[1] < self.length else np.zeros(0, dtype=np.int64)
         self.ids, self.scores, self._queries, self._ranges = ids[beams], totals[beams], queries[beams], ranges[beams]
         return rows[beams]
 
     def _children(self, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, tokens and scores of legal children, the best of each query among them."""
+        """Rows, tokens and scores of legal children, which include the best of each query."""
         if self.ids.shape[1] == 0:
             first = torch.from_numpy(self.legal.first).to(scores.device)
             self.first_scores = torch.full_like(scores, -torch.inf)
             self.first_scores[:, first] = scores[:, first]
-            best, places = scores[:, first].topk(min(2 * self.num_beams, len(first)), dim=-1)
+            best, positions = scores[:, first].topk(min(2 * self.num_beams, len(first)), dim=-1)
             rows = np.repeat(np.arange(len(scores)), best.shape[1])
-            tokens, totals = self.legal.first[places.flatten().cpu().numpy()], best.flatten().cpu().numpy()
+            tokens, totals = self.legal.first[positions.flatten().cpu().numpy()], best.flatten().cpu().numpy()
         else:
             rows, tokens = self.legal.next(self.ids, self._ranges, scores)
             pairs = torch.from_numpy(rows).to(scores.device), torch.from_numpy(tokens).to(scores.device)
             totals = self.scores[rows] + scores[pairs].cpu().numpy()
-        possible = totals > -np.inf  # Some models rule tokens out by themselves.
+        possible = totals > -np.inf  # Some models give tokens probability zero.
         return rows[possible], tokens[possible], totals[possible]
 
     def _beams(self, queries: np.ndarray, totals: np.ndarray, complete: np.ndarray) -> np.ndarray:
-        """Which children are the next beams: the best open ones of queries that are not done."""
+        """Choose the children that become the next beams: the best open ones of unfinished queries."""
         closed = np.flatnonzero(complete)
         for query, total in zip(queries[closed].tolist(), totals[closed].tolist(), strict=True):
-            if total > self._complete[query, 0]:
-                self._complete[query, 0] = total
-                self._complete[query].sort()
+            if total > self._complete_scores[query, 0]:
+                self._complete_scores[query, 0] = total
+                self._complete_scores[query].sort()
         still_open = np.flatnonzero(~complete)
-        # Children stand best first: the first open one of a query is its best.
-        position = np.arange(len(still_open)) - np.searchsorted(queries[still_open], queries[still_open])
-        best = np.full(len(self.found), -np.inf, dtype=np.float32)
-        best[queries[still_open[position == 0]]] = totals[still_open[position == 0]]
-        going_on = best > self._complete[:, 0]
-        return still_open[(position < self.num_beams) & going_on[queries[still_open]]]
+        # Children are sorted best first, so the first open one of a query is its best.
+        rank = np.arange(len(still_open)) - np.searchsorted(queries[still_open], queries[still_open])
+        best_open = np.full(self._num_queries, -np.inf, dtype=np.float32)
+        best_open[queries[still_open[rank == 0]]] = totals[still_open[rank == 0]]
+        unfinished = best_open > self._complete_scores[:, 0]
+        return still_open[(rank < self.num_beams) & unfinished[queries[still_open]]]
 
 
 class Decoder:
-    """A model's decoder, step by step, with its cache.
+    """Runs a model's decoder step by step, with its cache.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): An encoder-decoder model.
-        prompts (`list[list[int]]`): Token ids of the encoder's inputs; each is one row of the first step.
+        prompts (`list[list[int]]`): Token ids of the encoder's inputs. Each is one row of the first step.
     """
 
     def __init__(self, model: Any, prompts: list[list[int]]) -> None:
@@ -195,22 +184,25 @@ class Decoder:
         self._states = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True)[0]
         self._mask = mask
         self._cache: Any = None
-        # transformers 5.24 renamed it.
+        # transformers 5.24 renamed the argument.
         parameters = inspect.signature(type(model).forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        self._prompt_of = np.arange(len(prompts))
+        self._prompt_rows = np.arange(len(prompts))
         self._rows = self._states, self._mask
 
     def step(self, parents: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
-        """Read one token a row.
+        """Read one token per row.
 
         Args:
-            parents (`np.ndarray` of int64, shape `(rows,)`): The row of the step before that each row goes on from;
-                not used in the first step.
+            parents (`np.ndarray` of int64, shape `(rows,)`): The row of the previous step that each row extends. Not
+                used in the first step.
             tokens (`np.ndarray` of int64, shape `(rows,)`): The tokens.
 
         Returns:
-            `torch.Tensor` of float32, shape `(rows, vocabulary)`: log-probabilities of what follows.
+            `torch.Tensor` of float32, shape `(rows, vocabulary)`: log-probabilities of the next token.
+
+        Raises:
+            ValueError: if the model returns no encoder-decoder cache.
         """
         if self._cache is not None:
             self._reorder(parents)
@@ -226,18 +218,19 @@ class Decoder:
         self._cache = getattr(outputs, self._cache_name)
         if not isinstance(self._cache, EncoderDecoderCache):
             raise DGRValueError(
-                f"{type(self.model).__name__} keeps no cache of what its decoder read, which the search needs. Use a "
-                "model with an EncoderDecoderCache, such as BART or T5."
+                f"{type(self.model).__name__} does not return the decoder cache that the search needs. Use a model "
+                "with an EncoderDecoderCache, such as BART or T5."
             )
-        return outputs.logits[:, -1].float().log_softmax(dim=-1)
+        logits: torch.Tensor = outputs.logits[:, -1]
+        return logits.float().log_softmax(dim=-1)
 
     def _reorder(self, parents: np.ndarray) -> None:
         rows = torch.from_numpy(parents).to(self.device)
-        prompt_of = self._prompt_of[parents]
-        if np.array_equal(prompt_of, self._prompt_of):  # What is known of the prompts is the same for each beam.
+        prompt_rows = self._prompt_rows[parents]
+        if np.array_equal(prompt_rows, self._prompt_rows):  # Beams of a prompt share its encoder states.
             self._cache.self_attention_cache.reorder_cache(rows)
             return
         self._cache.reorder_cache(rows)
-        prompts = torch.from_numpy(prompt_of).to(self.device)
+        prompts = torch.from_numpy(prompt_rows).to(self.device)
         self._rows = self._states[prompts], self._mask[prompts]
-        self._prompt_of = prompt_of
+        self._prompt_rows = prompt_rows

@@ -1,28 +1,29 @@
-"""A passage's own identifiers, read from its tokens in the index."""
+"""The identifiers that a passage contains, read from its tokens in the index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.index import FMIndex
 
 
-def own_identifiers(
-    identifiers: Identifiers, tokens: Iterable[int], substring_length: int
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Title, docid, pseudo-queries and the first words of a passage, as far as it has them and the views use them.
+def passage_identifiers(
+    index: FMIndex, identifiers: Identifiers, position: int, substring_length: int
+) -> list[MatchedIdentifier]:
+    """Title, docid, pseudo-queries and first words of a passage, as far as it has them and the views use them.
 
-    Segments of a passage hold no marker (`Identifiers` sees to that), so markers tell them apart.
+    Segments of a passage contain no marker (`Identifiers` removes them), so markers separate the segments.
 
     Args:
+        index ([`FMIndex`]): Index of the corpus.
         identifiers ([`Identifiers`]): Markers and views.
-        tokens (`Iterable[int]`): The passage as the index holds it, without the separator.
-        substring_length (`int`): Tokens to take of the body.
+        position (`int`): Position of the passage in the index.
+        substring_length (`int`): Number of tokens to take from the body; 0 for none.
 
     Returns:
-        `list[tuple[str, tuple[int, ...]]]`: (view, ids) in the order above.
+        `list[MatchedIdentifier]`: the identifiers in the order above, with score 0.
     """
-    rest = list(map(int, tokens))
+    rest = [int(token) for token in index.extract(position)]
     views = identifiers.views
     titles, docids, pseudo_queries = [], [], []
     if "title" in views:
@@ -37,22 +38,23 @@ def own_identifiers(
             pseudo_query, after = _split(after, identifiers.end("pseudo_query"))
             pseudo_queries.append(pseudo_query)
             _, after = _split(after, identifiers.prefix("pseudo_query"))
-    bodies = [rest[:substring_length]] if rest and "substring" in views else []
+    first_words = rest[:substring_length] if "substring" in views else []
+    segments = [("title", title) for title in titles]
+    segments += [("docid", docid) for docid in docids]
+    segments += [("pseudo_query", pseudo_query) for pseudo_query in pseudo_queries]
+    segments += [("substring", first_words)] if first_words else []
+    if not segments:
+        return []
+    targets = [(view, identifiers.target(view, segment)) for view, segment in segments]
+    counts = index.counts(index.find_batch([identifiers.pattern(view, ids) for view, ids in targets]))
     return [
-        (view, identifiers.target(view, segment))
-        for view, segments in (
-            ("title", titles),
-            ("docid", docids),
-            ("pseudo_query", pseudo_queries),
-            ("substring", bodies),
-        )
-        for segment in segments
+        MatchedIdentifier(view, ids, count, 0.0) for (view, ids), count in zip(targets, counts.tolist(), strict=True)
     ]
 
 
 def _split(tokens: list[int], marker: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """What stands before and after the first occurrence of a marker; all and nothing where there is none."""
-    for place in range(len(tokens) - len(marker) + 1):
-        if tuple(tokens[place : place + len(marker)]) == marker:
-            return tokens[:place], tokens[place + len(marker) :]
+    """Split tokens at the first occurrence of a marker, which is dropped; without one, the second part is empty."""
+    for start in range(len(tokens) - len(marker) + 1):
+        if tuple(tokens[start : start + len(marker)]) == marker:
+            return tokens[:start], tokens[start + len(marker) :]
     return tokens, []

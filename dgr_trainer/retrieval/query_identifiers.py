@@ -1,43 +1,40 @@
-"""The identifiers of a query: what beam search found, words of the query itself, and single tokens."""
+"""The identifiers of a query: those that the beam search found, words of the query itself, and single tokens."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.beam_search import Hypothesis
-from dgr_trainer.retrieval.passage_scoring import Key
 from dgr_trainer.retrieval.settings import SearchSettings
 
-# Letters and digits, with the marks that stand inside words (don't, brown-fox, 3.11, os.path, snake_case).
+# Letters and digits, and the marks that may join them into a word (don't, brown-fox, 3.11, os.path, snake_case).
 _WORD = re.compile(r"\w+(?:['’.\-]\w+)*")
 
 
-class QueryKeys(NamedTuple):
-    """What passages are scored by.
+class QueryIdentifiers(NamedTuple):
+    """What the passages are scored by, for one query.
 
     Attributes:
-        keys: Identifiers, each once.
-        unigrams (`np.ndarray` of float64, shape `(vocab_size,)`): What single tokens are worth beside them.
+        weighted (`list[MatchedIdentifier]`): Identifiers, each once; their scores are their weights.
+        unigram_weights (`np.ndarray` of float64, shape `(vocab_size,)`): Weights of the single tokens beside them.
     """
 
-    keys: list[Key]
-    unigrams: np.ndarray
+    weighted: list[MatchedIdentifier]
+    unigram_weights: np.ndarray
 
 
-def query_ngrams(
-    query: str, index: FMIndex, identifiers: Identifiers, max_words: int
-) -> list[tuple[tuple[int, ...], int]]:
-    """Words of a query that occur in the corpus, alone and in order.
+def query_ngrams(query: str, index: FMIndex, identifiers: Identifiers, max_words: int) -> list[MatchedIdentifier]:
+    """Find words of a query that occur in the corpus, alone and in sequence.
 
-    Spans of 1 to `max_words` words as they are, in lower case, and with one or all first letters in upper case.
+    Spans of 1 to `max_words` words are tried unchanged, in lower case, and with one or all initials in upper case.
 
     Args:
         query (`str`): The query.
@@ -46,7 +43,7 @@ def query_ngrams(
         max_words (`int`): Longest span, in words.
 
     Returns:
-        `list[tuple]`: token ids and occurrences in the corpus; each ids once.
+        `list[MatchedIdentifier]`: identifiers of the view `"substring"`, each once, with score 0.
     """
     words = list(_WORD.finditer(query))
     texts: dict[str, None] = {}
@@ -60,8 +57,12 @@ def query_ngrams(
     patterns = [ids for ids in patterns if not forbidden.intersection(ids)]
     if not patterns:
         return []
-    counts = index.counts(index.find_batch(patterns))
-    return [(ids, count) for ids, count in zip(patterns, counts.tolist(), strict=True) if count > 0]
+    counts = index.counts(index.find_batch(patterns)).tolist()
+    return [
+        MatchedIdentifier("substring", ids, count, 0.0)
+        for ids, count in zip(patterns, counts, strict=True)
+        if count > 0
+    ]
 
 
 def _capital(text: str) -> str:
@@ -72,69 +73,72 @@ def _capitals(text: str) -> str:
     return _WORD.sub(lambda word: _capital(word.group()), text)
 
 
-def weigh_keys(
-    index: FMIndex,
-    found: Mapping[str, Sequence[Hypothesis]],
-    scoring: ScoringSettings,
-) -> list[Key]:
-    """Give identifiers their weights.
+def weigh_identifiers(
+    index: FMIndex, found: Iterable[MatchedIdentifier], scoring: ScoringSettings
+) -> list[MatchedIdentifier]:
+    """Turn the log-likelihoods of identifiers into weights.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
-        found (`Mapping[str, Sequence[Hypothesis]]`):
-            Identifiers of each view. Of equal ones the first is kept; they have the same score.
+        found (`Iterable[MatchedIdentifier]`):
+            Identifiers with their log-likelihoods. Of equal ones, the first is kept: they have the same score.
         scoring ([`ScoringSettings`]): How they are weighted.
+
+    Returns:
+        `list[MatchedIdentifier]`: each identifier once, with its weight.
     """
-    first: dict[tuple[str, tuple[int, ...]], Hypothesis] = {}
-    for view, hypotheses in found.items():
-        for hypothesis in hypotheses:
-            first.setdefault((view, hypothesis.ids), hypothesis)
+    distinct: dict[tuple[str, tuple[int, ...]], MatchedIdentifier] = {}
+    for identifier in found:
+        distinct.setdefault((identifier.view, identifier.ids), identifier)
     weights = identifier_weights(
-        torch.tensor([hypothesis.log_likelihood for hypothesis in first.values()], dtype=torch.float64),
-        torch.tensor([hypothesis.occurrences for hypothesis in first.values()]),
+        torch.tensor([identifier.score for identifier in distinct.values()], dtype=torch.float64),
+        torch.tensor([identifier.count for identifier in distinct.values()]),
         index.num_tokens,
         scoring,
-        is_pseudo_query=torch.tensor([view == "pseudo_query" for view, _ in first], dtype=torch.bool),
+        is_pseudo_query=torch.tensor([view == "pseudo_query" for view, _ in distinct], dtype=torch.bool),
     )
     return [
-        Key(view, ids, hypothesis.occurrences, weight)
-        for ((view, ids), hypothesis), weight in zip(first.items(), weights.tolist(), strict=True)
+        MatchedIdentifier(identifier.view, identifier.ids, identifier.count, weight)
+        for identifier, weight in zip(distinct.values(), weights.tolist(), strict=True)
     ]
 
 
 def add_unigrams(
     index: FMIndex,
-    keys: list[Key],
+    weighted: list[MatchedIdentifier],
     first_scores: torch.Tensor,
     settings: SearchSettings,
     scoring: ScoringSettings,
-) -> QueryKeys:
+) -> QueryIdentifiers:
     """Add the single tokens that are probable at the start of a substring.
 
-    They are worth their log-odds, without exponent. The best ones become keys, as many as there are keys already.
+    Their weight is their log-odds, without exponent. The best ones become identifiers, as many as there are already.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
-        keys (`list[Key]`): The other identifiers.
+        weighted (`list[MatchedIdentifier]`): The other identifiers, with their weights.
         first_scores (`torch.Tensor` of shape `(vocabulary,)`):
             Log-probabilities of the first token of a substring, -inf where it is not legal.
         settings ([`SearchSettings`]): How many tokens.
         scoring ([`ScoringSettings`]): How they are weighted.
     """
-    unigrams = np.zeros(index.vocab_size, dtype=np.float64)
+    unigram_weights = np.zeros(index.vocab_size, dtype=np.float64)
     number = min(settings.unigrams, index.vocab_size)
     if number == 0:
-        return QueryKeys(keys, unigrams)
+        return QueryIdentifiers(weighted, unigram_weights)
     scores, tokens = first_scores[: index.vocab_size].cpu().double().topk(number)
     legal = scores > -torch.inf
     scores, best = scores[legal], tokens[legal].numpy()
     counts = torch.from_numpy(np.asarray(index.token_counts[best], dtype=np.int64))
-    unigrams[best] = identifier_weights(scores, counts, index.num_tokens, scoring, exponent=1.0).numpy()
-    unigrams[[key.ids[0] for key in keys if key.view == "substring" and len(key.ids) == 1]] = 0.0
-    order = np.lexsort((np.arange(len(unigrams)), -unigrams))[: len(keys)]
-    chosen = order[unigrams[order] > 0]
+    unigram_weights[best] = identifier_weights(scores, counts, index.num_tokens, scoring, exponent=1.0).numpy()
+    already_identifiers = [
+        identifier.ids[0] for identifier in weighted if identifier.view == "substring" and len(identifier.ids) == 1
+    ]
+    unigram_weights[already_identifiers] = 0.0
+    order = np.lexsort((np.arange(len(unigram_weights)), -unigram_weights))[: len(weighted)]
+    chosen = order[unigram_weights[order] > 0]
     added = [
-        Key("substring", (token,), count, float(unigrams[token]))
+        MatchedIdentifier("substring", (token,), count, float(unigram_weights[token]))
         for token, count in zip(chosen.tolist(), index.token_counts[chosen].tolist(), strict=True)
     ]
-    return QueryKeys(keys + added, unigrams)
+    return QueryIdentifiers(weighted + added, unigram_weights)

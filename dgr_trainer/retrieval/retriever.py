@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
@@ -20,17 +18,14 @@ from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, map_across_processes
-from dgr_trainer.retrieval.beam_search import Hypothesis, search_views
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.hits import Hit
-from dgr_trainer.retrieval.passage_identifiers import own_identifiers
-from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, among_best, likeliest_passages
-from dgr_trainer.retrieval.query_identifiers import QueryKeys, add_unigrams, query_ngrams, weigh_keys
+from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.generation import ready_to_generate
-from dgr_trainer.student.likelihoods import embedding_rows, score_identifiers
+from dgr_trainer.student.likelihoods import embedding_rows
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -143,8 +138,9 @@ class GenerativeRetriever:
                 f"There are {len(queries)} queries but {len(include)} include lists. Give one a query, empty where "
                 "nothing is to be included."
             )
-        asked = list(zip(queries, include, strict=True))
-        return list(map_across_processes(asked, lambda own: self._search(own, k, accelerator), accelerator))
+        requests = [SearchRequest(query, ids) for query, ids in zip(queries, include, strict=True)]
+        engine = SearchEngine(self._parts)
+        return list(map_across_processes(requests, lambda share: engine.search(share, k, accelerator), accelerator))
 
     def rank(
         self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
@@ -157,12 +153,14 @@ class GenerativeRetriever:
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
         """
         texts = queries_mapping(queries)
+        engine = SearchEngine(self._parts)
 
-        def lists(asked: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, float]]]:
-            return ([(hit.passage_id, hit.score) for hit in hits] for hits in self._search(asked, k, accelerator))
+        def rank_lists(requests: Sequence[SearchRequest]) -> Iterator[list[tuple[str, float]]]:
+            for hits in engine.search(requests, k, accelerator):
+                yield [(hit.passage_id, hit.score) for hit in hits]
 
-        found = map_across_processes([(text, ()) for text in texts.values()], lists, accelerator)
-        return Rankings(dict(zip(texts, found, strict=True)))
+        lists = map_across_processes([SearchRequest(text) for text in texts.values()], rank_lists, accelerator)
+        return Rankings(dict(zip(texts, lists, strict=True)))
 
     def candidates(
         self,
@@ -182,7 +180,7 @@ class GenerativeRetriever:
                 What is added so has credit 0.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
         """
-        return self._candidate_search(queries, k, relevant, accelerator).found()
+        return self._candidate_search(queries, k, relevant, accelerator).candidates()
 
     def save_candidates(
         self,
@@ -203,7 +201,7 @@ class GenerativeRetriever:
         Raises:
             FileExistsError, ValueError: if the folder holds other files, or what is unfinished is of another work.
         """
-        self._candidate_search(queries, k, relevant, accelerator).save(Path(path), int(k))
+        self._candidate_search(queries, k, relevant, accelerator).save(Path(path))
 
     def _candidate_search(
         self,
@@ -212,10 +210,7 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None,
         processes: Processes | None,
     ) -> CandidateSearch:
-        texts = queries_mapping(queries)
-        return CandidateSearch(
-            self._parts, lambda asked: self._search(asked, k, processes), texts, relevant or {}, processes
-        )
+        return CandidateSearch(SearchEngine(self._parts), queries_mapping(queries), relevant or {}, k, processes)
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""
@@ -267,114 +262,3 @@ class GenerativeRetriever:
     @property
     def _parts(self) -> RetrieverParts:
         return RetrieverParts(self.model, self.identifiers, self.index, self.corpus, self.settings, self.scoring)
-
-    # Steps of a search
-
-    def _search(
-        self, asked: Sequence[tuple[str, Sequence[str]]], k: int, processes: Processes | None
-    ) -> Iterator[list[Hit]]:
-        """Hits of queries, each with the ids of passages to be included. The first process shows how far it is."""
-        if not isinstance(k, (int, np.integer)) or k < 1:
-            raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
-        positions = [self.index.passage_positions(dict.fromkeys(include)) for _, include in asked]
-        size = self.settings.batch_size
-        hidden = len(asked) <= size or (processes is not None and processes.process_index > 0)
-        with tqdm(total=len(asked), desc="Searching", unit="query", disable=hidden) as progress:
-            for start in range(0, len(asked), size):
-                queries, include = [text for text, _ in asked[start : start + size]], positions[start : start + size]
-                ranked = [
-                    self._ranked(query_keys, int(k), wanted)
-                    for query_keys, wanted in zip(self._keys(queries, include), include, strict=True)
-                ]
-                # All ids at once: each look-up is a question to other processes where these have them.
-                ids = iter(self.index.passage_ids.take(np.array([o.passage for of in ranked for o in of], np.int64)))
-                for ones, wanted in zip(ranked, include, strict=True):
-                    yield _hits(ones, ids, int(k), wanted)
-                    progress.update()
-
-    def _keys(self, queries: Sequence[str], include: Sequence[np.ndarray]) -> list[QueryKeys]:
-        """Weighted identifiers of each query of a batch."""
-        none = QueryKeys([], np.zeros(self.index.vocab_size))
-        asked = [place for place, query in enumerate(queries) if query.strip()]
-        results = [none] * len(queries)
-        if not asked:
-            return results
-        texts = [queries[place] for place in asked]
-        lengths = {view: self.settings.length(view) for view in self.identifiers.views}
-        with ready_to_generate(self.model) as model:
-            searches = search_views(
-                model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
-            )
-            found = [
-                {view: search.hypotheses[number] for view, search in searches.items()} for number in range(len(texts))
-            ]
-            if self.scoring.kind == "log_likelihood":
-                view = self.identifiers.views[0]
-                extra = [self._identifiers_of(include[place]) for place in asked]
-            else:
-                view = "substring"
-                extra = [self._ngrams(text) for text in texts]
-            self._score_extra(model, texts, view, found, extra)
-        for number, place in enumerate(asked):
-            keys = weigh_keys(self.index, found[number], self.scoring)
-            if "substring" in searches:
-                first_scores = searches["substring"].first_scores[number]
-                results[place] = add_unigrams(self.index, keys, first_scores, self.settings, self.scoring)
-            else:
-                results[place] = QueryKeys(keys, none.unigrams)
-        return results
-
-    def _ngrams(self, query: str) -> list[tuple[tuple[int, ...], int]]:
-        if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
-            return []
-        return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
-
-    def _identifiers_of(self, passages: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
-        """Ids and count of the one identifier of each of these passages."""
-        view = self.identifiers.views[0]
-        own = [own_identifiers(self.identifiers, self.index.extract(int(passage)), 0) for passage in passages]
-        ids = [ids for identifiers in own for _, ids in identifiers]
-        return [(one, self.index.count(self.identifiers.pattern(view, one))) for one in ids]
-
-    def _score_extra(
-        self,
-        model: PreTrainedModel,
-        queries: Sequence[str],
-        view: str,
-        found: list[dict[str, list[Hypothesis]]],
-        extra: list[list[tuple[tuple[int, ...], int]]],
-    ) -> None:
-        """Score identifiers that the search did not come upon, and add them to what it found."""
-        known = [{hypothesis.ids for hypothesis in of_query.get(view, ())} for of_query in found]
-        extra = [[one for one in ones if one[0] not in seen] for ones, seen in zip(extra, known, strict=True)]
-        if not any(extra):
-            return
-        prompts = self.identifiers.encode_prompts(queries, view)
-        scores = score_identifiers(model, prompts, [[ids for ids, _ in ones] for ones in extra])
-        for of_query, ones, of_ones in zip(found, extra, scores, strict=True):
-            of_query[view] += [
-                Hypothesis(ids, score, count) for (ids, count), score in zip(ones, of_ones, strict=True)
-            ]
-
-    def _ranked(self, query_keys: QueryKeys, k: int, include: np.ndarray) -> list[ScoredPassage]:
-        """The best passages and those that are to be included, in no order."""
-        settings = self.settings
-        wanted = set(include.tolist())
-        if self.scoring.kind == "log_likelihood":
-            ranked = likeliest_passages(self.index, self.identifiers, query_keys.keys, settings.max_occurrences)
-            scores = np.array([one.score for one in ranked])
-            return [ranked[place] for place in among_best(scores, k, [one.passage in wanted for one in ranked])]
-        scorer = PassageScorer(
-            self.index, self.identifiers, query_keys.keys, query_keys.unigrams, self.scoring.repetition
-        )
-        passages = scorer.found(settings.max_occurrences, settings.max_passages)
-        passages = np.concatenate([passages, np.setdiff1d(include, passages)]).astype(np.int64)
-        scores = scorer.scores(passages)
-        return scorer.explained(passages[among_best(scores, k, np.isin(passages, include))])
-
-
-def _hits(ranked: Sequence[ScoredPassage], ids: Iterator[str], k: int, include: np.ndarray) -> list[Hit]:
-    """The k best hits, and the included passages below them; `ids` gives the id of each passage in turn."""
-    found = [(Hit(next(ids), one.score, one.identifiers), one.passage in include) for one in ranked]
-    found.sort(key=lambda pair: (pair[0].score, pair[0].passage_id), reverse=True)
-    return [hit for rank, (hit, included) in enumerate(found) if rank < k or included]

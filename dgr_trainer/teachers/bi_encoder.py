@@ -16,7 +16,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError
-from dgr_trainer.processes import default_device, map_across_processes, processes_of_launch, writes
+from dgr_trainer.processes import default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_teacher import DTYPES
@@ -102,7 +102,7 @@ class BiEncoderTeacher:
         self._folder = None if vectors is None else Path(vectors)
         self._factory = faiss
         self._dtype = dtype
-        self._processes = processes_of_launch(device)
+        self._processes = launched_processes(device)
         self.model = _load(self._name, dtype, device or str(default_device(self._processes)), model_kwargs or {})
         if max_length is not None:
             self.model.max_seq_length = max_length
@@ -168,7 +168,7 @@ class BiEncoderTeacher:
         # number of processes.
         query_ids = sorted(texts)
         blocks = [query_ids[start : start + _QUERIES_A_BLOCK] for start in range(0, len(query_ids), _QUERIES_A_BLOCK)]
-        hidden = not self.progress or not writes(self._processes) or len(blocks) == 1
+        hidden = not self.progress or not is_main_process(self._processes) or len(blocks) == 1
 
         def searched(own: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
             return map(search, tqdm(own, desc="Bi-encoder", unit=f"×{_QUERIES_A_BLOCK} queries", disable=hidden))

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
-from dgr_trainer.processes import Processes, combined, process_rank, wait, writes
+from dgr_trainer.processes import Processes, is_main_process, merge_results, process_rank, wait
 from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
 
 _PAIRS_A_CHUNK = 8192
@@ -124,21 +124,20 @@ def score_pairs(
     Raises:
         FloatingPointError: if the model gives a score that is not a finite number; names the pair.
     """
-    keys, first, inverse = _distinct(model, pairs, corpus, progress and writes(processes))
+    keys, first, inverse = _distinct(model, pairs, corpus, progress and is_main_process(processes))
     store = ScoreStore(cache, model.settings()) if cache is not None else None
     wait(processes)  # What all of them have seen in the store is the same.
     with store if store is not None else nullcontext():
         scores = np.full(len(keys), np.nan) if store is None else store.scores(keys)
         known = int(np.isfinite(scores).sum())
         own = _OwnScores(model, pairs, corpus, name, store, processes)
-        with tqdm(
-            total=len(keys), initial=known, desc=name, unit="pair", disable=not progress or not writes(processes)
-        ) as bar:
+        hidden = not progress or not is_main_process(processes)
+        with tqdm(total=len(keys), initial=known, desc=name, unit="pair", disable=hidden) as bar:
             own.run(keys, first, scores, bar)
-    scores = combined(scores, processes)
+    scores = merge_results(scores, processes)
     if store is not None:
         wait(processes)
-        if writes(processes):
+        if is_main_process(processes):
             store.merge()
         wait(processes)
     return scores[inverse]

@@ -16,7 +16,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRMemoryError, DGRValueError
-from dgr_trainer.processes import Processes, default_device, processes_of_launch
+from dgr_trainer.processes import Processes, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
@@ -150,7 +150,7 @@ class ModelTeacher(PairTeacher):
         progress: bool,
     ):
         check_settings(dtype, batch_tokens, max_length)
-        processes = processes_of_launch(device)
+        processes = launched_processes(device)
         super().__init__(os.fspath(name_or_path), corpus, batch_tokens or _CPU_TOKENS, progress, processes)
         import torch
         from transformers import AutoTokenizer

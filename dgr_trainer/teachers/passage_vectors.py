@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRArithmeticError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.processes import Processes, map_across_processes, process_rank, wait, writes
+from dgr_trainer.processes import Processes, is_main_process, map_across_processes, process_rank, wait
 
 _MARKER = "vectors.json"
 _VECTORS = "vectors.npy"
@@ -70,7 +70,7 @@ def passage_vectors(
         raise NotADirectoryError(f"{path} is a file, but vectors are kept in a folder. Give the path of a folder.")
     shape = (len(corpus), dimensions)
     wanted = {"corpus": corpus.fingerprint, "passages": shape[0], "dimensions": shape[1], **settings}
-    if writes(processes):
+    if is_main_process(processes):
         path.mkdir(parents=True, exist_ok=True)
         if not (path / _MARKER).is_file():
             _prepare(path, wanted, shape)
@@ -92,7 +92,7 @@ class _Work:
         processes: Processes | None,
     ):
         self.corpus, self.encode, self.processes = corpus, encode, processes
-        self.progress = progress and writes(processes)
+        self.progress = progress and is_main_process(processes)
 
     def starts(self, done: Sequence[int]) -> list[int]:
         """Where the blocks begin that are not done yet."""
@@ -155,7 +155,7 @@ def _compute(path: Path, wanted: Mapping[str, object], shape: tuple[int, int], w
             finished.append(start)
             _write(path / f"{Path(_PROGRESS).stem}-{index}.json", {**_of_report(wanted), "blocks": finished})
     wait(work.processes)
-    if writes(work.processes):
+    if is_main_process(work.processes):
         os.replace(path / _PARTIAL, path / _VECTORS)
         _write(path / _MARKER, wanted)
         for report in path.glob(f"{Path(_PROGRESS).stem}*.json"):

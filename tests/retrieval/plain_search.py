@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.retrieval.beam_kernels import match_prefixes
-from dgr_trainer.retrieval.beam_search import Hypothesis, ViewSearch
+from dgr_trainer.retrieval.beam_search import ViewSearch
 from dgr_trainer.retrieval.constraint import DEAD_END
 from dgr_trainer.student.likelihoods import start_token_id
 
@@ -28,7 +29,7 @@ def plain_search(model, index, identifiers, queries, view, length, num_beams):
         logits_processor=[constraint],
         stopping_criteria=[recorder],
     )
-    return ViewSearch(recorder.hypotheses(), recorder.first_scores)
+    return ViewSearch(recorder.identifiers(), recorder.first_scores)
 
 
 def encoder_inputs(model, identifiers, queries, view):
@@ -175,9 +176,9 @@ class HypothesisRecorder(StoppingCriteria):
         self._finished = merged[:, -self.constraint.num_beams :].astype(np.float32)
         self._settled |= best_open <= self._finished[:, 0]
 
-    def hypotheses(self) -> list[list[Hypothesis]]:
+    def identifiers(self) -> list[list[MatchedIdentifier]]:
         """Identifiers of each query, in the order in which the search came upon them."""
-        found: list[list[Hypothesis]] = [[] for _ in range(self.num_queries)]
+        found: list[list[MatchedIdentifier]] = [[] for _ in range(self.num_queries)]
         for step in self._steps:
             values = zip(
                 step.query.tolist(),
@@ -187,7 +188,7 @@ class HypothesisRecorder(StoppingCriteria):
                 strict=True,
             )
             for query, ids, score, count in values:
-                found[query].append(Hypothesis(tuple(ids), score, count))
+                found[query].append(MatchedIdentifier(self.constraint.view, tuple(ids), count, score))
         return found
 
 

@@ -27,11 +27,9 @@ def find(model, index, identifiers, view, queries=QUERIES, beams=5, length=None)
 def assert_same_hypotheses(found, expected):
     """The same for each query, but for rounding, which may swap what is about equal."""
     for of_query, others in zip(found, expected, strict=True):
-        scores = {(one.ids, one.occurrences): one.log_likelihood for one in others}
+        scores = {(one.ids, one.count): one.score for one in others}
         assert len(of_query) == len(others)
-        assert {(one.ids, one.occurrences): one.log_likelihood for one in of_query} == pytest.approx(
-            scores, rel=1e-5, abs=1e-5
-        )
+        assert {(one.ids, one.count): one.score for one in of_query} == pytest.approx(scores, rel=1e-5, abs=1e-5)
 
 
 def teacher_forced(model, prompt, ids):
@@ -50,25 +48,25 @@ def test_all_that_is_recorded_is_in_the_corpus_and_scored_exactly(
     model, _ = student
     found = find(model, every_index, every_view, view, beams=beams)
     prompts = every_view.encode_prompts(QUERIES, view)
-    for prompt, hypotheses in zip(prompts, found.hypotheses, strict=True):
+    for prompt, hypotheses in zip(prompts, found.identifiers, strict=True):
         assert hypotheses
         assert len({hypothesis.ids for hypothesis in hypotheses}) == len(hypotheses)
         end = every_view.end(view)
         for hypothesis in hypotheses[:4] + hypotheses[-4:]:
-            assert hypothesis.occurrences == count(text, every_view.pattern(view, hypothesis.ids)) > 0
+            assert hypothesis.count == count(text, every_view.pattern(view, hypothesis.ids)) > 0
             assert len(hypothesis.ids) > len(end) and hypothesis.ids[len(hypothesis.ids) - len(end) :] == end
             exact = teacher_forced(model, prompt, hypothesis.ids)
-            assert hypothesis.log_likelihood == pytest.approx(exact, rel=1e-5, abs=1e-5)
+            assert hypothesis.score == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
 def test_every_child_that_the_search_looks_at_is_recorded(student, every_index, every_view):
-    found = find(student[0], every_index, every_view, "substring", beams=7).hypotheses
+    found = find(student[0], every_index, every_view, "substring", beams=7).identifiers
     never = every_view.forbidden_token_ids | {every_view.eos_token_id}
     for hypotheses in found:
         by_length = [[h for h in hypotheses if len(h.ids) == length] for length in range(1, 7)]
         assert len(by_length[0]) == 14
         for shorter, longer in zip(by_length, by_length[1:], strict=False):
-            kept = {h.ids for h in sorted(shorter, key=lambda h: -h.log_likelihood)[:7]}
+            kept = {h.ids for h in sorted(shorter, key=lambda h: -h.score)[:7]}
             children = set()
             for ids in kept:
                 following, _ = every_index.continuations(every_index.find(ids))
@@ -89,26 +87,26 @@ def test_a_beam_as_wide_as_the_corpus_finds_what_enumerating_finds(student, ever
     query = QUERIES[0]
     prompt = every_view.encode_prompts([query], view)[0]
     exact = {ids: teacher_forced(model, prompt, ids) for ids in targets}
-    found = find(model, every_index, every_view, view, [query], beams=len(targets), length=64).hypotheses[0]
-    assert {h.ids: h.log_likelihood for h in found} == pytest.approx(exact, rel=1e-5)
-    ranked = [h.ids for h in sorted(found, key=lambda h: -h.log_likelihood)]
+    found = find(model, every_index, every_view, view, [query], beams=len(targets), length=64).identifiers[0]
+    assert {h.ids: h.score for h in found} == pytest.approx(exact, rel=1e-5)
+    ranked = [h.ids for h in sorted(found, key=lambda h: -h.score)]
     assert ranked == sorted(targets, key=lambda ids: -exact[ids])
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_other_queries_of_the_batch_change_nothing(student, every_index, every_view, view):
-    together = find(student[0], every_index, every_view, view, beams=4).hypotheses
+    together = find(student[0], every_index, every_view, view, beams=4).identifiers
     for query, expected in zip(QUERIES, together, strict=True):
-        alone = find(student[0], every_index, every_view, view, [query], beams=4).hypotheses[0]
+        alone = find(student[0], every_index, every_view, view, [query], beams=4).identifiers[0]
         assert [h.ids for h in alone] == [h.ids for h in expected]
-        assert [h.log_likelihood for h in alone] == pytest.approx([h.log_likelihood for h in expected], rel=1e-5)
+        assert [h.score for h in alone] == pytest.approx([h.score for h in expected], rel=1e-5)
 
 
 def test_a_checkpoints_generation_settings_do_not_leak_in(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
-    expected = find(model, index, identifiers, "title").hypotheses
+    expected = find(model, index, identifiers, "title").identifiers
     settings = model.generation_config
     for name, value in {
         "forced_eos_token_id": tokenizer.eos_token_id, "forced_bos_token_id": 300, "no_repeat_ngram_size": 1,
@@ -118,7 +116,7 @@ def test_a_checkpoints_generation_settings_do_not_leak_in(bart, corpus):
     }.items():  # fmt: skip
         setattr(settings, name, value)
     before = copy.deepcopy(settings.to_dict())
-    assert find(model, index, identifiers, "title").hypotheses == expected
+    assert find(model, index, identifiers, "title").identifiers == expected
     assert model.generation_config is settings and settings.to_dict() == before
 
 
@@ -126,13 +124,13 @@ def test_dropout_is_off_and_every_module_keeps_its_mode(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
-    expected = find(model, index, identifiers, "substring").hypotheses
+    expected = find(model, index, identifiers, "substring").identifiers
     model.train()
     model.get_encoder().eval()
     model.config.use_cache = False
     modes = [module.training for module in model.modules()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert find(model, index, identifiers, "substring").hypotheses == expected
+        assert find(model, index, identifiers, "substring").identifiers == expected
     assert [module.training for module in model.modules()] == modes
     assert model.config.use_cache is False
 
@@ -142,10 +140,10 @@ def test_autocast_around_the_forward_pass_is_left_out(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
-    expected = find(model, index, identifiers, "title").hypotheses
+    expected = find(model, index, identifiers, "title").identifiers
     model._original_forward = model.forward
     model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
-    assert find(model, index, identifiers, "title").hypotheses == expected
+    assert find(model, index, identifiers, "title").identifiers == expected
     assert model.forward is not model._original_forward
 
 
@@ -154,14 +152,14 @@ def test_an_adapter_takes_part(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
-    plain = find(model, index, identifiers, "title").hypotheses
+    plain = find(model, index, identifiers, "title").identifiers
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    found = find(adapted, index, identifiers, "title").hypotheses
+    found = find(adapted, index, identifiers, "title").identifiers
     assert found != plain
     prompt = identifiers.encode_prompts(QUERIES, "title")[0]
     adapted.eval()
     exact = teacher_forced(adapted, prompt, found[0][0].ids)
-    assert found[0][0].log_likelihood == pytest.approx(exact, rel=1e-5)
+    assert found[0][0].score == pytest.approx(exact, rel=1e-5)
 
 
 def test_fewer_identifiers_than_beams(bart, passages):
@@ -170,9 +168,9 @@ def test_fewer_identifiers_than_beams(bart, passages):
     sequences = identifiers.encode_passages(passages[:2])
     index = FMIndex.build(sequences, passage_ids=["p01", "p02"], vocab_size=identifiers.vocab_size,
                           separator=identifiers.eos_token_id, progress=False)  # fmt: skip
-    for hypotheses in find(model, index, identifiers, "docid", beams=20).hypotheses:
+    for hypotheses in find(model, index, identifiers, "docid", beams=20).identifiers:
         assert sorted(identifiers.text("docid", h.ids) for h in hypotheses) == ["p01", "p02"]
-        assert all(-1e3 < h.log_likelihood < 0 for h in hypotheses)
+        assert all(-1e3 < h.score < 0 for h in hypotheses)
 
 
 def test_the_first_scores_are_those_of_every_token(student, every_index, every_view):
@@ -206,7 +204,7 @@ def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
 def test_a_model_in_bfloat16(student, every_index, every_view, view):
     """Its log-probabilities are summed in float32, so that they are those of its own logits."""
     model = copy.deepcopy(student[0]).to(torch.bfloat16)
-    found = find(model, every_index, every_view, view).hypotheses
+    found = find(model, every_index, every_view, view).identifiers
     for prompt, hypotheses in zip(every_view.encode_prompts(QUERIES, view), found, strict=True):
         assert hypotheses
         for hypothesis in hypotheses[:5]:
@@ -215,7 +213,7 @@ def test_a_model_in_bfloat16(student, every_index, every_view, view):
                 logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=read, use_cache=False).logits[0]
             exact = logits.float().log_softmax(-1)[range(len(hypothesis.ids)), list(hypothesis.ids)].sum().item()
             # bfloat16 has 8 bits; caching and padding round in other places.
-            assert hypothesis.log_likelihood == pytest.approx(exact, rel=0.03)
+            assert hypothesis.score == pytest.approx(exact, rel=0.03)
 
 
 # Against the plain search
@@ -230,12 +228,12 @@ def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
     length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
     with ready_to_generate(student[0]) as ready:
         expected = plain_search(ready, long_index, every_view, QUERIES, view, length, beams)
-    assert all(expected.hypotheses)
+    assert all(expected.identifiers)
     for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
         monkeypatch.setattr(legal_tokens, "_LISTED", listed)
         monkeypatch.setattr(legal_tokens, "_TRIED", tried)
         found = find(student[0], long_index, every_view, view, beams=beams, length=length)
-        assert_same_hypotheses(found.hypotheses, expected.hypotheses)
+        assert_same_hypotheses(found.identifiers, expected.identifiers)
         torch.testing.assert_close(found.first_scores, expected.first_scores, rtol=1e-5, atol=1e-5)
 
 
@@ -247,7 +245,7 @@ def test_views_searched_together_find_what_each_finds_alone(student, every_index
     assert list(together) == list(lengths)
     for view, length in lengths.items():
         alone = find(student[0], every_index, every_view, view, beams=4, length=length)
-        assert_same_hypotheses(together[view].hypotheses, alone.hypotheses)
+        assert_same_hypotheses(together[view].identifiers, alone.identifiers)
         torch.testing.assert_close(together[view].first_scores, alone.first_scores, rtol=1e-5, atol=1e-5)
 
 
@@ -258,9 +256,9 @@ def test_a_view_that_the_corpus_lacks_finds_nothing(bart):
                           separator=identifiers.eos_token_id, progress=False)  # fmt: skip
     with ready_to_generate(model) as ready:
         found = search_views(ready, index, identifiers, QUERIES, {"pseudo_query": 5, "substring": 5}, 3)
-    assert found["pseudo_query"].hypotheses == [[], [], []]
+    assert found["pseudo_query"].identifiers == [[], [], []]
     assert (found["pseudo_query"].first_scores == -torch.inf).all()
-    assert [sorted(one.ids for one in of_query) for of_query in found["substring"].hypotheses] == [
+    assert [sorted(one.ids for one in of_query) for of_query in found["substring"].identifiers] == [
         [(300,), (300, 301), (301,)]
     ] * 3
 
@@ -269,12 +267,12 @@ def test_tokens_that_the_model_itself_rules_out_are_not_found(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
-    before = find(model, index, identifiers, "substring", beams=40).hypotheses
+    before = find(model, index, identifiers, "substring", beams=40).identifiers
     ruled_out = {before[0][0].ids[0], before[0][-1].ids[-1]}
     model.final_logits_bias[0, list(ruled_out)] = -torch.inf
-    for hypotheses in find(model, index, identifiers, "substring", beams=40).hypotheses:
+    for hypotheses in find(model, index, identifiers, "substring", beams=40).identifiers:
         assert hypotheses and not any(ruled_out.intersection(one.ids) for one in hypotheses)
-        assert all(one.log_likelihood > -1e4 for one in hypotheses)
+        assert all(one.score > -1e4 for one in hypotheses)
 
 
 def test_a_model_without_a_cache_is_refused(bart, corpus):
@@ -288,7 +286,7 @@ def test_a_model_without_a_cache_is_refused(bart, corpus):
         return outputs
 
     model.forward = forgetful
-    with pytest.raises(ValueError, match="BartForConditionalGeneration keeps no cache of what its decoder read"):
+    with pytest.raises(ValueError, match="BartForConditionalGeneration does not return the decoder cache"):
         find(model, FMIndex.from_corpus(corpus, identifiers), identifiers, "title")
 
 
@@ -318,15 +316,15 @@ def test_only_complete_members_of_a_closed_set_are_found_and_prefixes_are_member
         separator=every_view.eos_token_id, progress=False,
     )  # fmt: skip
     targets = {every_view.target(view, one) for one in members}
-    everything = find(model, index, every_view, view, QUERIES[:2], beams=len(members), length=12).hypotheses
-    narrow = find(model, index, every_view, view, QUERIES[:2], beams=3, length=12).hypotheses
+    everything = find(model, index, every_view, view, QUERIES[:2], beams=len(members), length=12).identifiers
+    narrow = find(model, index, every_view, view, QUERIES[:2], beams=3, length=12).identifiers
     for prompt, of_query, few in zip(every_view.encode_prompts(QUERIES[:2], view), everything, narrow, strict=True):
         assert {one.ids for one in of_query} == targets and len(of_query) == len(targets)
         exact = {ids: teacher_forced(model, prompt, ids) for ids in targets}
-        assert {one.ids: one.log_likelihood for one in of_query} == pytest.approx(exact, rel=1e-5)
-        assert all(one.occurrences == 1 for one in of_query)
+        assert {one.ids: one.score for one in of_query} == pytest.approx(exact, rel=1e-5)
+        assert all(one.count == 1 for one in of_query)
         assert few and {one.ids for one in few} <= targets
     # Cut short, it finds the members that fit and no pieces of others.
     short = 1 + len(every_view.end(view))
-    cut = find(model, index, every_view, view, QUERIES[:1], beams=len(members), length=short).hypotheses[0]
+    cut = find(model, index, every_view, view, QUERIES[:1], beams=len(members), length=short).identifiers[0]
     assert {one.ids for one in cut} == {ids for ids in targets if len(ids) <= short}

@@ -12,6 +12,7 @@ from dgr_trainer import Candidates
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
+from dgr_trainer.retrieval.search_engine import SearchEngine
 
 
 class Interruption(Exception):
@@ -36,7 +37,7 @@ def asked(queries):
 
 def stopped_after(monkeypatch, searches):
     """Let so many batches be searched for; counts them."""
-    search, done = GenerativeRetriever._keys, []
+    search, done = SearchEngine.query_identifiers, []
 
     def searching(*arguments):
         if len(done) == searches:
@@ -44,7 +45,7 @@ def stopped_after(monkeypatch, searches):
         done.append(1)
         return search(*arguments)
 
-    monkeypatch.setattr(GenerativeRetriever, "_keys", searching)
+    monkeypatch.setattr(SearchEngine, "query_identifiers", searching)
     return done
 
 
@@ -140,13 +141,13 @@ def test_processes_write_what_one_writes(made_of, asked, qrels, tmp_path, monkey
     retriever(made_of, batch_size=1).save_candidates(tmp_path / "whole", asked, 4, qrels)
     models = {rank: retriever((made_of[0], *made_of[1:]), batch_size=1) for rank in range(number)}
     lock = threading.Lock()
-    keys = GenerativeRetriever._keys
+    keys = SearchEngine.query_identifiers
 
     def one_at_a_time(*arguments):  # The threads have one model.
         with lock:
             return keys(*arguments)
 
-    monkeypatch.setattr(GenerativeRetriever, "_keys", one_at_a_time)
+    monkeypatch.setattr(SearchEngine, "query_identifiers", one_at_a_time)
 
     def save(process):
         models[process.process_index].save_candidates(tmp_path / "saved", asked, 4, qrels, process)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.passage_scoring import Key, PassageScorer, likeliest_passages
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
 
 SEPARATOR, VOCABULARY = 1, 9
 PREFIXES = {"title": (SEPARATOR,), "substring": (), "pseudo_query": (2,), "docid": (3, 2)}
@@ -27,7 +28,7 @@ def places(padded, view, ids):
     return [start + len(PREFIXES[view]) for start in found]
 
 
-def credits_by_hand(passage, keys, unigrams, repetition):
+def credits_by_hand(passage, weighted, unigrams, repetition):
     """The module's docstring, word for word. Returns [(what, value)] in the order of credit."""
     padded = [SEPARATOR, *passage, SEPARATOR]
     taken, covered, credited = set(), set(), []
@@ -35,7 +36,7 @@ def credits_by_hand(passage, keys, unigrams, repetition):
     def discount(tokens):
         return 1 - repetition + repetition * len(tokens - covered) / len(tokens) if credited else 1.0
 
-    for view, ids, weight in sorted(keys, key=lambda key: (-key[2], key[1], key[0])):
+    for view, ids, weight in sorted(weighted, key=lambda identifier: (-identifier[2], identifier[1], identifier[0])):
         value = weight * discount(set(ids))
         if value <= 0:
             continue
@@ -62,26 +63,26 @@ def credits_by_hand(passage, keys, unigrams, repetition):
 def instances(draw):
     tokens = st.integers(2, VOCABULARY - 1)
     passages = draw(st.lists(st.lists(tokens, max_size=14), min_size=1, max_size=8))
-    keys = {}
+    weighted = {}
     for _ in range(draw(st.integers(0, 10))):
         view = draw(st.sampled_from(list(PREFIXES)))
         passage = [SEPARATOR, *draw(st.sampled_from(passages)), SEPARATOR]
         start = draw(st.integers(0, len(passage) - 1))
         ids = tuple(passage[start : start + draw(st.integers(1, 5))])
-        keys[view, ids] = draw(st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.25, 4.0]))
+        weighted[view, ids] = draw(st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.25, 4.0]))
     unigrams = draw(st.lists(st.sampled_from([0.0, 0.0, 0.3, 0.7]), min_size=VOCABULARY, max_size=VOCABULARY))
     unigrams[SEPARATOR] = 0.0
-    return passages, keys, np.array(unigrams), draw(st.sampled_from([0.0, 0.8, 1.0])), draw(st.integers(1, 4))
+    return passages, weighted, np.array(unigrams), draw(st.sampled_from([0.0, 0.8, 1.0])), draw(st.integers(1, 4))
 
 
-def indexed(passages, keys):
+def indexed(passages, weighted):
     index = FMIndex.build(passages, passage_ids=[f"p{i}" for i in range(len(passages))], vocab_size=VOCABULARY,
                           separator=SEPARATOR, progress=False)  # fmt: skip
     made = []
-    for (view, ids), weight in keys.items():
+    for (view, ids), weight in weighted.items():
         count = index.count([*PREFIXES[view], *ids])
         if count:
-            made.append(Key(view, ids, count, weight))
+            made.append(MatchedIdentifier(view, ids, count, weight))
     return index, made
 
 
@@ -89,12 +90,12 @@ def indexed(passages, keys):
 @given(instances())
 def test_scores_are_those_by_hand(instance):
     passages, weights, unigrams, repetition, max_occurrences = instance
-    index, keys = indexed(passages, weights)
-    scorer = PassageScorer(index, Views, keys, unigrams, repetition)
-    plain = [(key.view, key.ids, key.weight) for key in keys]
+    index, weighted = indexed(passages, weights)
+    scorer = PassageScorer(index, Views, weighted, unigrams, repetition)
+    plain = [(identifier.view, identifier.ids, identifier.score) for identifier in weighted]
     positions = np.arange(len(passages))
-    scores = scorer.scores(positions)
-    for passage, score, scored in zip(passages, scores, scorer.explained(positions), strict=True):
+    scores = scorer.score(positions)
+    for passage, score, scored in zip(passages, scores, scorer.explain(positions), strict=True):
         expected = credits_by_hand(passage, plain, unigrams, repetition)
         assert [(one.view, one.ids) for one in scored.identifiers] == [what for what, _ in expected]
         assert [one.score for one in scored.identifiers] == pytest.approx([value for _, value in expected])
@@ -102,31 +103,34 @@ def test_scores_are_those_by_hand(instance):
         for one in scored.identifiers:
             assert one.count == index.count([*PREFIXES[one.view], *one.ids])
 
-    rare = [key for key in keys if key.occurrences <= max_occurrences]
+    rare = [identifier for identifier in weighted if identifier.count <= max_occurrences]
     # A pattern that begins with the last token of one passage and goes on in the next belongs to the one it begins in;
     # here no ids but a title's prefix hold a separator that is not at their end.
     by_hand = defaultdict(float)
     for number, passage in enumerate(passages):
         credited = credits_by_hand(
-            passage, [(key.view, key.ids, key.weight) for key in rare], np.zeros(VOCABULARY), repetition
+            passage,
+            [(identifier.view, identifier.ids, identifier.score) for identifier in rare],
+            np.zeros(VOCABULARY),
+            repetition,
         )
         if credited:
             by_hand[number] = sum(value for _, value in credited)
     # Nor do identifiers begin with one: the index takes such a pattern for the beginning of the passage that follows.
-    inside = all(key.ids[0] != SEPARATOR and SEPARATOR not in key.ids[:-1] for key in rare)
+    inside = all(identifier.ids[0] != SEPARATOR and SEPARATOR not in identifier.ids[:-1] for identifier in rare)
     if inside:
-        found = scorer.found(max_occurrences, len(passages)).tolist()
+        found = scorer.find_passages(max_occurrences, len(passages)).tolist()
         scored = [number for number in found if number in by_hand]
         assert set(scored) == set(by_hand) and set(found[len(scored) :]).isdisjoint(by_hand)
         assert [by_hand[number] for number in scored] == pytest.approx(sorted(by_hand.values(), reverse=True))
-        assert scorer.found(max_occurrences, 2).tolist() == found[:2]
+        assert scorer.find_passages(max_occurrences, 2).tolist() == found[:2]
 
 
 def test_a_worked_example():
-    """Passage 5 6 7 5 6 8: (5 6) takes both of its places and counts once; (6 7) has none left; 7 and 8 are single."""
-    index, keys = indexed([[5, 6, 7, 5, 6, 8]], {("substring", (5, 6)): 4.0, ("substring", (6, 7)): 3.0})
+    """Passage 5 6 7 5 6 8: (5 6) takes both of its positions and counts once; (6 7) has none left; 7, 8 are single."""
+    index, weighted = indexed([[5, 6, 7, 5, 6, 8]], {("substring", (5, 6)): 4.0, ("substring", (6, 7)): 3.0})
     unigrams = np.array([0, 0, 0, 0, 0, 9.0, 9.0, 0.5, 0.25])
-    scored = PassageScorer(index, Views, keys, unigrams, 0.8).explained(np.array([0]))[0]
+    scored = PassageScorer(index, Views, weighted, unigrams, 0.8).explain(np.array([0]))[0]
     assert scored.score == 4.75
     assert [(one.ids, one.count, one.score) for one in scored.identifiers] == [
         ((5, 6), 2, 4.0), ((7,), 1, 0.5), ((8,), 1, 0.25),
@@ -134,37 +138,37 @@ def test_a_worked_example():
 
 
 def test_covered_tokens_are_discounted():
-    index, keys = indexed([[5, 6, 7, 6, 4]], {("substring", (5, 6)): 4.0, ("substring", (6, 4)): 1.0})
-    scored = PassageScorer(index, Views, keys, np.zeros(VOCABULARY), 0.8).explained(np.array([0]))[0]
+    index, weighted = indexed([[5, 6, 7, 6, 4]], {("substring", (5, 6)): 4.0, ("substring", (6, 4)): 1.0})
+    scored = PassageScorer(index, Views, weighted, np.zeros(VOCABULARY), 0.8).explain(np.array([0]))[0]
     assert [one.score for one in scored.identifiers] == pytest.approx([4.0, 1.0 * (0.2 + 0.8 / 2)])
 
 
 def test_the_marker_in_front_of_a_pseudo_query_takes_no_position():
-    index, keys = indexed([[2, 5, 6]], {("pseudo_query", (5, 6)): 4.0, ("substring", (2,)): 1.0})
-    scored = PassageScorer(index, Views, keys, np.zeros(VOCABULARY), 0.8).explained(np.array([0]))[0]
+    index, weighted = indexed([[2, 5, 6]], {("pseudo_query", (5, 6)): 4.0, ("substring", (2,)): 1.0})
+    scored = PassageScorer(index, Views, weighted, np.zeros(VOCABULARY), 0.8).explain(np.array([0]))[0]
     assert [one.score for one in scored.identifiers] == [4.0, 1.0]
 
 
 def test_identifiers_that_occur_too_often_score_but_do_not_lead_to_passages():
-    index, keys = indexed([[5, 6], [5, 7], [5]], {("substring", (5,)): 4.0, ("substring", (7,)): 1.0})
-    scorer = PassageScorer(index, Views, keys, np.zeros(VOCABULARY), 0.8)
-    assert scorer.found(2, 10).tolist() == [1]
-    assert scorer.scores(np.array([1, 0])).tolist() == [5.0, 4.0]
+    index, weighted = indexed([[5, 6], [5, 7], [5]], {("substring", (5,)): 4.0, ("substring", (7,)): 1.0})
+    scorer = PassageScorer(index, Views, weighted, np.zeros(VOCABULARY), 0.8)
+    assert scorer.find_passages(2, 10).tolist() == [1]
+    assert scorer.score(np.array([1, 0])).tolist() == [5.0, 4.0]
 
 
-def test_no_keys_and_no_passages():
+def test_no_identifiers_and_no_passages():
     index, _ = indexed([[5, 6]], {})
     scorer = PassageScorer(index, Views, [], np.zeros(VOCABULARY), 0.8)
-    assert scorer.found(10, 10).tolist() == []
-    assert scorer.scores(np.array([], dtype=np.int64)).tolist() == []
-    assert scorer.explained(np.array([0]))[0].identifiers == ()
+    assert scorer.find_passages(10, 10).tolist() == []
+    assert scorer.score(np.array([], dtype=np.int64)).tolist() == []
+    assert scorer.explain(np.array([0]))[0].identifiers == ()
     assert likeliest_passages(index, Views, [], 10) == []
 
 
 def test_likelihoods_rank_passages_by_their_identifier():
-    keys = {("docid", (5, SEPARATOR)): -3.0, ("docid", (6, SEPARATOR)): -1.0}
-    index, keys = indexed([[4, 3, 2, 5], [3, 2, 6], [3, 2, 7], [3, 2, 6]], keys)
-    found = likeliest_passages(index, Views, keys, 10)
-    assert [(one.passage, one.score) for one in found] == [(1, -1.0), (3, -1.0), (0, -3.0)]
+    weighted = {("docid", (5, SEPARATOR)): -3.0, ("docid", (6, SEPARATOR)): -1.0}
+    index, weighted = indexed([[4, 3, 2, 5], [3, 2, 6], [3, 2, 7], [3, 2, 6]], weighted)
+    found = likeliest_passages(index, Views, weighted, 10)
+    assert [(one.position, one.score) for one in found] == [(1, -1.0), (3, -1.0), (0, -3.0)]
     assert found[0].identifiers[0].ids == (6, SEPARATOR) and found[0].identifiers[0].count == 2
-    assert len(likeliest_passages(index, Views, keys, 1)) == 2
+    assert len(likeliest_passages(index, Views, weighted, 1)) == 2

@@ -67,7 +67,7 @@ def test_words_of_the_query_are_identifiers_unless_left_out(bpe_tokenizer, ident
         asked.append(ids)
         return [[-0.5] * len(of_query) for of_query in ids]
 
-    monkeypatch.setattr("dgr_trainer.retrieval.retriever.score_identifiers", likely)
+    monkeypatch.setattr("dgr_trainer.retrieval.search_engine.score_identifiers", likely)
     found = {}
     for query_ngrams in (True, False):
         settings = SearchSettings(beam_size=5, query_ngrams=query_ngrams)

@@ -1,0 +1,206 @@
+"""The steps of a search: identifiers of the queries, their weights, the passages that contain them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from dgr_trainer.candidates import MatchedIdentifier
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.processes import Processes, is_main_process
+from dgr_trainer.retrieval.beam_search import search_views
+from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
+from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
+from dgr_trainer.retrieval.storage import RetrieverParts
+from dgr_trainer.student.generation import ready_to_generate
+from dgr_trainer.student.likelihoods import score_identifiers
+
+
+class SearchRequest(NamedTuple):
+    """A query, and the passages that are among its hits in any case.
+
+    Attributes:
+        query (`str`): The query.
+        included_ids (`Sequence[str]`): Ids of these passages.
+    """
+
+    query: str
+    included_ids: Sequence[str] = ()
+
+
+class SearchEngine:
+    """Searches with the parts of a [`GenerativeRetriever`], in batches of `SearchSettings.batch_size` queries.
+
+    Args:
+        parts ([`RetrieverParts`]): Model, identifiers, index and settings.
+    """
+
+    def __init__(self, parts: RetrieverParts) -> None:
+        self.parts = parts
+        self.index, self.identifiers = parts.index, parts.identifiers
+        self.settings, self.scoring = parts.settings, parts.scoring
+
+    def search(
+        self, requests: Sequence[SearchRequest], k: int, processes: Processes | None = None
+    ) -> Iterator[list[Hit]]:
+        """Yield the hits of each query, best first.
+
+        Args:
+            requests (`Sequence[SearchRequest]`): The queries.
+            k (`int`): Number of hits per query; included passages that rank below are added.
+            processes ([`Processes`], *optional*): The main one of them shows a progress bar.
+
+        Raises:
+            ValueError: if k is below 1.
+            KeyError: if an included passage is not in the index.
+        """
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
+        included = [self.index.passage_positions(dict.fromkeys(request.included_ids)) for request in requests]
+        size = self.settings.batch_size
+        hidden = len(requests) <= size or not is_main_process(processes)
+        with tqdm(total=len(requests), desc="Searching", unit="query", disable=hidden) as progress:
+            for start in range(0, len(requests), size):
+                queries = [request.query for request in requests[start : start + size]]
+                for hits in self._search_batch(queries, included[start : start + size], int(k)):
+                    yield hits
+                    progress.update()
+
+    def _search_batch(self, queries: Sequence[str], included: Sequence[np.ndarray], k: int) -> Iterator[list[Hit]]:
+        """Hits of a batch of queries; `included` are positions of passages, for each query."""
+        query_identifiers = self.query_identifiers(queries, included)
+        ranked = [
+            self.rank_passages(identifiers, k, positions)
+            for identifiers, positions in zip(query_identifiers, included, strict=True)
+        ]
+        # All ids in one call: with a distributed index, each call is a question to other processes.
+        all_positions = np.array([passage.position for passages in ranked for passage in passages], np.int64)
+        passage_ids = iter(self.index.passage_ids.take(all_positions))
+        for passages, positions in zip(ranked, included, strict=True):
+            yield _hits(passages, passage_ids, k, positions)
+
+    def query_identifiers(self, queries: Sequence[str], included: Sequence[np.ndarray]) -> list[QueryIdentifiers]:
+        """Generate and weigh the identifiers of each query of a batch.
+
+        Args:
+            queries (`Sequence[str]`): The queries; one without words has no identifiers.
+            included (`Sequence[np.ndarray]`): For each query, positions of passages that have to be scored.
+        """
+        no_identifiers = QueryIdentifiers([], np.zeros(self.index.vocab_size))
+        results = [no_identifiers] * len(queries)
+        with_words = [number for number, query in enumerate(queries) if query.strip()]
+        if not with_words:
+            return results
+        texts = [queries[number] for number in with_words]
+        lengths = {view: self.settings.length(view) for view in self.identifiers.views}
+        with ready_to_generate(self.parts.model) as model:
+            searches = search_views(
+                model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
+            )
+            generated = [
+                [identifier for search in searches.values() for identifier in search.identifiers[number]]
+                for number in range(len(texts))
+            ]
+            if self.scoring.kind == "log_likelihood":
+                view = self.identifiers.views[0]
+                additional = [self._identifiers_of_passages(included[number]) for number in with_words]
+            else:
+                view = "substring"
+                additional = [self._query_ngrams(text) for text in texts]
+            new = _without_known(additional, generated)
+            scored = self._score(model, texts, view, new)
+        for number, (query, identifiers, more) in enumerate(zip(with_words, generated, scored, strict=True)):
+            weighted = weigh_identifiers(self.index, identifiers + more, self.scoring)
+            if "substring" in searches:
+                first_scores = searches["substring"].first_scores[number]
+                results[query] = add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
+            else:
+                results[query] = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
+        return results
+
+    def rank_passages(self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray) -> list[ScoredPassage]:
+        """Score passages by the identifiers of a query.
+
+        Args:
+            query_identifiers ([`QueryIdentifiers`]): The weighted identifiers.
+            k (`int`): Number of passages.
+            included (`np.ndarray` of int64): Positions of passages to return in any case.
+
+        Returns:
+            `list[ScoredPassage]`: the k best, all that equal the last of them, and the included ones, in no order.
+        """
+        settings = self.settings
+        if self.scoring.kind == "log_likelihood":
+            ranked = likeliest_passages(
+                self.index, self.identifiers, query_identifiers.weighted, settings.max_occurrences
+            )
+            scores = np.array([passage.score for passage in ranked])
+            is_included = np.isin([passage.position for passage in ranked], included)
+            return [ranked[number] for number in best_or_included(scores, k, is_included)]
+        scorer = PassageScorer(
+            self.index,
+            self.identifiers,
+            query_identifiers.weighted,
+            query_identifiers.unigram_weights,
+            self.scoring.repetition,
+        )
+        positions = scorer.find_passages(settings.max_occurrences, settings.max_passages)
+        positions = np.concatenate([positions, np.setdiff1d(included, positions)]).astype(np.int64)
+        scores = scorer.score(positions)
+        return scorer.explain(positions[best_or_included(scores, k, np.isin(positions, included))])
+
+    def _query_ngrams(self, query: str) -> list[MatchedIdentifier]:
+        if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
+            return []
+        return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
+
+    def _identifiers_of_passages(self, positions: np.ndarray) -> list[MatchedIdentifier]:
+        """The one identifier of each of these passages, where the only view is the title or the docid."""
+        return [
+            identifier
+            for position in positions
+            for identifier in passage_identifiers(self.index, self.identifiers, int(position), 0)
+        ]
+
+    def _score(
+        self, model: PreTrainedModel, queries: Sequence[str], view: str, unscored: list[list[MatchedIdentifier]]
+    ) -> list[list[MatchedIdentifier]]:
+        """Identifiers of one view for each query, with their log-likelihoods."""
+        if not any(unscored):
+            return unscored
+        prompts = self.identifiers.encode_prompts(queries, view)
+        ids = [[identifier.ids for identifier in identifiers] for identifiers in unscored]
+        return [
+            [
+                MatchedIdentifier(identifier.view, identifier.ids, identifier.count, score)
+                for identifier, score in zip(identifiers, scores, strict=True)
+            ]
+            for identifiers, scores in zip(unscored, score_identifiers(model, prompts, ids), strict=True)
+        ]
+
+
+def _without_known(
+    additional: Sequence[list[MatchedIdentifier]], generated: Sequence[list[MatchedIdentifier]]
+) -> list[list[MatchedIdentifier]]:
+    """The additional identifiers of each query that the search did not generate."""
+    new = []
+    for identifiers, known in zip(additional, generated, strict=True):
+        known_ids = {(identifier.view, identifier.ids) for identifier in known}
+        new.append([identifier for identifier in identifiers if (identifier.view, identifier.ids) not in known_ids])
+    return new
+
+
+def _hits(passages: Sequence[ScoredPassage], passage_ids: Iterator[str], k: int, included: np.ndarray) -> list[Hit]:
+    """The k best hits, and the included passages below them; `passage_ids` gives the id of each passage in turn."""
+    hits = [
+        (Hit(next(passage_ids), passage.score, passage.identifiers), passage.position in included)
+        for passage in passages
+    ]
+    hits.sort(key=lambda pair: (pair[0].score, pair[0].passage_id), reverse=True)
+    return [hit for rank, (hit, is_included) in enumerate(hits) if rank < k or is_included]
