@@ -21,7 +21,7 @@ from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
-from dgr_trainer.student.likelihoods import start_token_id
+from dgr_trainer.student.model_facts import start_token_id
 
 
 class Hypothesis(NamedTuple):
@@ -66,7 +66,7 @@ def search_views(
     `num_beams` best complete ones, the query is done. What else is in the batch changes nothing but rounding.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `ready_to_generate`.
+        model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `generation_mode`.
         index ([`FMIndex`]): Index of the corpus.
         identifiers ([`Identifiers`]): Prompts and markers.
         queries (`Sequence[str]`): At least one query.

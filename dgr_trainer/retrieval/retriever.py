@@ -29,8 +29,9 @@ from dgr_trainer.retrieval.query_identifiers import QueryKeys, add_unigrams, que
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.student.generation import ready_to_generate
-from dgr_trainer.student.likelihoods import embedding_rows, score_identifiers
+from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.likelihoods import score_identifiers
+from dgr_trainer.student.model_facts import embedding_rows
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -82,7 +83,7 @@ class GenerativeRetriever:
         self.settings = settings or SearchSettings()
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
-        with ready_to_generate(model):
+        with generation_mode(model):
             pass  # Raises if it cannot generate.
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
@@ -301,7 +302,7 @@ class GenerativeRetriever:
             return results
         texts = [queries[place] for place in asked]
         lengths = {view: self.settings.length(view) for view in self.identifiers.views}
-        with ready_to_generate(self.model) as model:
+        with generation_mode(self.model) as model:
             searches = search_views(
                 model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
             )
