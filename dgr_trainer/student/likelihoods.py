@@ -187,7 +187,7 @@ def _packed_mask(ends: Tensor, base: Any) -> Tensor:
 
 
 def _one_identifier_a_row(rows: Mapping[str, Tensor], start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Unpack to one identifier per row: prompts `(I,)`, decoder inputs `(I, T)`, and [`Targets`]' states and sources."""
+    """Unpack to one identifier per row: prompts `(I,)`, decoder inputs `(I, T)`, states and sources of [`Targets`]."""
     labels, present = rows["labels"], rows["segments"] >= 0
     width = rows["prefix_tokens"].shape[-1]
     prefixes = rows["scored_prefixes"].flatten()[rows["label_prefixes"]]
