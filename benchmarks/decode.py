@@ -42,8 +42,8 @@ from transformers import (
 from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, read_queries
 from dgr_trainer.retrieval import beam_search, search_engine
 from dgr_trainer.retrieval.search_engine import SearchEngine
-from dgr_trainer.student.generation import ready_to_generate
-from dgr_trainer.student.likelihoods import start_token_id
+from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.model_facts import start_token_id
 
 BART_VOCABULARY = 50265
 SHAPES = [(15, 10), (15, 15), (5, 10), (5, 15)]
@@ -269,7 +269,7 @@ def decode(
         ready.generate(**inputs, generation_config=settings)
 
     seconds: dict[str, list[float]] = {"free": [], "bound": []}
-    with ready_to_generate(model) as ready:
+    with generation_mode(model) as ready:
         # None of a checkpoint's own settings, which would fill the gaps of these.
         ready.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(model))
         for number in range(options.rounds + 1):

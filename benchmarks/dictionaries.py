@@ -1,11 +1,11 @@
-"""A corpus of real English text for benchmarks: entries of Debian's dictionaries as titled passages.
+"""Makes a corpus of real English text for benchmarks: entries of Debian's dictionaries as titled passages.
 
     apt-get download dict-gcide dict-wn dict-foldoc dict-jargon
     for package in *.deb; do dpkg-deb -x "$package" unpacked; done
     python benchmarks/dictionaries.py unpacked/usr/share/dictd corpus.jsonl
 
-Passages of at most 100 words under their headword, each with its first eight words as a pseudo-query: about 24M tokens
-of BART's kind.
+Passages have at most 100 words, their headword as title and their first eight words as pseudo-query: about 24 million
+BART tokens.
 """
 
 import argparse
@@ -21,21 +21,21 @@ _DIGITS = {sign: value for value, sign in enumerate(
 
 
 def entries(folder: Path) -> Iterator[tuple[str, str]]:
-    """Headwords and texts of dictionaries in the format of dictd; a text of several headwords comes with the first."""
+    """Headwords and texts of dictionaries in dictd's format; a text with several headwords gets the first."""
     for index in sorted(folder.glob("*.index")):
         text = gzip.decompress(index.with_suffix(".dict.dz").read_bytes())
         seen = set()
         for line in index.read_text(encoding="utf-8").splitlines():
             headword, start, length = line.split("\t")[:3]
-            place = _number(start), _number(length)
-            if headword.startswith("00-database") or place in seen:
+            span = _number(start), _number(length)
+            if headword.startswith("00-database") or span in seen:
                 continue
-            seen.add(place)
-            yield headword, text[place[0] : sum(place)].decode("utf-8", errors="replace")
+            seen.add(span)
+            yield headword, text[span[0] : sum(span)].decode("utf-8", errors="replace")
 
 
 def passages(folder: Path) -> Iterator[dict[str, object]]:
-    """Passages as JSON Lines hold them."""
+    """Passages as JSON objects."""
     number = 0
     for headword, text in entries(folder):
         words = text.split()

@@ -1,21 +1,21 @@
-"""What the index costs: build, disk, memory, opening, and each kind of query, at growing sizes.
+"""Measures the index at growing sizes: building, disk, memory, opening, and each kind of query.
 
     python benchmarks/index.py --tokens 1000000 10000000 100000000
     python benchmarks/index.py --data corpus.jsonl
 
-With `--data` the passages are those of a corpus (whatever `Corpus.read` reads), encoded by a byte-level BPE tokenizer
-of 50,000 tokens that is trained on them; sizes are then prefixes of the corpus. Without it they are drawn at random:
-phrases of one to eight tokens, both by Zipf's law. Each size is measured in a process of its own, queries on the index
-as opened from the disk, five times each (the median counts). Beside the numbers stands what a C++ index (sdsl, by way
-of SEAL) takes at 10 million tokens of English text on two cores of the same kind. A JSON object is printed when a size
-is done, and one of all sizes as the last line.
+With `--data`, the passages are those of a corpus (any that `Corpus.read` reads), encoded by a byte-level BPE tokenizer
+of 50,000 tokens trained on them; sizes are prefixes of the corpus. Without it, passages are random: phrases of one to
+eight tokens, with phrases and tokens drawn by Zipf's law. Each size is measured in a separate process, and queries on
+the index as loaded from the disk; times of queries are medians of five. The table also has the numbers of a C++ index
+(sdsl, by way of SEAL) at 10 million tokens of English text on two cores of the same kind. A JSON object is printed
+after each size, and one of all sizes in the last line.
 
-What a search asks of the index is timed as the search asks it. `step_ms` is one token more on 150 beams (10 queries of
-15): n-grams of 1 to 8 tokens, of which the frequent are tried with 120 likely tokens until 30 were found to follow,
-and what follows the others is listed; then each beam is extended. `hits_ms` is finding and locating 3,000 identifiers
-of one query, n-grams of 100 passages, and ranking the passages they occur in; `scoring_ms` is reading the 1,500 best
-of these and scoring them in full. `query_ms` is the three together, for a query of three views: substrings of 8,
-titles of 15 and pseudo-queries of 30 tokens, 53 steps of 15 beams. Their growth is fitted, too.
+The calls of a search are timed as a search makes them. `step_ms` is one step of 150 beams (10 queries of 15), n-grams
+of 1 to 8 tokens: frequent ones are tried with 120 likely tokens until 30 are found to follow, the continuations of the
+others are listed, then each beam is extended. `hits_ms` is finding and locating 3,000 identifiers of one query,
+n-grams of 100 passages, and ranking the passages in which they occur. `scoring_ms` is reading the 1,500 best of these
+and scoring them in full. `query_ms` is the sum for a query of three views: 53 steps of 15 beams (substrings of 8,
+titles of 15 and pseudo-queries of 30 tokens), hits and scoring. The growth of these times is fitted, too.
 """
 
 import argparse
@@ -46,7 +46,7 @@ SEARCH = SearchSettings()
 VIEWS = ("substring", "title", "pseudo_query")
 GROWTH = ("build_s", "step_ms", "hits_ms", "scoring_ms", "query_ms")
 SIZES = [1_000_000, 10_000_000, 100_000_000]
-# Of the C++ index at 10 million tokens: what `peers` is compared with, and whether more is better.
+# The C++ index at 10 million tokens: its numbers, and whether more is better.
 PEERS = {
     "build_tokens_per_s": (740_000, True),
     "bytes_per_token": (3.32, False),
@@ -62,15 +62,15 @@ PEERS = {
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Corpus to index; left out, tokens are drawn at random.")
+    parser.add_argument("--data", type=Path, help="Corpus to index. By default tokens are drawn at random.")
     parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="Sizes in tokens.")
-    parser.add_argument("--segment-tokens", type=int, help="Divide the index into segments of so many tokens.")
+    parser.add_argument("--segment-tokens", type=int, help="Split the index into segments of this many tokens.")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def zipf(generator: np.random.Generator, number: int, size: int, exponent: float) -> np.ndarray:
-    """Draw numbers from 0 on, the low ones often."""
+    """Draw numbers below `number` by Zipf's law, low numbers most often."""
     weights = np.cumsum(1 / (np.arange(number) + 2.7) ** exponent)
     return np.searchsorted(weights, generator.random(size) * weights[-1])
 
@@ -83,14 +83,14 @@ def write_random(path: Path, size: int, seed: int) -> None:
     starts = np.cumsum(lengths) - lengths
     words = zipf(generator, VOCABULARY - SEPARATOR - 1, int(lengths.sum()), 1.0) + SEPARATOR + 1
     text = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(size,))
-    done = 0
-    while done < size:
+    written = 0
+    while written < size:
         chosen = zipf(generator, phrases, min(1_000_000, size), 0.9)
         counts = lengths[chosen]
-        places = np.repeat(starts[chosen] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        part = words[places][: size - done]
-        text[done : done + len(part)] = part
-        done += len(part)
+        positions = np.repeat(starts[chosen] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        tokens = words[positions][: size - written]
+        text[written : written + len(tokens)] = tokens
+        written += len(tokens)
     text[PASSAGE - 1 :: PASSAGE] = SEPARATOR
     text[-1] = SEPARATOR
     text.flush()
@@ -126,7 +126,7 @@ def passages_of(text: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class PeakMemory(threading.Thread):
-    """The most memory this process has held of its own (not of mapped files) since the start."""
+    """The peak of this process's memory since the start, without mapped files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -137,7 +137,7 @@ class PeakMemory(threading.Thread):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
-        raise RuntimeError("This system does not say how much memory a process holds of its own.")
+        raise RuntimeError("This system does not report the memory of a process without mapped files.")
 
     def run(self) -> None:
         while not self.done.wait(0.01):
@@ -150,7 +150,7 @@ class PeakMemory(threading.Thread):
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Median time of a call."""
+    """Median time of a call, in seconds."""
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
@@ -201,7 +201,7 @@ def build(text: np.ndarray, segment_tokens: int | None = None) -> FMIndex:
 
 
 def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
-    """Time each kind of query, of n-grams that occur, drawn in proportion to how often they do."""
+    """Time each kind of query on n-grams of the corpus, drawn in proportion to their counts."""
     generator = np.random.default_rng(seed)
     long = np.flatnonzero(index.passage_lengths >= 8)
     indptr, tokens = index.extract_batch(generator.choice(long, 20_000))
@@ -215,7 +215,7 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
     patterns = ngrams(3, number)
     ranges = index.find_batch(patterns)
     rare = ranges[:50_000]
-    found = len(index.locate_batch(rare, 3, 5)[0])
+    occurrences = len(index.locate_batch(rare, 3, 5)[0])
     frequent = np.argsort(-index.token_counts, kind="stable")[:51]
     frequent = frequent[frequent != SEPARATOR][:50]
     beams = {1: index.find_batch(np.resize(frequent, (150, 1)))}
@@ -224,10 +224,11 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
     likely = by_count[zipf(generator, 10_000, 150 * 60, 1.0).reshape(150, 60)]
     return {
         "count_ngrams_per_s": number / seconds(lambda: index.find_batch(patterns)),
-        "locate_per_s": found / seconds(lambda: index.locate_batch(rare, 3, 5)),
+        "locate_per_s": occurrences / seconds(lambda: index.locate_batch(rare, 3, 5)),
         "extract_tokens_per_s": len(tokens) / seconds(lambda: index.extract_batch(generator.choice(long, 20_000))),
         "continuations_150_ranges_ms": {
-            str(length): 1000 * seconds(lambda of=of: index.continuations_batch(of)) for length, of in beams.items()
+            str(length): 1000 * seconds(lambda beam_ranges=beam_ranges: index.continuations_batch(beam_ranges))
+            for length, beam_ranges in beams.items()
         },
         "extend_150_ranges_by_60_tokens_ms": 1000 * seconds(lambda: index.extend(beams[1], likely)),
         **search(index, seed),
@@ -235,19 +236,19 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
 
 
 def search(index: FMIndex, seed: int) -> dict[str, float]:
-    """Time what a search asks of the index."""
+    """Time the calls that a search makes."""
     generator = np.random.default_rng(seed)
     long = np.flatnonzero(index.passage_lengths >= SEARCH.substring_length)
 
     def ngrams(passages: np.ndarray, size: int) -> list[tuple[int, ...]]:
-        """N-grams of 1 to 8 tokens, as many of each length, from these passages."""
+        """N-grams of 1 to 8 tokens from these passages, equally many of each length."""
         texts = [index.extract(passage) for passage in passages]
-        found = []
+        drawn = []
         for number in range(size):
             text, length = texts[number % len(texts)], 1 + number % SEARCH.substring_length
             start = int(generator.integers(len(text) - length + 1))
-            found.append(tuple(text[start : start + length].tolist()))
-        return found
+            drawn.append(tuple(text[start : start + length].tolist()))
+        return drawn
 
     best = 2 * SEARCH.beam_size
     beams = index.find_batch(ngrams(generator.choice(long, BEAMS), BEAMS))
@@ -257,7 +258,7 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
     tried = likely[zipf(generator, min(10_000, len(likely)), len(wide) * _TRIED * best, 1.0)].reshape(
         -1, _TRIED * best
     )
-    # Some token that follows each beam.
+    # A token that follows each beam.
     offsets, tokens, _ = index.continuations_batch(beams)
     chosen = tokens[offsets[:-1]]
 
@@ -276,17 +277,17 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
     unigrams[likely[: SEARCH.unigrams]] = 0.1
     scorer = PassageScorer(index, NoMarkers(), weighted, unigrams, repetition=0.8)
     passages = scorer.find_passages(SEARCH.max_occurrences, SEARCH.max_passages)
-    took = {
+    times = {
         "step_ms": 1000 * seconds(step),
         "hits_ms": 1000 * seconds(lambda: scorer.find_passages(SEARCH.max_occurrences, SEARCH.max_passages)),
         "scoring_ms": 1000 * seconds(lambda: scorer.score(passages)),
     }
     steps = sum(map(SEARCH.length, VIEWS)) * SEARCH.beam_size / BEAMS
-    return took | {"query_ms": steps * took["step_ms"] + took["hits_ms"] + took["scoring_ms"]}
+    return times | {"query_ms": steps * times["step_ms"] + times["hits_ms"] + times["scoring_ms"]}
 
 
 class NoMarkers:
-    """In the place of [`Identifiers`]: identifiers are n-grams, without markers."""
+    """Stands for [`Identifiers`]: the identifiers here are n-grams without markers."""
 
     @staticmethod
     def prefix(view: str) -> tuple[int, ...]:
@@ -323,8 +324,8 @@ def main() -> None:
 
 def report(measured: list[dict[str, Any]]) -> None:
     rows = [
-        {**one, **{f"continuations_{n}_ms": ms for n, ms in one["continuations_150_ranges_ms"].items()}}
-        for one in measured
+        {**result, **{f"continuations_{n}_ms": ms for n, ms in result["continuations_150_ranges_ms"].items()}}
+        for result in measured
     ]
     reference = min(rows, key=lambda row: abs(np.log(row["tokens"] / 10_000_000)))
     print(f"{'':34}" + "".join(f"{row['tokens']:>14,}" for row in rows) + f"{'peer':>12}{'ratio':>8}")

@@ -1,12 +1,12 @@
-"""How a step of distillation grows with the passages of a list and with the queries of a batch.
+"""Measures how a step of distillation grows with the passages of a list and with the queries of a batch.
 
     python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
     python benchmarks/train_scaling.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
 
-Each size runs in a process of its own: forward and backward pass, the median of several steps of different queries,
-and the most memory of the process. `time_exponent` is the slope of log(seconds) over log(unique prefixes), fitted over
-all sizes: 1 is linear. `seconds_a_thousand` and `bytes_a_prefix` are slopes of straight lines; what a step costs
-before the first prefix (gradients of all parameters, the encoder) makes the exponent smaller than 1 but not these.
+Each size runs in a separate process: forward and backward pass, the median over several steps of different queries,
+and the peak memory of the process. `time_exponent` is the slope of log(seconds) over log(unique prefixes), fitted over
+all sizes: 1 is linear. `seconds_a_thousand` and `bytes_a_prefix` are slopes of straight lines. Costs that do not
+depend on prefixes (gradients of all parameters, the encoder) make the exponent smaller than 1, but not these slopes.
 The last line is one JSON object.
 """
 
@@ -27,17 +27,17 @@ BATCHES = ((6, 2), (6, 4), (6, 8))
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--steps", type=int, default=3, help="Steps that count; one before them does not.")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("PASSAGES", "QUERIES"), help="Run this size alone.")
+    parser.add_argument("--steps", type=int, default=3, help="Measured steps, after one for warming up.")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("PASSAGES", "QUERIES"), help="Run only this size.")
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One size: medians over steps, and the peak of the process."""
+    """Measure one size: medians over steps, and the peak memory of the process."""
     passages, queries = options.size
     inputs = Inputs(options, passages, queries)
     inputs.model.train()
-    seconds, prefixes, listed = [], [], []
+    seconds, prefixes, passages_found = [], [], []
     for step in range(options.steps + 1):
         batch = inputs.batch(step)
         inputs.finish()
@@ -46,11 +46,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         inputs.finish()
         seconds.append(time.perf_counter() - began)
         prefixes.append(batch["scored_prefixes"].unique().numel())
-        listed.append(int(batch["list_mask"].sum()))
+        passages_found.append(int(batch["list_mask"].sum()))
     return {
         "passages": passages,
         "queries": queries,
-        "passages_found": statistics.median(listed[1:] or listed),
+        "passages_found": statistics.median(passages_found[1:] or passages_found),
         "prefixes": statistics.median(prefixes[1:] or prefixes),
         "seconds": round(statistics.median(seconds[1:] or seconds), 4),
         "peak_bytes": peak_memory(inputs.device),
@@ -64,14 +64,14 @@ def main() -> None:
         return
     rows = []
     print(f"{options.model} on {options.device}")
-    print(f"{'passages':>9}{'queries':>9}{'prefixes':>10}{'s a step':>10}{'peak MB':>9}")
+    print(f"{'passages':>9}{'queries':>9}{'prefixes':>10}{'s per step':>11}{'peak MB':>9}")
     for passages, queries in LISTS + BATCHES:
         command = [sys.executable, __file__, *sys.argv[1:], "--size", str(passages), str(queries)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         row = json.loads(done.stdout.splitlines()[-1])
         rows.append(row)
         print(
-            f"{passages:9}{queries:9}{row['prefixes']:10.0f}{row['seconds']:10.3f}{row['peak_bytes'] / 2**20:9.0f}",
+            f"{passages:9}{queries:9}{row['prefixes']:10.0f}{row['seconds']:11.3f}{row['peak_bytes'] / 2**20:9.0f}",
             flush=True,
         )
     prefixes, seconds, memory = (

@@ -1,21 +1,21 @@
-"""One step of distillation (forward and backward pass) against the published formulation and a plain step.
+"""Compares one step of distillation (forward and backward pass) with the published formulation and a plain step.
 
     python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
     python benchmarks/train_step.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
 
-The three sides, in turns on the same queries:
+The three sides take turns on the same queries:
 
-reference   every identifier of every passage is a row of its own, under the title prompt and the substring prompt, in
+reference   each identifier of each passage is a separate row, under the title prompt and the substring prompt, in
             chunks of 50 padded to their longest; the encoding is copied for each row; log-softmax over the vocabulary
-            at each position; products with 0 or 1 choose the prompt. Passages with fewer than 40 identifiers are
-            filled up with a dummy. Pseudo-queries are rows, too, though their scores are not used. Two more encoder
-            passes and two decoder passes make the generation loss. Identifiers are token ids here, so its tokenizer
-            calls are not counted.
+            at each position; products with 0 or 1 select the prompt. Passages with fewer than 40 identifiers are
+            filled up with a dummy. Pseudo-queries are rows, too, although their scores are not used. The generation
+            loss takes two more encoder passes and two decoder passes. Identifiers are token ids here, so the
+            reference's tokenizer calls are not counted.
 ours        `DistillationGenerativeRetrievalTrainer.compute_loss`.
 plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding.
 
-Neither an optimizer step nor collation is in a time; `collation_seconds` tells of the latter. Peak memory is that of a
-process for each side that does nothing else. Scores are compared without dropout. The last line is one JSON object.
+Times include neither the optimizer step nor collation, which is in `collation_seconds`. Peak memory is measured in a
+separate process for each side. Scores are compared without dropout. The last line is one JSON object.
 """
 
 import argparse
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 from training_inputs import Inputs, add_options, peak_memory
 
-from dgr_trainer.student.likelihoods import start_token_id, sum_by_identifier
+from dgr_trainer.student.likelihoods import sum_by_identifier
+from dgr_trainer.student.model_facts import start_token_id
 from dgr_trainer.training.batches import score_batch
 from dgr_trainer.training.objective import passage_scores
 from dgr_trainer.training.query_tables import QueryTable
@@ -43,10 +44,10 @@ SIDES = ("reference", "ours", "plain")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--list-length", type=int, default=6, help="Passages a query.")
-    parser.add_argument("--batch", type=int, default=1, help="Queries a step.")
-    parser.add_argument("--rounds", type=int, default=3, help="Turns that count; one before them does not.")
-    parser.add_argument("--side", choices=SIDES, help="Run this one once and print its peak memory alone.")
+    parser.add_argument("--list-length", type=int, default=6, help="Passages per query.")
+    parser.add_argument("--batch", type=int, default=1, help="Queries per step.")
+    parser.add_argument("--rounds", type=int, default=3, help="Measured turns, after one for warming up.")
+    parser.add_argument("--side", choices=SIDES, help="Run only this side and print its peak memory.")
     return parser.parse_args()
 
 
@@ -65,19 +66,22 @@ class Reference:
         rows = []
         table = QueryTable()
         for matched in collator.source.matched(feature["query_id"], sampled.passage_ids, IDENTIFIERS):
-            own = [(one.view, one.ids, table.slot(one.view, one.ids, one.count)) for one in matched]
-            rows += own + [("substring", dummy, -1)] * (IDENTIFIERS - len(own))
+            passage_rows = [
+                (identifier.view, identifier.ids, table.slot(identifier.view, identifier.ids, identifier.count))
+                for identifier in matched
+            ]
+            rows += passage_rows + [("substring", dummy, -1)] * (IDENTIFIERS - len(passage_rows))
         targets = collator._targets(feature["query_id"], feature["query"], sampled, 0)
         prompts = {view: collator.identifiers.encode_prompts([feature["query"]], view) for view in PROMPTS}
         return {"rows": rows, "targets": targets, "prompts": prompts, "identifiers": len(table.slots)}
 
     def log_likelihoods(self) -> Tensor:
         """l(i|q), `(B, K)`, in the order of our batch; 0 for pseudo-queries, as published."""
-        found = [self._of_query(query) for query in self.queries]
+        rows = [self._query_log_likelihoods(query) for query in self.queries]
         width = self.batch["identifier_counts"].shape[1]
-        return torch.stack([torch.nn.functional.pad(values, (0, width - len(values))) for values in found])
+        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
 
-    def _of_query(self, query: dict) -> Tensor:
+    def _query_log_likelihoods(self, query: dict) -> Tensor:
         model, device = self.inputs.model, self.inputs.device
         start = start_token_id(model)
         rows = query["rows"]
@@ -87,31 +91,37 @@ class Reference:
             states = model.get_encoder()(input_ids=prompt).last_hidden_state
             parts = []
             for begin in range(0, len(rows), CHUNK):
-                ids = [one for _, one, _ in rows[begin : begin + CHUNK]]
-                longest = max(map(len, ids))
-                labels = torch.tensor([[*one, *[0] * (longest - len(one))] for one in ids], device=device)
-                present = torch.tensor([[1.0] * len(one) + [0.0] * (longest - len(one)) for one in ids], device=device)
+                chunk = [ids for _, ids, _ in rows[begin : begin + CHUNK]]
+                longest = max(map(len, chunk))
+                labels = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in chunk], device=device)
+                present = torch.tensor(
+                    [[1.0] * len(ids) + [0.0] * (longest - len(ids)) for ids in chunk], device=device
+                )
                 inputs = labels.roll(1, dims=1)
                 inputs[:, 0] = start
                 logits = model(
-                    encoder_outputs=(states.repeat(len(ids), 1, 1),),
-                    attention_mask=torch.ones_like(prompt).repeat(len(ids), 1),
+                    encoder_outputs=(states.repeat(len(chunk), 1, 1),),
+                    attention_mask=torch.ones_like(prompt).repeat(len(chunk), 1),
                     decoder_input_ids=inputs,
                     use_cache=False,
                 ).logits
                 log_p = torch.log_softmax(logits.float(), dim=-1)
                 parts.append((log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * present).sum(-1))
-            indicator = torch.tensor([float(one == view) for one, _, _ in rows], device=device)
+            indicator = torch.tensor([float(row_view == view) for row_view, _, _ in rows], device=device)
             total = total + torch.cat(parts) * indicator
-        # Equal identifiers get equal scores without dropout; the last one stands for them.
+        # Without dropout, equal identifiers get equal scores: the last one is used.
         slots = torch.tensor([slot for _, _, slot in rows], device=device)
         kept = slots >= 0
         return torch.zeros(query["identifiers"], device=device).index_put((slots[kept],), total[kept])
 
     def cells(self) -> int:
-        """Decoder positions that are computed, padding included."""
+        """Number of decoder positions that are computed, padding included."""
         lengths = [[len(ids) for _, ids, _ in query["rows"]] for query in self.queries]
-        chunks = [of_query[begin : begin + CHUNK] for of_query in lengths for begin in range(0, len(of_query), CHUNK)]
+        chunks = [
+            query_lengths[begin : begin + CHUNK]
+            for query_lengths in lengths
+            for begin in range(0, len(query_lengths), CHUNK)
+        ]
         return len(PROMPTS) * sum(len(chunk) * max(chunk) for chunk in chunks)
 
     def generation_loss(self) -> Tensor:
@@ -119,8 +129,8 @@ class Reference:
         losses = []
         for query in self.queries:
             for view in PROMPTS:
-                for of_view, ids in query["targets"]:
-                    if of_view == view:
+                for target_view, ids in query["targets"]:
+                    if target_view == view:
                         prompt = torch.tensor(query["prompts"][view], device=device)
                         labels = torch.tensor([list(ids)], device=device)
                         losses.append(model(input_ids=prompt, labels=labels, use_cache=False).loss)
@@ -168,7 +178,7 @@ class Ours:
 
 
 def shapes(batch: dict[str, Tensor]) -> dict[str, int]:
-    """How much there is to compute."""
+    """The sizes of a batch."""
     return {
         "prompts": batch["input_ids"].shape[0] * batch["input_ids"].shape[1],
         "prompt_tokens": int(batch["attention_mask"].sum()),
@@ -189,7 +199,7 @@ def compare(inputs: Inputs) -> dict[str, float]:
         theirs = reference.log_likelihoods()
         tokens = score_batch(inputs.model, batch)
     ours = sum_by_identifier(tokens.log_probabilities, batch["segments"], theirs.shape[1])
-    # Their pseudo-queries have no score, and what is only generated is not among the passages' identifiers.
+    # Their pseudo-queries have no score, and identifiers that are only generated are not among the passages'.
     compared = (theirs != 0) & ~batch["identifier_is_pseudo_query"]
     ours = torch.where(compared, ours, theirs)
     scores = [passage_scores(v, batch, collator.corpus_tokens, collator.scoring) for v in (theirs, ours)]
@@ -240,12 +250,12 @@ def main() -> None:
                 seconds[side].append(time.perf_counter() - began)
 
     print(f"{options.model} on {inputs.device}, {options.batch} x {options.list_length} passages")
-    print(f"{'':12}{'s a step':>10}{'peak MB':>10}")
+    print(f"{'':12}{'s per step':>11}{'peak MB':>10}")
     for side in SIDES:
-        print(f"{side:12}{statistics.median(seconds[side]):10.3f}{memory[side] / 2**20:10.0f}")
+        print(f"{side:12}{statistics.median(seconds[side]):11.3f}{memory[side] / 2**20:10.0f}")
 
-    def ratio(one: str, other: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True)), 3)
+    def ratio(side: str, other: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(seconds[side], seconds[other], strict=True)), 3)
 
     result = {
         "model": options.model,
@@ -256,7 +266,7 @@ def main() -> None:
         "cost_vs_plain_step": ratio("ours", "plain"),
         "peak_memory_vs_reference": round(memory["ours"] / memory["reference"], 3),
         **differences,
-        "seconds": {side: [round(value, 3) for value in seconds[side]] for side in SIDES},
+        "seconds": {side: [round(turn_seconds, 3) for turn_seconds in seconds[side]] for side in SIDES},
         "collation_seconds": round(statistics.median(collation[1:] or collation), 4),
         "peak_bytes": memory,
         "shapes": sizes[1:],

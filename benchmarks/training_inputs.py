@@ -1,4 +1,4 @@
-"""What train_step.py and train_scaling.py train: models of known shapes, and batches of real candidates."""
+"""Models of known shapes and batches of real candidates for train_step.py and train_scaling.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SHAPES: dict[str, dict[str, int]] = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that both benchmarks have."""
+    """Add the options that both benchmarks have."""
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with a train split.")
     parser.add_argument("--candidates", type=Path, required=True, help="Folder of beir_pipeline.py.")
     parser.add_argument(
@@ -87,7 +87,7 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
 
 
 def with_random_identifiers(candidates: Candidates, vocabulary: int) -> Candidates:
-    """The same passages, each found by 40 identifiers of its own."""
+    """The same passages, each found by 40 different random identifiers."""
     rng = random.Random(0)
 
     def drawn() -> MatchedIdentifier:
@@ -95,8 +95,11 @@ def with_random_identifiers(candidates: Candidates, vocabulary: int) -> Candidat
         return MatchedIdentifier("substring", tuple(rng.randrange(5, vocabulary) for _ in range(length)), 1, 1.0)
 
     lists = {
-        query_id: [Candidate(one.passage_id, one.score, tuple(drawn() for _ in range(40))) for one in found]
-        for query_id, found in candidates.items()
+        query_id: [
+            Candidate(candidate.passage_id, candidate.score, tuple(drawn() for _ in range(40)))
+            for candidate in query_candidates
+        ]
+        for query_id, query_candidates in candidates.items()
     }
     return Candidates.from_lists(
         lists, corpus_tokens=candidates.corpus_tokens, tokenizer_fingerprint=candidates.tokenizer_fingerprint
@@ -111,7 +114,7 @@ class Inputs:
         candidates = Candidates.load_from_disk(options.candidates / "candidates")
         if options.distinct:
             candidates = with_random_identifiers(candidates, len(tokenizer))
-        # The student's own order stands for a teacher's: which passage is better has no influence on costs.
+        # The student's order replaces a teacher's: costs do not depend on which passage is better.
         self.collator = DistillationCollator(
             tokenizer,
             candidates,
@@ -136,30 +139,30 @@ class Inputs:
         self.model.to(self.device)
 
     def features(self, step: int) -> list[dict[str, Any]]:
-        """The queries of a step; after the last comes the first."""
-        places = [(step * self.batch_size + i) % len(self.queries) for i in range(self.batch_size)]
-        return [self.trainer.train_dataset[place] for place in places]
+        """The queries of a step, starting again at the first after the last."""
+        numbers = [(step * self.batch_size + i) % len(self.queries) for i in range(self.batch_size)]
+        return [self.trainer.train_dataset[number] for number in numbers]
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """A batch on the device."""
-        return {name: value.to(self.device) for name, value in self.collator(self.features(step)).items()}
+        return {name: tensor.to(self.device) for name, tensor in self.collator(self.features(step)).items()}
 
     def train_on(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Forward and backward pass of one batch."""
+        """Run the forward and backward pass of one batch."""
         with self.trainer.compute_loss_context_manager():
             loss = self.trainer.compute_loss(self.model, batch)
         loss.backward()
         return loss.detach()
 
     def finish(self) -> None:
-        """Drop the gradients; wait for the device."""
+        """Delete the gradients and wait for the device."""
         self.model.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held: on the accelerator, or resident in memory."""
+    """The peak memory of this process in bytes: on the accelerator, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -22,7 +22,7 @@ from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
-from dgr_trainer.student.likelihoods import start_token_id
+from dgr_trainer.student.model_facts import start_token_id
 
 
 class ViewSearch(NamedTuple):
@@ -54,7 +54,7 @@ def search_views(
     hypothesis can become one of its `num_beams` best complete ones. The other queries of a batch change only rounding.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `ready_to_generate`.
+        model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `generation_mode`.
         index ([`FMIndex`]): Index of the corpus.
         identifiers ([`Identifiers`]): Prompts and markers.
         queries (`Sequence[str]`): At least one query.

@@ -24,8 +24,8 @@ from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.student.generation import ready_to_generate
-from dgr_trainer.student.likelihoods import embedding_rows
+from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.model_facts import embedding_rows
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -77,7 +77,7 @@ class GenerativeRetriever:
         self.settings = settings or SearchSettings()
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
-        with ready_to_generate(model):
+        with generation_mode(model):
             pass  # Raises if it cannot generate.
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:

@@ -18,7 +18,7 @@ from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
 from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
 from dgr_trainer.retrieval.storage import RetrieverParts
-from dgr_trainer.student.generation import ready_to_generate
+from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.likelihoods import score_identifiers
 
 
@@ -99,7 +99,7 @@ class SearchEngine:
             return results
         texts = [queries[number] for number in with_words]
         lengths = {view: self.settings.length(view) for view in self.identifiers.views}
-        with ready_to_generate(self.parts.model) as model:
+        with generation_mode(self.parts.model) as model:
             searches = search_views(
                 model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
             )

@@ -1,9 +1,9 @@
-"""The rows of the decoder: which prompt each one reads, which positions its tokens have, and how many run at a time.
+"""Hooks that set which prompt each decoder row reads, which positions its tokens have, and how many rows run at once.
 
-Activations grow with the tokens of all rows. So a long list, or a large batch, goes through the decoder in pieces of a
-few rows. The last piece keeps its activations until the backward pass; of the others only the last hidden states are
-kept, and the rest is computed again, with the same dropout, when the backward pass comes to them. Losses and gradients
-are those of all rows at once, and the wrapped model still sees one forward and one backward pass.
+Activations grow with the tokens of all rows, so a long list or a large batch goes through the decoder in pieces of a
+few rows. The last piece keeps its activations until the backward pass. Of the other pieces only the last hidden states
+are kept; the backward pass recomputes the rest, with the same dropout. Losses and gradients are those of all rows at
+once, and the wrapped model still sees one forward and one backward pass.
 """
 
 import inspect
@@ -16,28 +16,29 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from dgr_trainer.student.sharding import most_of_all
+from dgr_trainer.student.sharding import max_over_processes
 
 _BY_ROW = ("input_ids", "attention_mask")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
 
 
 def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> list[slice]:
-    """Which rows go through the decoder together.
+    """Split the decoder rows into pieces that go through the decoder one after another.
 
     Args:
         tokens (`torch.LongTensor` of shape `(R, T)`): The rows.
-        tokens_at_once (`int`, *optional*): The most tokens in a piece; a row is never split.
-        model (`nn.Module`): The model. If its parameters are shards, all processes make equally many pieces, since
-            each of them gathers the shards: those that need fewer repeat their last row, and its results are not used.
+        tokens_at_once (`int`, *optional*): Most tokens of a piece; a row is never split. By default there is one
+            piece.
+        model (`nn.Module`): The model. If it is sharded, each piece gathers its parameters from all processes, so all
+            make equally many pieces: those that need fewer repeat their last row, whose results are not used.
 
     Returns:
-        `list[slice]`: At least one.
+        `list[slice]`: the rows of each piece, at least one.
     """
     rows, length = tokens.shape
     if tokens_at_once is None:
         return [slice(0, rows)]
-    count = most_of_all(-(-rows // max(1, tokens_at_once // length)), model)
+    count = max_over_processes(-(-rows // max(1, tokens_at_once // length)), model)
     size = -(-rows // count)
     return [slice(min(start, rows - 1), min(start + size, rows)) for start in range(0, count * size, size)]
 
@@ -46,29 +47,35 @@ def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> 
 def decoder_in_pieces(
     decoder: nn.Module, pieces: Sequence[slice], row_prompts: Tensor | None, positions: Tensor | None
 ) -> Iterator[None]:
-    """Let a decoder run its rows in pieces.
+    """Make a decoder run its rows in pieces while the context is open.
 
     Args:
         decoder (`nn.Module`): The decoder.
-        pieces (`Sequence[slice]`): Rows of each piece, in order; after the last row, it may come again.
-        row_prompts (`torch.LongTensor` of shape `(R,)`, *optional*): The prompt of each row. By default its own.
-        positions (`torch.LongTensor` of shape `(R, T)`, *optional*): In place of 0 to T - 1 in each row.
+        pieces (`Sequence[slice]`): Rows of each piece, in order; the last row may be repeated.
+        row_prompts (`torch.LongTensor` of shape `(R,)`, *optional*): The prompt of each row. By default row r reads
+            prompt r.
+        positions (`torch.LongTensor` of shape `(R, T)`, *optional*): The position of each token. By default 0 to
+            T - 1 in each row.
+
+    Yields:
+        `None`: while the decoder runs in pieces.
     """
     forward = decoder.forward
     replaced = vars(decoder).get("forward")
     signature = inspect.signature(forward)
 
     def run(rows: slice, named: dict[str, Any]) -> Any:
-        own = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
-        of_prompts = rows if row_prompts is None else row_prompts[rows]
-        own |= {name: named[name][of_prompts] for name in _BY_PROMPT}
+        inputs = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
+        prompts = rows if row_prompts is None else row_prompts[rows]
+        inputs |= {name: named[name][prompts] for name in _BY_PROMPT}
         with ExitStack() as stack:
             if positions is not None:
                 stack.enter_context(positions_replaced(decoder, positions[rows]))
-            return forward(**{**named, **own})
+            return forward(**{**named, **inputs})
 
     def last_states(rows: slice, named: dict[str, Any]) -> Tensor:
-        return run(rows, named)[0]
+        states: Tensor = run(rows, named)[0]
+        return states
 
     def in_pieces(*args: Any, **kwargs: Any) -> Any:
         named = signature.bind_partial(*args).arguments | kwargs
@@ -78,7 +85,7 @@ def decoder_in_pieces(
             else last_states(rows, named)
             for rows in pieces[:-1]
         ]
-        # The backward pass comes to the last piece first, and has freed it when it makes another one again.
+        # The backward pass starts with the last piece, and has freed it before it recomputes another one.
         output = run(pieces[-1], named)
         states.append(output[0])
         whole = torch.cat(states)[: max(rows.stop for rows in pieces)]
@@ -97,30 +104,30 @@ def decoder_in_pieces(
 
 
 @contextmanager
-def prompts_of_rows(decoder: nn.Module, row_prompts: Tensor) -> Iterator[None]:
-    """Let each row of a decoder, `(R,)`, read its prompt, where the encoder has read each prompt once."""
+def prompts_selected(decoder: nn.Module, row_prompts: Tensor) -> Iterator[None]:
+    """Make row r of a decoder read the encoder's states of prompt `row_prompts[r]`, for all R rows."""
     signature = inspect.signature(decoder.forward)
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         named = signature.bind_partial(*args).arguments | kwargs
         return (), {**named, **{name: named[name][row_prompts] for name in _BY_PROMPT}}
 
-    with installed(decoder.register_forward_pre_hook(before, with_kwargs=True)):
+    with hooks_installed(decoder.register_forward_pre_hook(before, with_kwargs=True)):
         yield
 
 
 def position_modules(decoder: nn.Module) -> list[nn.Module] | None:
-    """The modules of a decoder that must be told which positions its tokens have; `None` if one of them cannot be."""
+    """The modules of a decoder that determine the positions of its tokens; `None` if positions cannot be set."""
     module = getattr(decoder, "embed_positions", None) or getattr(decoder, "rotary_emb", None)
     if module is not None:
         return [module] if "position_ids" in inspect.signature(module.forward).parameters else None
-    biased = [one for one in decoder.modules() if getattr(one, "relative_attention_bias", None) is not None]
-    return biased if biased and all(hasattr(one, "compute_bias") for one in biased) else None
+    biased = [child for child in decoder.modules() if getattr(child, "relative_attention_bias", None) is not None]
+    return biased if biased and all(hasattr(child, "compute_bias") for child in biased) else None
 
 
 @contextmanager
 def positions_replaced(decoder: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let a decoder give its tokens these positions, `(R, T)`, whatever their places in the row."""
+    """Make a decoder use the given positions, of shape `(R, T)`, for its tokens."""
     modules = position_modules(decoder)
     assert modules is not None
     with ExitStack() as stack:
@@ -135,13 +142,13 @@ def positions_replaced(decoder: nn.Module, positions: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _bias_replaced(module: Any, positions: Tensor) -> Iterator[None]:
-    """Relative positions: the bias between two places becomes that of the difference of their positions."""
+    """For relative positions: compute the bias between two tokens from the difference of the given positions."""
     compute_bias = module.compute_bias
     distances = (positions.unsqueeze(-1) - positions.unsqueeze(1)).clamp(min=0)
 
     def replaced(*args: Any, **kwargs: Any) -> Tensor:
-        of_distance = compute_bias(*args, **kwargs)[0, :, :, 0]  # From each place to the first.
-        return embedding(distances, of_distance.T).permute(0, 3, 1, 2)
+        bias_by_distance = compute_bias(*args, **kwargs)[0, :, :, 0]  # From each token to the first.
+        return embedding(distances, bias_by_distance.T).permute(0, 3, 1, 2)
 
     module.compute_bias = replaced
     try:
@@ -152,25 +159,27 @@ def _bias_replaced(module: Any, positions: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _embedded_positions_replaced(module: nn.Module, positions: Tensor, rotary: bool) -> Iterator[None]:
-    """Make a module embed these positions, `(R, T)`, whatever it is asked for."""
+    """Make a module embed the given positions, of shape `(R, T)`, in place of those in its arguments."""
     signature = inspect.signature(module.forward)
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         bound = signature.bind(*args, **kwargs)
-        # Tables take them in one row: some modules add a dimension in front and some do not.
+        # Embedding tables get a flat tensor: some modules add a dimension in front and some do not.
         bound.arguments["position_ids"] = positions if rotary else positions.flatten()
         return bound.args, bound.kwargs
 
     def after(_: nn.Module, args: Any, output: Any) -> Any:
         return output if rotary else output.reshape(*positions.shape, output.shape[-1])
 
-    with installed(module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)):
+    with hooks_installed(
+        module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
+    ):
         yield
 
 
 @contextmanager
-def installed(*handles: Any) -> Iterator[None]:
-    """Remove hooks in the end."""
+def hooks_installed(*handles: Any) -> Iterator[None]:
+    """Remove the given hooks when the context closes."""
     try:
         yield
     finally:

@@ -1,34 +1,35 @@
 """Log-probabilities of target tokens, without a second copy of the logits."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 24  # Logits turned to float32 at a time.
+_CHUNK_LOGITS = 1 << 24  # Logits that are converted to float32 at a time.
 
 
-def _parts(logits: Tensor) -> list[slice]:
-    """Rows that are worked on at a time."""
-    size = max(1, _CHUNK // logits.shape[-1])
+def _row_chunks(logits: Tensor) -> list[slice]:
+    """The rows of the logits, in chunks that are processed one at a time."""
+    size = max(1, _CHUNK_LOGITS // logits.shape[-1])
     starts = [0]
-    # A loop over a range would bind compiled code to one number of rows; a comparison leaves it open.
+    # A loop over a range would specialise compiled code on the number of rows; a comparison does not.
     while starts[-1] + size < len(logits):
         starts.append(starts[-1] + size)
     return [slice(start, start + size) for start in starts]
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    """Saves the logits as they came and one normaliser a row; the softmax is made again in the backward pass."""
+    """Saves the logits in their dtype and one normaliser per row; the backward pass recomputes the softmax."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         means, normalisers = [], []
-        for part in _parts(logits):
-            values = logits[part].to(dtype)
-            normaliser = torch.logsumexp(values, dim=-1)
-            means.append(values.mean(-1) - normaliser)
+        for chunk in _row_chunks(logits):
+            chunk_logits = logits[chunk].to(dtype)
+            normaliser = torch.logsumexp(chunk_logits, dim=-1)
+            means.append(chunk_logits.mean(-1) - normaliser)
             normalisers.append(normaliser)
         normaliser = torch.cat(normalisers)
         ctx.save_for_backward(logits, rows, targets, normaliser)
@@ -37,28 +38,29 @@ class _TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, rows, targets, normaliser = ctx.saved_tensors
-        of_chosen, of_mean = gradients
-        total = of_mean.index_add(0, rows, of_chosen)
-        result = torch.empty_like(logits)
-        for part in _parts(logits):
-            grad = (logits[part].to(normaliser.dtype) - normaliser[part].unsqueeze(-1)).exp_()
-            grad *= -total[part].unsqueeze(-1)
-            grad += (of_mean[part] / logits.shape[-1]).unsqueeze(-1)
-            result[part] = grad
-        result.index_put_((rows, targets), of_chosen.to(result.dtype), accumulate=True)
-        return result, None, None
+        target_gradient, mean_gradient = gradients
+        total = mean_gradient.index_add(0, rows, target_gradient)
+        logits_gradient = torch.empty_like(logits)
+        for chunk in _row_chunks(logits):
+            gradient = (logits[chunk].to(normaliser.dtype) - normaliser[chunk].unsqueeze(-1)).exp_()
+            gradient *= -total[chunk].unsqueeze(-1)
+            gradient += (mean_gradient[chunk] / logits.shape[-1]).unsqueeze(-1)
+            logits_gradient[chunk] = gradient
+        logits_gradient.index_put_((rows, targets), target_gradient.to(logits_gradient.dtype), accumulate=True)
+        return logits_gradient, None, None
 
 
 def token_log_probabilities(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log p of target tokens under softmaxes over the whole vocabulary.
+    """Compute log p of target tokens under softmaxes over the whole vocabulary.
 
     Args:
-        logits (`torch.Tensor` of shape `(N, V)`, floating): Any floating dtype; computed in float32 (float64 stays).
+        logits (`torch.Tensor` of shape `(N, V)`, floating): Computed in float32, float64 in float64.
         rows (`torch.LongTensor` of shape `(C,)`): The row of logits that predicts each target, from 0 to N - 1.
         targets (`torch.LongTensor` of shape `(C,)`): Token ids from 0 to V - 1.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]` of shapes `(C,)` and `(N,)`, float32 (or float64): log p of each target,
-        and for each row the mean of log p over the vocabulary, which label smoothing needs.
+        and, for label smoothing, the mean of log p over the vocabulary in each row.
     """
-    return _TokenLogProbabilities.apply(logits, rows, targets)
+    apply = cast(Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], _TokenLogProbabilities.apply)
+    return apply(logits, rows, targets)

@@ -1,4 +1,4 @@
-"""Models whose parameters several processes share between them: FSDP2, DeepSpeed's ZeRO-3."""
+"""Models whose parameters are sharded over several processes: FSDP2, DeepSpeed's ZeRO-3."""
 
 from typing import Any
 
@@ -8,28 +8,28 @@ from torch.distributed.tensor import DTensor
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether each process holds a part of the parameters only."""
+    """Whether each process holds only a part of the parameters."""
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def most_of_all(count: int, model: nn.Module) -> int:
-    """The largest of the processes' numbers of calls of a module, if they share the model; else this process's own.
+def max_over_processes(num_calls: int, model: nn.Module) -> int:
+    """The largest `num_calls` of all processes if the model is sharded; otherwise `num_calls` itself.
 
-    A module that is called gathers its parameters from all processes, so each of them has to call it as often.
+    Calling a sharded module gathers its parameters from all processes, so all have to call it equally often.
     """
     if not is_sharded(model):
-        return count
-    most = torch.tensor(count, device=next(model.parameters()).device)
-    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most)
+        return num_calls
+    largest = torch.tensor(num_calls, device=next(model.parameters()).device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def join_embeddings(model: nn.Module) -> None:
-    """Make input embeddings that are one parameter one module, too.
+    """Replace embedding modules that share one parameter by one module.
 
-    BART and T5 have an embedding module for each side with the same parameter. FSDP2 shards by modules, and PyTorch
-    2.13 refuses a parameter of two groups, into which accelerate puts them ("shared with a parameter already managed
-    by another FSDP group"). What the model computes and how its parameters are called stays as it is.
+    In BART and T5, encoder and decoder each have an embedding module with the same parameter. FSDP2 shards by modules:
+    accelerate puts these into two groups, and PyTorch 2.13 refuses a parameter of two groups ("shared with a parameter
+    already managed by another FSDP group"). The model's outputs and parameter names do not change.
     """
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     for parent in list(model.modules()):

@@ -1,4 +1,4 @@
-"""Weights of a model: where they lie in memory, and a hash that tells them from others."""
+"""Weights of a model: their alignment in memory, and a hash that identifies them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 
 M = TypeVar("M", bound=torch.nn.Module)
 
-_ALIGNMENT = 64  # bytes; what torch gives its own tensors on a CPU
+_ALIGNMENT = 64  # bytes; the alignment of tensors that torch allocates on a CPU
 
 
 def align_weights(model: M) -> M:
-    """Move weights that lie where a file was mapped to into memory that torch has laid out.
+    """Copy weights that are not aligned, such as those mapped from a file, into aligned memory.
 
-    The CPU's matrix products round by how their operands lie to the bounds of vector registers. Weights in a mapped
-    file lie where the length of its header puts them, and transformers maps them in a process that is alone but
-    copies them in launched ones: the same model then gives scores that differ in their last digits.
+    On a CPU, the rounding of matrix products depends on the alignment of their operands. The alignment of weights in a
+    mapped file depends on the length of its header, and transformers maps the file in a single process but copies
+    the weights in launched ones: without this, the scores of the same model would differ in their last digits.
 
     Args:
-        model (`torch.nn.Module`): Changed in place; tied weights stay tied.
+        model (`torch.nn.Module`): The model, changed in place; tied weights stay tied.
 
     Returns:
         `torch.nn.Module`: the same model.
@@ -33,10 +33,10 @@ def align_weights(model: M) -> M:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """A hash of all weights of a model, by their names.
+    """A hash of the names and values of all weights of a model.
 
     Args:
-        model (`torch.nn.Module`): On any device.
+        model (`torch.nn.Module`): The model, on any device.
 
     Returns:
         `str`: 32 hexadecimal digits.

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dgr_trainer.student.forward_pass import Targets, predict
-from dgr_trainer.student.likelihoods import TokenScores, score_tokens, start_token_id, underlying_model
+from dgr_trainer.student.likelihoods import TokenScores, score_tokens
+from dgr_trainer.student.model_facts import start_token_id, underlying_model
 from dgr_trainer.student.packing import IGNORED
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
-from dgr_trainer.student.likelihoods import (
+from dgr_trainer.student.model_facts import (
     can_pack,
     embedding_rows,
     packing_attention,

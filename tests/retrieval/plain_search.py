@@ -15,7 +15,7 @@ from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.retrieval.beam_kernels import match_prefixes
 from dgr_trainer.retrieval.beam_search import ViewSearch
 from dgr_trainer.retrieval.constraint import DEAD_END
-from dgr_trainer.student.likelihoods import start_token_id
+from dgr_trainer.student.model_facts import start_token_id
 
 
 def plain_search(model, index, identifiers, queries, view, length, num_beams):

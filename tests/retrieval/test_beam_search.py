@@ -12,7 +12,7 @@ from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import legal_tokens
 from dgr_trainer.retrieval.beam_search import search_views
-from dgr_trainer.student.generation import ready_to_generate
+from dgr_trainer.student.generation_mode import generation_mode
 
 QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
 ignore_peft = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -20,7 +20,7 @@ LENGTHS = {"title": 20, "substring": 6, "pseudo_query": 40, "docid": 12}
 
 
 def find(model, index, identifiers, view, queries=QUERIES, beams=5, length=None):
-    with ready_to_generate(model) as ready:
+    with generation_mode(model) as ready:
         return search_views(ready, index, identifiers, queries, {view: length or LENGTHS[view]}, beams)[view]
 
 
@@ -186,8 +186,8 @@ def test_the_first_scores_are_those_of_every_token(student, every_index, every_v
 
 def test_models_that_cannot_generate_from_a_query_are_refused():
     model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
-    with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder-decoder model"):
-        with ready_to_generate(model):
+    with pytest.raises(ValueError, match="GPT2LMHeadModel is not an encoder-decoder model"):
+        with generation_mode(model):
             pass
 
 
@@ -196,7 +196,7 @@ def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
     config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
     model = peft.get_peft_model(make_bart(bpe_tokenizer), config)
     with pytest.raises(ValueError, match="PROMPT_TUNING, which puts virtual tokens before the query"):
-        with ready_to_generate(model):
+        with generation_mode(model):
             pass
 
 
@@ -226,7 +226,7 @@ def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
 ):
     """Equal hypotheses, scores and counts, whether wide ranges are tried or listed."""
     length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
-    with ready_to_generate(student[0]) as ready:
+    with generation_mode(student[0]) as ready:
         expected = plain_search(ready, long_index, every_view, QUERIES, view, length, beams)
     assert all(expected.identifiers)
     for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
@@ -240,7 +240,7 @@ def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
 def test_views_searched_together_find_what_each_finds_alone(student, every_index, every_view):
     """Views end after different numbers of steps, and one of them may have nothing to say."""
     lengths = {"substring": 1, "title": 20, "docid": 3, "pseudo_query": 40}
-    with ready_to_generate(student[0]) as ready:
+    with generation_mode(student[0]) as ready:
         together = search_views(ready, every_index, every_view, QUERIES, lengths, 4)
     assert list(together) == list(lengths)
     for view, length in lengths.items():
@@ -254,7 +254,7 @@ def test_a_view_that_the_corpus_lacks_finds_nothing(bart):
     identifiers = Identifiers(tokenizer)
     index = FMIndex.build([[300, 301]], passage_ids=["a"], vocab_size=identifiers.vocab_size,
                           separator=identifiers.eos_token_id, progress=False)  # fmt: skip
-    with ready_to_generate(model) as ready:
+    with generation_mode(model) as ready:
         found = search_views(ready, index, identifiers, QUERIES, {"pseudo_query": 5, "substring": 5}, 3)
     assert found["pseudo_query"].identifiers == [[], [], []]
     assert (found["pseudo_query"].first_scores == -torch.inf).all()

@@ -36,7 +36,7 @@ def test_logits_in_pieces_are_logits_at_once(name, monkeypatch):
     monkeypatch.setattr(forward_pass, "_KEPT_LOGITS", 7 * width)
     monkeypatch.setattr(forward_pass, "_LOGITS_AT_ONCE", 5 * width)
     pieces = log_likelihoods_and_gradients(model)
-    # And by the way of architectures of which it is not known what they do to their logits.
+    # And with the hooks for architectures that change their logits.
     monkeypatch.setattr(forward_pass, "_PLAIN_PROJECTIONS", frozenset())
     unknown = log_likelihoods_and_gradients(model)
     for other in (pieces, unknown):
@@ -119,6 +119,6 @@ def test_a_model_without_a_projection_is_refused(monkeypatch):
     model = make("t5")
     monkeypatch.setattr(type(model), "get_output_embeddings", lambda self: None)
     with pytest.raises(
-        ValueError, match="T5ForConditionalGeneration.get_output_embeddings.. gives no module.*BART or T5"
+        ValueError, match="T5ForConditionalGeneration.get_output_embeddings.. returns None.*BART or T5"
     ):
         log_likelihoods_and_gradients(model)

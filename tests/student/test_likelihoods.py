@@ -8,13 +8,8 @@ from architectures import as_batch, make, random_identifiers
 from tiny_models import make_bart, make_t5
 
 from dgr_trainer.student import likelihoods
-from dgr_trainer.student.likelihoods import (
-    can_pack,
-    score_identifiers,
-    score_tokens,
-    start_token_id,
-    sum_by_identifier,
-)
+from dgr_trainer.student.likelihoods import score_identifiers, score_tokens, sum_by_identifier
+from dgr_trainer.student.model_facts import can_pack, start_token_id
 
 PACKED = ["bart", "t5", "mt5", "umt5", "mbart", "pegasus", "marian", "blenderbot", "plbart", "t5gemma"]
 FLAT = ["led", "m2m_100"]
@@ -59,7 +54,7 @@ def test_packed_identifiers_score_as_one_by_one(name, attention):
 def test_a_decoder_that_cannot_restart_positions_gets_a_row_an_identifier(name, caplog):
     model = make(name, "eager" if name == "led" else "sdpa")
     assert not can_pack(model)
-    likelihoods._told_flat.clear()
+    likelihoods._warned_unpacked.clear()
     identifiers, of_prompt, texts = random_identifiers()
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         got = packed_log_likelihoods(model, identifiers, of_prompt, texts)

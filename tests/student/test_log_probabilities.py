@@ -7,7 +7,7 @@ from dgr_trainer.student.log_probabilities import token_log_probabilities
 
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
 def test_values_and_gradients_are_those_of_log_softmax(chunk, monkeypatch):
-    monkeypatch.setattr(log_probabilities, "_CHUNK", chunk)
+    monkeypatch.setattr(log_probabilities, "_CHUNK_LOGITS", chunk)
     logits = torch.randn(15, 17, dtype=torch.float64, requires_grad=True)
     # Rows without a target, with one, and with several, some of them equal.
     rows, targets = torch.randint(0, 15, (40,)), torch.randint(0, 17, (40,))

@@ -82,7 +82,7 @@ def test_a_batch_without_identifiers_has_one_empty_row_a_query():
 
 
 def test_what_cannot_be_packed_is_refused():
-    with pytest.raises(ValueError, match="An identifier has no tokens.*Leave empty identifiers out"):
+    with pytest.raises(ValueError, match="An identifier has no tokens.*Leave out empty identifiers"):
         pack_identifiers([[(1,), ()]], [[0, 0]], 1, max_row_tokens=4)
-    with pytest.raises(ValueError, match="max_row_tokens=0 must be at least 1"):
+    with pytest.raises(ValueError, match="max_row_tokens is 0, but it must be at least 1"):
         pack_identifiers([[(1,)]], [[0]], 1, max_row_tokens=0)

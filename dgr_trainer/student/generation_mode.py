@@ -1,4 +1,4 @@
-"""A student as the search wants it: bare, in evaluation mode, and able to generate."""
+"""Puts a student into generation mode: without wrappers, in evaluation mode, in full precision, without gradients."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.likelihoods import start_token_id
+from dgr_trainer.student.model_facts import start_token_id
 
 
 @contextmanager
-def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """A view of a model that says exactly what its weights say; the model itself is left as it was.
+def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+    """Give a model for generation whose outputs depend on its weights only: no dropout, autocast or gradients.
 
-    Dropout and autocast are off inside.
+    On exit, the modules of the given model are back in their modes.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model, wrapped or not.
 
+    Yields:
+        [`~transformers.PreTrainedModel`]: the model without wrappers; it shares the weights of the given one.
+
     Raises:
-        ValueError: for an adapter that works by prompts, and for a model that cannot generate.
+        ValueError: if the adapter adds virtual tokens to the prompt, or the model cannot generate.
     """
     model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     base = model
@@ -33,20 +36,20 @@ def ready_to_generate(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
         if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
             raise DGRValueError(
                 f"The adapter is of type {model.active_peft_config.peft_type.value}, which "  # type: ignore[union-attr]
-                "puts virtual tokens before the query; constrained decoding does not support it. Use LoRA or another "
-                "adapter that changes the layers."
+                "puts virtual tokens before the query; constrained decoding does not support that. Use LoRA or "
+                "another adapter that changes the layers."
             )
         base = model.get_base_model()  # type: ignore[operator]
     if not getattr(getattr(base, "config", None), "is_encoder_decoder", False) or not hasattr(base, "generate"):
         raise DGRValueError(
-            f"{type(base).__name__} is no encoder-decoder model that generates. Load the student with "
+            f"{type(base).__name__} is not an encoder-decoder model that can generate. Load the student with "
             "AutoModelForSeq2SeqLM."
         )
-    # Shares every parameter and module; only attributes set on the copy are its own.
+    # A shallow copy shares all parameters and modules; attributes set on it do not change the given model.
     plain: Any = copy.copy(base)
-    if "_original_forward" in vars(plain):  # Accelerate's, around which it put autocast.
+    if "_original_forward" in vars(plain):  # Accelerate has wrapped `forward` with autocast.
         plain.forward = plain._original_forward
-    start_token_id(base)  # Raises if there is none.
+    start_token_id(base)  # Raises an error if there is none.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     plain.eval()

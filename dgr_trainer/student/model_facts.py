@@ -1,0 +1,68 @@
+"""Facts about a student that scoring and search need: its start token, its embeddings, what its decoder supports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.student.decoder_rows import position_modules
+
+
+def underlying_model(model: nn.Module) -> Any:
+    """The transformers model inside wrappers for distributed training, compilation and adapters."""
+    base: Any = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    return base.get_base_model() if hasattr(base, "get_base_model") else base
+
+
+def embedding_rows(model: nn.Module) -> int:
+    """Number of token ids that a model has embeddings for."""
+    embeddings = underlying_model(model).get_input_embeddings()
+    # peft wraps embeddings that are trained beside an adapter.
+    return int(getattr(embeddings, "original_module", embeddings).num_embeddings)
+
+
+def start_token_id(model: nn.Module) -> int:
+    """The id of the token that the decoder starts with.
+
+    Raises:
+        ValueError: if the model's configuration has none.
+    """
+    base = underlying_model(model)
+    generation = getattr(base, "generation_config", None)
+    for config in (base.config, generation):
+        token = getattr(config, "decoder_start_token_id", None)
+        if token is not None:
+            return int(token[0] if isinstance(token, list) else token)
+    raise DGRValueError(
+        f"The configuration of {type(base).__name__} has no decoder_start_token_id, so the first input of its "
+        "decoder is unknown. Set model.config.decoder_start_token_id (mBART: to the id of the language code)."
+    )
+
+
+def can_pack(model: nn.Module) -> bool:
+    """Whether a model's decoder can score several identifiers in one row.
+
+    It can if the positions of its tokens can be set: if its position embeddings take `position_ids` (BART, Pegasus,
+    Marian, ...), or its positions are rotary or a bias in its attention (T5).
+    """
+    return position_modules(underlying_model(model).get_decoder()) is not None
+
+
+def packing_attention(model: nn.Module) -> str:
+    """The attention implementation of a model's decoder, which decides the form of its masks.
+
+    Raises:
+        ValueError: if it does not support masks for several identifiers in one row.
+    """
+    base = underlying_model(model)
+    decoder_attention = getattr(base.get_decoder().config, "_attn_implementation", None)
+    attention = str(decoder_attention or base.config._attn_implementation)
+    if attention not in ("sdpa", "eager"):
+        raise DGRValueError(
+            f"The model uses attn_implementation={attention!r}, which does not support the mask for several "
+            "identifiers in one row. Load it with attn_implementation='sdpa'."
+        )
+    return attention
