@@ -5,10 +5,14 @@ from typing import Any
 
 _HOME_OF = {
     "ANSWER_METRICS": "answers",
+    "Agreement": "agreement",
+    "AgreementTable": "agreement",
+    "DEFAULT_METRICS": "metrics",
     "GeneratedIdentifierMetrics": "generated",
     "PairedTest": "significance",
     "RetrievalEvaluator": "evaluator",
     "RunComparison": "comparison",
+    "RunMetric": "comparison",
     "answer_qrels": "answers",
     "compare_runs": "comparison",
     "confidence_interval": "significance",
