@@ -77,10 +77,11 @@ def _class_lines(path: str, cls: type) -> Iterator[str]:
     bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
     yield f"class {path}({bases})" if bases else f"class {path}"
     if dataclasses.is_dataclass(cls):
-        own_fields = {name for base in ours for name in vars(base).get("__annotations__", {})}
+        # Not Field.type, which the argument parser of transformers changes.
+        own_fields = {name: type for base in reversed(ours) for name, type in inspect.get_annotations(base).items()}
         for field in dataclasses.fields(cls):
             if field.name in own_fields and field.init:
-                yield f"    field {field.name}: {_annotation(field.type)}{_field_default(field)}"
+                yield f"    field {field.name}: {_annotation(own_fields[field.name])}{_field_default(field)}"
     elif (
         constructor := next((vars(base)["__init__"] for base in ours if "__init__" in vars(base)), None)
     ) is not None:

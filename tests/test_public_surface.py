@@ -24,8 +24,8 @@ def test_the_public_surface_is_the_committed_one() -> None:
             "The public surface is not the committed one (- committed, + now):\n\n"
             + "\n".join(changes)
             + "\n\nIf users are meant to see this change, run `python tests/public_surface.py`, commit "
-            f"{COMMITTED.relative_to(ROOT)} and add a line to CHANGELOG.md (RELEASE.md says how long an old name has to "
-            "keep working). Otherwise undo the change.",
+            f"{COMMITTED.relative_to(ROOT)} and add a line to CHANGELOG.md (RELEASE.md says how long an old name has "
+            "to keep working). Otherwise undo the change.",
             pytrace=False,
         )
 

@@ -1,4 +1,4 @@
-"""How good a run is, how sure that is, and whether one run is better than another."""
+"""Retrieval metrics of runs, their confidence intervals, and tests of whether one run is better than another."""
 
 import importlib
 from typing import Any

@@ -140,7 +140,7 @@ def test_what_has_no_answers_is_refused(corpus, caplog):
         answer_qrels(ANSWERS, corpus, [Rankings({"0": {"x": 1.0, "y": 0.5}})], progress=False)
     answer_qrels({**ANSWERS, "4": [" "]}, corpus, [RUN], progress=False)
     assert "1 of 5 questions have no answer with a letter or sign" in caplog.text
-    with pytest.raises(ValueError, match="recall@5, ndcg@10 cannot be told from answers"):
+    with pytest.raises(ValueError, match="recall@5, ndcg@10 cannot be computed from answers"):
         check_answer_metrics(["hits@5", "recall@5", "ndcg@10"])
     check_answer_metrics(["hits@5", "mrr@10"])
 

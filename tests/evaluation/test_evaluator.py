@@ -151,13 +151,13 @@ def test_one_identifier_a_passage(bpe_tokenizer, model, corpus, queries, qrels):
 
 
 def test_what_makes_no_sense_is_refused_at_once(identifiers, index, queries, qrels):
-    with pytest.raises(ValueError, match="k=0: ask for at least 1 passage"):
+    with pytest.raises(ValueError, match="k is 0, but it has to be an integer of 1 or more"):
         RetrievalEvaluator(index, identifiers, queries, qrels, k=0)
-    with pytest.raises(ValueError, match="max_queries=0: evaluate on at least 1 query"):
+    with pytest.raises(ValueError, match="max_queries is 0. Evaluate on at least 1 query"):
         RetrievalEvaluator(index, identifiers, queries, qrels, max_queries=0)
-    with pytest.raises(ValueError, match="There are no metrics to compute"):
+    with pytest.raises(ValueError, match="No metric was given"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=[])
-    with pytest.raises(ValueError, match="k=10 passages are too few for ndcg@20"):
+    with pytest.raises(ValueError, match="k is 10, which is too few passages for ndcg@20"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["hits@1", "ndcg@20"], k=10)
     with pytest.raises(ValueError, match="There is no metric 'accuracy'"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["accuracy"])

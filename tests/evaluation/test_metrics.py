@@ -144,7 +144,7 @@ def test_what_cannot_be_evaluated_is_refused():
     run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}}
     with pytest.raises(TypeError, match=r"metrics is the string 'hits@5'. Give a list of names: \['hits@5'\]"):
         evaluate_run(run, qrels, "hits@5")
-    with pytest.raises(ValueError, match="No metric is asked for"):
+    with pytest.raises(ValueError, match="No metric was given"):
         evaluate_run(run, qrels, [])
     with pytest.raises(ValueError, match="relevance_level is 0"):
         evaluate_run(run, qrels, relevance_level=0)
@@ -160,7 +160,7 @@ def test_a_run_with_queries_and_passages_swapped_is_told():
     qrels = {"q1": {"p1": 1}, "q2": {"p2": 1}}
     with pytest.raises(ValueError, match="its columns of queries and passages are swapped"):
         evaluate_per_query({"p1": {"q1": 1.0}, "p2": {"q2": 1.0}}, qrels)
-    with pytest.raises(ValueError, match="Are run and qrels of the same queries"):
+    with pytest.raises(ValueError, match="Check that run and qrels are of the same queries"):
         evaluate_per_query({"p1": {"x": 1.0}}, qrels)
 
 
