@@ -2,8 +2,9 @@
 
     python tests/public_surface.py
 
-writes it to `tests/assets/public_surface.txt`, with which `tests/test_public_surface.py` compares it. The text is the
-same on every supported Python: annotations are shown as the source has them, or by the names of their types.
+writes it to `tests/assets/public_surface.txt`, with which `tests/test_public_surface.py` compares it, and lists the
+public classes and functions in the API reference, `docs/api`. The text is the same on every supported Python:
+annotations are shown as the source has them, or by the names of their types.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 COMMITTED = Path(__file__).with_name("assets") / "public_surface.txt"
+API_PAGES = Path(__file__).parents[1] / "docs" / "api"
+GENERATED = "<!-- The rest of this page is written by tests/public_surface.py. -->\n"
 
 PACKAGES = (
     "dgr_trainer",
@@ -37,6 +40,23 @@ MODULES: dict[str, tuple[str, ...]] = {
     "dgr_trainer.teachers.templates": ("MONOT5", "Prompt"),
 }
 """Public names of modules whose other names are internal."""
+
+PAGES = {
+    "data": "data",
+    "runs": "runs",
+    "identifiers": "identifiers",
+    "identifier_weights": "identifiers",
+    "candidates": "identifiers",
+    "query_generation": "identifiers",
+    "index": "fm-index",
+    "teachers": "teachers",
+    "training": "training",
+    "training.losses": "losses",
+    "retrieval": "retrieval",
+    "evaluation": "evaluation",
+    "errors": "errors",
+}
+"""The page of the API reference by the package or module in which an object is defined."""
 
 _SPECIAL_METHODS = ("__call__", "__contains__", "__enter__", "__exit__", "__getitem__", "__iter__", "__len__")
 
@@ -70,6 +90,25 @@ def public_surface() -> str:
         else:
             lines.append(f"{path}: {_constant(value)}")
     return "\n".join(lines) + "\n"
+
+
+def api_references() -> dict[str, str]:
+    """Return the generated part of each page of the API reference, by the name of the page."""
+    sections: dict[str, dict[str, list[str]]] = {page: {} for page in PAGES.values()}
+    listed: set[str] = set()
+    for module_name, name in public_names():
+        value = getattr(importlib.import_module(module_name), name)
+        home = f"{getattr(value, '__module__', None)}.{name}"
+        if (inspect.isclass(value) or inspect.isroutine(value)) and home not in listed:
+            listed.add(home)
+            room = home.removeprefix("dgr_trainer.")
+            page = PAGES[max((known for known in PAGES if f"{room}.".startswith(f"{known}.")), key=len)]
+            sections[page].setdefault(module_name, []).append(home)
+    return {page: "".join(map(_section, modules, modules.values())) for page, modules in sections.items()}
+
+
+def _section(module_name: str, homes: list[str]) -> str:
+    return f"\n## From `{module_name}`\n" + "".join(f"\n::: {home}\n" for home in homes)
 
 
 def _class_lines(path: str, cls: type) -> Iterator[str]:
@@ -190,3 +229,7 @@ def _constant(value: Any) -> str:
 
 if __name__ == "__main__":
     COMMITTED.write_text(public_surface(), encoding="utf-8")
+    for page, references in api_references().items():
+        path = API_PAGES / f"{page}.md"
+        introduction, _, _ = path.read_text(encoding="utf-8").partition(GENERATED)
+        path.write_text(introduction + GENERATED + references, encoding="utf-8")

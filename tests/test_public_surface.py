@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from public_surface import COMMITTED, public_names, public_surface
+from public_surface import API_PAGES, COMMITTED, GENERATED, api_references, public_names, public_surface
 
 ROOT = Path(__file__).parents[1]
 GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
@@ -28,6 +28,12 @@ def test_the_public_surface_is_the_committed_one() -> None:
             "to keep working). Otherwise undo the change.",
             pytrace=False,
         )
+
+
+@pytest.mark.parametrize("page", sorted(api_references()))
+def test_the_api_reference_lists_the_public_names(page: str) -> None:
+    _, _, references = (API_PAGES / f"{page}.md").read_text(encoding="utf-8").partition(GENERATED)
+    assert references == api_references()[page], "run python tests/public_surface.py"
 
 
 def _imported_names(code: str) -> list[tuple[str, str]]:
