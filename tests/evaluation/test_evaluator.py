@@ -35,7 +35,7 @@ def model(bpe_tokenizer):
 
 
 class Process:
-    """One of several processes: gathering is played by hand."""
+    """Stands for one of several processes; the test replaces the function that gathers from all of them."""
 
     def __init__(self, process_index, num_processes):
         self.process_index, self.num_processes = process_index, num_processes
@@ -56,14 +56,14 @@ def test_processes_share_the_queries_and_agree(model, identifiers, index, querie
     whole = evaluator.rank(model)
     for processes in (2, 7):  # 7: more than there are queries.
         shares = []
-        unknown = [{place: [] for place in range(5)}]
+        unknown = [{position: [] for position in range(5)}]
         monkeypatch.setattr(
-            "accelerate.utils.gather_object", lambda own, to=shares, all=unknown: to.extend(own) or all
+            "accelerate.utils.gather_object", lambda share, to=shares, all=unknown: to.extend(share) or all
         )
         for number in range(processes):
             evaluator.rank(model, Process(number, processes))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        monkeypatch.setattr("accelerate.utils.gather_object", lambda own, all=shares: all)
+        monkeypatch.setattr("accelerate.utils.gather_object", lambda share, all=shares: all)
         together = evaluator.rank(model, Process(1, processes))
         assert sorted(together) == sorted(whole)
         for query_id, (ids, scores) in whole.items():
