@@ -101,8 +101,10 @@ def api_references() -> dict[str, str]:
         home = f"{getattr(value, '__module__', None)}.{name}"
         if (inspect.isclass(value) or inspect.isroutine(value)) and home not in listed:
             listed.add(home)
-            room = home.removeprefix("dgr_trainer.")
-            page = PAGES[max((known for known in PAGES if f"{room}.".startswith(f"{known}.")), key=len)]
+            rooms = [room for room in PAGES if f"{home}.".startswith(f"dgr_trainer.{room}.")]
+            if not rooms:
+                raise ValueError(f"{home} is public. Name a page of the API reference for it in PAGES.")
+            page = PAGES[max(rooms, key=len)]
             sections[page].setdefault(module_name, []).append(home)
     return {page: "".join(map(_section, modules, modules.values())) for page, modules in sections.items()}
 
@@ -121,16 +123,23 @@ def _class_lines(path: str, cls: type) -> Iterator[str]:
         for field in dataclasses.fields(cls):
             if field.name in own_fields and field.init:
                 yield f"    field {field.name}: {_annotation(own_fields[field.name])}{_field_default(field)}"
-    elif (
-        constructor := next((vars(base)["__init__"] for base in ours if "__init__" in vars(base)), None)
-    ) is not None:
-        yield f"    __init__{_signature(constructor, skip_first=True)}"
+    elif issubclass(cls, tuple) and hasattr(cls, "_field_defaults"):
+        for name, annotation in inspect.get_annotations(cls).items():
+            default = f" = {_value(cls._field_defaults[name])}" if name in cls._field_defaults else ""
+            yield f"    field {name}: {_annotation(annotation)}{default}"
+    elif constructors := [method for base in ours if _is_written(method := vars(base).get("__init__"), base)]:
+        yield f"    __init__{_signature(constructors[0], skip_first=True)}"
     members: dict[str, Any] = {}
     for base in reversed(ours):
         members |= vars(base)
     for name, member in sorted(members.items()):
         if not name.startswith("_") or name in _SPECIAL_METHODS:
             yield from _member_lines(name, member)
+
+
+def _is_written(method: Any, cls: type) -> bool:
+    """Tell whether a method is in the source of a class, not added by typing.Protocol."""
+    return inspect.isfunction(method) and method.__module__ == cls.__module__
 
 
 def _member_lines(name: str, member: Any) -> Iterator[str]:
