@@ -1,6 +1,6 @@
 """Train generative retrievers to rank as a strong teacher does.
 
-The public names are imported on first use, so that `import dgr_trainer` costs nothing and needs no optional package.
+Public names are imported on first use, so that `import dgr_trainer` is fast and needs no optional package.
 """
 
 import importlib

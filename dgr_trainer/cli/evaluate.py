@@ -60,6 +60,9 @@ class EvaluateOptions:
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace that file if it is there."})
     seed: int = field(default=0, metadata={"help": "Seed of intervals and tests."})
+    t_test: bool = field(
+        default=False, metadata={"help": "Add the p-value of the paired t-test (needs the extra eval)."}
+    )
     digits: int = field(default=3, metadata={"help": "Decimal places."})
     json: bool = field(default=False, metadata={"help": "Print JSON."})
     markdown: bool = field(default=False, metadata={"help": "Print a Markdown table."})
@@ -130,6 +133,7 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         level=options.level,
         relevance_level=options.relevance_level,
         seed=options.seed,
+        t_test=options.t_test,
     )
     if per_query:
         comparison.write_per_query(per_query)

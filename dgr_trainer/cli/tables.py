@@ -48,7 +48,11 @@ def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | No
     label = max(6, *(len(metric) for metric in metrics))
     head = f"{'metric':<{label}}  {'run':<{width}}  {'mean':>{number}}  {interval:<{cell}}"
     tested = comparison.baseline is not None
-    lines = [(head + (f"  {'differs':>{number + 1}}  {'p':<5}  p(t)" if tested else "")).rstrip()]
+    t_tested = any(
+        value.test and value.test.t_p_value is not None for of in comparison.runs.values() for value in of.values()
+    )
+    tests_head = f"  {'differs':>{number + 1}}  {'p':<5}{'  p(t)' if t_tested else ''}" if tested else ""
+    lines = [(head + tests_head).rstrip()]
     for metric in metrics:
         for name, values in comparison.runs.items():
             value = values[metric]
@@ -57,11 +61,14 @@ def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | No
             line += f"{value.mean:>{number}.{digits}f}  {between:<{cell}}"
             if value.test is not None:
                 line += f"  {value.test.difference:>+{number + 1}.{digits}f}"
-                line += f"  {_p_value(value.test.randomisation_p_value)}  {_p_value(value.test.t_p_value)}"
+                line += f"  {_p_value(value.test.randomisation_p_value)}"
+                if value.test.t_p_value is not None:
+                    line += f"  {_p_value(value.test.t_p_value)}"
             lines.append(line.rstrip())
     lines += ["", f"{comparison.queries:,} queries; bootstrap intervals of the mean."]
     if comparison.baseline is not None:
-        lines.append(f"p: paired randomisation test against {labels[comparison.baseline]}; p(t): paired t-test.")
+        note = "; p(t): paired t-test" if t_tested else ""
+        lines.append(f"p: paired randomisation test against {labels[comparison.baseline]}{note}.")
     return lines
 
 

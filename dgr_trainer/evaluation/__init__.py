@@ -1,14 +1,18 @@
-"""How good a run is, how sure that is, and whether one run is better than another."""
+"""Retrieval metrics of runs, their confidence intervals, and tests of whether one run is better than another."""
 
 import importlib
 from typing import Any
 
 _HOME_OF = {
     "ANSWER_METRICS": "answers",
+    "Agreement": "agreement",
+    "AgreementTable": "agreement",
+    "DEFAULT_METRICS": "metrics",
     "GeneratedIdentifierMetrics": "generated",
     "PairedTest": "significance",
     "RetrievalEvaluator": "evaluator",
     "RunComparison": "comparison",
+    "RunMetric": "comparison",
     "answer_qrels": "answers",
     "compare_runs": "comparison",
     "confidence_interval": "significance",

@@ -1,4 +1,4 @@
-"""How much rankings agree: by the order of what they share, and by how much they share."""
+"""How much rankings agree: in the order of the passages that they share, and in how many they share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Agreement:
     """How much two rankings agree, as means over the queries that both have.
 
     Args:
-        first, second (`str`): names of the rankings.
+        first (`str`): name of one ranking.
+        second (`str`): name of the other.
         tau (`float`): Kendall's tau-b of the passages that both lists hold; NaN if it is defined for no query.
-        overlap (`float`): the part of the first k passages that both lists have in common.
+        overlap (`float`): the share of the first k passages that both lists have in common.
         queries (`int`): number of queries that both have.
         ordered (`int`): number of queries for which tau is defined: two passages in common, whose scores differ.
     """
@@ -37,7 +38,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class AgreementTable:
-    """What [`agreement`] found.
+    """Result of [`agreement`].
 
     Args:
         pairs (`tuple[Agreement, ...]`): each pair of rankings.
@@ -48,12 +49,12 @@ class AgreementTable:
     k: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain dicts and numbers; a tau that is not defined is `None`."""
+        """Return the table as plain dicts and numbers; a tau that is not defined is `None`."""
         pairs = [asdict(pair) | {"tau": None if math.isnan(pair.tau) else pair.tau} for pair in self.pairs]
         return {"k": self.k, "pairs": pairs}
 
     def to_markdown(self, *, digits: int = 3) -> str:
-        """A Markdown table: a row for each pair."""
+        """Return a Markdown table with a row for each pair."""
         rows = [["rankings", f"tau@{self.k}", f"overlap@{self.k}", "queries"]]
         for pair in self.pairs:
             cells = [f"{pair.tau:.{digits}f}", f"{pair.overlap:.{digits}f}", str(pair.queries)]
@@ -69,12 +70,12 @@ class AgreementTable:
 def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
     """Compare every pair of rankings on the queries that both have.
 
-    Teachers that agree fully have nothing to add to each other; teachers that do not agree at all may be of different
-    data. See [`compare_runs`] for how good each of them is.
+    Fusing teachers that agree fully gains nothing; teachers that do not agree at all may have ranked different data.
+    See [`compare_runs`] for how good each of them is.
 
     Args:
         rankings (`Mapping[str, Rankings]`): two or more, by name.
-        k (`int`, *optional*, defaults to 100): how many first passages of a list are compared.
+        k (`int`, *optional*, defaults to 100): how many passages from the top of each list are compared.
 
     Returns:
         [`AgreementTable`], which prints as a table with `to_markdown()`.
@@ -94,9 +95,9 @@ def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
     ```
     """
     if len(rankings) < 2:
-        raise DGRValueError(f"Agreement is between rankings, but there is {len(rankings)}. Give two or more.")
+        raise DGRValueError(f"Agreement needs two or more rankings, but {len(rankings)} was given.")
     if k < 1:
-        raise DGRValueError(f"k is {k}, but at least one passage of a list has to be compared.")
+        raise DGRValueError(f"k is {k}, but at least one passage of each list has to be compared. Use 1 or more.")
     return AgreementTable(
         tuple(
             _pair(first, second, rankings[first], rankings[second], k) for first, second in combinations(rankings, 2)
@@ -106,25 +107,27 @@ def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
 
 
 def kendall_tau(first: RankList, second: RankList) -> float:
-    """Kendall's tau-b of the passages that two lists have in common, by their scores; ties are neither way.
+    """Compute Kendall's tau-b of the scores of the passages that two lists have in common, corrected for ties.
 
     Source: Kendall (1945), The Treatment of Ties in Ranking Problems.
 
     Args:
-        first, second ([`RankList`]): the lists.
+        first ([`RankList`]): one list.
+        second ([`RankList`]): the other.
 
     Returns:
-        `float`: -1 to 1; NaN if fewer than two passages are in both, or all of them have one score in a list.
+        `float`: -1 to 1; NaN if fewer than two passages are in both lists, or one list gives all of them the same
+        score.
     """
-    others = dict(zip(second.passage_ids, second.scores.tolist(), strict=True))
-    shared = [place for place, passage_id in enumerate(first.passage_ids) if passage_id in others]
+    second_scores = dict(zip(second.passage_ids, second.scores.tolist(), strict=True))
+    shared = [position for position, passage_id in enumerate(first.passage_ids) if passage_id in second_scores]
     x = first.scores[shared]
-    y = np.array([others[first.passage_ids[place]] for place in shared])
+    y = np.array([second_scores[first.passage_ids[position]] for position in shared])
     concordant = ties_x = ties_y = 0
-    # A row at a time, so that long lists take no memory.
-    for place in range(len(shared)):
-        left = np.sign(np.less(x[place + 1 :], x[place]).astype(int) - np.greater(x[place + 1 :], x[place]))
-        right = np.sign(np.less(y[place + 1 :], y[place]).astype(int) - np.greater(y[place + 1 :], y[place]))
+    # One row of the pair matrix at a time, so that the memory does not grow with the square of the length.
+    for row in range(len(shared)):
+        left = np.sign(np.less(x[row + 1 :], x[row]).astype(int) - np.greater(x[row + 1 :], x[row]))
+        right = np.sign(np.less(y[row + 1 :], y[row]).astype(int) - np.greater(y[row + 1 :], y[row]))
         concordant += int((left * right).sum())
         ties_x += int((left == 0).sum())
         ties_y += int((right == 0).sum())
@@ -133,14 +136,19 @@ def kendall_tau(first: RankList, second: RankList) -> float:
     return concordant / scale if scale else math.nan
 
 
-def _pair(first: str, second: str, one: Rankings, other: Rankings, k: int) -> Agreement:
-    queries = [query_id for query_id in one if query_id in other]
+def _pair(first: str, second: str, first_rankings: Rankings, second_rankings: Rankings, k: int) -> Agreement:
+    queries = [query_id for query_id in first_rankings if query_id in second_rankings]
     if not queries:
-        example = f"{next(iter(one), None)!r} and {next(iter(other), None)!r}"
-        raise DGRValueError(f"{first} and {second} have no query in common: their queries have ids such as {example}.")
+        examples = f"{next(iter(first_rankings), None)!r} and {next(iter(second_rankings), None)!r}"
+        raise DGRValueError(
+            f"{first} and {second} have no query in common: their query ids are such as {examples}. Compare rankings "
+            "of the same queries."
+        )
     taus, overlaps = [], []
     for query_id in sorted(queries):
-        left, right = (RankList(ids[:k], scores[:k]) for ids, scores in (one[query_id], other[query_id]))
+        left, right = (
+            RankList(ids[:k], scores[:k]) for ids, scores in (first_rankings[query_id], second_rankings[query_id])
+        )
         taus.append(kendall_tau(left, right))
         longest = max(len(left.passage_ids), len(right.passage_ids))
         overlaps.append(len(set(left.passage_ids) & set(right.passage_ids)) / longest if longest else 1.0)

@@ -1,4 +1,4 @@
-"""Hits by answer, as in DPR's evaluation: a passage is relevant if one of the question's answers stands in it."""
+"""Hits by answer, as in DPR's evaluation: a passage is relevant if it contains one of the question's answers."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from dgr_trainer.runs.rankings import Rankings
 logger = logging.getLogger(__name__)
 
 ANSWER_METRICS = ("hits@1", "hits@5", "hits@20", "hits@100")
-"""What is reported of answers by default."""
-_KINDS = ("hits", "mrr")  # The others would need to know the relevant passages that no run has found.
+"""The metrics that are computed from answers by default."""
+_KINDS = ("hits", "mrr")  # The others need to know every relevant passage, also those that no run returned.
 
-_SPACES = dict.fromkeys([*range(33), 127])  # All ASCII characters that no token holds.
+_SPACES = dict.fromkeys([*range(33), 127])  # All ASCII characters that are part of no token.
 # A run of letters, digits and marks, or any other character that is neither space nor control character.
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
 
 def answer_tokens(text: str) -> tuple[str, ...]:
-    """Cut a text as DPR's evaluation does, in lower case.
+    """Tokenise a text as DPR's evaluation does, in lower case.
 
     Args:
         text (`str`): a passage or an answer.
 
     Returns:
-        `tuple[str, ...]`: its tokens: of the text in normal form D, runs of letters, digits and marks, and single
-        other characters that are neither spaces nor control characters.
+        `tuple[str, ...]`: the tokens of the text in normal form D: runs of letters, digits and marks, and every other
+        character that is neither a space nor a control character.
     """
     return tuple(token.lower() for token in _TOKEN.findall(unicodedata.normalize("NFD", text)))
 
 
 def has_answer(text: str, answers: Iterable[str]) -> bool:
-    """Whether one of the answers stands in a text: its tokens, one after the other.
+    """Tell whether a text contains the tokens of one of the answers, in a row.
 
     Args:
         text (`str`): the text.
-        answers (`Iterable[str]`): the answers. One without a token is nowhere.
+        answers (`Iterable[str]`): the answers. An answer without a token is never found.
     """
     return _has_any(text, _patterns(answers))
 
@@ -61,24 +61,24 @@ def answer_qrels(
 ) -> Qrels:
     """Judge the passages of runs by the answers of their questions.
 
-    The result is for [`evaluate_run`] and [`compare_runs`] with `hits@k` or `mrr@k`. Every question counts once, and
-    one without a rank list, or whose answers no run has found, counts as 0.
+    Give the result to [`evaluate_run`] or [`compare_runs`] with `hits@k` or `mrr@k`. Every question counts once; a
+    question without a rank list, or whose answers no run has found, counts as 0.
 
     Args:
         queries (`datasets.Dataset` or `Mapping[str, Sequence[str]]`): questions with the columns `query_id` and
             `answers` (as [`read_queries`] gives them), or answers by query id.
         corpus ([`Corpus`]): the passages.
-        runs (`Rankings` or `Iterable[Rankings]`): what is to be judged. Judge runs that are compared in one call.
+        runs (`Rankings` or `Iterable[Rankings]`): the runs to judge. Judge runs that you compare in one call.
         k (`int`, *optional*, defaults to 100): how many passages of each list are judged.
-        with_title (`bool`, *optional*, defaults to `False`): whether an answer counts that stands in the title, or
-            begins in it. DPR looks at the text alone, SEAL and MINDER at title and text.
+        with_title (`bool`, *optional*, defaults to `False`): whether to search the title and the text, as SEAL and
+            MINDER do. DPR searches the text alone.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
 
     Returns:
         `dict[str, dict[str, int]]`: for each question the passages that hold an answer, with relevance 1.
 
     Raises:
-        TypeError: if the answers of a question are no list of strings.
+        TypeError: if the answers of a question are not a list of strings.
         ValueError: if `queries` has no answers, `k` is below 1, or most ranked passages are not in the corpus.
 
     Example:
@@ -92,9 +92,9 @@ def answer_qrels(
     if k < 1:
         raise DGRValueError(f"k is {k}, but at least one passage of a list has to be judged.")
     answers = _answers(queries)
-    given = [runs] if isinstance(runs, Rankings) else runs
-    known = [run.top(k).check_corpus(corpus.ids) for run in given]
-    # Straight from the columns, which is many times faster than passage by passage.
+    several_runs = [runs] if isinstance(runs, Rankings) else runs
+    cut_runs = [run.top(k).check_corpus(corpus.ids) for run in several_runs]
+    # Reading the columns is many times faster than making a Passage each time.
     columns = [corpus.dataset.data.column(name) for name in (("title", "text") if with_title else ("text",))]
 
     def text(id: str) -> str:
@@ -104,21 +104,21 @@ def answer_qrels(
     qrels: Qrels = {}
     for query_id in tqdm(answers, desc="Looking for answers", unit=" questions", disable=not progress, delay=2):
         patterns = _patterns(answers[query_id])
-        passages = dict.fromkeys(id for run in known if query_id in run for id in run[query_id].passage_ids)
+        passages = dict.fromkeys(id for run in cut_runs if query_id in run for id in run[query_id].passage_ids)
         qrels[query_id] = {id: 1 for id in passages if _has_any(text(id), patterns)}
-    hopeless = sum(not _patterns(of) for of in answers.values())
-    if hopeless:
-        logger.warning("%d of %d questions have no answer with a letter or sign in it.", hopeless, len(answers))
+    without_tokens = sum(not _patterns(texts) for texts in answers.values())
+    if without_tokens:
+        logger.warning("%d of %d questions have no answer with a letter or sign in it.", without_tokens, len(answers))
     return qrels
 
 
 def check_answer_metrics(metrics: Sequence[str]) -> None:
-    """Raise a `ValueError` if a metric cannot be told from the answers of questions."""
+    """Raise a `ValueError` if a metric cannot be computed from the answers of questions."""
     wrong = [name for name in metrics if Metric.parse(name).kind not in _KINDS]
     if wrong:
         raise DGRValueError(
-            f"{', '.join(wrong)} cannot be told from answers, since it asks for all relevant passages, and only those "
-            "in the runs were judged. Of answers there are hits@k and mrr@k."
+            f"{', '.join(wrong)} cannot be computed from answers: it needs all relevant passages of the corpus, and "
+            "only passages in the runs are judged. Use hits@k or mrr@k."
         )
 
 
@@ -131,32 +131,32 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
                 f"{queries.column_names}. Hits by answer need the answers of every question."
             )
         table = queries.select_columns(["query_id", "answers"]).with_format(None)[:]
-        found = dict(zip(table["query_id"], table["answers"], strict=True))
+        answers = dict(zip(table["query_id"], table["answers"], strict=True))
     else:
-        found = dict(queries)
-    for query_id, of in found.items():
-        if isinstance(of, str) or not isinstance(of, Sequence) or not all(isinstance(one, str) for one in of):
+        answers = dict(queries)
+    for query_id, texts in answers.items():
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
             raise DGRTypeError(
-                f"Query {query_id!r}: the answers are {of!r:.80}, but they have to be a list of strings."
+                f"Query {query_id!r}: the answers are {texts!r:.80}, but they have to be a list of strings."
             )
-    if not any(found.values()):
+    if not any(answers.values()):
         raise DGRValueError("No question has an answer. Hits by answer need the answers of every question.")
-    return found
+    return answers
 
 
 def _patterns(answers: Iterable[str]) -> list[tuple[str, str]]:
-    """Answers as they look in a text of [`_line`], and without spaces."""
+    """Return each answer twice: as it looks in the output of `_line`, and without spaces."""
     return [(_line(tokens), "".join(tokens)) for tokens in dict.fromkeys(map(answer_tokens, answers)) if tokens]
 
 
 def _line(tokens: Sequence[str]) -> str:
-    """Tokens in one string in which a sequence of whole tokens can be found; none of them holds a space."""
+    """Join tokens so that a substring search finds whole tokens only; no token contains a space."""
     return f" {' '.join(tokens)} "
 
 
 def _has_any(text: str, patterns: Sequence[tuple[str, str]]) -> bool:
     if text.isascii():
-        # Most passages do not even have the letters of an answer in a row, and are not worth cutting into tokens.
+        # Most passages do not contain the letters of an answer in a row, and need not be tokenised.
         letters = text.lower().translate(_SPACES)
         patterns = [pattern for pattern in patterns if pattern[1] in letters]
     if not patterns:

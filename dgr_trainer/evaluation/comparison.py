@@ -21,7 +21,8 @@ class RunMetric:
 
     Args:
         mean (`float`): mean over the queries of the qrels.
-        low, high (`float`): ends of the bootstrap interval of the mean.
+        low (`float`): lower end of the bootstrap interval of the mean.
+        high (`float`): upper end of the interval.
         test (`PairedTest`, *optional*): the run against the baseline; `None` for the baseline, or without one.
     """
 
@@ -33,13 +34,13 @@ class RunMetric:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What [`compare_runs`] found.
+    """Result of [`compare_runs`].
 
     Args:
-        runs (`dict[str, dict[str, RunMetric]]`): by the name of a run and by metric.
+        runs (`dict[str, dict[str, RunMetric]]`): the metrics, by the name of the run and by the name of the metric.
         queries (`int`): number of queries.
         level (`float`): confidence level of the intervals.
-        baseline (`str`, *optional*): the run that others are tested against.
+        baseline (`str`, *optional*): the run that the others are tested against.
         per_query (`dict[str, dict[str, dict[str, float]]]`, *optional*): the values behind the means, by the name of a
             run, by metric and by query id.
     """
@@ -51,17 +52,19 @@ class RunComparison:
     per_query: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same without the values per query, as plain dicts and numbers, which JSON can hold."""
+        """Return the comparison as plain dicts and numbers for JSON, without the values per query."""
         values = asdict(replace(self, per_query={}))
         del values["per_query"]
         return values
 
     def write_per_query(self, path: str | os.PathLike[str]) -> None:
-        """Write the values per query, whole or not at all: tab-separated, a line for each run and query.
+        """Write the values per query to a tab-separated file, a line for each run and query.
+
+        The file is written in one step: an interruption leaves the old file or none.
 
         Args:
-            path (`str` or `os.PathLike`): the file (compressed if named `.gz` or `.zst`). Its first line names the
-                columns: run, query and the metrics.
+            path (`str` or `os.PathLike`): the file (compressed if named `.gz` or `.zst`). Its first line has the names
+                of the columns: `run`, `query_id` and the metrics.
 
         Raises:
             ValueError: if the comparison does not have the values.
@@ -77,7 +80,7 @@ class RunComparison:
                     file.write("\t".join([name, query_id, *values]) + "\n")
 
     def to_markdown(self, *, digits: int = 3) -> str:
-        """A Markdown table: a row for each run, a column for each metric, mean and interval in each cell.
+        """Return a Markdown table with a row for each run, a column for each metric, and mean and interval in a cell.
 
         Means that differ from the baseline's with p < 0.05 in the paired randomisation test have a `*`. The p-values
         are not corrected for the number of comparisons.
@@ -99,7 +102,7 @@ class RunComparison:
         return "\n".join([*lines, "", self._note()])
 
     def to_latex(self, *, digits: int = 3) -> str:
-        """A LaTeX table for the package booktabs: a row for each run, a column for each metric.
+        """Return a LaTeX table for the package booktabs with a row for each run and a column for each metric.
 
         The best mean of each metric is bold. Means that differ from the baseline's with p < 0.05 in the paired
         randomisation test have a `*`; the p-values are not corrected for the number of comparisons.
@@ -144,6 +147,7 @@ def compare_runs(
     level: float = 0.95,
     relevance_level: int = 1,
     seed: int = 0,
+    t_test: bool = False,
 ) -> RunComparison:
     """Evaluate runs on the same qrels and test each against a baseline.
 
@@ -151,19 +155,24 @@ def compare_runs(
         runs (`Mapping[str, Rankings]`): runs by name.
         qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
         metrics (`Sequence[str]`, *optional*): see [`~evaluation.metrics.Metric`] for their names.
-        baseline (`str`, *optional*): name of the run that others are tested against; without one, nothing is tested.
+        baseline (`str`, *optional*): name of the run that the others are tested against; without one, nothing is
+            tested.
         level (`float`, *optional*, defaults to 0.95): confidence level of the intervals.
-        relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that is relevant.
+        relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that counts as relevant.
         seed (`int`, *optional*, defaults to 0): seed of intervals and tests.
+        t_test (`bool`, *optional*, defaults to `False`): whether to also compute the p-value of the paired t-test. It
+            needs scipy (the extra `eval`).
 
     Returns:
         [`RunComparison`], which prints as a table with `to_markdown()`.
 
     Raises:
-        ValueError: if there are no runs, the baseline is not among them, or as [`evaluate_per_query`] does.
+        ValueError: if there are no runs, the baseline is not among them, or for the reasons of
+            [`evaluate_per_query`].
+        ImportError: if `t_test` is asked for and scipy is not installed.
     """
     if not runs:
-        raise DGRValueError("There are no runs to compare.")
+        raise DGRValueError("There are no runs to compare. Give at least one.")
     if baseline is not None and baseline not in runs:
         raise DGRValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
     values = {
@@ -172,12 +181,12 @@ def compare_runs(
     compared: dict[str, dict[str, RunMetric]] = {}
     for name, by_metric in values.items():
         compared[name] = {}
-        for metric, of in by_metric.items():
+        for metric, by_query in by_metric.items():
             test = None
-            if baseline is not None and name != baseline and len(of) > 1:
-                test = paired_test(of, values[baseline][metric], seed=seed)
-            low, high = confidence_interval(of, level, seed)
-            compared[name][metric] = RunMetric(math.fsum(of.values()) / len(of), low, high, test)
+            if baseline is not None and name != baseline and len(by_query) > 1:
+                test = paired_test(by_query, values[baseline][metric], seed=seed, t_test=t_test)
+            low, high = confidence_interval(by_query, level, seed)
+            compared[name][metric] = RunMetric(math.fsum(by_query.values()) / len(by_query), low, high, test)
     return RunComparison(compared, len(qrels), level, baseline, values)
 
 

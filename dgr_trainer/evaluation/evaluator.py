@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RetrievalEvaluator:
-    """Searches with a model and measures what it finds. Made once, called with the model as often as wanted.
+    """Searches with a model and computes retrieval metrics; made once and called with the model at each evaluation.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -34,15 +34,15 @@ class RetrievalEvaluator:
         qrels (`Mapping[str, Mapping[str, int]]`): Judgements.
         metrics (`Sequence[str]`, *optional*): As in [`evaluate_run`].
         k (`int`, defaults to 100): Passages to search for a query.
-        settings ([`SearchSettings`], *optional*): How much a search looks at. A small beam is enough to compare
+        settings ([`SearchSettings`], *optional*): How exhaustively to search. A small beam is enough to compare
             checkpoints.
         scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
         max_queries (`int`, *optional*): Evaluate on a sample of this many queries, the same at each call.
-        seed (`int`, defaults to 0): Of the sample.
+        seed (`int`, defaults to 0): Seed of the sample.
 
     Raises:
-        ValueError: if no query has a relevant passage in the index, a metric is not known or looks further than k,
-            or `max_queries` is below 1.
+        ValueError: if no query has a relevant passage in the index, a metric is unknown or has a cut above `k`, or
+            `max_queries` is below 1.
 
     Example:
 
@@ -67,21 +67,23 @@ class RetrievalEvaluator:
         seed: int = 0,
     ) -> None:
         if not isinstance(k, int) or k < 1:
-            raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
+            raise DGRValueError(f"k is {k!r}, but it has to be an integer of 1 or more.")
         if max_queries is not None and max_queries < 1:
-            raise DGRValueError(f"max_queries={max_queries}: evaluate on at least 1 query, or leave it out for all.")
+            raise DGRValueError(
+                f"max_queries is {max_queries}. Evaluate on at least 1 query, or leave it out to use all."
+            )
         if not metrics:
-            raise DGRValueError("There are no metrics to compute. Name at least one, such as 'hits@10'.")
+            raise DGRValueError("No metric was given. Name at least one, such as 'hits@10'.")
         too_far = [name for name in metrics if (Metric.parse(name).k or 0) > k]
         if too_far:
-            raise DGRValueError(f"k={k} passages are too few for {', '.join(too_far)}. Raise k.")
+            raise DGRValueError(f"k is {k}, which is too few passages for {', '.join(too_far)}. Raise k.")
         texts = queries_mapping(queries)
         judged = {query: relevant for query, relevant in qrels.items() if query in texts and _relevant(relevant)}
         known = index.passage_ids.positions(sorted({id for relevant in judged.values() for id in _relevant(relevant)}))
         if not (known >= 0).any():
             raise DGRValueError(
                 f"None of the {len(texts)} queries has a relevant passage in the index ({len(qrels)} queries have "
-                "qrels). Are the ids of queries and passages the same in queries, qrels and corpus?"
+                "qrels). Check that queries, qrels and corpus use the same query ids and passage ids."
             )
         ids = sorted(judged)
         if max_queries is not None and max_queries < len(ids):
@@ -96,12 +98,13 @@ class RetrievalEvaluator:
         self.scoring = scoring
 
     def __call__(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> dict[str, float]:
-        """Evaluate a model. It is left in the mode, training or evaluation, in which it was.
+        """Evaluate a model. Its mode, training or evaluation, is restored afterwards.
 
         Args:
             model (`nn.Module`): The student, wrapped for distributed training or not.
             accelerator ([`~accelerate.Accelerator`], *optional*):
-                Under several processes each, called with the same model, searches for its share of the queries.
+                With several processes, all of which call this with the same model, each searches for a part of the
+                queries.
 
         Returns:
             `dict[str, float]`: mean of each metric, the same on all processes.
@@ -109,7 +112,7 @@ class RetrievalEvaluator:
         return evaluate_run(self.rank(model, accelerator), self.qrels, self.metrics)
 
     def rank(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> Rankings:
-        """The rank lists behind the metrics; arguments as of a call."""
+        """Return the rank lists that the metrics are computed from; the arguments are those of a call."""
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )

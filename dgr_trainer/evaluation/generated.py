@@ -1,4 +1,4 @@
-"""Retrieval metrics as `compute_metrics` of a `Seq2SeqTrainer` whose model writes one identifier string a passage."""
+"""Retrieval metrics as `compute_metrics` of a `Seq2SeqTrainer` whose model generates one identifier a passage."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dgr_trainer.runs.rankings import Rankings
 
 
 class GeneratedIdentifierMetrics:
-    """Measures what a model generates freely: passages whose string was written, in the order of the beams.
+    """Computes retrieval metrics of unconstrained generation: passages ranked in the order of the beams.
 
-    This is for a `Seq2SeqTrainer` with `predict_with_generate=True`, such as the baseline before
-    [`DistillationGenerativeRetrievalTrainer`] takes its place, which has a [`RetrievalEvaluator`], bound to the index.
-    Without an index the model may write what is no passage's string; that takes a rank and finds nothing.
+    This is for a `Seq2SeqTrainer` with `predict_with_generate=True`, such as the baseline that you train before
+    [`DistillationGenerativeRetrievalTrainer`]; that one has a [`RetrievalEvaluator`], which searches with the index.
+    Without an index the model may generate a string that belongs to no passage; it takes a rank and is not relevant.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer.
-        identifiers (`Mapping[str, str]`): String of each passage id. A string may belong to several passages.
+        identifiers (`Mapping[str, str]`): Identifier string of each passage id. Passages may share a string.
         query_ids (`Sequence[str]`): Query of each row of the evaluation dataset, in its order.
         qrels (`Mapping[str, Mapping[str, int]]`): Relevant passages of each query.
         metrics (`Sequence[str]`, defaults to `("hits@1",)`):
-            As of [`evaluate_run`]. Those that look further than the first passage need
-            `generation_config.num_return_sequences` beams.
+            Names of metrics, as in [`evaluate_run`]. Metrics with a cut above 1 need as many sequences a query
+            (`generation_config.num_return_sequences`).
 
     Raises:
         ValueError: if a metric is unknown, no query has qrels, or, when called, the number of generated sequences is
-            no multiple of the number of queries.
+            not a multiple of the number of queries.
 
     Example:
 
@@ -56,7 +56,7 @@ class GeneratedIdentifierMetrics:
         if not self.qrels:
             raise DGRValueError(
                 f"None of the {len(self.query_ids)} queries (such as {self.query_ids[:1]}) has qrels (such as "
-                f"{next(iter(qrels), None)!r}). Are the ids the same?"
+                f"{next(iter(qrels), None)!r}). Check that both use the same query ids."
             )
         self.metrics = tuple(metrics)
         self._passages: dict[str, list[str]] = {}
@@ -64,20 +64,21 @@ class GeneratedIdentifierMetrics:
             self._passages.setdefault(_plain(identifiers[passage_id]), []).append(passage_id)
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Mean of each metric; `prediction.predictions` are the generated token ids, padded with -100."""
-        found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        generated = np.asarray(found)
+        """Return the mean of each metric; `prediction.predictions` are the generated token ids, padded with -100."""
+        predictions = prediction.predictions
+        generated = np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
         if generated.ndim != 2 or not np.issubdtype(generated.dtype, np.integer):
             raise DGRValueError(
-                f"The predictions have the shape {generated.shape} and the type {generated.dtype}, so they are no "
-                "generated tokens. Set predict_with_generate=True."
+                f"The predictions have the shape {generated.shape} and the type {generated.dtype}, but generated "
+                "tokens are integers with two dimensions. Set predict_with_generate=True."
             )
         beams, rest = divmod(len(generated), len(self.query_ids))
         if rest or not beams:
             raise DGRValueError(
-                f"{len(generated)} sequences were generated for {len(self.query_ids)} queries, which is no multiple. "
-                "Give the query id of every row of the evaluation dataset; with num_return_sequences above 1, its "
-                "length has to be a multiple of the batch size, since the trainer cuts the last batch to its rows."
+                f"{len(generated)} sequences were generated for {len(self.query_ids)} queries, which is not a whole "
+                "number for each query. Give the query id of every row of the evaluation dataset; with "
+                "num_return_sequences above 1, the number of rows has to be a multiple of the batch size, since the "
+                "trainer cuts the last batch to the number of rows."
             )
         pad = self.tokenizer.pad_token_id
         texts = self.tokenizer.batch_decode(

@@ -29,13 +29,13 @@ _TREC_EVAL = {  # name: (trec_eval's name with a cut, and without one)
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, by the name that users give it.
+    """A metric and its name as users write it.
 
     Args:
         name (`str`): `hits@k`, `recall@k`, `precision@k`, `mrr@k`, `ndcg@k` or `map@k` with any k of at least 1;
             `mrr`, `ndcg` and `map` also without a cut.
         kind (`str`): the name without the cut.
-        k (`int`, *optional*): how many passages of a list count.
+        k (`int`, *optional*): the cut: how many passages of a list count.
     """
 
     name: str
@@ -44,7 +44,11 @@ class Metric:
 
     @classmethod
     def parse(cls, name: str) -> Metric:
-        """Parse a name. Raises `ValueError` for a metric that there is not."""
+        """Parse the name of a metric.
+
+        Raises:
+            ValueError: if there is no metric of this name.
+        """
         match = re.fullmatch(r"([a-z]+)(?:@([1-9][0-9]*))?", name) if isinstance(name, str) else None
         kind, cut = match.groups() if match else (None, None)
         if kind not in _TREC_EVAL or (cut is None and _TREC_EVAL[kind][1] is None):
@@ -58,13 +62,13 @@ class Metric:
 
     @property
     def measure(self) -> str:
-        """`str`: what trec_eval computes, as it is asked for. It does not cut recip_rank: the list has to be cut."""
+        """Name of the measure in trec_eval, which has no cut for recip_rank: `list_length` cuts the list instead."""
         cut, whole = _TREC_EVAL[self.kind]
         return f"{cut}.{self.k}" if self.k is not None and self.kind != "mrr" else str(whole)
 
     @property
     def list_length(self) -> int | None:
-        """`int`, *optional*: what lists have to be cut to before trec_eval sees them; `None` leaves them whole."""
+        """Length to cut lists to before trec_eval sees them; `None` leaves them whole."""
         return self.k if self.kind == "mrr" else None
 
 
@@ -93,7 +97,7 @@ def evaluate_run(
     ```
     """
     values = evaluate_per_query(rankings, qrels, metrics, relevance_level=relevance_level)
-    return {metric: math.fsum(of.values()) / len(of) for metric, of in values.items()}
+    return {metric: math.fsum(by_query.values()) / len(by_query) for metric, by_query in values.items()}
 
 
 def evaluate_per_query(
@@ -103,21 +107,22 @@ def evaluate_per_query(
     *,
     relevance_level: int = 1,
 ) -> dict[str, dict[str, float]]:
-    """Value of each metric for each query of the qrels.
+    """Compute each metric for each query of the qrels.
 
-    `hits@k` is 1 if a relevant passage is among the first k (DPR's top-k accuracy; trec_eval's success), `recall@k`
-    the part of the relevant passages that is, `precision@k` the part of the first k that is relevant, `mrr@k` 1 over
-    the rank of the first relevant one (0 beyond k), `map` the precision at the ranks of the relevant ones, averaged
-    over all of them. `ndcg@k` takes the relevance itself as gain, with log2(1 + rank) as discount.
+    `hits@k` is 1 if a relevant passage is among the first k (DPR's top-k accuracy; trec_eval's success). `recall@k` is
+    the share of the relevant passages that are among the first k, `precision@k` the share of the first k that are
+    relevant. `mrr@k` is 1 over the rank of the first relevant passage (0 beyond k). `map` is the precision at the rank
+    of each relevant passage, averaged over all of them. `ndcg@k` has the relevance as gain and log2(1 + rank) as
+    discount.
 
-    Equal scores are ranked as [`Rankings`] ranks them, which is trec_eval's rule.
+    Passages with equal scores are ordered as [`Rankings`] orders them, which is trec_eval's rule.
 
     Args:
         rankings (`Rankings` or `Mapping[str, Mapping[str, float]]`): the run.
         qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
         metrics (`Sequence[str]`, *optional*): see [`Metric`] for their names.
-        relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that is relevant (2 is usual for TREC
-            DL passages), for all metrics but `ndcg`, which is graded.
+        relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that counts as relevant (2 is usual
+            for TREC DL passages), for all metrics but `ndcg`, which is graded.
 
     Returns:
         `dict[str, dict[str, float]]`: by metric, the value by query id, in the order of the qrels.
@@ -130,13 +135,13 @@ def evaluate_per_query(
         raise DGRTypeError(f"metrics is the string {metrics!r}. Give a list of names: [{metrics!r}].")
     parsed = [Metric.parse(name) for name in metrics]
     if not parsed:
-        raise DGRValueError("No metric is asked for. Name some, such as 'hits@5' and 'ndcg@10'.")
+        raise DGRValueError("No metric was given. Name at least one, such as 'hits@5' or 'ndcg@10'.")
     if relevance_level < 1:
         raise DGRValueError(
-            f"relevance_level is {relevance_level}, but passages of relevance 0 are not relevant: use 1 or more."
+            f"relevance_level is {relevance_level}, but a passage of relevance 0 is not relevant. Use 1 or more."
         )
     if not qrels:
-        raise DGRValueError("The qrels are empty, so there is no query to evaluate.")
+        raise DGRValueError("The qrels are empty, so there is no query to evaluate. Check the file or the split.")
     if not isinstance(rankings, Rankings):
         rankings = Rankings(rankings)
     lists = {query_id: rankings[query_id].passage_ids for query_id in qrels if query_id in rankings}
@@ -148,12 +153,12 @@ def evaluate_per_query(
         )
     _warn_of_missing(qrels, lists, relevance_level)
 
-    # Below 0 is as little relevant as 0; pytrec_eval never returns from a query whose judgements are all below 0.
+    # Judgements below 0 mean the same as 0; pytrec_eval never returns from a query whose judgements are all below 0.
     judged = {query_id: {id: max(int(level), 0) for id, level in levels.items()} for query_id, levels in qrels.items()}
-    found: dict[str, dict[str, float]] = {}
+    computed: dict[str, dict[str, float]] = {}
     for length in sorted({metric.list_length for metric in parsed}, key=lambda value: value or 0):
         wanted = [metric for metric in parsed if metric.list_length == length]
-        # Ranks go in place of scores: trec_eval keeps scores in 32 bits, and would see ties that are none.
+        # trec_eval gets ranks instead of scores: it stores scores in 32 bits, where different scores become ties.
         run = {query_id: {id: float(-rank) for rank, id in enumerate(ids[:length])} for query_id, ids in lists.items()}
         evaluator = pytrec_eval.RelevanceEvaluator(
             judged, {metric.measure for metric in wanted}, relevance_level=relevance_level
@@ -161,26 +166,26 @@ def evaluate_per_query(
         results = evaluator.evaluate(run)
         for metric in wanted:
             measure = metric.measure.replace(".", "_")
-            found[metric.name] = {
+            computed[metric.name] = {
                 query_id: float(results[query_id][measure]) if query_id in results else 0.0 for query_id in qrels
             }
-    return {metric.name: found[metric.name] for metric in parsed}
+    return {metric.name: computed[metric.name] for metric in parsed}
 
 
 def _hint(rankings: Rankings, qrels: Mapping[str, Mapping[str, int]]) -> str:
     judged = {id for levels in qrels.values() for id in levels}
     if any(query_id in judged for query_id in rankings) and any(
-        set(of.passage_ids) & set(qrels) for of in rankings.values()
+        set(rank_list.passage_ids) & set(qrels) for rank_list in rankings.values()
     ):
-        return "What it has for queries are passages of the qrels: its columns of queries and passages are swapped."
-    return "Are run and qrels of the same queries?"
+        return "Its query ids are passage ids of the qrels: its columns of queries and passages are swapped."
+    return "Check that run and qrels are of the same queries."
 
 
 def _warn_of_missing(
     qrels: Mapping[str, Mapping[str, int]], lists: Mapping[str, tuple[str, ...]], relevance_level: int
 ) -> None:
     missing = [query_id for query_id in qrels if not lists.get(query_id)]
-    hopeless = [
+    without_relevant = [
         query_id
         for query_id, levels in qrels.items()
         if levels and not any(level >= relevance_level for level in levels.values())
@@ -190,8 +195,8 @@ def _warn_of_missing(
             "%d of %d queries of the qrels have no rank list, or an empty one, and count as 0, such as %r.",
             len(missing), len(qrels), missing[0],
         )  # fmt: skip
-    if hopeless:
+    if without_relevant:
         logger.warning(
             "%d of %d queries of the qrels have no passage of relevance %d or more and count as 0, such as %r.",
-            len(hopeless), len(qrels), relevance_level, hopeless[0],
+            len(without_relevant), len(qrels), relevance_level, without_relevant[0],
         )  # fmt: skip

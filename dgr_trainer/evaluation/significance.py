@@ -1,14 +1,15 @@
-"""How sure a mean is, and whether two means differ by more than chance."""
+"""How certain a mean is, and whether two means differ by more than chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from dgr_trainer.errors import DGRTypeError, DGRValueError
+from dgr_trainer.errors import DGRTypeError, DGRValueError, MissingPackageError
 
 Values = Mapping[str, float] | Sequence[float] | np.ndarray
 _CHUNK_VALUES = 2**22
@@ -17,13 +18,13 @@ _CHUNK_VALUES = 2**22
 def confidence_interval(
     values: Values, level: float = 0.95, seed: int = 0, resamples: int = 5000
 ) -> tuple[float, float]:
-    """Bootstrap interval of a mean: the middle `level` of the means of samples drawn with replacement.
+    """Compute the bootstrap interval of a mean: the middle `level` of the means of samples drawn with replacement.
 
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13 (the percentile interval).
 
     Args:
         values (`Mapping[str, float]` or `Sequence[float]`): one value a query.
-        level (`float`, *optional*, defaults to 0.95): how much of the means the interval holds, between 0 and 1.
+        level (`float`, *optional*, defaults to 0.95): share of the means inside the interval, between 0 and 1.
         seed (`int`, *optional*, defaults to 0): the same seed and values give the same interval.
         resamples (`int`, *optional*, defaults to 5000): number of samples.
 
@@ -31,7 +32,7 @@ def confidence_interval(
         `tuple[float, float]`: lower and upper end.
 
     Raises:
-        ValueError: if there are no values, one is not finite, or an argument is out of range.
+        ValueError: if there are no values, a value is not finite, or an argument is out of range.
     """
     if not 0 < level < 1:
         raise DGRValueError(f"level is {level}, but it has to be between 0 and 1, such as 0.95.")
@@ -59,31 +60,35 @@ class PairedTest:
         queries (`int`): number of queries.
         difference (`float`): mean of the first minus mean of the second.
         t (`float`): t statistic of the differences.
-        t_p_value (`float`): two-sided p-value of the paired t-test.
         randomisation_p_value (`float`): two-sided p-value of the paired randomisation test.
+        t_p_value (`float`, *optional*): two-sided p-value of the paired t-test, if it was asked for.
     """
 
     queries: int
     difference: float
     t: float
-    t_p_value: float
     randomisation_p_value: float
+    t_p_value: float | None = None
 
 
-def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000) -> PairedTest:
-    """Test whether two systems differ: the paired t-test and the paired randomisation test, both two-sided.
+def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000, t_test: bool = False) -> PairedTest:
+    """Test whether two systems differ, with the paired randomisation test and optionally the paired t-test.
 
-    The randomisation test asks how often the mean difference is at least as large when each query's two values are
-    swapped at random. Up to 2^n <= `resamples` it takes all swaps, and is exact.
+    The randomisation test counts how often the mean difference is at least as large when the two values of each query
+    are swapped at random. If all 2^n swaps are at most `resamples`, it tries all of them and is exact. Both tests are
+    two-sided.
 
     Source: Smucker, Allan and Carterette (2007), A Comparison of Statistical Significance Tests for Information
     Retrieval Evaluation.
 
     Args:
-        a, b (`Mapping[str, float]` or `Sequence[float]`): one value a query. Mappings are paired by query id, and have
-            to have the same ones; sequences are paired by position.
+        a (`Mapping[str, float]` or `Sequence[float]`): the first system's values, one a query. Mappings are paired by
+            query id, and both need the same ids; sequences are paired by position.
+        b (`Mapping[str, float]` or `Sequence[float]`): the second system's values.
         seed (`int`, *optional*, defaults to 0): the same seed and values give the same p-value.
         resamples (`int`, *optional*, defaults to 10000): number of random swaps.
+        t_test (`bool`, *optional*, defaults to `False`): whether to compute the p-value of the t-test. It needs scipy
+            (the extra `eval`).
 
     Returns:
         [`PairedTest`]
@@ -91,10 +96,12 @@ def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000)
     Raises:
         TypeError: if one is a mapping and the other is not.
         ValueError: if they cannot be paired, there are fewer than two pairs, or a value is not finite.
+        ImportError: if `t_test` is asked for and scipy is not installed.
     """
+    student_t = _student_t() if t_test else None
     if isinstance(a, Mapping) != isinstance(b, Mapping):
         raise DGRTypeError(
-            "Of two systems one has its values by query id and the other has not. Give both the same way."
+            "One system has its values by query id and the other does not. Give both as mappings or both as sequences."
         )
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
@@ -108,9 +115,9 @@ def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000)
     if len(first) != len(second):
         raise DGRValueError(f"The systems have {len(first)} and {len(second)} values, which cannot be paired.")
     if len(first) < 2:
-        raise DGRValueError("There is one query only. A test needs at least two.")
+        raise DGRValueError("There is only one query, but a test needs at least two.")
     if resamples < 1:
-        raise DGRValueError(f"resamples is {resamples}, but at least one is needed.")
+        raise DGRValueError(f"resamples is {resamples}, but at least one random swap is needed.")
     differences = first - second
     count = len(differences)
     mean = math.fsum(differences) / count
@@ -119,16 +126,30 @@ def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000)
         t = 0.0 if mean == 0 else math.copysign(math.inf, mean)
     else:
         t = mean / error
-    return PairedTest(count, mean, t, _two_sided_t(t, count - 1), _randomisation(differences, seed, resamples))
+    t_p_value = None if student_t is None else 2 * float(student_t.sf(abs(t), count - 1))
+    return PairedTest(count, mean, t, _randomisation(differences, seed, resamples), t_p_value)
+
+
+def _student_t() -> Any:
+    """Student's t distribution of scipy."""
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise MissingPackageError(
+            "The p-value of the paired t-test needs scipy, which is not installed. Install it with "
+            'pip install "dgr-trainer[eval]", or leave t_test out: the randomisation test needs no other package.'
+        ) from error
+    return t
 
 
 def _randomisation(differences: np.ndarray, seed: int, resamples: int) -> float:
-    differences = differences[differences != 0]  # swapping equal values changes nothing
+    differences = differences[differences != 0]  # Swapping equal values changes nothing.
     count = len(differences)
     if count == 0:
         return 1.0
     observed = abs(float(differences.sum()))
-    threshold = observed - 1e-9 * float(np.abs(differences).sum())  # sums in another order differ in the last digits
+    # Sums in another order differ in the last digits.
+    threshold = observed - 1e-9 * float(np.abs(differences).sum())
     if count < 63 and 2**count <= resamples:
         swaps = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float((np.abs((1 - 2 * swaps) @ differences) >= threshold).mean())
@@ -140,53 +161,19 @@ def _randomisation(differences: np.ndarray, seed: int, resamples: int) -> float:
     return (extreme + 1) / (resamples + 1)
 
 
-def _two_sided_t(t: float, freedom: int) -> float:
-    """P(|T| >= |t|) of Student's t distribution: the regularised incomplete beta function I_x(freedom / 2, 1 / 2)."""
-    if math.isinf(t):
-        return 0.0
-    return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t), t * t / (freedom + t * t))
-
-
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """I_x(a, b) with `rest` = 1 - x, by its continued fraction (Abramowitz and Stegun 26.5.8; Lentz's method)."""
-    if x <= 0 or rest <= 0:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
-        return 1.0 - _incomplete_beta(b, a, rest, x)
-    front = a * math.log(x) + b * math.log(rest) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / _away_from_zero(1.0 - (a + b) * x / (a + 1), tiny)
-    value = d
-    for m in range(1, 10_000):
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 / _away_from_zero(1.0 + term * d, tiny)
-            c = _away_from_zero(1.0 + term / c, tiny)
-            value *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return math.exp(front) * value / a
-
-
-def _away_from_zero(value: float, tiny: float) -> float:
-    return tiny if abs(value) < tiny else value
-
-
 def _array(values: Values, name: str) -> np.ndarray:
     array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         raise DGRValueError(
-            f"{name} has the shape {array.shape}, but one value a query is needed, and at least one query."
+            f"{name} has the shape {array.shape}, but a list of at least one number is needed, one for each query."
         )
     if not np.isfinite(array).all():
-        raise DGRValueError(f"{name} holds {array[~np.isfinite(array)][0]}, but every value has to be finite.")
+        raise DGRValueError(f"{name} contains {array[~np.isfinite(array)][0]}, but every value has to be finite.")
     return array
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:
-    """Numbers of rows, together `resamples`, so that a chunk of rows of that width stays small in memory."""
+    """Yield numbers of rows that add up to `resamples`, so that each chunk of rows of that width fits in memory."""
     rows = max(1, _CHUNK_VALUES // width)
     for start in range(0, resamples, rows):
         yield min(rows, resamples - start)

@@ -1,12 +1,12 @@
-"""Turns a docstring into plain running text: no signature, no doctest, no markup. Standard library only."""
+"""Turns a docstring into plain text without signature, doctests and markup. Imports only the standard library."""
 
 import inspect
 import re
 
 LONGEST_TEXT = 120
-"""Words of a docstring that are kept."""
+"""Number of words of a docstring that are kept."""
 LONGEST_SUMMARY = 24
-"""Words of a summary that are kept."""
+"""Number of words of a summary that are kept."""
 
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(?=`)")
 _RULE = re.compile(r"^[-=~*#+_\s|]{3,}$")
@@ -22,24 +22,24 @@ _RESULT = re.compile(r"^(?:[a-z]{1,2}|None|int|bool|str|string|list|integer|floa
 
 
 def clean_docstring(docstring: str, name: str) -> str:
-    """Returns the text of a docstring: signature-free, its white space collapsed, cut after `LONGEST_TEXT` words.
+    """Return the text of a docstring without signature, with single spaces, cut after `LONGEST_TEXT` words.
 
     Args:
-        docstring (`str`): as `__doc__` has it.
-        name (`str`): the last part of the object's name, by which a leading signature is known.
+        docstring (`str`): the value of `__doc__`.
+        name (`str`): the last part of the object's name, which tells a leading signature from other calls.
 
     Returns:
-        `str`: the text; empty where the docstring was nothing but a signature or a grammar.
+        `str`: the text; empty if the docstring is only a signature or a grammar.
     """
     return _cut(" ".join(_paragraphs(docstring, name)), LONGEST_TEXT)
 
 
 def summary_line(docstring: str, name: str) -> str:
-    """Returns the first sentence of a docstring's text without its full stop, cut after `LONGEST_SUMMARY` words.
+    """Return the first sentence of a docstring's text without its full stop, cut after `LONGEST_SUMMARY` words.
 
     Args:
-        docstring (`str`): as `__doc__` has it.
-        name (`str`): the last part of the object's name, by which a leading signature is known.
+        docstring (`str`): the value of `__doc__`.
+        name (`str`): the last part of the object's name, which tells a leading signature from other calls.
     """
     paragraphs = _paragraphs(docstring, name)
     if not paragraphs:
@@ -84,7 +84,7 @@ def _without_markup(text: str) -> str:
 
 
 def _without_signatures(text: str, name: str) -> str:
-    """Takes `name(...) -> result` off the front of a docstring, as often as it is there; keeps what explains."""
+    """Remove every leading `name(...) -> result` of a docstring and keep the explanations behind them."""
     explanations: list[str] = []
     while match := _CALL.match(text):
         end = _closing(text, match.end())
@@ -93,14 +93,14 @@ def _without_signatures(text: str, name: str) -> str:
         line, _, rest = text[end:].partition("\n")
         arrow = _RETURNS.match(line)
         if match["name"] != name and not (arrow and arrow[1].endswith("->")):
-            break  # the call of something else
+            break  # A call of something else.
         if line.strip() and not arrow:
             if not explanations and line.lstrip()[:1] not in ".,;":
-                break  # a sentence that begins with a call
+                break  # A sentence that begins with a call.
             line = ""
         explanation = line[arrow.end() :].strip() if arrow else ""
         stripped = _RESULT.sub("", explanation)
-        while rest[:1] in tuple(" \t(") or (rest[:1].islower() and not _CALL.match(rest)):  # it goes on
+        while rest[:1] in tuple(" \t(") or (rest[:1].islower() and not _CALL.match(rest)):  # A continuation line.
             more, _, rest = rest.partition("\n")
             stripped = f"{stripped} {more.strip()}"
         if len(stripped.split()) >= 4 and not stripped.startswith(("(", "[")):
@@ -112,7 +112,7 @@ def _without_signatures(text: str, name: str) -> str:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Returns the position after the parenthesis that closes the one before `start`, or None if none does."""
+    """Return the position after the parenthesis that closes the one before `start`, or `None` if there is none."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[position], 0)

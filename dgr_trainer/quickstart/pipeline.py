@@ -1,4 +1,4 @@
-"""The quickstart: from the documentation of the standard library to a distilled retriever, every stage for real."""
+"""The quickstart: all stages, from the documentation of the standard library to a distilled retriever."""
 
 import copy
 import logging
@@ -40,21 +40,21 @@ METRICS = ("hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10")
 FIRST_SEARCH = "parse an ISO date"
 SEARCH = SearchSettings(beam_size=8, pseudo_query_length=24)
 # Chosen on a held-out part of the training questions. The published settings (smoothing 5, exponent 2) suit a corpus
-# ten thousand times as large, where five occurrences are few.
+# that is ten thousand times larger, where five occurrences are few.
 SCORING = ScoringSettings(smoothing=0.5, exponent=2.5, pseudo_query_bonus=0.0)
-# A third of the published margins, which violates about half of them: neither all, as on scores too low, nor none.
+# A third of the published margins, which about half of the pairs violate; scores on a small corpus are lower.
 RANKING = {"margin": 100.0, "margin_gap": 33.0, "generation_weight": 100.0, "learning_rate": 1e-4}
 
 
 @dataclass(frozen=True)
 class QuickstartSettings:
-    """How much the quickstart does.
+    """How long the quickstart trains.
 
     Args:
-        seed (`int`, defaults to 0): Of everything random.
+        seed (`int`, defaults to 0): Seed of all random choices.
         generation_steps (`int`, defaults to 120): Steps of 32 pairs on the training questions.
-        made_up (`int`, defaults to 500): Questions made up from passages, beside those that were asked.
-        candidates (`int`, defaults to 50): Passages that the student finds for each training question.
+        made_up (`int`, defaults to 500): Questions made up from passages, in addition to the training questions.
+        candidates (`int`, defaults to 50): Passages to search for each training question.
         distillation_epochs (`int`, defaults to 2): Epochs of each of the two ranking stages.
     """
 
@@ -67,12 +67,12 @@ class QuickstartSettings:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the quickstart made.
+    """Result of the quickstart.
 
     Args:
         comparison ([`RunComparison`]): The held-out questions: teacher, generation only, LTRGR, DGR.
         retriever (`Path`): Folder of the distilled retriever.
-        seconds (`float`): How long it took.
+        seconds (`float`): Duration in seconds.
     """
 
     comparison: RunComparison
@@ -86,22 +86,22 @@ def run_quickstart(
     *,
     report: Callable[[str], None] = logger.info,
 ) -> QuickstartResult:
-    """Runs every stage on the documentation of the Python standard library and compares what came of it.
+    """Run all stages on the documentation of the Python standard library and compare the resulting rankings.
 
     Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`,
-    `qrels.test.tsv`, `results.md` and, where matplotlib is installed, `training.png`.
+    `qrels.test.tsv`, `results.md` and, if matplotlib is installed, `training.png`.
 
     Args:
-        output_dir (`Path`): Made if it does not exist.
-        settings ([`QuickstartSettings`], *optional*): How much to do.
-        report (`Callable[[str], None]`): Told about each stage, a line at a time.
+        output_dir (`Path`): Folder to write to; created if it does not exist.
+        settings ([`QuickstartSettings`], *optional*): How long to train.
+        report (`Callable[[str], None]`): Called with each line about the progress.
 
     Returns:
         [`QuickstartResult`]
 
     Raises:
         ImportError: without the extra `bm25`, before anything else is done.
-        FileExistsError: if `output_dir/retriever` is a folder of something else.
+        FileExistsError: if `output_dir/retriever` exists and is not a retriever.
     """
     settings = settings or QuickstartSettings()
     quickstart = _Quickstart(Path(output_dir), settings, report)
@@ -109,9 +109,9 @@ def run_quickstart(
 
 
 def _with_names_in_words(corpus: Corpus) -> Corpus:
-    """The corpus with each passage's name in words as a pseudo-query more: `sqlite3 connection commit`.
+    """Add each passage's name in words as a pseudo-query: `sqlite3 connection commit`.
 
-    People ask in words, and to the student the words inside of a dotted name are other tokens than those of a text.
+    People ask in words, and the tokens of a word inside a dotted name are not those of the same word in a text.
     """
     return corpus.with_pseudo_queries(
         {passage.id: [*passage.pseudo_queries, " ".join(name_words(passage.title))] for passage in corpus}
@@ -132,7 +132,7 @@ class _Quickstart:
         set_seed(self.settings.seed)
         self.stage("Corpus: the documentation of Python's standard library")
         corpus = _with_names_in_words(python_docs_corpus())
-        teacher = BM25Teacher(corpus, progress=False)  # Found missing now, not after minutes of training.
+        teacher = BM25Teacher(corpus, progress=False)  # Fails now if bm25s is missing, not after minutes of training.
         asked, asked_qrels = load_questions("train", corpus)
         tested, tested_qrels = load_questions("test", corpus)
         self.say(f"  {len(corpus):,} passages; {len(asked)} questions to train on, {len(tested)} held out")
@@ -142,7 +142,7 @@ class _Quickstart:
         index = FMIndex.from_corpus(corpus, identifiers, progress=False)
         self.say(f"  {index.num_tokens:,} tokens")
 
-        self.stage("Generation: the student learns what the training questions ask for")
+        self.stage("Generation: the student learns to generate the identifiers of the training questions' passages")
         self.say("  It starts from a checkpoint of this package that has read the documentation, but no question.")
         student = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
         self.train_generation(student, corpus, identifiers, asked, asked_qrels)
@@ -224,8 +224,8 @@ class _Quickstart:
     def training_queries(
         self, corpus: Corpus, asked: datasets.Dataset, asked_qrels: Qrels
     ) -> tuple[datasets.Dataset, Qrels]:
-        """The questions that were asked, and as many made-up ones as the settings say."""
-        seed = self.settings.seed + 1000  # Other questions than the checkpoint learned from.
+        """Return the training questions and as many made-up ones as the settings say."""
+        seed = self.settings.seed + 1000  # Not the questions that the checkpoint learned from.
         made_up, made_up_qrels = made_up_questions(corpus, 1, seed)
         made_up = made_up.shuffle(seed=seed).select(range(min(self.settings.made_up, len(made_up))))
         queries = datasets.concatenate_datasets([asked, made_up])
@@ -242,7 +242,7 @@ class _Quickstart:
         loss: str,
         list_length: int,
     ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-        """A copy of the student, trained on rank lists, and what was logged meanwhile."""
+        """Train a copy of the student on rank lists and return it with the log history."""
         distilled = copy.deepcopy(student)
         trainer = DistillationGenerativeRetrievalTrainer(
             model=distilled,

@@ -1,4 +1,4 @@
-"""A picture of a distillation: how the loss falls and how far the student comes to agree with the teacher."""
+"""A plot of a distillation: the loss, and how much the student agrees with the teacher."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from dgr_trainer.files.atomic import atomic_write
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Draws what a distillation logged.
+    """Plot what a distillation logged.
 
     Args:
         history (`Sequence[Mapping[str, float]]`): `trainer.state.log_history`.
         path (`Path`): The PNG file to write.
 
     Returns:
-        `bool`: Whether it was drawn; `False` if matplotlib is not installed.
+        `bool`: Whether it was written; `False` if matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,5 +35,5 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_write(path, "wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
     return True

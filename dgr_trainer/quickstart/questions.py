@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 Split = Literal["train", "test"]
 
 ANSWER = 2
-"""The grade of a passage that is the answer; passages of grade 1 also answer the question, in part or by a detour."""
+"""The grade of a passage that answers the question; passages of grade 1 answer a part of it, or indirectly."""
 
 
 class Question(NamedTuple):
-    """A question with its relevant passages (id: grade) and the split it belongs to."""
+    """A question with its relevant passages (id: grade) and its split."""
 
     query_id: str
     query: str
@@ -32,26 +32,26 @@ class Question(NamedTuple):
 
 
 def all_questions() -> Iterator[Question]:
-    """Yields the questions of `questions.jsonl`, in their order, whatever interpreter runs."""
+    """Yield all questions of `questions.jsonl`, in their order, also those whose answer this Python lacks."""
     text = files("dgr_trainer.quickstart").joinpath("questions.jsonl").read_text(encoding="utf-8")
     for line in text.splitlines():
         yield Question(**json.loads(line))
 
 
 def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Dataset, Qrels]:
-    """Loads the questions of one split, with those of their relevant passages that the corpus has.
+    """Load the questions of one split, with those of their relevant passages that are in the corpus.
 
     The questions are phrased as people ask or search ("how many days has February 2023", "RuntimeError: no running
-    event loop") and judged against Python 3.11 to 3.14: grade 2 for what answers, 1 for what also helps. No passage is
-    relevant in both splits, so that the test asks for passages which no training question asked for.
+    event loop") and judged against Python 3.11 to 3.14: grade 2 for passages that answer, 1 for passages that help. No
+    passage is relevant in both splits, so the test questions ask for passages that no training question asked for.
 
-    Questions of which the corpus has no answer, since the interpreter was built without the module or lacks it on
-    this platform, are left out and counted in the log.
+    Questions whose answer is not in the corpus, because the interpreter was built without the module or the platform
+    lacks it, are left out and counted in the log.
 
     Args:
         split (`str`): `"train"` or `"test"`.
-        corpus ([`~dgr_trainer.Corpus`]): of [`~dgr_trainer.quickstart.python_docs.python_docs_corpus`]; anything that
-            can tell whether it contains a passage id.
+        corpus ([`~dgr_trainer.Corpus`]): from [`~dgr_trainer.quickstart.python_docs.python_docs_corpus`], or any
+            container of passage ids.
 
     Returns:
         `tuple[datasets.Dataset, dict[str, dict[str, int]]]`: the queries (columns `query_id` and `query`) and their
@@ -61,7 +61,9 @@ def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Datas
         ValueError: if the split is unknown, or the corpus answers none of its questions.
     """
     if split not in get_args(Split):
-        raise DGRValueError(f"The split is {split!r}, but the questions have the splits {', '.join(get_args(Split))}.")
+        raise DGRValueError(
+            f"There is no split {split!r}. The questions have the splits {', '.join(get_args(Split))}."
+        )
     queries: dict[str, str] = {}
     qrels: Qrels = {}
     unanswered: list[str] = []
@@ -76,12 +78,12 @@ def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Datas
             unanswered.append(question.query)
     if not queries:
         raise DGRValueError(
-            f"The corpus has the answer to none of the {len(unanswered)} {split} questions, which are about the "
-            "Python standard library. Give the corpus that python_docs_corpus() makes."
+            f"The corpus answers none of the {len(unanswered)} {split} questions, which are about the Python standard "
+            "library. Use the corpus that python_docs_corpus() makes."
         )
     if unanswered:
         logger.warning(
-            "%d of %d %s questions are left out, as this Python does not document what they ask for: %s",
+            "%d of %d %s questions are left out, because this Python does not document what they ask for: %s",
             len(unanswered),
             len(unanswered) + len(queries),
             split,

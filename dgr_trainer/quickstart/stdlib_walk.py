@@ -1,12 +1,12 @@
-"""Collects the docstrings of the standard library of the interpreter that runs it.
+"""Collects the docstrings of the standard library of the interpreter that runs this script.
 
-This file imports nothing but the standard library, so that any Python 3.11+ can run it as a script, in a process of
-its own (see [`~dgr_trainer.quickstart.python_docs.python_docs_corpus`]):
+This file imports only the standard library, so that any Python from 3.11 on can run it as a script, in a separate
+process (see [`~dgr_trainer.quickstart.python_docs.python_docs_corpus`]):
 
     python -I -S stdlib_walk.py
 
 writes one line of JSON: `{"python": "3.13.0", "unavailable": [module, ...], "entries": [[name, text, summary], ...]}`.
-It imports every public module of the standard library, which is why it wants a process of its own.
+It imports every public module of the standard library, which is why it runs in a separate process.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-# The script runs without the package on its path: its sibling is then found beside it.
+# The script runs without the package on its path and then imports its sibling from its own folder.
 if __package__:
     from dgr_trainer.quickstart.docstrings import clean_docstring, summary_line
 else:
@@ -32,15 +32,15 @@ else:
     sys.path.pop()
 
 _NOT_WALKED = frozenset(
-    # act when imported, or are demonstrations, tests and data
+    # Modules that do something when imported, demonstrations, tests and data.
     "antigravity this test idlelib turtledemo pydoc_data ensurepip lib2to3 "
-    # draw windows, and are absent from many builds
+    # Modules that draw windows and are missing from many builds.
     "tkinter turtle "
-    # implementations of `os` and `os.path`, which are the names that users write
+    # Implementations of `os` and `os.path`, which are the names that users write.
     "posix posixpath nt ntpath genericpath nturl2path "
-    # remains of private code
+    # Leftovers of private code.
     "sre_compile sre_constants sre_parse opcode xxsubtype xxlimited xxlimited_35 "
-    # removed between Python 3.12 and 3.14: left out everywhere, so that the versions have much the same corpus
+    # Removed between Python 3.12 and 3.14: left out everywhere, so that the versions have much the same corpus.
     "aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp mailcap msilib nis nntplib ossaudiodev "
     "pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib".split()
 )
@@ -57,11 +57,11 @@ _TRIVIAL = (
     "private",
     "deprecated",
 )
-_SHORTEST_TEXT = 3  # words
+_SHORTEST_TEXT = 3  # Words.
 
 
 class Entry(NamedTuple):
-    """One documented object: its dotted `name`, the cleaned docstring `text`, and the `summary` line of it."""
+    """One documented object: its dotted `name`, its cleaned docstring `text`, and the `summary` line."""
 
     name: str
     text: str
@@ -74,16 +74,16 @@ class _Candidate(NamedTuple):
 
 
 def walk() -> tuple[list[Entry], list[str]]:
-    """Documents the standard library of this interpreter.
+    """Document the standard library of this interpreter.
 
-    Every object gets one entry, under the name a user would write: an alias with fewer dots wins
-    (`asyncio.run`, not `asyncio.runners.run`), then the name the object calls itself by, then the module it says it
-    comes from. Objects of `builtins` are named without a prefix (`len`, `str.split`). Entries whose texts are equal
-    are one entry as well.
+    Every object gets one entry, under the name that a user would write: the alias with the fewest dots (`asyncio.run`,
+    not `asyncio.runners.run`), then the one that equals the object's `__name__`, then the one in the object's
+    `__module__`. Objects of `builtins` are named without a prefix (`len`, `str.split`). Entries with equal texts are
+    merged.
 
     Returns:
         `tuple[list[Entry], list[str]]`: the entries sorted by name, and the sorted names of the public modules that
-        this interpreter could not import (those of other platforms, and those its build lacks).
+        this interpreter could not import (modules of other platforms, or missing from this build).
     """
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
@@ -109,7 +109,7 @@ def _import_modules() -> tuple[dict[str, ModuleType], list[str]]:
     def visit(name: str) -> None:
         try:
             module = importlib.import_module(name)
-        except (Exception, SystemExit):  # whatever keeps a module of this build from being imported
+        except (Exception, SystemExit):  # A module of this build may fail in any way.
             unavailable.append(name)
             return
         modules[name] = module
@@ -127,9 +127,10 @@ def _import_modules() -> tuple[dict[str, ModuleType], list[str]]:
 
 
 def _public_objects(module_name: str, module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Yields `(attribute name, object)` for what a module offers.
+    """Yield `(attribute name, object)` for the public objects of a module.
 
-    That is what its `__all__` lists and what a package has from its public submodules; without `__all__`, its own.
+    These are the names in its `__all__` and what a package imports from its public submodules; without `__all__`, the
+    objects that the module defines.
     """
     listed: Iterable[str] | None = getattr(module, "__all__", None)
     names = {*vars(module), *(listed or ())}
@@ -182,7 +183,7 @@ def _qualified(module_name: str, name: str) -> str:
 
 
 def _class_names(modules: dict[str, ModuleType]) -> dict[type, str]:
-    """Gives every public class the one name it is documented under."""
+    """Give every public class the one name under which it is documented."""
     names: dict[type, tuple[tuple[int, int, int, int, str], str]] = {}
     for module_name, module in modules.items():
         for name, value in _public_objects(module_name, module):
@@ -191,7 +192,7 @@ def _class_names(modules: dict[str, ModuleType]) -> dict[type, str]:
                 ranked = (_preference(qualified, module_name, value), qualified)
                 names[value] = min(names.get(value, ranked), ranked)
     by_name = {name: cls for cls, (_, name) in names.items()}
-    # `socket.SocketType` is what `socket.socket` is made of: its members are documented as those of the latter.
+    # `socket.SocketType` is a base of `socket.socket`: its members are documented as members of the latter.
     made_of = {
         cls
         for cls, (_, name) in names.items()
@@ -214,7 +215,7 @@ def _candidates(modules: dict[str, ModuleType], class_names: dict[type, str]) ->
 
 
 def _own_docstring(value: Any) -> Any:
-    """Returns the docstring of a function, or of another object that has one which its class has not."""
+    """Return the docstring of a function, or of another callable whose docstring is not that of its class."""
     if not callable(value):
         return None
     docstring = getattr(value, "__doc__", None)
@@ -222,7 +223,7 @@ def _own_docstring(value: Any) -> Any:
 
 
 def _members(cls: type, class_names: dict[type, str]) -> Iterator[tuple[str, Any, Any]]:
-    """Yields `(name, object, docstring)` for the public members a class defines itself or has from private bases."""
+    """Yield `(name, object, docstring)` for the public members that a class or one of its private bases defines."""
     documented_elsewhere = {base for parent in cls.__mro__[1:] if parent in class_names for base in parent.__mro__}
     seen: set[str] = set()
     for base in cls.__mro__:
@@ -251,7 +252,7 @@ def _candidate(name: str, module_name: str, value: Any, docstring: Any) -> Itera
 
 
 def main() -> None:
-    """Writes what [`walk`] finds to the standard output, as one line of JSON."""
+    """Write the result of [`walk`] to standard output, as one line of JSON."""
     entries, unavailable = walk()
     version = ".".join(map(str, sys.version_info[:3]))
     json.dump({"python": version, "unavailable": unavailable, "entries": entries}, sys.stdout)

@@ -17,19 +17,19 @@ from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 
 VOCABULARY = 4096
 
-# How people begin a question, the empty beginning most of all.
+# How people begin a question; most often with nothing.
 _OPENINGS = ("", "", "", "", "how to", "how do i", "how can i", "python", "way to", "function to", "what", "find out")
 _WORD_OF_NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer of 4,096 tokens, with BART's special tokens, on a corpus."""
+    """Train a byte-level BPE tokenizer of 4,096 tokens, with BART's special tokens, on a corpus."""
     settings = IdentifierSettings()
 
     def texts() -> Iterator[str]:
         for passage in corpus:
             markers = [f"{settings.query_start} {query} {settings.query_end}" for query in passage.pseudo_queries]
-            # The space in front gives a title's first word the token that it has inside a text.
+            # The leading space gives the first word of a title the same token as inside a text.
             yield " ".join(["", passage.title, settings.title_end, passage.text, *markers])
             yield " " + settings.prompts["substring"].replace("{query}", " ".join(name_words(passage.title)))
 
@@ -45,7 +45,7 @@ def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(texts(), trainer, length=2 * len(corpus))
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token="<s>",
         pad_token="<pad>",
@@ -56,7 +56,7 @@ def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
 
 
 def new_student(identifiers: Identifiers, seed: int) -> BartForConditionalGeneration:
-    """Builds the student with random weights: a BART of about four million parameters."""
+    """Build the student with random weights: a BART of about four million parameters."""
     torch.manual_seed(seed)
     return BartForConditionalGeneration(
         BartConfig(
@@ -70,7 +70,7 @@ def new_student(identifiers: Identifiers, seed: int) -> BartForConditionalGenera
             decoder_ffn_dim=512,
             max_position_embeddings=128,
             dropout=0.1,
-            # The usual 0.02 suits wider models: at this width attention would start out blind, and stay so for long.
+            # The usual 0.02 suits wider models: at this width attention would start out almost uniform for long.
             init_std=0.06,
             bos_token_id=0,
             pad_token_id=1,
@@ -82,23 +82,23 @@ def new_student(identifiers: Identifiers, seed: int) -> BartForConditionalGenera
 
 
 def name_words(name: str) -> list[str]:
-    """Splits a dotted name into lower-case words: `csv.DictReader` into `csv`, `dict`, `reader`."""
+    """Split a dotted name into lower-case words: `csv.DictReader` into `csv`, `dict`, `reader`."""
     return [word.lower() for word in _WORD_OF_NAME.findall(name)]
 
 
 def made_up_questions(corpus: Corpus, per_passage: int, seed: int) -> tuple[datasets.Dataset, Qrels]:
-    """Makes questions from the passages themselves, for a corpus on which nobody has asked enough.
+    """Make questions from the passages themselves, for a corpus with too few questions.
 
-    A question is a handful of words of a passage's first pseudo-query, body and name, in order, some left out, behind
-    an opening such as people use. It is judged relevant to the passage it was made from.
+    A question is a common opening and a few words of a passage's first pseudo-query, text and name, in their order,
+    some left out. Its relevant passage is the one that it was made from.
 
     Args:
-        corpus ([`Corpus`]): Passages with a pseudo-query each, or more, of which the first is used.
-        per_passage (`int`): Questions a passage.
-        seed (`int`): Equal seeds make equal questions.
+        corpus ([`Corpus`]): Passages, each with at least one pseudo-query, of which the first is used.
+        per_passage (`int`): Number of questions of each passage.
+        seed (`int`): Seed of the random choices.
 
     Returns:
-        `tuple[datasets.Dataset, Qrels]`: Columns `query_id`, `query`, and the judgements.
+        `tuple[datasets.Dataset, Qrels]`: a dataset with the columns `query_id` and `query`, and the judgements.
     """
     ids, texts, qrels = [], [], {}
     for passage in corpus:
@@ -118,9 +118,9 @@ def _made_up_question(passage: Passage, random: np.random.Generator) -> str:
     words = summary if random.random() < 0.65 else body[start : start + 12]
     kept = [word for word in words[:16] if random.random() < 0.7]
     if random.random() < 0.6:
-        of_name = [word for word in name_words(passage.title) if random.random() < 0.5]
-        place = 0 if random.random() < 0.5 else len(kept)
-        kept[place:place] = of_name
+        words_of_name = [word for word in name_words(passage.title) if random.random() < 0.5]
+        position = 0 if random.random() < 0.5 else len(kept)
+        kept[position:position] = words_of_name
     text = " ".join([*_OPENINGS[random.integers(len(_OPENINGS))].split(), *kept[:10]])
     text = text.strip(".,:;").lower() if random.random() < 0.8 else text.strip(".,:;")
     return text or " ".join(name_words(passage.title))

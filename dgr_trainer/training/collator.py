@@ -78,11 +78,11 @@ class DistillationCollator:
     Example:
 
     ```python
-    >>> collator = DistillationCollator(tokenizer, {"p1": "Mount Everest", "p2": "K2"}, rankings)
-    >>> batch = collator([{"query_id": "q1", "query": "the highest mountain"}])
-    >>> batch["passage_identifiers"]  # (queries, passages, identifiers): numbers of the identifiers scored
-    tensor([[[0],
-             [1]]])
+    collator = DistillationCollator(tokenizer, {"p1": "Mount Everest", "p2": "K2"}, rankings)
+    batch = collator([{"query_id": "q1", "query": "the highest mountain"}])
+    batch["passage_identifiers"]  # (queries, passages, identifiers): numbers of the identifiers scored
+    # tensor([[[0],
+    #          [1]]])
     ```
 
     Every tensor of a batch has one entry per query. V views in use, L prompt tokens, C tokens to score, K identifiers,

@@ -37,7 +37,10 @@ def test_what_is_relevant_has_to_be_known(dgr, files, answered):
         (("--qrels", files / "qrels.txt", "--answers", answers, "--corpus", corpus), "Give either --qrels, or"),
         (("--answers", answers), "--answers and --corpus go together"),
         (("--qrels", files / "qrels.txt", "--with_title"), "--answers and --corpus go together"),
-        (("--answers", answers, "--corpus", corpus, "--metrics", "ndcg@10"), "ndcg@10 cannot be told from answers"),
+        (
+            ("--answers", answers, "--corpus", corpus, "--metrics", "ndcg@10"),
+            "ndcg@10 cannot be computed from answers",
+        ),
         (("--answers", files / "queries.tsv", "--corpus", corpus), "The questions have no column 'answers'"),
         (("--answers", answers, "--corpus", files / "corpus.jsonl"), "ranked passages are not in the corpus"),
     ]:

@@ -116,7 +116,10 @@ def test_flow(dgr, files, work):
     table = dgr("evaluate", *measured)
     assert table.code == 0, table.err
     head, best, *_ = table.out.splitlines()
-    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p", "p(t)"]
+    assert head.split() == ["metric", "run", "mean", "95%", "interval", "differs", "p"]
+    t_tested = dgr("evaluate", *measured, "--t_test").out.splitlines()
+    assert t_tested[0].split()[-2:] == ["p", "p(t)"] and t_tested[-1].endswith("; p(t): paired t-test.")
+    assert max(map(len, t_tested)) <= 80
     assert best.split() == ["hits@1", "best", "1.000", "1.000", "-", "1.000"]
     assert max(map(len, table.out.splitlines())) <= 80
     found = json.loads(dgr("evaluate", *measured, "--json").out)

@@ -58,9 +58,9 @@ def test_long_lists():
 
 def test_errors():
     run = Rankings({"q": {"a": 1}})
-    with pytest.raises(ValueError, match="there is 1. Give two or more"):
+    with pytest.raises(ValueError, match="needs two or more rankings, but 1 was given"):
         agreement({"one": run})
     with pytest.raises(ValueError, match="k is 0"):
         agreement({"one": run, "two": run}, k=0)
-    with pytest.raises(ValueError, match="one and two have no query in common: .* such as 'q' and 'r'"):
+    with pytest.raises(ValueError, match="one and two have no query in common: .* such as 'q' and 'r'. Compare"):
         agreement({"one": run, "two": Rankings({"r": {"a": 1}})})

@@ -28,7 +28,7 @@ def dpr_has_answer(text, answers):
     for answer in answers:
         wanted = tokens(answer)
         for start in range(0, len(words) - len(wanted) + 1):
-            # DPR finds an answer of no words everywhere; nothing is asked for, so nothing is found here.
+            # DPR finds an answer without tokens in every text; here it is found in none.
             if wanted and words[start : start + len(wanted)] == wanted:
                 return True
     return False
@@ -120,11 +120,11 @@ def test_hits_are_those_of_dpr(questions, texts):
     )
     answers = {str(number): [answer] for number, (_, _, answer) in enumerate(questions)}
     qrels = answer_qrels(answers, corpus, [run], progress=False)
-    found = evaluate_per_query(run, qrels, [f"hits@{k}" for k in (1, 3, 5)])
+    values = evaluate_per_query(run, qrels, [f"hits@{k}" for k in (1, 3, 5)])
     for number, (order, length, answer) in enumerate(questions):
         for k in (1, 3, 5):
             wanted = any(dpr_has_answer(texts[passage], [answer]) for passage in order[:length][:k])
-            assert found[f"hits@{k}"][str(number)] == wanted
+            assert values[f"hits@{k}"][str(number)] == wanted
 
 
 def test_what_has_no_answers_is_refused(corpus, caplog):
@@ -140,22 +140,22 @@ def test_what_has_no_answers_is_refused(corpus, caplog):
         answer_qrels(ANSWERS, corpus, [Rankings({"0": {"x": 1.0, "y": 0.5}})], progress=False)
     answer_qrels({**ANSWERS, "4": [" "]}, corpus, [RUN], progress=False)
     assert "1 of 5 questions have no answer with a letter or sign" in caplog.text
-    with pytest.raises(ValueError, match="recall@5, ndcg@10 cannot be told from answers"):
+    with pytest.raises(ValueError, match="recall@5, ndcg@10 cannot be computed from answers"):
         check_answer_metrics(["hits@5", "recall@5", "ndcg@10"])
     check_answer_metrics(["hits@5", "mrr@10"])
 
 
 def spec_tokens(text):
     """Runs of letters, digits and marks, and other single characters that are no space or control, by category."""
-    found, word = [], ""
+    tokens, word = [], ""
     for letter in unicodedata.normalize("NFD", text):
         kind = unicodedata.category(letter)[0]
         if kind in "LNM":
             word += letter
             continue
-        found += [word] * bool(word) + [letter] * (kind not in "ZC")
+        tokens += [word] * bool(word) + [letter] * (kind not in "ZC")
         word = ""
-    return [token.lower() for token in [*found, *([word] if word else [])]]
+    return [token.lower() for token in [*tokens, *([word] if word else [])]]
 
 
 def first_rank(scores, texts, answers):
@@ -177,15 +177,15 @@ CORPORA = st.dictionaries(st.sampled_from("stuvwxyz"), st.tuples(WORDS, TEXTS), 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), passages=CORPORA, with_title=st.booleans())
 def test_hits_by_answer_are_those_of_the_definition(data, passages, with_title):
-    corpus = Corpus.from_passages(Passage(id, *of) for id, of in passages.items())
-    texts = {id: " ".join(of) if with_title else of[1] for id, of in passages.items()}
+    corpus = Corpus.from_passages(Passage(id, *fields) for id, fields in passages.items())
+    texts = {id: " ".join(fields) if with_title else fields[1] for id, fields in passages.items()}
     lists = st.dictionaries(st.sampled_from(sorted(passages)), st.sampled_from([0.0, 1.0, 2.0]), max_size=8)
     run = data.draw(st.fixed_dictionaries({"0": lists.filter(bool), "1": lists}))
     answers = data.draw(st.fixed_dictionaries(dict.fromkeys("012", st.lists(WORDS, min_size=1, max_size=2))))
     qrels = answer_qrels(answers, corpus, Rankings(run), with_title=with_title, progress=False)
     ranks = [first_rank(run.get(query_id, {}), texts, answers[query_id]) for query_id in answers]
-    found = evaluate_run(Rankings(run), qrels, ["hits@1", "hits@2", "hits@5", "hits@100", "mrr"])
+    values = evaluate_run(Rankings(run), qrels, ["hits@1", "hits@2", "hits@5", "hits@100", "mrr"])
     for k in (1, 2, 5, 100):
         # The denominator is the number of questions; one without a list counts as 0.
-        assert found[f"hits@{k}"] == pytest.approx(sum(rank is not None and rank <= k for rank in ranks) / 3)
-    assert found["mrr"] == pytest.approx(sum(1 / rank for rank in ranks if rank) / 3)
+        assert values[f"hits@{k}"] == pytest.approx(sum(rank is not None and rank <= k for rank in ranks) / 3)
+    assert values["mrr"] == pytest.approx(sum(1 / rank for rank in ranks if rank) / 3)

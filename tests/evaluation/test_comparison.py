@@ -31,11 +31,11 @@ def test_a_comparison_is_made_of_the_metrics_intervals_and_tests(runs, judged):
         values = evaluate_per_query(run, judged, METRICS)
         baseline = evaluate_per_query(runs["bm25"], judged, METRICS)
         for metric in METRICS:
-            found = comparison.runs[name][metric]
-            assert found.mean == evaluate_run(run, judged, METRICS)[metric]
-            assert (found.low, found.high) == confidence_interval(values[metric], 0.9, 3)
+            result = comparison.runs[name][metric]
+            assert result.mean == evaluate_run(run, judged, METRICS)[metric]
+            assert (result.low, result.high) == confidence_interval(values[metric], 0.9, 3)
             wanted = None if name == "bm25" else paired_test(values[metric], baseline[metric], seed=3)
-            assert found.test == wanted
+            assert result.test == wanted
     assert json.loads(json.dumps(comparison.to_dict()))["runs"]["student"]["hits@1"]["mean"] == 1.0
 
 

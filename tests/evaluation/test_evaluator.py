@@ -35,7 +35,7 @@ def model(bpe_tokenizer):
 
 
 class Process:
-    """One of several processes: gathering is played by hand."""
+    """Stands for one of several processes; the test replaces the function that gathers from all of them."""
 
     def __init__(self, process_index, num_processes):
         self.process_index, self.num_processes = process_index, num_processes
@@ -56,14 +56,14 @@ def test_processes_share_the_queries_and_agree(model, identifiers, index, querie
     whole = evaluator.rank(model)
     for processes in (2, 7):  # 7: more than there are queries.
         shares = []
-        unknown = [{place: [] for place in range(5)}]
+        unknown = [{position: [] for position in range(5)}]
         monkeypatch.setattr(
-            "accelerate.utils.gather_object", lambda own, to=shares, all=unknown: to.extend(own) or all
+            "accelerate.utils.gather_object", lambda share, to=shares, all=unknown: to.extend(share) or all
         )
         for number in range(processes):
             evaluator.rank(model, Process(number, processes))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        monkeypatch.setattr("accelerate.utils.gather_object", lambda own, all=shares: all)
+        monkeypatch.setattr("accelerate.utils.gather_object", lambda share, all=shares: all)
         together = evaluator.rank(model, Process(1, processes))
         assert sorted(together) == sorted(whole)
         for query_id, (ids, scores) in whole.items():
@@ -151,13 +151,13 @@ def test_one_identifier_a_passage(bpe_tokenizer, model, corpus, queries, qrels):
 
 
 def test_what_makes_no_sense_is_refused_at_once(identifiers, index, queries, qrels):
-    with pytest.raises(ValueError, match="k=0: ask for at least 1 passage"):
+    with pytest.raises(ValueError, match="k is 0, but it has to be an integer of 1 or more"):
         RetrievalEvaluator(index, identifiers, queries, qrels, k=0)
-    with pytest.raises(ValueError, match="max_queries=0: evaluate on at least 1 query"):
+    with pytest.raises(ValueError, match="max_queries is 0. Evaluate on at least 1 query"):
         RetrievalEvaluator(index, identifiers, queries, qrels, max_queries=0)
-    with pytest.raises(ValueError, match="There are no metrics to compute"):
+    with pytest.raises(ValueError, match="No metric was given"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=[])
-    with pytest.raises(ValueError, match="k=10 passages are too few for ndcg@20"):
+    with pytest.raises(ValueError, match="k is 10, which is too few passages for ndcg@20"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["hits@1", "ndcg@20"], k=10)
     with pytest.raises(ValueError, match="There is no metric 'accuracy'"):
         RetrievalEvaluator(index, identifiers, queries, qrels, metrics=["accuracy"])

@@ -62,7 +62,9 @@ def test_what_makes_no_sense_is_refused(bpe_tokenizer):
     with pytest.raises(ValueError, match="There is no metric 'accuracy'"):
         GeneratedIdentifierMetrics(bpe_tokenizer, TITLES, ["q1"], QRELS, ["accuracy"])
     metrics = GeneratedIdentifierMetrics(bpe_tokenizer, TITLES, ["q1", "q2"], QRELS)
-    with pytest.raises(ValueError, match="3 sequences were generated for 2 queries, which is no multiple"):
+    with pytest.raises(
+        ValueError, match="3 sequences were generated for 2 queries, which is not a whole number for each"
+    ):
         metrics(predictions(bpe_tokenizer, "a", "b", "c"))
     with pytest.raises(ValueError, match=r"the shape \(2, 3, 4\) and the type float64.*predict_with_generate=True"):
         metrics(EvalPrediction(predictions=np.zeros((2, 3, 4)), label_ids=None))

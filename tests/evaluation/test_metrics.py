@@ -48,14 +48,14 @@ def test_every_metric_is_what_its_definition_says(run, qrels, cuts, level):
     names += ["mrr", "ndcg", "map"]
     values = evaluate_per_query(run, qrels, names, relevance_level=level)
     assert list(values) == names
-    for name, of in values.items():
+    for name, by_query in values.items():
         metric = Metric.parse(name)
-        assert list(of) == list(qrels)
-        for query_id, value in of.items():
+        assert list(by_query) == list(qrels)
+        for query_id, value in by_query.items():
             wanted = by_hand(metric.kind, metric.k, run.get(query_id, {}), qrels[query_id], level)
             assert value == pytest.approx(wanted, abs=1e-12), (name, query_id)
     means = evaluate_run(Rankings(run), qrels, names, relevance_level=level)
-    assert means == {name: math.fsum(of.values()) / len(qrels) for name, of in values.items()}
+    assert means == {name: math.fsum(by_query.values()) / len(qrels) for name, by_query in values.items()}
 
 
 # Values that 32 bits hold exactly, since trec_eval keeps scores in 32 bits; few of them, so that ties are common.
@@ -127,7 +127,9 @@ def test_the_relevance_level_leaves_ndcg_graded():
 
 
 def test_a_run_of_relevant_passages_is_perfect(qrels):
-    run = Rankings({query_id: {id: float(value) for id, value in of.items()} for query_id, of in qrels.items()})
+    run = Rankings(
+        {query_id: {id: float(grade) for id, grade in grades.items()} for query_id, grades in qrels.items()}
+    )
     assert evaluate_run(run, qrels) == dict.fromkeys(DEFAULT_METRICS, 1.0)
 
 
@@ -144,7 +146,7 @@ def test_what_cannot_be_evaluated_is_refused():
     run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}}
     with pytest.raises(TypeError, match=r"metrics is the string 'hits@5'. Give a list of names: \['hits@5'\]"):
         evaluate_run(run, qrels, "hits@5")
-    with pytest.raises(ValueError, match="No metric is asked for"):
+    with pytest.raises(ValueError, match="No metric was given"):
         evaluate_run(run, qrels, [])
     with pytest.raises(ValueError, match="relevance_level is 0"):
         evaluate_run(run, qrels, relevance_level=0)
@@ -160,7 +162,7 @@ def test_a_run_with_queries_and_passages_swapped_is_told():
     qrels = {"q1": {"p1": 1}, "q2": {"p2": 1}}
     with pytest.raises(ValueError, match="its columns of queries and passages are swapped"):
         evaluate_per_query({"p1": {"q1": 1.0}, "p2": {"q2": 1.0}}, qrels)
-    with pytest.raises(ValueError, match="Are run and qrels of the same queries"):
+    with pytest.raises(ValueError, match="Check that run and qrels are of the same queries"):
         evaluate_per_query({"p1": {"x": 1.0}}, qrels)
 
 

@@ -103,5 +103,5 @@ def test_the_complaint_of_the_interpreter_is_passed_on(monkeypatch: pytest.Monke
 
     documented_objects.cache_clear()
     monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(RuntimeError, match="It said: SyntaxError: too old"):
+    with pytest.raises(RuntimeError, match="Its output: SyntaxError: too old"):
         documented_objects()

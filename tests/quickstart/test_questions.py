@@ -95,7 +95,7 @@ def test_a_passage_that_only_helps_keeps_no_question() -> None:
 
 
 def test_another_corpus_is_refused(corpus: Corpus) -> None:
-    with pytest.raises(ValueError, match=r"answer to none of the \d+ test questions.*python_docs_corpus"):
+    with pytest.raises(ValueError, match=r"answers none of the \d+ test questions.*python_docs_corpus"):
         load_questions("test", corpus)
 
 

@@ -1,4 +1,4 @@
-"""The retrieval metrics as a metric of the `evaluate` library: a folder that `evaluate.load` takes."""
+"""The retrieval metrics as a metric of the `evaluate` library: pass this folder to `evaluate.load`."""
 
 from dgr_trainer.evaluation.retrieval_metric.retrieval_metric import RetrievalMetric
 

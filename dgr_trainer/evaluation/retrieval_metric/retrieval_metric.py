@@ -26,11 +26,11 @@ _CITATION = """
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: list of dicts `query_id` (string), `passage_ids` (list of strings) and `scores` (list of floats), one
-        for each query. A query for which nothing was found has empty lists.
+        for each query. A query without results has empty lists.
     references: list of dicts `query_id` (string), `passage_ids` (list of strings) and `relevance` (list of integers),
-        one for each query, in any order: predictions and references meet by query id.
+        one for each query, in any order: predictions and references are matched by query id.
     metrics: names of metrics, such as "hits@5"; default hits@1, hits@5, hits@20, mrr@10 and ndcg@10.
-    relevance_level: the lowest relevance that is relevant, default 1.
+    relevance_level: the lowest relevance that counts as relevant, default 1.
 Returns:
     the mean over the queries of each metric, by its name.
 Examples:
@@ -43,7 +43,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class RetrievalMetric(evaluate.Metric):
+class RetrievalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types.
     """Retrieval metrics for `evaluate`: `RetrievalMetric()`, or `evaluate.load` with the path of this folder."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -70,12 +70,14 @@ class RetrievalMetric(evaluate.Metric):
         lists: dict[str, list[tuple[str, float]]] = {}
         for row in predictions:
             if row["query_id"] in lists:
-                raise DGRValueError(f"Query {row['query_id']!r} has more than one prediction. Every query has one.")
+                raise DGRValueError(
+                    f"Query {row['query_id']!r} has more than one prediction. Give one for each query."
+                )
             lists[row["query_id"]] = _pairs(row, "scores")
         qrels: dict[str, dict[str, int]] = {}
         for row in references:
             if row["query_id"] in qrels:
-                raise DGRValueError(f"Query {row['query_id']!r} has more than one reference. Every query has one.")
+                raise DGRValueError(f"Query {row['query_id']!r} has more than one reference. Give one for each query.")
             qrels[row["query_id"]] = dict(_pairs(row, "relevance"))
         return evaluate_run(Rankings(lists), qrels, metrics, relevance_level=relevance_level)
 
@@ -84,6 +86,6 @@ def _pairs(row: dict[str, Any], values: str) -> list[tuple[str, Any]]:
     if len(row["passage_ids"]) != len(row[values]):
         raise DGRValueError(
             f"Query {row['query_id']!r}: {len(row['passage_ids'])} passage_ids, but {len(row[values])} {values}. "
-            "Every passage has one."
+            "Give one for each passage."
         )
     return list(zip(row["passage_ids"], row[values], strict=True))

@@ -1,10 +1,10 @@
-"""Makes the student that the quickstart starts from: the generation stage, trained from random weights.
+"""Make the student that the quickstart starts from: the generation stage, trained from random weights.
 
-    python -m dgr_trainer.quickstart.make_checkpoint DIR
+    python scripts/make_quickstart_checkpoint.py DIR
 
-It learns from the passages alone: no question that anybody asked is used, nor any teacher; those come in the
-quickstart itself. It takes about an hour on one core; interrupted, it goes on after the last finished round. The
-checkpoint in this package was made by this script.
+It learns from the passages alone, without the quickstart's questions and without a teacher; the quickstart itself uses
+those. It takes about an hour on one core; after an interruption it resumes behind the last finished round. The
+checkpoint in `dgr_trainer/quickstart/checkpoint` was made by this script.
 """
 
 import argparse
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Trains the tokenizer and the student and saves both, weights in half precision, in the folder given."""
+    """Train the tokenizer and the student and save both, the weights in half precision, in the given folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
     parser.add_argument(
@@ -43,9 +43,11 @@ def main() -> None:
         default=[2500, 2000, 2000],
         help="Optimiser steps, of 64 examples, of each round.",
     )
-    parser.add_argument("--questions-per-passage", type=int, default=12, help="Made-up questions a passage and round.")
+    parser.add_argument(
+        "--questions-per-passage", type=int, default=12, help="Made-up questions of each passage, in each round."
+    )
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of all random choices.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
 
@@ -55,7 +57,7 @@ def main() -> None:
     for number, steps in enumerate(options.steps):
         finished = options.folder / "training" / f"round-{number}"
         if finished.is_dir():
-            logger.info("Round %d is in %s already.", number, finished)
+            logger.info("Round %d is already in %s.", number, finished)
             student = BartForConditionalGeneration.from_pretrained(finished)
             continue
         train_round(student, corpus, identifiers, number, steps, options)
@@ -80,7 +82,7 @@ def train_round(
     steps: int,
     options: argparse.Namespace,
 ) -> None:
-    """Makes questions up and trains the student to generate the identifiers of their passages."""
+    """Make up questions and train the student to generate the identifiers of their passages."""
     seed = options.seed + number
     made_up, qrels = made_up_questions(corpus, options.questions_per_passage, seed)
     pairs = generation_pairs(
@@ -92,8 +94,8 @@ def train_round(
         substrings_per_query=2 if number == 0 else 3,
         pseudo_queries_per_query=1,
         samples_per_passage=2,
-        # First substrings from all over a passage, to learn the language; then those that begin with the question's
-        # words, to learn to take up rare words, which single out a passage.
+        # First substrings from all over a passage, to learn the language; then substrings that begin with words of the
+        # question, to learn to copy rare words, which distinguish a passage.
         temperature=1.0 if number == 0 else 0.15,
         seed=seed,
     )
