@@ -20,7 +20,7 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.ids import IdColumn
-from dgr_trainer.data.passages import PassageRows
+from dgr_trainer.data.passages import NumberedPassages
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression
 
@@ -73,12 +73,12 @@ class CorpusDigest:
 
 
 def store(
-    source: PassageRows, *, key: str | None = None, cache_dir: str | os.PathLike[str] | None = None
+    source: NumberedPassages, *, key: str | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> StoredCorpus:
     """Check passages and put them in a table.
 
     Args:
-        source (`PassageRows`): the passages; read once, in batches.
+        source (`NumberedPassages`): the passages; read once, in batches.
         key (`str`, *optional*): name under which the table is kept on disk. It has to change whenever the passages do.
             Without one, the table stays in memory up to 64 MiB, and else is kept under a hash of its contents.
         cache_dir (`str` or `os.PathLike`, *optional*, defaults to `datasets.config.HF_DATASETS_CACHE`): where tables
@@ -158,7 +158,7 @@ def file_key(path: Path, reader: str) -> str | None:
 Numbered = list[tuple[int, dict[str, Any]]]
 
 
-def _tables(source: PassageRows) -> Iterator[tuple[pa.Table, tuple[list[int], Numbered]]]:
+def _tables(source: NumberedPassages) -> Iterator[tuple[pa.Table, tuple[list[int], Numbered]]]:
     """Batches as tables, with the numbers of all their passages and the passages that are not empty."""
     numbers: list[int] = []
     kept: Numbered = []
@@ -174,7 +174,7 @@ def _tables(source: PassageRows) -> Iterator[tuple[pa.Table, tuple[list[int], Nu
         yield _table(kept, source), (numbers, kept)
 
 
-def _table(kept: Numbered, source: PassageRows) -> pa.Table:
+def _table(kept: Numbered, source: NumberedPassages) -> pa.Table:
     try:
         return pa.Table.from_pylist([row for _, row in kept], schema=FEATURES.arrow_schema)
     except UnicodeEncodeError:
@@ -190,7 +190,7 @@ def _table(kept: Numbered, source: PassageRows) -> pa.Table:
         raise
 
 
-def _check_duplicates(dataset: Dataset, numbers: array[int], source: PassageRows) -> None:
+def _check_duplicates(dataset: Dataset, numbers: array[int], source: NumberedPassages) -> None:
     found = IdColumn(dataset.data.column("id")).duplicates()
     if not found:
         return

@@ -17,10 +17,13 @@ from dgr_trainer.data.formats.huggingface import (
     dataset_judgement_rows,
     dataset_query_rows,
 )
-from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
+from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.query_readers import judgement_rows, query_rows
-from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.data.judgement_readers import FORMATS as JUDGEMENT_FORMATS
+from dgr_trainer.data.judgement_readers import line_judgements
+from dgr_trainer.data.query_readers import FORMATS as QUERY_FORMATS
+from dgr_trainer.data.rows import JudgementRow, QueryRow
+from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name
 from dgr_trainer.files.lines import listing
@@ -60,25 +63,23 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
         FileNotFoundError: if the file, or the split, is not there.
         ValueError: if a line is malformed, an id occurs twice, or nothing is left.
     """
-    hub = hub_name(path)
-    path = Path(path)
-    judged: Collection[str] | None = None
-    name = ir_datasets_id(path)
-    dataset = saved_dataset(path, split) if path.is_dir() else None
-    if hub is not None:
-        _refuse_split(split, path)
-        return _checked_queries(dataset_query_rows(*hub_dataset(hub, QUERY_COLUMNS), hub.text), hub.text)
-    if dataset is not None:
-        return _checked_queries(dataset_query_rows(dataset, None, os.fspath(path)), os.fspath(path))
-    if name is None and path.is_dir():
-        folder, path = path, _split_file(path, split)
-        if split is not None and path.name.startswith("queries.jsonl"):
-            judged = read_qrels(folder, split)
-    else:
-        _refuse_split(split, path)
-    found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
-    which = "" if judged is None else f" is judged in the split {split!r}"
-    return _checked_queries(found, os.fspath(path), judged, which)
+    name = os.fspath(path)
+    match resolve(path):
+        case HubSource() as hub:
+            _refuse_split(split, name)
+            return _checked_queries(dataset_query_rows(*hub.load(QUERY_COLUMNS), name), name)
+        case IrDatasetsSource(id):
+            _refuse_split(split, name)
+            return _checked_queries(ir_datasets_ids.query_rows(id), name)
+        case SavedDatasetSource() as saved:
+            return _checked_queries(dataset_query_rows(saved.load(split), None, name), name)
+        case FolderSource(folder):
+            file = FileSource(_query_file(folder, split))
+            judged = read_qrels(folder, split) if split and file.name == "queries.jsonl" else None
+            return _checked_queries(_query_rows(file), str(file.path), judged, f" is judged in the split {split!r}")
+        case FileSource() as file:
+            _refuse_split(split, name)
+            return _checked_queries(_query_rows(file), name)
 
 
 def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
@@ -114,22 +115,28 @@ def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str,
     return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
 
 
+def _query_rows(file: FileSource) -> Iterator[QueryRow]:
+    return file_format(file, QUERY_FORMATS, "Name it .jsonl or .tsv.").read(file)
+
+
 def _checked_queries(
-    found: Iterable[tuple[str, str, str, list[str]]],
+    query_rows: Iterable[QueryRow],
     name: str,
     judged: Collection[str] | None = None,
-    which: str = "",
+    missing: str = "",
 ) -> Dataset:
-    """Queries as a dataset, each id once, those that are judged; blank ones are dropped."""
+    """A dataset of the queries, or of the judged ones: every id once, blank queries dropped."""
     rows: dict[str, tuple[str, list[str]]] = {}
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     blank = 0
-    for where, query_id, query, answers in found:
-        if query_id in places:
+    for location, query_id, query, answers in query_rows:
+        if query_id in locations:
             raise DGRValueError(
-                f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique."
+                f"{location}: the query id {query_id!r} was already on {locations[query_id]}. Make ids unique."
             )
-        places[query_id] = where.removeprefix(f"{name}, ")  # Without the path, which is long and always the same.
+        locations[query_id] = location.removeprefix(
+            f"{name}, "
+        )  # Without the path, which is long and does not change.
         if judged is not None and query_id not in judged:
             continue
         if not query.strip():
@@ -139,7 +146,7 @@ def _checked_queries(
     if blank:
         logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
-        raise DGRValueError(f"{name}: no query in it{which}.")
+        raise DGRValueError(f"{name}: no query in it{missing if judged is not None else ''}.")
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -148,14 +155,14 @@ def _checked_queries(
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _refuse_split(split: str | None, path: Path) -> None:
+def _refuse_split(split: str | None, path: str) -> None:
     if split is not None:
         raise DGRValueError(
             f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out."
         )
 
 
-def _split_file(folder: Path, split: str | None) -> Path:
+def _query_file(folder: Path, split: str | None) -> Path:
     names = ["queries.jsonl"] if split is None else [f"queries.{split}.jsonl", "queries.jsonl"]
     for name in names:
         for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
@@ -242,38 +249,45 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
         ValueError: if a line is malformed, a passage is judged twice with different results, or there is no
             judgement.
     """
-    hub = hub_name(path)
-    path = Path(path)
-    name = ir_datasets_id(path)
-    dataset = saved_dataset(path, split) if path.is_dir() else None
-    if hub is not None:
-        _refuse_split(split, path)
-        return _checked_qrels(dataset_judgement_rows(*hub_dataset(hub, JUDGEMENT_COLUMNS), hub.text), hub.text)
-    if dataset is not None:
-        return _checked_qrels(dataset_judgement_rows(dataset, None, os.fspath(path)), os.fspath(path))
-    if name is None and path.is_dir():
-        folder = path / "qrels" if (path / "qrels").is_dir() else path
-        files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
-        of_split = next((file for file in files if split is not None and file.is_file()), None)
-        if of_split is None:
-            wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
-            raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
-        path = of_split
-    else:
-        _refuse_split(split, path)
-    found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
-    return _checked_qrels(found, os.fspath(path))
+    name = os.fspath(path)
+    match resolve(path):
+        case HubSource() as hub:
+            _refuse_split(split, name)
+            return _checked_qrels(dataset_judgement_rows(*hub.load(JUDGEMENT_COLUMNS), name), name)
+        case IrDatasetsSource(id):
+            _refuse_split(split, name)
+            return _checked_qrels(ir_datasets_ids.judgement_rows(id), name)
+        case SavedDatasetSource() as saved:
+            return _checked_qrels(dataset_judgement_rows(saved.load(split), None, name), name)
+        case FolderSource(folder):
+            file = FileSource(_qrels_file(folder, split))
+            return _checked_qrels(line_judgements(file), str(file.path))
+        case FileSource() as file:
+            _refuse_split(split, name)
+            rows = file_format(file, JUDGEMENT_FORMATS, "Name it .tsv, .jsonl or .parquet.").read(file)
+            return _checked_qrels(rows, name)
 
 
-def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qrels:
-    """Judgements by query and passage, each passage judged in one way."""
+def _qrels_file(folder: Path, split: str | None) -> Path:
+    folder = folder / "qrels" if (folder / "qrels").is_dir() else folder
+    if split is not None:
+        for suffix in ("", *SUFFIXES):
+            file = folder / f"{split}.tsv{suffix}"
+            if file.is_file():
+                return file
+    problem = f"has no {split}.tsv" if split else "is a folder: name a split"
+    raise FileNotFoundError(f"{folder} {problem}. It holds: {listing(folder)}.")
+
+
+def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
+    """Judgements by query and passage; a passage that is judged twice has to have the same relevance."""
     qrels: Qrels = {}
-    for where, query_id, passage_id, relevance in found:
+    for location, query_id, passage_id, relevance in judgements:
         known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
         if known != relevance:
             raise DGRValueError(
-                f"{where}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on an "
-                "earlier line. Keep one of the two."
+                f"{location}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on "
+                "an earlier line. Keep one of the two."
             )
     if not qrels:
         raise DGRValueError(f"{name}: no judgement in it.")
@@ -294,12 +308,14 @@ def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
         if beir:
             file.write("query-id\tcorpus-id\tscore\n")
         for query_id, judgements in qrels.items():
-            where = f"qrels of query {query_id!r}"
-            as_id(query_id, "query", where)
+            location = f"qrels of query {query_id!r}"
+            as_id(query_id, "query", location)
             for passage_id, relevance in judgements.items():
-                as_id(passage_id, "passage", where)
+                as_id(passage_id, "passage", location)
                 if isinstance(relevance, bool) or not isinstance(relevance, int):
-                    raise DGRTypeError(f"{where}: the relevance of {passage_id!r} is {relevance!r}, not an integer.")
+                    raise DGRTypeError(
+                        f"{location}: the relevance of {passage_id!r} is {relevance!r}, not an integer."
+                    )
                 middle = "\t" if beir else " 0 "
                 file.write(f"{query_id}{middle}{passage_id}{middle if beir else ' '}{relevance}\n")
 

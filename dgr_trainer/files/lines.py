@@ -14,7 +14,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import open_bytes, plain_name, whole
 
 
-def location(path: str | os.PathLike[str], number: int) -> str:
+def line_location(path: str | os.PathLike[str], number: int) -> str:
     """How errors name a line: `corpus.jsonl, line 3` with the whole path."""
     return f"{os.fspath(path)}, line {number}"
 
@@ -76,7 +76,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 wanted = "UTF-16, which it begins as" if wide else "UTF-8"
                 raise DGRValueError(
-                    f"{location(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
+                    f"{line_location(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
                 ) from None
             done[0] += 1
             if done[0] == 1:
@@ -91,15 +91,14 @@ def _check_first(path: Path, line: str) -> None:
     """Raise `ValueError` if the first line tells that the file is no text, or has other line ends."""
     if 3 * line.count("\x00") > len(line):
         raise DGRValueError(
-            f"{location(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order "
-            "mark, and UTF-32 is not read: convert the file to UTF-8."
+            f"{line_location(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte "
+            "order mark, and UTF-32 is not read: convert the file to UTF-8."
         )
     inside = line.rstrip("\r").count("\r")
     if not line.endswith("\n") and (inside > 1 or (inside and line.endswith("\r"))):
         raise DGRValueError(
-            f"{location(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, "
-            "convert them: "
-            "tr '\\r' '\\n'."
+            f"{line_location(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, "
+            "convert them: tr '\\r' '\\n'."
         )
 
 
@@ -120,11 +119,11 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DGRValueError(
-                f"{location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
+                f"{line_location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
             ) from None
         if not isinstance(record, dict):
             raise DGRValueError(
-                f"{location(path, number)}: holds a JSON {type(record).__name__}, not an object. "
+                f"{line_location(path, number)}: holds a JSON {type(record).__name__}, not an object. "
                 "A JSON Lines file holds one JSON object a line."
             )
         yield number, record

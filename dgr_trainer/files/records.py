@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression, open_bytes, plain_name, whole
-from dgr_trainer.files.lines import existing_file, file_kind, json_lines, location
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, line_location
 
 Record = dict[str, Any]
 _CHUNK = 2**20
@@ -62,7 +62,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     kind = file_kind(path)
     if kind == "jsonl":
         array = plain_name(path).lower().endswith(".json") and _first_sign(path) == "["
-        return Records(json_array(path) if array else json_lines(path), partial(location, path))
+        return Records(json_array(path) if array else json_lines(path), partial(line_location, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
     raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
@@ -82,7 +82,7 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
     """
     text = _Window(existing_file(path))
     if text.skip() != "[":
-        raise DGRValueError(f"{text.where()}: a JSON array was expected, which begins with '['.")
+        raise DGRValueError(f"{text.location()}: a JSON array was expected, which begins with '['.")
     text.advance(1)
     first = True
     while True:
@@ -92,18 +92,22 @@ def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
             break
         if not first:
             if sign != ",":
-                raise DGRValueError(f"{text.where()}: expected ',' or ']' after an object of the array, not {sign!r}.")
+                raise DGRValueError(
+                    f"{text.location()}: expected ',' or ']' after an object of the array, not {sign!r}."
+                )
             text.advance(1)
             sign = text.skip()
         first = False
         number = text.line
         record = text.value()
         if not isinstance(record, dict):
-            raise DGRValueError(f"{location(text.path, number)}: the array holds {record!r:.60}, not an object.")
+            raise DGRValueError(f"{line_location(text.path, number)}: the array holds {record!r:.60}, not an object.")
         yield number, record
     rest = text.skip()
     if rest:
-        raise DGRValueError(f"{text.where()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?")
+        raise DGRValueError(
+            f"{text.location()}: more follows after the end of the array. Is this JSON Lines (.jsonl)?"
+        )
 
 
 def json_object(path: str | os.PathLike[str]) -> Record | None:
@@ -128,11 +132,11 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
-        raise DGRValueError(f"{location(path, error.lineno)}: not JSON ({error.msg}).") from None
+        raise DGRValueError(f"{line_location(path, error.lineno)}: not JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise DGRValueError(
-            f"{location(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+            f"{line_location(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
         ) from None
     return content if isinstance(content, dict) else None
 
@@ -176,8 +180,8 @@ class _Window:
         self._ended = False
         self._decoder = json.JSONDecoder()
 
-    def where(self) -> str:
-        return location(self.path, self.line)
+    def location(self) -> str:
+        return line_location(self.path, self.line)
 
     def skip(self) -> str:
         """Go past white space; the character that follows, or `""` at the end."""
@@ -208,11 +212,11 @@ class _Window:
                 line = self.line + self._text.count("\n", self._at, error.pos)
                 if open_end:
                     raise DGRValueError(
-                        f"{location(self.path, line)}: the file ends inside the object that begins on line "
+                        f"{line_location(self.path, line)}: the file ends inside the object that begins on line "
                         f"{self.line}. "
                         "It is cut off: fetch or write it again."
                     ) from None
-                raise DGRValueError(f"{location(self.path, line)}: not JSON ({error.msg}).") from None
+                raise DGRValueError(f"{line_location(self.path, line)}: not JSON ({error.msg}).") from None
             self.advance(end - self._at)
             return value
 
@@ -240,7 +244,7 @@ class _Window:
                 except UnicodeDecodeError as error:
                     before = lines[0] + chunk[: error.start].count(b"\n") + 1
                     raise DGRValueError(
-                        f"{location(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+                        f"{line_location(self.path, before)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
                     ) from None
                 lines[0] += chunk.count(b"\n")
                 yield text

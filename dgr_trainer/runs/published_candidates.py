@@ -13,7 +13,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
-from dgr_trainer.files.lines import location, numbered_lines
+from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.files.records import read_records
 from dgr_trainer.runs.rank_list import FEATURES
 from dgr_trainer.runs.rankings import Rankings
@@ -48,16 +48,18 @@ def read_top1000(path: PathLike) -> Rankings:
         ValueError: if a line is malformed or a candidate occurs twice for a query.
     """
     found: dict[str, dict[str, None]] = {}
-    for where, cells in _lines(path, "candidates"):
+    for location, cells in _lines(path, "candidates"):
         if len(cells) != 4:
             raise DGRValueError(
-                f"{where}: {len(cells)} columns, but candidates have four: query id, passage id, query and passage, "
-                "between them tabs."
+                f"{location}: {len(cells)} columns, but candidates have four: query id, passage id, query and "
+                "passage, separated by tabs."
             )
-        query_id, passage_id = as_id(cells[0], "query", where), as_id(cells[1], "passage", where)
+        query_id, passage_id = as_id(cells[0], "query", location), as_id(cells[1], "passage", location)
         passages = found.setdefault(query_id, {})
         if passage_id in passages:
-            raise DGRValueError(f"{where}: passage {passage_id!r} is a candidate of query {query_id!r} a second time.")
+            raise DGRValueError(
+                f"{location}: passage {passage_id!r} is a candidate of query {query_id!r} a second time."
+            )
         passages[passage_id] = None
     if not found:
         raise DGRValueError(f"{os.fspath(path)}: there is no candidate in it.")
@@ -81,18 +83,18 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
         raise DGRValueError(f"k is {k}, but at least one passage of a query has to be kept.")
     qrels: Qrels = {}
     others: dict[str, dict[str, None]] = {}
-    for where, cells in _lines(path, "triples"):
+    for location, cells in _lines(path, "triples"):
         if len(cells) != 3 or any(" " in cell for cell in cells):
             raise DGRValueError(
-                f"{where}: {' / '.join(cell[:20] for cell in cells)!r} is no triple of ids (query, relevant passage, "
-                "other passage, between them tabs). Triples of texts have no ids to train on: use the file of ids, "
-                "such as qidpidtriples.train.full.2.tsv.gz."
+                f"{location}: {' / '.join(cell[:20] for cell in cells)!r} is no triple of ids (query, relevant "
+                "passage, other passage, separated by tabs). Triples of texts have no ids to train on: use the file "
+                "of ids, such as qidpidtriples.train.full.2.tsv.gz."
             )
         query_id, relevant, other = cells
-        qrels.setdefault(as_id(query_id, "query", where), {})[as_id(relevant, "passage", where)] = 1
+        qrels.setdefault(as_id(query_id, "query", location), {})[as_id(relevant, "passage", location)] = 1
         kept = others.setdefault(query_id, {})
         if len(kept) < k:
-            kept[as_id(other, "passage", where)] = None
+            kept[as_id(other, "passage", location)] = None
     if not qrels:
         raise DGRValueError(f"{os.fspath(path)}: there is no triple in it.")
     # A passage may stand on both sides, judged relevant in one triple only.
@@ -125,4 +127,4 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
 
 def _lines(path: PathLike, what: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in tqdm(numbered_lines(path), desc=f"Reading {what}", unit=" lines", delay=5):
-        yield location(path, number), line.split("\t")
+        yield line_location(path, number), line.split("\t")

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 _BATCH = 1000
@@ -57,28 +58,29 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
 
 def dataset_query_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
-) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Queries of a dataset: place for errors, query id, query, answers. See `queries_from_dataset`."""
+) -> Iterator[QueryRow]:
+    """Queries of a dataset; see `queries_from_dataset`."""
     chosen = chosen_columns(dataset, columns, QUERY_COLUMNS, needed=("query",))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of {name}"
+        location = f"row {number} of {name}"
         if not isinstance(row["query"], str):
-            raise DGRTypeError(f"{where}: the query is {row['query']!r:.60}, not a string.")
-        query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", where)
-        yield where, query_id, row["query"], check_answers(where, row.get("answers") or [])
+            raise DGRTypeError(f"{location}: the query is {row['query']!r:.60}, not a string.")
+        query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", location)
+        yield QueryRow(location, query_id, row["query"], check_answers(location, row.get("answers") or []))
 
 
 def dataset_judgement_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
-) -> Iterator[tuple[str, str, str, int]]:
-    """Judgements of a dataset: place for errors, query id, passage id, relevance. See `qrels_from_dataset`."""
+) -> Iterator[JudgementRow]:
+    """Judgements of a dataset; see `qrels_from_dataset`."""
     chosen = chosen_columns(dataset, columns, JUDGEMENT_COLUMNS, needed=("query_id", "passage_id"))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of {name}"
+        location = f"row {number} of {name}"
         relevance = row.get("relevance", 1)
         if isinstance(relevance, bool) or not isinstance(relevance, int):
-            raise DGRValueError(f"{where}: the relevance is {relevance!r}, not an integer.")
-        yield where, as_id(row["query_id"], "query", where), as_id(row["passage_id"], "passage", where), relevance
+            raise DGRValueError(f"{location}: the relevance is {relevance!r}, not an integer.")
+        query_id, passage_id = as_id(row["query_id"], "query", location), as_id(row["passage_id"], "passage", location)
+        yield JudgementRow(location, query_id, passage_id, relevance)
 
 
 def chosen_columns(
