@@ -36,14 +36,14 @@ Qrels = dict[str, dict[str, int]]
 
 
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
-    """Read queries from a file or a BEIR folder.
+    """Read queries from a file, a folder, the Hub or ir_datasets.
 
     - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
       or `query`; perhaps `answers` (a list of strings).
     - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
-    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
-      the columns is skipped.
+    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO; a first line that names the columns
+      is skipped. Topics as TREC publishes them (`<top> <num> <title>`).
     - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
       (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
@@ -52,11 +52,11 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     Files may be compressed (`.gz`, `.zst`).
 
     Args:
-        path (`str` or `os.PathLike`): the file or folder.
-        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+        path (`str` or `os.PathLike`): The file or folder, `hf:NAME` or `irds:ID`.
+        split (`str`, *optional*): The split of a BEIR folder or a saved `DatasetDict`, such as `"test"`.
 
     Returns:
-        `datasets.Dataset`: columns `query_id` and `query` (strings), and `answers` (list of strings) if any query has
+        `datasets.Dataset`: Columns `query_id` and `query` (strings), and `answers` (list of strings) if any query has
         them. Blank queries are dropped with a warning that counts them.
 
     Raises:
@@ -83,34 +83,40 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
 
 
 def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
-    """The queries of a dataset of the Hub, or any other, streamed or not.
+    """Read queries from a dataset, streamed or not.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each query.
-        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `query` and `answers`, where it
-            has another name, for example `{"query": "question", "answers": "answer"}`. Without a column of ids, the
-            numbers of the rows are the ids, from 0.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): A row for each query.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns of `query_id`, `query` and `answers` that have other names in the dataset, for example
+            `{"query": "question", "answers": "answer"}`. Without a column of ids, the ids are the numbers of the rows,
+            from 0.
 
     Returns:
-        `datasets.Dataset`: as [`read_queries`] gives it.
+        `datasets.Dataset`: In the form of [`read_queries`].
 
     Raises:
-        TypeError, ValueError: as [`read_queries`] does, with the row; or if a column is missing.
+        TypeError: if `dataset` is no dataset, or a value has the wrong type; names the row.
+        ValueError: if a column is missing, an id is invalid or occurs twice, or nothing is left.
     """
     return _checked_queries(dataset_query_rows(dataset, columns), "the dataset")
 
 
 def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Qrels:
-    """The judgements in a dataset of the Hub, or any other, streamed or not.
+    """Read judgements from a dataset, streamed or not.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each judgement.
-        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `passage_id` and `relevance`,
-            where it has another name than that, or than BEIR's (`query-id`, `corpus-id`, `score`). Without a column of
-            relevance, every passage named is relevant.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): A row for each judgement.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns of `query_id`, `passage_id` and `relevance` that have other names in the dataset (BEIR's
+            `query-id`, `corpus-id` and `score` are known). Without a column of relevance, every passage is relevant.
+
+    Returns:
+        `dict[str, dict[str, int]]`: In the form of [`read_qrels`].
 
     Raises:
-        TypeError, ValueError: as [`read_qrels`] does, with the row; or if a column is missing.
+        TypeError: if `dataset` is no dataset, or an id has the wrong type; names the row.
+        ValueError: if a column is missing, a relevance is no integer, or a passage is judged in two ways.
     """
     return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
 
@@ -173,17 +179,18 @@ def _query_file(folder: Path, split: str | None) -> Path:
 
 
 def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
-    """Queries by id, whatever they come in.
+    """Turn a dataset or a mapping of queries into a dictionary.
 
     Args:
-        queries (`datasets.Dataset` or `Mapping[str, str]`): a dataset with the columns `query_id` and `query` (others
-            are ignored; a query may occur in several rows with the same text), or queries by id.
+        queries (`datasets.Dataset` or `Mapping[str, str]`):
+            A dataset with the columns `query_id` and `query` (others are ignored; a query may occur in several rows
+            with the same text), or queries by id.
 
     Returns:
-        `dict[str, str]`: query by query id, in the order given.
+        `dict[str, str]`: Queries by id, in the given order.
 
     Raises:
-        TypeError: if `queries` is neither, or an id or a query is of the wrong type.
+        TypeError: if `queries` is neither, or an id or a query has the wrong type.
         ValueError: if the dataset lacks a column, an id is invalid or has two different queries, a query is blank, or
             there are none.
     """
@@ -213,11 +220,11 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
         if result.setdefault(query_id, query) != query:
             raise DGRValueError(
-                f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs an "
-                "id of its own."
+                f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs "
+                "its own id."
             )
     if not result:
-        raise DGRValueError("There are no queries: what was given is empty.")
+        raise DGRValueError("There are no queries: the dataset or mapping is empty.")
     return result
 
 
@@ -235,19 +242,18 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
     passages are relevant; of a task of KILT the pages of the provenance; of the results of
     DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
-    Hub, perhaps with a mapping of columns (`hf:user/judgements,passage_id=doc`).
+    Hub, perhaps with names of columns (`hf:user/judgements,passage_id=doc`).
 
     Args:
-        path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
-        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+        path (`str` or `os.PathLike`): The file or folder, `hf:NAME` or `irds:ID`. Files may be compressed.
+        split (`str`, *optional*): The split of a BEIR folder or a saved `DatasetDict`, such as `"test"`.
 
     Returns:
-        `dict[str, dict[str, int]]`: relevance by query id and passage id; 0 and less are kept.
+        `dict[str, dict[str, int]]`: Relevance by query id and passage id; 0 and less are kept.
 
     Raises:
         FileNotFoundError: if the file, or the split, is not there.
-        ValueError: if a line is malformed, a passage is judged twice with different results, or there is no
-            judgement.
+        ValueError: if a line is malformed, a passage has two different judgements, or there is no judgement.
     """
     name = os.fspath(path)
     match resolve(path):
@@ -295,9 +301,9 @@ def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
 
 
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
-    """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, else TREC's four columns.
+    """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, otherwise TREC's four columns.
 
-    A name that ends in `.gz` or `.zst` makes a compressed file.
+    The file is compressed if its name ends in `.gz` or `.zst`.
 
     Raises:
         TypeError: if an id is no string, or a relevance no integer.
@@ -325,15 +331,15 @@ def check_qrels(
     corpus: Container[str],
     queries: Dataset | Mapping[str, str] | None = None,
 ) -> Qrels:
-    """The judgements of passages that are in the corpus and of queries that are known.
+    """Keep the judgements of known queries and of passages in the corpus; one warning counts the others.
 
     Args:
-        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
-        corpus (`Corpus` or `Container[str]`): the corpus, or the ids in it.
-        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): the queries; by default all are known.
+        qrels (`Mapping[str, Mapping[str, int]]`): Relevance by query id and passage id.
+        corpus (`Corpus` or `Container[str]`): The corpus, or the ids in it.
+        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): The known queries. By default all are.
 
     Returns:
-        `dict[str, dict[str, int]]`: what is left. What was dropped is counted in one warning.
+        `dict[str, dict[str, int]]`: The judgements that are left.
 
     Raises:
         ValueError: if nothing is left.
@@ -352,16 +358,16 @@ def check_qrels(
         unknown_passages += [passage_id for passage_id in judgements if passage_id not in left]
         if left:
             kept[query_id] = left
-    found = (
+    problem = (
         f"{len(unknown_queries)} of {len(qrels)} queries of the qrels are unknown (such as {unknown_queries[:3]}) and "
         f"{len(unknown_passages)} of {total} judged passages are not in the corpus (such as {unknown_passages[:3]})"
     )
     if not kept:
         raise DGRValueError(
-            f"Nothing is left of the qrels: {found}. Are qrels, queries and corpus of the same collection?"
+            f"Nothing is left of the qrels: {problem}. Are qrels, queries and corpus of the same collection?"
         )
     if unknown_queries or unknown_passages:
         lost = len(qrels) - len(kept) - len(unknown_queries)
-        gone = f", with which {lost} more queries have no judgement left" if lost else ""
-        logger.warning("%s%s. They were dropped.", found, gone)
+        and_queries = f", with which {lost} more queries have no judgement left" if lost else ""
+        logger.warning("%s%s. They were dropped.", problem, and_queries)
     return kept

@@ -22,11 +22,11 @@ PathLike = str | os.PathLike[str]
 
 
 class Triples(NamedTuple):
-    """What triples say about their queries.
+    """Training triples, by query.
 
     Args:
-        qrels (`dict[str, dict[str, int]]`): the passages that are better than another one, with relevance 1.
-        negatives ([`Rankings`]): the others, in the order of the file: candidates for a teacher to rank.
+        qrels (`dict[str, dict[str, int]]`): The relevant passages, with relevance 1.
+        negatives ([`Rankings`]): The other passages in the order of the file: candidates for a teacher to rank.
     """
 
     qrels: Qrels
@@ -34,20 +34,20 @@ class Triples(NamedTuple):
 
 
 def read_top1000(path: PathLike) -> Rankings:
-    """Read candidates: query id, passage id, query and passage on each line, between tabs.
+    """Read candidates: query id, passage id, query and passage on each line, separated by tabs.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `top1000.dev.tar.gz` holds; perhaps compressed (`.gz`, `.zst`),
-            but not as a tar archive.
+        path (`str` or `os.PathLike`):
+            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`), but not a tar archive.
 
     Returns:
-        [`Rankings`]: the candidates of each query. Their order is that of the file, which is no ranking: let a teacher
-        rank them.
+        [`Rankings`]: The candidates of each query in the order of the file, which is no ranking: let a teacher rank
+        them.
 
     Raises:
         ValueError: if a line is malformed or a candidate occurs twice for a query.
     """
-    found: dict[str, dict[str, None]] = {}
+    candidates: dict[str, dict[str, None]] = {}
     for location, cells in _lines(path, "candidates"):
         if len(cells) != 4:
             raise DGRValueError(
@@ -55,23 +55,23 @@ def read_top1000(path: PathLike) -> Rankings:
                 "passage, separated by tabs."
             )
         query_id, passage_id = as_id(cells[0], "query", location), as_id(cells[1], "passage", location)
-        passages = found.setdefault(query_id, {})
+        passages = candidates.setdefault(query_id, {})
         if passage_id in passages:
             raise DGRValueError(
                 f"{location}: passage {passage_id!r} is a candidate of query {query_id!r} a second time."
             )
         passages[passage_id] = None
-    if not found:
+    if not candidates:
         raise DGRValueError(f"{os.fspath(path)}: there is no candidate in it.")
-    return Rankings.from_order({query_id: list(ids) for query_id, ids in found.items()}, "top1000")
+    return Rankings.from_order({query_id: list(ids) for query_id, ids in candidates.items()}, "top1000")
 
 
 def read_triples(path: PathLike, k: int = 100) -> Triples:
-    """Read training triples of ids: query, relevant passage, other passage on each line, between tabs.
+    """Read training triples of ids: query, relevant passage, other passage on each line, separated by tabs.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `qidpidtriples.train.full.2.tsv.gz`.
-        k (`int`, *optional*, defaults to 100): others to keep of a query, the first ones in the file.
+        path (`str` or `os.PathLike`): A file such as `qidpidtriples.train.full.2.tsv.gz`.
+        k (`int`, *optional*, defaults to 100): Other passages to keep of a query, the first ones in the file.
 
     Returns:
         [`Triples`]
@@ -97,23 +97,24 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
             kept[as_id(other, "passage", location)] = None
     if not qrels:
         raise DGRValueError(f"{os.fspath(path)}: there is no triple in it.")
-    # A passage may stand on both sides, judged relevant in one triple only.
+    # A passage may be relevant in one triple and the other passage in another.
     lists = {query_id: [id for id in ids if id not in qrels[query_id]] for query_id, ids in others.items()}
     return Triples(qrels, Rankings.from_order(lists, "triples"))
 
 
 def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
-    """Read the hard negatives of a training set, in their order: candidates for a teacher to rank.
+    """Read the hard negatives of a training set of DPR, in their order: candidates for a teacher to rank.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `biencoder-nq-train.json.gz`.
-        k (`int`, *optional*, defaults to 100): passages to keep of a question.
+        path (`str` or `os.PathLike`): A file such as `biencoder-nq-train.json.gz`.
+        k (`int`, *optional*, defaults to 100): Passages to keep of a question.
 
     Returns:
-        [`Rankings`]: by query id as `read_queries` gives it; memory-mapped.
+        [`Rankings`]: By the query ids of `read_queries`; memory-mapped.
 
     Raises:
-        TypeError, ValueError: as the file is read, if it is malformed.
+        TypeError: if a field has the wrong type.
+        ValueError: if a field or the id of a passage is missing.
     """
 
     def rows() -> Iterator[dict[str, Any]]:

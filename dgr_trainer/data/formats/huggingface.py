@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face library as queries and judgements, with a mapping of column names, streamed or not."""
+"""Queries and judgements in datasets of the Hugging Face library, with a mapping of column names, streamed or not."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ RUN_COLUMNS = {
     "query_id": ("query_id", "qid", "q_id"),
     "passage_ids": ("passage_ids",),
     "scores": ("scores",),
-    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit a row, as PyTerrier and ranx have it.
+    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit in each row, as in PyTerrier and ranx.
     "score": ("score",),
 }
-"""Columns that a field is read from, if they are there and no other is named."""
+"""Usual names of the columns by field, used if no other is given."""
 
 
 def column_names(dataset: object) -> list[str]:
-    """The columns of a dataset; a stream that does not tell them is asked for its first row.
+    """The columns of a dataset; if a stream does not tell them, its first row does.
 
     Raises:
         TypeError: if it is no dataset, or a dict of splits.
@@ -92,13 +92,13 @@ def chosen_columns(
     """Choose the columns of a dataset.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): the dataset.
-        given (`Mapping[str, str]`, *optional*): column by field, as the user names them.
-        usual (`Mapping[str, Sequence[str]]`): usual names of the columns by field.
-        needed (`Sequence[str]`): fields that have to be there.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): The dataset.
+        given (`Mapping[str, str]`, *optional*): Columns by field that the user names.
+        usual (`Mapping[str, Sequence[str]]`): Usual names of the columns by field.
+        needed (`Sequence[str]`): Fields that are required.
 
     Returns:
-        `dict[str, str]`: column by field: the ones given, else those with a usual name.
+        `dict[str, str]`: Columns by field: the given ones, otherwise those with a usual name.
 
     Raises:
         TypeError: if it is no dataset.
@@ -110,9 +110,9 @@ def chosen_columns(
     if unknown:
         raise DGRValueError(f"columns names the fields {unknown}, but there are only {list(usual)}.")
     for field, names in usual.items():
-        found = next((name for name in names if name in present), None)
-        if field not in chosen and found is not None:
-            chosen[field] = found
+        column = next((name for name in names if name in present), None)
+        if field not in chosen and column is not None:
+            chosen[field] = column
     missing = sorted(set(chosen.values()) - set(present)) or [field for field in needed if field not in chosen]
     if missing:
         example = dict.fromkeys(needed, "...")
