@@ -289,11 +289,11 @@ def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
     """Judgements by query and passage; a passage that is judged twice has to have the same relevance."""
     qrels: Qrels = {}
     for location, query_id, passage_id, relevance in judgements:
-        known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
-        if known != relevance:
+        earlier = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
+        if earlier != relevance:
             raise DGRValueError(
-                f"{location}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on "
-                "an earlier line. Keep one of the two."
+                f"{location}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {earlier} "
+                "on an earlier line. Keep one of the two."
             )
     if not qrels:
         raise DGRValueError(f"{name}: no judgement in it.")
@@ -344,14 +344,14 @@ def check_qrels(
     Raises:
         ValueError: if nothing is left.
     """
-    known = None if queries is None else queries_mapping(queries)
+    known_queries = None if queries is None else queries_mapping(queries)
     kept: Qrels = {}
     unknown_queries: list[str] = []
     unknown_passages: list[str] = []
     total = 0
     for query_id, judgements in qrels.items():
         total += len(judgements)
-        if known is not None and query_id not in known:
+        if known_queries is not None and query_id not in known_queries:
             unknown_queries.append(query_id)
             continue
         left = {passage_id: relevance for passage_id, relevance in judgements.items() if passage_id in corpus}

@@ -149,7 +149,7 @@ def file_format(file: FileSource, formats: Sequence[FileFormat[Contents]], advic
     Raises:
         ValueError: if there is none.
     """
-    for known in formats:
-        if known.recognises(file):
-            return known
+    for candidate in formats:
+        if candidate.recognises(file):
+            return candidate
     raise DGRValueError(f"{file.path}: the name does not tell the format. {advice}")

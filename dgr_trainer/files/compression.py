@@ -39,10 +39,10 @@ def open_bytes(path: str | os.PathLike[str]) -> io.BufferedReader:
             The file; gzip if its name ends in `.gz`, Zstandard if in `.zst`. It may hold several compressed parts one
             after the other.
     """
-    kind = compression(path)
-    if kind == ".zst":
+    suffix = compression(path)
+    if suffix == ".zst":
         return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(os.fspath(path)), "zstd")))
-    if kind == ".gz":
+    if suffix == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")))
     return open(path, "rb")
 
@@ -58,18 +58,18 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     Yields:
         `IO[str]`: A file open for writing UTF-8 with `\n` line ends.
     """
-    kind = compression(path)
-    if not kind:
+    suffix = compression(path)
+    if not suffix:
         with atomic_write(path) as file:
             yield file
         return
-    with atomic_write(path, "wb") as raw, _compressor(raw, kind) as stream:
+    with atomic_write(path, "wb") as raw, _compressor(raw, suffix) as stream:
         with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as text:
             yield text
 
 
-def _compressor(raw: IO[bytes], kind: str) -> Any:
-    if kind == ".gz":
+def _compressor(raw: IO[bytes], suffix: str) -> Any:
+    if suffix == ".gz":
         return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
     # Arrow closes what it writes to, so it gets a handle of its own on the file.
     return pa.CompressedOutputStream(os.fdopen(os.dup(raw.fileno()), "wb"), "zstd")
@@ -90,14 +90,14 @@ def whole(path: str | os.PathLike[str], progress: list[int], unit: str = "line")
     try:
         yield
     except (EOFError, zlib.error, OSError) as error:
-        kind = compression(path)
-        if not kind or (isinstance(error, OSError) and error.errno is not None):
+        suffix = compression(path)
+        if not suffix or (isinstance(error, OSError) and error.errno is not None):
             raise  # An error of the disk, not of the decompressor.
-        name = {".gz": "gzip", ".zst": "Zstandard"}[kind]
+        name = {".gz": "gzip", ".zst": "Zstandard"}[suffix]
         if progress[0] == 0 and ("Not a gzipped file" in str(error) or "Unknown frame descriptor" in str(error)):
             raise DGRValueError(
-                f"{os.fspath(path)}: the name ends in {kind}, but this is no {name} file. Name it without {kind}, or "
-                "fetch it again."
+                f"{os.fspath(path)}: the name ends in {suffix}, but this is no {name} file. Name it without {suffix}, "
+                "or fetch it again."
             ) from None
         cut = isinstance(error, EOFError) or "Truncated" in str(error)
         raise DGRValueError(

@@ -287,15 +287,15 @@ class Rankings(Mapping[str, RankList]):
         kept_lists = RankTableBuilder()
         lists, unknown, total, example = 0, 0, 0, ""
         for query_id, (passage_ids, scores) in self.items():
-            known = [passage_id in ids for passage_id in passage_ids]
-            total += len(known)
-            if not all(known):
-                unknown += len(known) - sum(known)
-                example = example or passage_ids[known.index(False)]
-            if any(known) or not known:
+            is_known = [passage_id in ids for passage_id in passage_ids]
+            total += len(is_known)
+            if not all(is_known):
+                unknown += len(is_known) - sum(is_known)
+                example = example or passage_ids[is_known.index(False)]
+            if any(is_known) or not is_known:
                 lists += 1
-                kept_ids = [id for id, kept in zip(passage_ids, known, strict=True) if kept]
-                kept_lists.add_valid(query_id, kept_ids, scores[known])
+                kept_ids = [id for id, kept in zip(passage_ids, is_known, strict=True) if kept]
+                kept_lists.add_valid(query_id, kept_ids, scores[is_known])
         if not unknown:
             return self
         problem = f"{unknown} of {total} ranked passages are not in the corpus, such as {example!r}"
