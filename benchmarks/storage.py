@@ -1,12 +1,13 @@
-"""What it costs to open an index and to change one that has its corpus beside it.
+"""Measures the cost of opening an index, and of changing an index together with its corpus.
 
     python benchmarks/storage.py --passages 100000
 
-Passages are synthetic: words by Zipf's law. Two comparisons, each in one process, in turns, medians:
+Passages are synthetic: words follow Zipf's law. Two comparisons, each in one process, with alternating variants and
+medians:
 
-- opening with the checks made by default against opening without any and against comparing all files;
-- adding and removing passages with `save_changed` against writing index and corpus anew, as a program would that
-  knows no segments.
+- opening with the default checks, without checks, and with a check of all files;
+- adding and removing passages with `save_changed`, and by rewriting index and corpus, as a program without segments
+  would.
 
 The last line is JSON.
 """
@@ -39,23 +40,23 @@ _LENGTH = 100
 def passages(first: int, number: int) -> list[Passage]:
     """Passages of words that are numbers."""
     words = 3 + np.random.default_rng(first).zipf(1.3, (number, _LENGTH)) % (_WORDS - 3)
-    return [Passage(f"p{first + place}", "", " ".join(map(str, row))) for place, row in enumerate(words.tolist())]
+    return [Passage(f"p{first + offset}", "", " ".join(map(str, row))) for offset, row in enumerate(words.tolist())]
 
 
-def sequences(of: Sequence[Passage]) -> list[list[int]]:
-    """Their tokens: the words."""
-    return [list(map(int, passage.text.split())) for passage in of]
+def sequences(made: Sequence[Passage]) -> list[list[int]]:
+    """Token ids of passages: their words."""
+    return [list(map(int, passage.text.split())) for passage in made]
 
 
 def milliseconds(action: Callable[[], Any]) -> float:
-    """How long something takes."""
+    """Time of a call."""
     start = time.perf_counter()
     action()
     return 1000 * (time.perf_counter() - start)
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files of a folder."""
+    """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -66,25 +67,25 @@ def opening(folder: Path, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for way, verify in ways.items():
             taken[way].append(milliseconds(lambda verify=verify: FMIndex.load(folder, verify=verify)))
-    found = {f"open_{way}_ms": statistics.median(times) for way, times in taken.items()}
+    results = {f"open_{way}_ms": statistics.median(times) for way, times in taken.items()}
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
-    found["open_copy_first_ms"] = milliseconds(lambda: FMIndex.load(copy))
-    found["open_copy_then_ms"] = milliseconds(lambda: FMIndex.load(copy))
+    results["open_copy_first_ms"] = milliseconds(lambda: FMIndex.load(copy))
+    results["open_copy_then_ms"] = milliseconds(lambda: FMIndex.load(copy))
     shutil.rmtree(copy)
-    return found
+    return results
 
 
 def change(root: Path, new: list[Passage], gone: list[str]) -> None:
-    """Add and remove by parts."""
+    """Add and remove passages with segments and parts."""
     opened, added = FMIndex.load(root), Corpus.from_passages(new)
     removed = np.unique(opened.passage_positions(gone))
     index = opened.remove(gone).add(sequences(new), passage_ids=added.ids)
     save_changed(root, "index.json", opened, index, removed=removed, added=added, compacted=False)
 
 
-def write_anew(root: Path, new: list[Passage], gone: list[str]) -> None:
-    """Add and remove by writing the folder again; the index is not built again either."""
+def rewrite(root: Path, new: list[Passage], gone: list[str]) -> None:
+    """Add and remove passages by rewriting the folder; the index is not rebuilt."""
     opened, corpus = FMIndex.load(root), Corpus.load_from_disk(root / "corpus")
     index = opened.remove(gone).add(sequences(new), passage_ids=[passage.id for passage in new])
     removed = set(gone)
@@ -96,12 +97,12 @@ def write_anew(root: Path, new: list[Passage], gone: list[str]) -> None:
 
 def changing(root: Path, number: int, changed: int, rounds: int) -> dict[str, float]:
     """Milliseconds and bytes to add `changed` passages and to remove as many."""
-    ways = {"change": change, "write_anew": write_anew}
+    ways = {"change": change, "rewrite": rewrite}
     taken: dict[str, list[float]] = {way: [] for way in ways}
     written: dict[str, int] = {}
     for turn in range(rounds):
         new = passages(number + turn * changed, changed)
-        gone = [f"p{place}" for place in range(turn * changed, (turn + 1) * changed)]
+        gone = [f"p{position}" for position in range(turn * changed, (turn + 1) * changed)]
         for way, action in ways.items():
             folder = root.with_name(way)
             shutil.copytree(root, folder)
@@ -113,33 +114,33 @@ def changing(root: Path, number: int, changed: int, rounds: int) -> dict[str, fl
             ids = list(FMIndex.load(folder).passage_ids)
             assert ids == list(Corpus.load_from_disk(folder / "corpus").ids) and len(ids) == number
             shutil.rmtree(folder)
-    times = {f"{way}_ms": statistics.median(ones) for way, ones in taken.items()}
+    times = {f"{way}_ms": statistics.median(durations) for way, durations in taken.items()}
     return times | {f"{way}_bytes": float(count) for way, count in written.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=int, default=100_000, help="of 100 words each")
     parser.add_argument("--changed", type=int, default=100, help="passages that are added, and as many removed")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place) / "index"
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "index"
         made = passages(0, options.passages)
         FMIndex.build(
             sequences(made), passage_ids=[p.id for p in made], vocab_size=_WORDS, separator=2, progress=False
         ).save(root)
-        found: dict[str, float] = {"passages": options.passages, "index_bytes": size(root)}
-        found |= opening(root, options.rounds)
+        results: dict[str, float] = {"passages": options.passages, "index_bytes": size(root)}
+        results |= opening(root, options.rounds)
         Corpus.from_passages(made).save_to_disk(root / "corpus")
-        found["corpus_bytes"] = size(root / "corpus")
-        found |= changing(root, options.passages, options.changed, options.rounds)
-    found["verified_to_default"] = found["open_verified_ms"] / found["open_default_ms"]
-    found["write_anew_to_change"] = found["write_anew_ms"] / found["change_ms"]
-    for name, value in found.items():
+        results["corpus_bytes"] = size(root / "corpus")
+        results |= changing(root, options.passages, options.changed, options.rounds)
+    results["verified_to_default"] = results["open_verified_ms"] / results["open_default_ms"]
+    results["rewrite_to_change"] = results["rewrite_ms"] / results["change_ms"]
+    for name, value in results.items():
         print(f"{name:24} {value:16,.1f}")
-    print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+    print(json.dumps({name: round(value, 3) for name, value in results.items()}))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import pyarrow as pa
 from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import json_lines, location
+from dgr_trainer.files.lines import json_lines, line_location
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
             raise DGRValueError(
-                f"{location(path, number)}: the first line of candidates has to tell corpus_tokens, the number "
+                f"{line_location(path, number)}: the first line of candidates has to tell corpus_tokens, the number "
                 "of tokens "
                 f"of the corpus. The fields found are {sorted(head)}."
             )
@@ -257,7 +257,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                     yield record["query_id"], [_candidate(values) for values in record["candidates"]]
                 except (KeyError, TypeError) as error:
                     raise DGRValueError(
-                        f"{location(path, number)}: no candidates as Candidates.to_jsonl writes them "
+                        f"{line_location(path, number)}: no candidates as Candidates.to_jsonl writes them "
                         f"({type(error).__name__}: {error})."
                     ) from None
 

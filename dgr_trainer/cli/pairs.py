@@ -24,7 +24,7 @@ from dgr_trainer.cli.sources import (
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import file_kind, json_lines, location
+from dgr_trainer.files.lines import file_kind, json_lines, line_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             ids = record.get(name)
             if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
                 raise DGRValueError(
-                    f"{location(path, number)}: {name} has to be a list of token ids, but is {ids!r}. `dgr "
+                    f"{line_location(path, number)}: {name} has to be a list of token ids, but is {ids!r}. `dgr "
                     "pairs` writes "
                     "such files."
                 )

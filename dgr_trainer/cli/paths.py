@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
-from dgr_trainer.data.sources import hub_name
+from dgr_trainer.data.sources import named_source
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import restore_folder
 from dgr_trainer.files.compression import compression
@@ -26,7 +25,7 @@ def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
         OSError: if it is not there, of the other kind, or not readable.
     """
     found = Path(path)
-    if folder is None and (ir_datasets_id(path) is not None or hub_name(path) is not None):
+    if folder is None and named_source(path) is not None:
         return found
     restore_folder(found)
     if not found.exists():

@@ -13,7 +13,7 @@ from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOpt
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import read_folder
 from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import file_kind, json_lines, location, numbered_lines
+from dgr_trainer.files.lines import file_kind, json_lines, line_location, numbered_lines
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -172,7 +172,7 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
     strings: dict[str, str] = {}
     rows = _identifier_rows(file)
     for number, passage_id, string in rows:
-        where = location(path, number)
+        where = line_location(path, number)
         key = as_id(passage_id, "passage", where)
         if not isinstance(string, str) or not string.strip():
             raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. It needs a text.")
@@ -189,7 +189,7 @@ def _identifier_rows(file: Path) -> Any:
             id = record.get("id", record.get("_id"))
             if id is None or "identifier" not in record:
                 raise DGRValueError(
-                    f"{location(file, number)}: a line needs 'id' and 'identifier'; found are {sorted(record)}."
+                    f"{line_location(file, number)}: a line needs 'id' and 'identifier'; found are {sorted(record)}."
                 )
             yield number, id, record["identifier"]
         return
@@ -197,8 +197,8 @@ def _identifier_rows(file: Path) -> Any:
         cells = line.split("\t")
         if len(cells) != 2:
             raise DGRValueError(
-                f"{location(file, number)}: {len(cells)} columns, but two are expected: passage id and identifier, "
-                "between them a tab."
+                f"{line_location(file, number)}: {len(cells)} columns, but two are expected: passage id and "
+                "identifier, separated by a tab."
             )
         yield number, *cells
 

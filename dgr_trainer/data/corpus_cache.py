@@ -1,4 +1,4 @@
-"""Where a corpus lives: checked passages in an Arrow table, in memory while small, else memory-mapped from disk."""
+"""The Arrow table of a corpus: in memory if it is small, otherwise memory-mapped from a cache on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.ids import IdColumn
-from dgr_trainer.data.passages import PassageRows
+from dgr_trainer.data.passages import NumberedPassages
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression
 
@@ -39,9 +39,9 @@ MARKER = "corpus.json"
 LAYOUT = 1
 BATCH = 1000
 MEMORY_BYTES = 64 * 2**20
-"""A table of more bytes than this is written to disk and memory-mapped."""
+"""A larger table is written to disk and memory-mapped."""
 CACHED_FILE_BYTES = 32 * 2**20
-"""A file of more bytes than this is read once, and afterwards from the table made of it."""
+"""A larger file is read once; afterwards its cached table is used."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StoredCorpus:
     """Checked passages and what identifies them.
 
     Args:
-        dataset (`datasets.Dataset`): the passages, columns as in `FEATURES`.
+        dataset (`datasets.Dataset`): The passages, with the columns of `FEATURES`.
         fingerprint (`str`): SHA-256 of ids and contents, in order.
     """
 
@@ -58,31 +58,34 @@ class StoredCorpus:
 
 
 class CorpusDigest:
-    """sha256 over the ids and contents of passages, in order."""
+    """SHA-256 of the ids and contents of passages, in order."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def update(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add passages, given as rows with the fields of a passage."""
         for row in rows:
             content = [row["id"], row["title"], row["text"], row["pseudo_queries"], row["docid"]]
             self._hash.update(json.dumps(content, separators=(",", ":")).encode("ascii") + b"\n")
 
     def hexdigest(self) -> str:
+        """The SHA-256 of the passages so far, as 64 hexadecimal digits."""
         return self._hash.hexdigest()
 
 
 def store(
-    source: PassageRows, *, key: str | None = None, cache_dir: str | os.PathLike[str] | None = None
+    source: NumberedPassages, *, key: str | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> StoredCorpus:
     """Check passages and put them in a table.
 
     Args:
-        source (`PassageRows`): the passages; read once, in batches.
-        key (`str`, *optional*): name under which the table is kept on disk. It has to change whenever the passages do.
-            Without one, the table stays in memory up to 64 MiB, and else is kept under a hash of its contents.
-        cache_dir (`str` or `os.PathLike`, *optional*, defaults to `datasets.config.HF_DATASETS_CACHE`): where tables
-            are kept.
+        source ([`NumberedPassages`]): The passages; read once, in batches.
+        key (`str`, *optional*):
+            Name of the cached table, which has to change whenever the passages do. Without it, a table of up to 64 MiB
+            stays in memory, and a larger one is cached under a hash of its contents.
+        cache_dir (`str` or `os.PathLike`, *optional*, defaults to `datasets.config.HF_DATASETS_CACHE`):
+            Folder of the cache.
 
     Raises:
         ValueError: if an id occurs twice, or there is no passage with a title or a text.
@@ -104,13 +107,13 @@ def store(
                 temporary.mkdir(parents=True)
                 writer = pa.ipc.new_stream(str(temporary / "passages.arrow"), FEATURES.arrow_schema)
             if writer is not None:
-                for waiting in batches:
-                    writer.write_table(waiting)
+                for unwritten in batches:
+                    writer.write_table(unwritten)
                 batches.clear()
         dropped = total - len(numbers)
         if not numbers:
-            found = f"all {total} passages have neither" if total else "there is no passage in it at all"
-            raise DGRValueError(f"{source.name}: no passage with a title or a text ({found}), so there is no corpus.")
+            reason = f"all {total} passages have neither" if total else "there is no passage in it at all"
+            raise DGRValueError(f"{source.name}: no passage with a title or a text ({reason}), so there is no corpus.")
         if writer is None:
             dataset = Dataset(pa.concat_tables(batches))
             _check_duplicates(dataset, numbers, source)
@@ -120,24 +123,24 @@ def store(
         _check_duplicates(Dataset.from_file(str(temporary / "passages.arrow")), numbers, source)
         facts = {"layout": LAYOUT, "fingerprint": digest.hexdigest(), "passages": len(numbers), "dropped": dropped}
         (temporary / MARKER).write_text(json.dumps(facts), encoding="utf-8")
-        kept_at = folder / (key or f"contents-{digest.hexdigest()}")
+        target = folder / (key or f"contents-{digest.hexdigest()}")
         try:
-            os.rename(temporary, kept_at)
+            os.rename(temporary, target)
         except OSError:
-            if not (kept_at / MARKER).is_file():  # otherwise another process was first, with the same passages
+            if not (target / MARKER).is_file():  # otherwise another process was first, with the same passages
                 raise
     finally:
         if writer is not None:
             writer.close()
         shutil.rmtree(temporary, ignore_errors=True)
-    stored = stored_under(kept_at.name, source.name, cache_dir=cache_dir)
+    stored = stored_under(target.name, source.name, cache_dir=cache_dir)
     if stored is None:
-        raise OSError(f"The table of {source.name} was written to {kept_at} and is gone. Read the corpus again.")
+        raise OSError(f"The table of {source.name} was written to {target} and is gone. Read the corpus again.")
     return stored
 
 
 def stored_under(key: str, name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> StoredCorpus | None:
-    """The table kept under `key`, or `None`; what was dropped when it was made is said again."""
+    """The cached table with that key, or `None`; the warning about dropped passages is repeated."""
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "dgr_trainer" / key
     if not (folder / MARKER).is_file():
         return None
@@ -147,7 +150,7 @@ def stored_under(key: str, name: str, *, cache_dir: str | os.PathLike[str] | Non
 
 
 def file_key(path: Path, reader: str) -> str | None:
-    """The key of the table of a large file: a hash of its bytes and of how it is read. `None` for a small one."""
+    """The key of the cached table of a large file: a hash of its bytes and its reader. `None` for a small file."""
     if path.stat().st_size <= CACHED_FILE_BYTES:
         return None
     with open(path, "rb") as file:
@@ -158,8 +161,8 @@ def file_key(path: Path, reader: str) -> str | None:
 Numbered = list[tuple[int, dict[str, Any]]]
 
 
-def _tables(source: PassageRows) -> Iterator[tuple[pa.Table, tuple[list[int], Numbered]]]:
-    """Batches as tables, with the numbers of all their passages and the passages that are not empty."""
+def _tables(source: NumberedPassages) -> Iterator[tuple[pa.Table, tuple[list[int], Numbered]]]:
+    """Batches as tables, with the numbers of all their passages and the rows of those that are not empty."""
     numbers: list[int] = []
     kept: Numbered = []
     progress = tqdm(source.rows, desc=f"Reading {Path(source.name).name}", unit=" passages", delay=2)
@@ -174,7 +177,7 @@ def _tables(source: PassageRows) -> Iterator[tuple[pa.Table, tuple[list[int], Nu
         yield _table(kept, source), (numbers, kept)
 
 
-def _table(kept: Numbered, source: PassageRows) -> pa.Table:
+def _table(kept: Numbered, source: NumberedPassages) -> pa.Table:
     try:
         return pa.Table.from_pylist([row for _, row in kept], schema=FEATURES.arrow_schema)
     except UnicodeEncodeError:
@@ -183,24 +186,23 @@ def _table(kept: Numbered, source: PassageRows) -> pa.Table:
                 json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError as error:
                 raise DGRValueError(
-                    f"{source.location(number)}: a text that is not Unicode ({error}). Half of a surrogate pair "
-                    "is left "
-                    "where a character was cut: mend the text."
+                    f"{source.location(number)}: a text that is not Unicode ({error}). It holds half of a surrogate "
+                    "pair, as if a character was cut in two: correct the text."
                 ) from None
         raise
 
 
-def _check_duplicates(dataset: Dataset, numbers: array[int], source: PassageRows) -> None:
-    found = IdColumn(dataset.data.column("id")).duplicates()
-    if not found:
+def _check_duplicates(dataset: Dataset, numbers: array[int], source: NumberedPassages) -> None:
+    duplicates = IdColumn(dataset.data.column("id")).duplicates()
+    if not duplicates:
         return
-    first = list(found)[:5]
-    shown = "; ".join(
-        f"{value!r} ({', '.join(source.location(numbers[p]) for p in found[value][:3])})" for value in first
+    examples = "; ".join(
+        f"{id!r} ({', '.join(source.location(numbers[position]) for position in positions[:3])})"
+        for id, positions in list(duplicates.items())[:5]
     )
     raise DGRValueError(
-        f"{source.name}: {len(found)} passage ids occur more than once: {shown}"
-        f"{'; ...' if len(found) > len(first) else ''}. Every passage needs an id of its own."
+        f"{source.name}: {len(duplicates)} passage ids occur more than once: {examples}"
+        f"{'; ...' if len(duplicates) > 5 else ''}. Every passage needs its own id."
     )
 
 

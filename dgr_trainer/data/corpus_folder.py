@@ -1,14 +1,14 @@
-"""A corpus on the disk: a saved `datasets.Dataset`, and what was added to it and removed from it since.
+"""A corpus on disk: a saved `datasets.Dataset`, and later additions and removals.
 
-`corpus.json` says what the folder holds. Passages that are added lie in a part of their own, a saved dataset in a
-subfolder; the numbers of those that are removed lie in a file. So a change costs what changes, not what is there.
+`corpus.json` describes the folder. Added passages are a separate part, a saved dataset in a subfolder; the numbers of
+removed passages are in a file. So the cost of a change depends on its size, not on that of the corpus.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -31,19 +31,19 @@ def write_corpus(folder: Path, stored: StoredCorpus) -> None:
 
 
 def write_changed(source: Path, folder: Path, removed: np.ndarray, added: StoredCorpus | None) -> None:
-    """Write a corpus without some passages and with others after the rest. What stays is linked, not copied.
+    """Write a corpus with some passages removed and others added at the end. Unchanged files are linked, not copied.
 
     Args:
-        source (`pathlib.Path`): the folder of the corpus as it is.
-        folder (`pathlib.Path`): where the changed one goes.
-        removed (`np.ndarray` of int64): numbers of passages, ascending.
-        added (`StoredCorpus`, *optional*): more passages, whose ids are not taken.
+        source (`pathlib.Path`): The folder of the present corpus.
+        folder (`pathlib.Path`): The folder to write.
+        removed (`np.ndarray` of int64): Numbers of passages, ascending.
+        added (`StoredCorpus`, *optional*): More passages, with new ids.
     """
     facts = _read_facts(source)
-    parts, gone = _parts(facts), _gone(source, facts)
-    own = removed + np.searchsorted(gone - np.arange(len(gone)), removed, side="right")
+    parts, gone = _parts(facts), _removed(source, facts)
+    removed_rows = removed + np.searchsorted(gone - np.arange(len(gone)), removed, side="right")
     link_tree(source, folder, leave_out=lambda name: name in (MARKER, facts.get("removed")))
-    gone = np.union1d(gone, own)
+    gone = np.union1d(gone, removed_rows)
     if added is not None:
         name = f"part-{len(parts)}"
         added.dataset.save_to_disk(str(folder / name))
@@ -63,65 +63,65 @@ def open_corpus(path: Path) -> tuple[Dataset, str | None]:
     """Open the folder of a corpus.
 
     Returns:
-        `tuple[datasets.Dataset, str | None]`: the passages, memory-mapped, and their fingerprint; that of a changed
-        corpus is not known.
+        `tuple[datasets.Dataset, str | None]`: The passages, memory-mapped, and their fingerprint; `None` for a changed
+        corpus.
 
     Raises:
         FileNotFoundError: if there is no saved corpus.
         ValueError: if its files do not belong together.
     """
     facts = _read_facts(path)
-    parts, gone = _parts(facts), _gone(path, facts)
-    found = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
-    for dataset, part in zip(found, parts, strict=True):
+    parts, gone = _parts(facts), _removed(path, facts)
+    loaded = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
+    for dataset, part in zip(loaded, parts, strict=True):
         if len(dataset) != part["passages"]:
             raise DGRValueError(
                 f"{path / part['name']} holds {len(dataset)} passages, but {part['passages']} were saved: its files "
                 "do not belong together. Save the corpus again."
             )
     if len(gone):
-        # Slices of what is mapped. The table holds nothing of its own, whatever its name says.
-        table = pa.concat_tables([dataset.data.table for dataset in found])
+        # Slices of the memory-mapped tables; despite its name, InMemoryTable copies nothing.
+        table = pa.concat_tables([dataset.data.table for dataset in loaded])
         bounds = np.concatenate([[-1], gone, [len(table)]])
         kept = np.flatnonzero(np.diff(bounds) > 1)
         starts, lengths = (bounds[kept] + 1).tolist(), (np.diff(bounds)[kept] - 1).tolist()
-        slices = pa.concat_tables([table.slice(*place) for place in zip(starts, lengths, strict=True)])
-        return Dataset(InMemoryTable(slices), fingerprint=_name_of(facts, gone)), None
-    if len(found) > 1:
-        return datasets.concatenate_datasets(found), None
-    return found[0], facts.get("fingerprint")
+        slices = pa.concat_tables([table.slice(*span) for span in zip(starts, lengths, strict=True)])
+        return Dataset(InMemoryTable(slices), fingerprint=_dataset_name(facts, gone)), None
+    if len(loaded) > 1:
+        return datasets.concatenate_datasets(loaded), None
+    return loaded[0], facts.get("fingerprint")
 
 
 def verify_corpus(path: Path) -> None:
-    """Compare every part with the SHA-256 of its ids and contents, which reads all of it.
+    """Check the SHA-256 of the ids and contents of every part, which reads all of it.
 
     Raises:
         ValueError: if a part is damaged.
     """
     for part in _parts(_read_facts(path)):
-        place = path / part["name"]
+        folder = path / part["name"]
         digest = CorpusDigest()
         try:
-            for batch in datasets.load_from_disk(str(place)).with_format("arrow").iter(batch_size=1000):
+            for batch in datasets.load_from_disk(str(folder)).with_format("arrow").iter(batch_size=1000):
                 digest.update(batch.to_pylist())
-            whole = digest.hexdigest() == part["fingerprint"]
+            intact = digest.hexdigest() == part["fingerprint"]
         except (pa.ArrowException, UnicodeDecodeError):
-            whole = False
-        if not whole:
+            intact = False
+        if not intact:
             raise DGRValueError(
-                f"The corpus is damaged: the passages at {place} do not have the SHA-256 they were written with. "
+                f"The corpus is damaged: the passages at {folder} do not have the SHA-256 they were written with. "
                 "Copy the folder again, or make it again."
             )
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
     if not (path / MARKER).is_file():
-        found = listing(path) if path.is_dir() else "nothing there"
+        contents = listing(path) if path.is_dir() else "nothing there"
         raise FileNotFoundError(
-            f"{path} is no saved corpus: it has no {MARKER}. Found: {found}. "
+            f"{path} is no saved corpus: it has no {MARKER}. Found: {contents}. "
             "Corpus.read reads corpora in other formats."
         )
-    facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    facts: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
     if facts.get("layout") not in (LAYOUT, CHANGED_LAYOUT):
         raise DGRValueError(
             f"{path} was saved in layout {facts.get('layout')!r} of a corpus, and this version of dgr-trainer "
@@ -138,14 +138,14 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 def _parts(facts: dict[str, Any]) -> list[dict[str, Any]]:
     if facts["layout"] == LAYOUT:
         return [{"name": "", "passages": facts["passages"], "fingerprint": facts["fingerprint"]}]
-    return facts["parts"]
+    return cast(list[dict[str, Any]], facts["parts"])
 
 
-def _gone(path: Path, facts: dict[str, Any]) -> np.ndarray:
-    """The numbers of the removed passages among those of all parts."""
+def _removed(path: Path, facts: dict[str, Any]) -> np.ndarray:
+    """The numbers of the removed passages, counted over all parts."""
     if not facts.get("removed"):
         return np.empty(0, np.int64)
-    gone = np.load(path / facts["removed"], allow_pickle=False)
+    gone: np.ndarray = np.load(path / facts["removed"], allow_pickle=False)
     if gone.dtype != np.int64 or sum(part["passages"] for part in _parts(facts)) - len(gone) != facts["passages"]:
         raise DGRValueError(
             f"{path / facts['removed']} does not belong to the corpus in {path}. Copy the folder again, or make it "
@@ -154,6 +154,6 @@ def _gone(path: Path, facts: dict[str, Any]) -> np.ndarray:
     return gone
 
 
-def _name_of(facts: dict[str, Any], gone: np.ndarray) -> str:
-    """A name of the passages, by which `datasets` knows what it has cached of them."""
-    return datasets.fingerprint.Hasher.hash([[part["fingerprint"] for part in facts["parts"]], gone.tobytes()])
+def _dataset_name(facts: dict[str, Any], gone: np.ndarray) -> str:
+    """The fingerprint of the dataset, by which `datasets` finds cached results."""
+    return str(datasets.fingerprint.Hasher.hash([[part["fingerprint"] for part in facts["parts"]], gone.tobytes()]))

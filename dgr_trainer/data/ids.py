@@ -1,10 +1,10 @@
-"""Ids of passages and queries: what is a valid id, and a long column of them in which each is found."""
+"""Ids of passages and queries: the check of one id, and a long column of ids that can be searched."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +12,16 @@ import pyarrow as pa
 from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
 
 
-def as_id(value: object, of: str, where: str) -> str:
+def as_id(value: object, item: str, location: str) -> str:
     """Turn a value read from the user's data into an id.
 
     Args:
-        value (`object`): the value. A string is taken as it is, an integer becomes its decimal digits.
-        of (`str`): what the id names (`"passage"`, `"query"`), for the error.
-        where (`str`): where the value was found, for the error.
+        value (`object`): The value. A string is used unchanged, an integer becomes its decimal digits.
+        item (`str`): What the id names (`"passage"`, `"query"`), for the error.
+        location (`str`): Where the value was found, for the error.
 
     Returns:
-        `str`: the id.
+        `str`: The id.
 
     Raises:
         TypeError: if the value is neither a string nor an integer.
@@ -31,27 +31,26 @@ def as_id(value: object, of: str, where: str) -> str:
         return str(int(value))
     if not isinstance(value, str):
         raise DGRTypeError(
-            f"{where}: the {of} id is {value!r} ({type(value).__name__}), but ids are strings (or integers). "
-            f"Give every {of} a string id."
+            f"{location}: the {item} id is {value!r} ({type(value).__name__}), but ids are strings (or integers). "
+            f"Give every {item} a string id."
         )
     if not value:
-        raise DGRValueError(f"{where}: the {of} id is empty. Give every {of} an id.")
+        raise DGRValueError(f"{location}: the {item} id is empty. Give every {item} an id.")
     if value.split() != [value]:
         raise DGRValueError(
-            f"{where}: the {of} id {value!r} holds whitespace, at which run and qrels files are split. "
+            f"{location}: the {item} id {value!r} holds whitespace, at which run and qrels files are split. "
             "Replace it, for example with '_'."
         )
     return value
 
 
 class IdColumn(Sequence[str]):
-    """A column of ids that stays in Arrow: read as ids are needed, and searched without a dictionary of them.
+    """A column of ids that stays in Arrow and is searched without a dictionary.
 
-    The first search sorts the ids' hashes (16 bytes an id); each search is then a binary one, checked against the
-    column itself.
+    The first search sorts the ids' hashes (16 bytes an id). Every search is then a binary one.
 
     Args:
-        column (`pyarrow.ChunkedArray`): the ids, strings.
+        column (`pyarrow.ChunkedArray`): The ids, strings.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -77,36 +76,36 @@ class IdColumn(Sequence[str]):
         index = operator.index(position)
         if not -len(self) <= index < len(self):
             raise DGRIndexError(f"There is no id {index}: there are {len(self)} ids.")
-        return self._column[index].as_py()
+        return cast(str, self._column[index].as_py())
 
     def __contains__(self, value: object) -> bool:
         return self.find(value) is not None
 
     def index(self, value: object, start: int = 0, stop: int | None = None) -> int:
-        """Position of an id, as of any sequence; `ValueError` if it is not there."""
+        """Position of an id between `start` and `stop`; `ValueError` if it is not there."""
         position = self.find(value)
         if position is None or position not in range(*slice(start, stop).indices(len(self))):
             raise DGRValueError(f"{value!r} is not among the ids.")
         return position
 
     def find(self, value: object) -> int | None:
-        """Position of an id (the first, if it occurs more than once), or `None` if it is not there."""
+        """Position of an id (the first, if it occurs more than once); `None` if it is not there."""
         if not isinstance(value, str):
             return None
         hashes, order = self._hashes()
-        wanted = np.int64(hash(value))
-        low, high = hashes.searchsorted(wanted, "left"), hashes.searchsorted(wanted, "right")
+        value_hash = np.int64(hash(value))
+        low, high = hashes.searchsorted(value_hash, "left"), hashes.searchsorted(value_hash, "right")
         return next((position for position in order[low:high].tolist() if self[position] == value), None)
 
     def duplicates(self) -> dict[str, list[int]]:
-        """The ids that occur more than once, with all their positions, in the order of the first of them."""
+        """The ids that occur more than once with all their positions, ordered by the first one."""
         hashes, order = self._hashes()
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-        found: dict[str, list[int]] = {}
+        positions_by_id: dict[str, list[int]] = {}
         for run in np.split(equal, np.flatnonzero(np.diff(equal) > 1) + 1) if len(equal) else ():
             for position in order[run[0] : run[-1] + 2].tolist():
-                found.setdefault(self[position], []).append(position)
-        repeated = {value: positions for value, positions in found.items() if len(positions) > 1}
+                positions_by_id.setdefault(self[position], []).append(position)
+        repeated = {value: positions for value, positions in positions_by_id.items() if len(positions) > 1}
         return dict(sorted(repeated.items(), key=lambda item: item[1]))
 
     def _hashes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A passage, and the checks that its values pass on their way into a corpus."""
+"""A passage, and the checks of its values before it enters a corpus."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Passage:
     """A passage: what a retriever finds.
 
     Args:
-        id (`str`): id of the passage, without whitespace.
-        title (`str`, *optional*, defaults to `""`): title.
-        text (`str`, *optional*, defaults to `""`): body.
-        pseudo_queries (`tuple[str, ...]`, *optional*, defaults to `()`): queries generated for the passage.
-        docid (`str`, *optional*): an identifier given to the passage by other means, such as a semantic id or a URL.
+        id (`str`): Id of the passage, without whitespace.
+        title (`str`, *optional*, defaults to `""`): Title.
+        text (`str`, *optional*, defaults to `""`): Body.
+        pseudo_queries (`tuple[str, ...]`, *optional*, defaults to `()`): Queries generated for the passage.
+        docid (`str`, *optional*): Identifier given to the passage by other means, such as a semantic id or a URL.
     """
 
     id: str
@@ -33,13 +33,13 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class PassageRows:
-    """Passages on their way into a corpus.
+class NumberedPassages:
+    """Passages on their way into a corpus, read once.
 
     Args:
-        rows (`Iterable[tuple[int, dict]]`): number of the passage in its source and its values, by [`FIELDS`].
-        location (`Callable[[int], str]`): how errors name the passage of that number.
-        name (`str`): what the source is called in messages.
+        rows (`Iterable[tuple[int, dict]]`): Number of the passage in its source, and its values by [`FIELDS`].
+        location (`Callable[[int], str]`): How errors name the passage of that number.
+        name (`str`): What messages call the source.
     """
 
     rows: Iterable[tuple[int, dict[str, Any]]]
@@ -48,16 +48,17 @@ class PassageRows:
 
 
 def passage_row(
-    where: str, *, id: object, title: object, text: object, pseudo_queries: object, docid: object
+    location: str, *, id: object, title: object, text: object, pseudo_queries: object, docid: object
 ) -> dict[str, Any]:
     """Check the values of one passage and give them their types.
 
     Args:
-        where (`str`): where the passage was found, for errors.
-        id (`object`): string or integer.
-        title, text (`object`): string or `None` (no title, no text).
-        pseudo_queries (`object`): list of strings or `None`; blank ones are left out.
-        docid (`object`): string, integer or `None`.
+        location (`str`): Where the passage was found, for errors.
+        id (`object`): String or integer.
+        title (`object`): String, or `None` for no title.
+        text (`object`): String, or `None` for no text.
+        pseudo_queries (`object`): List of strings, or `None`; blank ones are left out.
+        docid (`object`): String, integer or `None`.
 
     Raises:
         TypeError: if a value is of another type.
@@ -66,21 +67,23 @@ def passage_row(
     for name, value in (("title", title), ("text", text)):
         if value is not None and not isinstance(value, str):
             raise DGRTypeError(
-                f"{where}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string."
+                f"{location}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string."
             )
     if pseudo_queries is None:
         pseudo_queries = ()
     elif isinstance(pseudo_queries, str) or not isinstance(pseudo_queries, Sequence):
         raise DGRTypeError(
-            f"{where}: pseudo_queries is a {type(pseudo_queries).__name__}, but it has to be a list of strings."
+            f"{location}: pseudo_queries is a {type(pseudo_queries).__name__}, but it has to be a list of strings."
         )
     for query in pseudo_queries:
         if not isinstance(query, str):
-            raise DGRTypeError(f"{where}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings.")
+            raise DGRTypeError(
+                f"{location}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings."
+            )
     if docid is not None and (isinstance(docid, bool) or not isinstance(docid, (str, int))):
-        raise DGRTypeError(f"{where}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
+        raise DGRTypeError(f"{location}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
     return {
-        "id": as_id(id, "passage", where),
+        "id": as_id(id, "passage", location),
         "title": title or "",
         "text": text or "",
         "pseudo_queries": [query for query in pseudo_queries if query.strip()],

@@ -1,4 +1,4 @@
-"""Pseudo-queries of passages, read from the files in which others publish them, or made by a model."""
+"""Pseudo-queries of passages, read from files: published ones, or those that a model wrote."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
     """Pseudo-queries by passage id, memory-mapped; for [`Corpus.with_pseudo_queries`].
 
     Args:
-        dataset (`datasets.Dataset`): columns `id` and `pseudo_queries` (list of strings). A passage may have several
-            rows, whose queries are joined.
+        dataset (`datasets.Dataset`):
+            Columns `id` and `pseudo_queries` (list of strings). The queries of several rows with the same id are
+            joined.
 
     Raises:
         ValueError: if the dataset has other columns.
@@ -34,7 +35,7 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
     def __init__(self, dataset: datasets.Dataset) -> None:
         if dataset.features != FEATURES:
             raise DGRValueError(
-                f"Pseudo-queries lie in the columns {dict(FEATURES)}, but got {dict(dataset.features)}. "
+                f"Pseudo-queries need the columns {dict(FEATURES)}, but got {dict(dataset.features)}. "
                 "read_pseudo_queries reads them from files."
             )
         self.dataset = dataset
@@ -66,7 +67,9 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
 def read_pseudo_queries(
     paths: PathLike | Sequence[PathLike], ids: Iterable[str] | None = None, *, best: int | None = None
 ) -> PseudoQueries:
-    """Read pseudo-queries from files, of any of these formats:
+    """Read pseudo-queries from files.
+
+    Formats:
 
     - JSON Lines (or `.json`, `.parquet`, `.arrow`) with the id of a passage (`id`, `_id`, `doc_id`, `docid`, `pid` or
       `passage_id`) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
@@ -75,15 +78,16 @@ def read_pseudo_queries(
     - docTTTTTquery's samples: text files with the query of one passage on each line, in the order of the collection.
       They need `ids`; several files are several samples.
     - A pickle (`.pkl`, `.pickle`) of a dict of passage ids and lists of queries: MINDER. It is read as data: a pickle
-      that would run anything is refused.
+      that would run code is refused.
 
     Files may be compressed (`.gz`, `.zst`).
 
     Args:
-        paths (`str`, `os.PathLike` or a sequence of them): the files.
-        ids (`Iterable[str]`, *optional*): ids of the passages in the order of the files' lines, such as `corpus.ids`.
-        best (`int`, *optional*): of records with `log_probs`, only so many with the highest mean (InPars keeps
-            10,000). By default all.
+        paths (`str`, `os.PathLike` or a sequence of them): The files.
+        ids (`Iterable[str]`, *optional*): Ids of the passages in the order of the files' lines, such as `corpus.ids`.
+        best (`int`, *optional*):
+            Number of records to keep, those with the highest mean of `log_probs` (InPars keeps 10,000). By default
+            all.
 
     Returns:
         [`PseudoQueries`]
@@ -97,17 +101,17 @@ def read_pseudo_queries(
     corpus = corpus.with_pseudo_queries(read_pseudo_queries("minder-pid2query.pkl"))
     ```
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    if not given:
+    files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not files:
         raise DGRValueError("No file of pseudo-queries was given.")
 
     def rows() -> Iterator[dict[str, Any]]:
-        for id, queries in file_rows(given, ids, best):
+        for id, queries in file_rows(files, ids, best):
             kept = [query for query in queries if query.strip()]
             if kept:
                 yield {"id": id, "pseudo_queries": kept}
 
-    found = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
-    if not len(found):
-        raise DGRValueError(f"{', '.join(map(str, given))}: there is no pseudo-query in it.")
-    return PseudoQueries(found)
+    dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
+    if not len(dataset):
+        raise DGRValueError(f"{', '.join(map(str, files))}: there is no pseudo-query in it.")
+    return PseudoQueries(dataset)

@@ -17,10 +17,13 @@ from dgr_trainer.data.formats.huggingface import (
     dataset_judgement_rows,
     dataset_query_rows,
 )
-from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
+from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.query_readers import judgement_rows, query_rows
-from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.data.judgement_readers import FORMATS as JUDGEMENT_FORMATS
+from dgr_trainer.data.judgement_readers import line_judgements
+from dgr_trainer.data.query_readers import FORMATS as QUERY_FORMATS
+from dgr_trainer.data.rows import JudgementRow, QueryRow
+from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name
 from dgr_trainer.files.lines import listing
@@ -33,14 +36,14 @@ Qrels = dict[str, dict[str, int]]
 
 
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
-    """Read queries from a file or a BEIR folder.
+    """Read queries from a file, a folder, the Hub or ir_datasets.
 
     - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
       or `query`; perhaps `answers` (a list of strings).
     - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
-    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as TREC and MS MARCO topics; a first line that names
-      the columns is skipped.
+    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO; a first line that names the columns
+      is skipped. Topics as TREC publishes them (`<top> <num> <title>`).
     - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
       (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
@@ -49,87 +52,97 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     Files may be compressed (`.gz`, `.zst`).
 
     Args:
-        path (`str` or `os.PathLike`): the file or folder.
-        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+        path (`str` or `os.PathLike`): The file or folder, `hf:NAME` or `irds:ID`.
+        split (`str`, *optional*): The split of a BEIR folder or a saved `DatasetDict`, such as `"test"`.
 
     Returns:
-        `datasets.Dataset`: columns `query_id` and `query` (strings), and `answers` (list of strings) if any query has
+        `datasets.Dataset`: Columns `query_id` and `query` (strings), and `answers` (list of strings) if any query has
         them. Blank queries are dropped with a warning that counts them.
 
     Raises:
         FileNotFoundError: if the file, or the split, is not there.
         ValueError: if a line is malformed, an id occurs twice, or nothing is left.
     """
-    hub = hub_name(path)
-    path = Path(path)
-    judged: Collection[str] | None = None
-    name = ir_datasets_id(path)
-    dataset = saved_dataset(path, split) if path.is_dir() else None
-    if hub is not None:
-        _refuse_split(split, path)
-        return _checked_queries(dataset_query_rows(*hub_dataset(hub, QUERY_COLUMNS), hub.text), hub.text)
-    if dataset is not None:
-        return _checked_queries(dataset_query_rows(dataset, None, os.fspath(path)), os.fspath(path))
-    if name is None and path.is_dir():
-        folder, path = path, _split_file(path, split)
-        if split is not None and path.name.startswith("queries.jsonl"):
-            judged = read_qrels(folder, split)
-    else:
-        _refuse_split(split, path)
-    found = query_rows(path) if name is None else ir_datasets_ids.query_rows(name)
-    which = "" if judged is None else f" is judged in the split {split!r}"
-    return _checked_queries(found, os.fspath(path), judged, which)
+    name = os.fspath(path)
+    match resolve(path):
+        case HubSource() as hub:
+            _refuse_split(split, name)
+            return _checked_queries(dataset_query_rows(*hub.load(QUERY_COLUMNS), name), name)
+        case IrDatasetsSource(id):
+            _refuse_split(split, name)
+            return _checked_queries(ir_datasets_ids.query_rows(id), name)
+        case SavedDatasetSource() as saved:
+            return _checked_queries(dataset_query_rows(saved.load(split), None, name), name)
+        case FolderSource(folder):
+            file = FileSource(_query_file(folder, split))
+            judged = read_qrels(folder, split) if split and file.name == "queries.jsonl" else None
+            return _checked_queries(_query_rows(file), str(file.path), judged, f" is judged in the split {split!r}")
+        case FileSource() as file:
+            _refuse_split(split, name)
+            return _checked_queries(_query_rows(file), name)
 
 
 def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
-    """The queries of a dataset of the Hub, or any other, streamed or not.
+    """Read queries from a dataset, streamed or not.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each query.
-        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `query` and `answers`, where it
-            has another name, for example `{"query": "question", "answers": "answer"}`. Without a column of ids, the
-            numbers of the rows are the ids, from 0.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): A row for each query.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns of `query_id`, `query` and `answers` that have other names in the dataset, for example
+            `{"query": "question", "answers": "answer"}`. Without a column of ids, the ids are the numbers of the rows,
+            from 0.
 
     Returns:
-        `datasets.Dataset`: as [`read_queries`] gives it.
+        `datasets.Dataset`: In the form of [`read_queries`].
 
     Raises:
-        TypeError, ValueError: as [`read_queries`] does, with the row; or if a column is missing.
+        TypeError: if `dataset` is no dataset, or a value has the wrong type; names the row.
+        ValueError: if a column is missing, an id is invalid or occurs twice, or nothing is left.
     """
     return _checked_queries(dataset_query_rows(dataset, columns), "the dataset")
 
 
 def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Qrels:
-    """The judgements in a dataset of the Hub, or any other, streamed or not.
+    """Read judgements from a dataset, streamed or not.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): a row for each judgement.
-        columns (`Mapping[str, str]`, *optional*): the dataset's column for `query_id`, `passage_id` and `relevance`,
-            where it has another name than that, or than BEIR's (`query-id`, `corpus-id`, `score`). Without a column of
-            relevance, every passage named is relevant.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): A row for each judgement.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns of `query_id`, `passage_id` and `relevance` that have other names in the dataset (BEIR's
+            `query-id`, `corpus-id` and `score` are known). Without a column of relevance, every passage is relevant.
+
+    Returns:
+        `dict[str, dict[str, int]]`: In the form of [`read_qrels`].
 
     Raises:
-        TypeError, ValueError: as [`read_qrels`] does, with the row; or if a column is missing.
+        TypeError: if `dataset` is no dataset, or an id has the wrong type; names the row.
+        ValueError: if a column is missing, a relevance is no integer, or a passage is judged in two ways.
     """
     return _checked_qrels(dataset_judgement_rows(dataset, columns), "the dataset")
 
 
+def _query_rows(file: FileSource) -> Iterator[QueryRow]:
+    return file_format(file, QUERY_FORMATS, "Name it .jsonl or .tsv.").read(file)
+
+
 def _checked_queries(
-    found: Iterable[tuple[str, str, str, list[str]]],
+    query_rows: Iterable[QueryRow],
     name: str,
     judged: Collection[str] | None = None,
-    which: str = "",
+    missing: str = "",
 ) -> Dataset:
-    """Queries as a dataset, each id once, those that are judged; blank ones are dropped."""
+    """A dataset of the queries, or of the judged ones: every id once, blank queries dropped."""
     rows: dict[str, tuple[str, list[str]]] = {}
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     blank = 0
-    for where, query_id, query, answers in found:
-        if query_id in places:
+    for location, query_id, query, answers in query_rows:
+        if query_id in locations:
             raise DGRValueError(
-                f"{where}: the query id {query_id!r} was already on {places[query_id]}. Make ids unique."
+                f"{location}: the query id {query_id!r} was already on {locations[query_id]}. Make ids unique."
             )
-        places[query_id] = where.removeprefix(f"{name}, ")  # Without the path, which is long and always the same.
+        locations[query_id] = location.removeprefix(
+            f"{name}, "
+        )  # Without the path, which is long and does not change.
         if judged is not None and query_id not in judged:
             continue
         if not query.strip():
@@ -139,7 +152,7 @@ def _checked_queries(
     if blank:
         logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
-        raise DGRValueError(f"{name}: no query in it{which}.")
+        raise DGRValueError(f"{name}: no query in it{missing if judged is not None else ''}.")
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -148,14 +161,14 @@ def _checked_queries(
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _refuse_split(split: str | None, path: Path) -> None:
+def _refuse_split(split: str | None, path: str) -> None:
     if split is not None:
         raise DGRValueError(
             f"A split ({split!r}) is chosen in a BEIR folder, but {path} is no folder. Leave split out."
         )
 
 
-def _split_file(folder: Path, split: str | None) -> Path:
+def _query_file(folder: Path, split: str | None) -> Path:
     names = ["queries.jsonl"] if split is None else [f"queries.{split}.jsonl", "queries.jsonl"]
     for name in names:
         for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
@@ -166,17 +179,18 @@ def _split_file(folder: Path, split: str | None) -> Path:
 
 
 def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
-    """Queries by id, whatever they come in.
+    """Turn a dataset or a mapping of queries into a dictionary.
 
     Args:
-        queries (`datasets.Dataset` or `Mapping[str, str]`): a dataset with the columns `query_id` and `query` (others
-            are ignored; a query may occur in several rows with the same text), or queries by id.
+        queries (`datasets.Dataset` or `Mapping[str, str]`):
+            A dataset with the columns `query_id` and `query` (others are ignored; a query may occur in several rows
+            with the same text), or queries by id.
 
     Returns:
-        `dict[str, str]`: query by query id, in the order given.
+        `dict[str, str]`: Queries by id, in the given order.
 
     Raises:
-        TypeError: if `queries` is neither, or an id or a query is of the wrong type.
+        TypeError: if `queries` is neither, or an id or a query has the wrong type.
         ValueError: if the dataset lacks a column, an id is invalid or has two different queries, a query is blank, or
             there are none.
     """
@@ -206,11 +220,11 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
         if result.setdefault(query_id, query) != query:
             raise DGRValueError(
-                f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs an "
-                "id of its own."
+                f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs "
+                "its own id."
             )
     if not result:
-        raise DGRValueError("There are no queries: what was given is empty.")
+        raise DGRValueError("There are no queries: the dataset or mapping is empty.")
     return result
 
 
@@ -228,52 +242,58 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
     passages are relevant; of a task of KILT the pages of the provenance; of the results of
     DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
-    Hub, perhaps with a mapping of columns (`hf:user/judgements,passage_id=doc`).
+    Hub, perhaps with names of columns (`hf:user/judgements,passage_id=doc`).
 
     Args:
-        path (`str` or `os.PathLike`): the file, or the BEIR folder. A file may be compressed (`.gz`, `.zst`).
-        split (`str`, *optional*): the split of a BEIR folder, such as `"test"`.
+        path (`str` or `os.PathLike`): The file or folder, `hf:NAME` or `irds:ID`. Files may be compressed.
+        split (`str`, *optional*): The split of a BEIR folder or a saved `DatasetDict`, such as `"test"`.
 
     Returns:
-        `dict[str, dict[str, int]]`: relevance by query id and passage id; 0 and less are kept.
+        `dict[str, dict[str, int]]`: Relevance by query id and passage id; 0 and less are kept.
 
     Raises:
         FileNotFoundError: if the file, or the split, is not there.
-        ValueError: if a line is malformed, a passage is judged twice with different results, or there is no
-            judgement.
+        ValueError: if a line is malformed, a passage has two different judgements, or there is no judgement.
     """
-    hub = hub_name(path)
-    path = Path(path)
-    name = ir_datasets_id(path)
-    dataset = saved_dataset(path, split) if path.is_dir() else None
-    if hub is not None:
-        _refuse_split(split, path)
-        return _checked_qrels(dataset_judgement_rows(*hub_dataset(hub, JUDGEMENT_COLUMNS), hub.text), hub.text)
-    if dataset is not None:
-        return _checked_qrels(dataset_judgement_rows(dataset, None, os.fspath(path)), os.fspath(path))
-    if name is None and path.is_dir():
-        folder = path / "qrels" if (path / "qrels").is_dir() else path
-        files = [folder / f"{split}.tsv{suffix}" for suffix in ("", *SUFFIXES)]
-        of_split = next((file for file in files if split is not None and file.is_file()), None)
-        if of_split is None:
-            wanted = f"has no {split}.tsv" if split else "is a folder: name a split"
-            raise FileNotFoundError(f"{folder} {wanted}. It holds: {listing(folder)}.")
-        path = of_split
-    else:
-        _refuse_split(split, path)
-    found = judgement_rows(path) if name is None else ir_datasets_ids.judgement_rows(name)
-    return _checked_qrels(found, os.fspath(path))
+    name = os.fspath(path)
+    match resolve(path):
+        case HubSource() as hub:
+            _refuse_split(split, name)
+            return _checked_qrels(dataset_judgement_rows(*hub.load(JUDGEMENT_COLUMNS), name), name)
+        case IrDatasetsSource(id):
+            _refuse_split(split, name)
+            return _checked_qrels(ir_datasets_ids.judgement_rows(id), name)
+        case SavedDatasetSource() as saved:
+            return _checked_qrels(dataset_judgement_rows(saved.load(split), None, name), name)
+        case FolderSource(folder):
+            file = FileSource(_qrels_file(folder, split))
+            return _checked_qrels(line_judgements(file), str(file.path))
+        case FileSource() as file:
+            _refuse_split(split, name)
+            rows = file_format(file, JUDGEMENT_FORMATS, "Name it .tsv, .jsonl or .parquet.").read(file)
+            return _checked_qrels(rows, name)
 
 
-def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qrels:
-    """Judgements by query and passage, each passage judged in one way."""
+def _qrels_file(folder: Path, split: str | None) -> Path:
+    folder = folder / "qrels" if (folder / "qrels").is_dir() else folder
+    if split is not None:
+        for suffix in ("", *SUFFIXES):
+            file = folder / f"{split}.tsv{suffix}"
+            if file.is_file():
+                return file
+    problem = f"has no {split}.tsv" if split else "is a folder: name a split"
+    raise FileNotFoundError(f"{folder} {problem}. It holds: {listing(folder)}.")
+
+
+def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
+    """Judgements by query and passage; a passage that is judged twice has to have the same relevance."""
     qrels: Qrels = {}
-    for where, query_id, passage_id, relevance in found:
-        known = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
-        if known != relevance:
+    for location, query_id, passage_id, relevance in judgements:
+        earlier = qrels.setdefault(query_id, {}).setdefault(passage_id, relevance)
+        if earlier != relevance:
             raise DGRValueError(
-                f"{where}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {known} on an "
-                "earlier line. Keep one of the two."
+                f"{location}: passage {passage_id!r} has relevance {relevance} for query {query_id!r}, but {earlier} "
+                "on an earlier line. Keep one of the two."
             )
     if not qrels:
         raise DGRValueError(f"{name}: no judgement in it.")
@@ -281,9 +301,9 @@ def _checked_qrels(found: Iterable[tuple[str, str, str, int]], name: str) -> Qre
 
 
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
-    """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, else TREC's four columns.
+    """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, otherwise TREC's four columns.
 
-    A name that ends in `.gz` or `.zst` makes a compressed file.
+    The file is compressed if its name ends in `.gz` or `.zst`.
 
     Raises:
         TypeError: if an id is no string, or a relevance no integer.
@@ -294,12 +314,14 @@ def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
         if beir:
             file.write("query-id\tcorpus-id\tscore\n")
         for query_id, judgements in qrels.items():
-            where = f"qrels of query {query_id!r}"
-            as_id(query_id, "query", where)
+            location = f"qrels of query {query_id!r}"
+            as_id(query_id, "query", location)
             for passage_id, relevance in judgements.items():
-                as_id(passage_id, "passage", where)
+                as_id(passage_id, "passage", location)
                 if isinstance(relevance, bool) or not isinstance(relevance, int):
-                    raise DGRTypeError(f"{where}: the relevance of {passage_id!r} is {relevance!r}, not an integer.")
+                    raise DGRTypeError(
+                        f"{location}: the relevance of {passage_id!r} is {relevance!r}, not an integer."
+                    )
                 middle = "\t" if beir else " 0 "
                 file.write(f"{query_id}{middle}{passage_id}{middle if beir else ' '}{relevance}\n")
 
@@ -309,43 +331,43 @@ def check_qrels(
     corpus: Container[str],
     queries: Dataset | Mapping[str, str] | None = None,
 ) -> Qrels:
-    """The judgements of passages that are in the corpus and of queries that are known.
+    """Keep the judgements of known queries and of passages in the corpus; one warning counts the others.
 
     Args:
-        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
-        corpus (`Corpus` or `Container[str]`): the corpus, or the ids in it.
-        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): the queries; by default all are known.
+        qrels (`Mapping[str, Mapping[str, int]]`): Relevance by query id and passage id.
+        corpus (`Corpus` or `Container[str]`): The corpus, or the ids in it.
+        queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): The known queries. By default all are.
 
     Returns:
-        `dict[str, dict[str, int]]`: what is left. What was dropped is counted in one warning.
+        `dict[str, dict[str, int]]`: The judgements that are left.
 
     Raises:
         ValueError: if nothing is left.
     """
-    known = None if queries is None else queries_mapping(queries)
+    known_queries = None if queries is None else queries_mapping(queries)
     kept: Qrels = {}
     unknown_queries: list[str] = []
     unknown_passages: list[str] = []
     total = 0
     for query_id, judgements in qrels.items():
         total += len(judgements)
-        if known is not None and query_id not in known:
+        if known_queries is not None and query_id not in known_queries:
             unknown_queries.append(query_id)
             continue
         left = {passage_id: relevance for passage_id, relevance in judgements.items() if passage_id in corpus}
         unknown_passages += [passage_id for passage_id in judgements if passage_id not in left]
         if left:
             kept[query_id] = left
-    found = (
+    problem = (
         f"{len(unknown_queries)} of {len(qrels)} queries of the qrels are unknown (such as {unknown_queries[:3]}) and "
         f"{len(unknown_passages)} of {total} judged passages are not in the corpus (such as {unknown_passages[:3]})"
     )
     if not kept:
         raise DGRValueError(
-            f"Nothing is left of the qrels: {found}. Are qrels, queries and corpus of the same collection?"
+            f"Nothing is left of the qrels: {problem}. Are qrels, queries and corpus of the same collection?"
         )
     if unknown_queries or unknown_passages:
         lost = len(qrels) - len(kept) - len(unknown_queries)
-        gone = f", with which {lost} more queries have no judgement left" if lost else ""
-        logger.warning("%s%s. They were dropped.", found, gone)
+        and_queries = f", with which {lost} more queries have no judgement left" if lost else ""
+        logger.warning("%s%s. They were dropped.", problem, and_queries)
     return kept

@@ -1,4 +1,4 @@
-"""Streams rows into a memory-mapped dataset, so that no corpus or training set is ever held as Python objects."""
+"""Streams rows into a memory-mapped dataset, so that large data are never held as Python objects."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 def dataset_from_rows(
     rows: Iterable[Mapping[str, Any]], features: datasets.Features, *, description: str | None = None
 ) -> datasets.Dataset:
-    """Writes rows to an Arrow file and opens it memory-mapped.
+    """Write rows to an Arrow file and open it memory-mapped.
 
-    Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so changed files never meet a
-    stale copy. The file lives in the temporary folder of `datasets` (under `TMPDIR`) and goes when the process ends;
-    keep a dataset with `save_to_disk`.
+    Unlike `Dataset.from_generator` it caches nothing under a hash of the generator, so a changed input never yields a
+    stale copy. The file is in the temporary folder of `datasets` (under `TMPDIR`) and is deleted when the process
+    ends; keep a dataset with `save_to_disk`.
 
     Args:
         rows (`Iterable[Mapping[str, Any]]`): Consumed once, in order.
@@ -26,7 +26,7 @@ def dataset_from_rows(
         description (`str`, *optional*): Label of a progress bar; `None` shows none.
 
     Returns:
-        `datasets.Dataset`: One row an item.
+        `datasets.Dataset`: One row for each item.
     """
     path = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
     try:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, then moved into it."""
+"""Atomic writes: files and folders are written next to their target and then moved onto it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from dgr_trainer.errors import DGRValueError
 
 try:
     import fcntl
-except ImportError:  # On Windows, what killed processes leave is not deleted.
+except ImportError:  # On Windows, leftovers of killed processes are not deleted.
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
@@ -29,16 +29,16 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` only when everything was written.
+    r"""Open a file that replaces `path` only after everything was written.
 
-    The folders above `path` are made. When the block raises, `path` stays as it was.
+    Parent folders are created. If the block raises, `path` is unchanged.
 
     Args:
-        path (`str` or `os.PathLike`): the file to write or to replace.
-        mode (`str`, *optional*, defaults to `"w"`): `"w"` for UTF-8 text with `\\n` line ends, `"wb"` for bytes.
+        path (`str` or `os.PathLike`): The file to write or to replace.
+        mode (`str`, *optional*, defaults to `"w"`): `"w"` for UTF-8 text with `\n` line ends, `"wb"` for bytes.
 
     Yields:
-        a file object, open for writing.
+        `IO`: The open file.
 
     Raises:
         ValueError: if `mode` is neither `"w"` nor `"wb"`.
@@ -67,23 +67,23 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path]:
-    """Fill a folder that takes the place of `path` only when everything was written.
+    """Fill a folder that replaces `path` only after everything was written.
 
-    A folder that is there already is replaced only when it is empty or holds the file `marker`, by which it shows
-    that it was written by the same function: a folder of the user's is never deleted. When the block raises,
-    `path` stays as it was. Where `path` is a link, the folder that it leads to is replaced.
+    An existing folder is replaced only if it is empty or holds the file `marker`, which shows that it is of the same
+    kind: other folders of the user are never deleted. If the block raises, `path` is unchanged. If `path` is a link,
+    the folder that it points to is replaced.
 
-    Whoever opens `path` finds the old or the new folder at every moment, a kill included: Linux exchanges the two in
-    one step. Elsewhere (another system, or a file system that cannot do it) the old one is set aside under a fixed
-    name first; a process that is killed right then leaves nothing at `path`, and [`restore_folder`], which everything
-    that opens such a folder calls, puts the old one back. What killed processes left beside `path` is deleted.
+    A reader sees either the old or the new folder at any time, even if the process is killed: Linux exchanges the two
+    in one system call. On other operating or file systems the old folder is first renamed to a fixed name; a process
+    killed right then leaves nothing at `path`, and [`restore_folder`], which every reader calls, puts the old folder
+    back. Leftovers of killed processes next to `path` are deleted.
 
     Args:
-        path (`str` or `os.PathLike`): the folder to write or to replace.
-        marker (`str`): name of a file that every folder of this kind holds. The block has to write it.
+        path (`str` or `os.PathLike`): The folder to write or to replace.
+        marker (`str`): Name of a file that every folder of this kind holds. The block has to write it.
 
     Yields:
-        `pathlib.Path`: an empty folder beside `path`, to be filled.
+        `pathlib.Path`: An empty folder next to `path`, to be filled.
 
     Raises:
         FileExistsError: if `path` is a file, or a folder with other things in it.
@@ -101,7 +101,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
             "Give a folder that is empty, new, or was written by this function before."
         )
     if path.absolute() in _being_filled and not any(path.iterdir()):
-        yield path  # The root of a folder that this process is filling already, and that appears as a whole.
+        yield path  # This process is filling the enclosing folder, which is moved as a whole.
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_leftovers(path)
@@ -115,10 +115,10 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
 
 
 def restore_folder(path: str | os.PathLike[str]) -> None:
-    """Put back a folder that a killed process had set aside to replace it; see [`atomic_folder`].
+    """Put back a folder that a killed process had renamed in order to replace it; see [`atomic_folder`].
 
     Raises:
-        FileNotFoundError: if there is one, but this process may not put it back.
+        FileNotFoundError: if there is one, but this process is not allowed to rename it.
     """
     path = Path(path)
     aside = _aside(path)
@@ -127,24 +127,24 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
     try:
         os.rename(aside, path)
     except OSError as error:
-        if path.exists():  # Whoever was replacing it has done so meanwhile.
+        if path.exists():  # The other process has finished replacing it.
             return
         raise FileNotFoundError(
-            f"{path} is not there: a process that was replacing it was stopped half way. What it held is in {aside}, "
-            f"which could not be put back ({error.strerror}). Rename it to {path.name}."
+            f"{path} is not there: a process was stopped while it replaced the folder. Its contents are in {aside}, "
+            f"which could not be renamed back ({error.strerror}). Rename it to {path.name}."
         ) from error
-    logger.warning("%s was put back; a process that was replacing it had been stopped half way.", path)
+    logger.warning("%s was put back; a process was stopped while it replaced the folder.", path)
 
 
 def read_folder(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
     """Read a folder of several files while others may replace it.
 
     Args:
-        path (`str` or `os.PathLike`): the folder, which [`atomic_folder`] writes.
-        read (`Callable[[Path], T]`): opens what is needed; called again if the folder was replaced meanwhile.
+        path (`str` or `os.PathLike`): The folder, written by [`atomic_folder`].
+        read (`Callable[[Path], T]`): Opens the files; called again if the folder was replaced meanwhile.
 
     Returns:
-        what `read` returned, all of it from one and the same folder.
+        `T`: What `read` returned, with all files from the same folder.
     """
     path = Path(path)
     while True:
@@ -161,7 +161,7 @@ def read_folder(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
 
 
 def _is_nowhere(path: Path) -> bool:
-    """Whether there is no such folder, set aside or not: looked at more than once, as it may be on its way."""
+    """Whether there is no such folder, renamed or not; checked repeatedly, as it may just be replaced."""
     for _ in range(3):
         if path.exists() or _aside(path).exists():
             return False
@@ -171,15 +171,15 @@ def _is_nowhere(path: Path) -> bool:
 
 def _identity(path: Path) -> tuple[int, ...] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    # A folder that was deleted may leave its number to the next one, so the number alone does not tell.
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    # The inode of a deleted folder may be reused, so the inode alone is not enough.
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _put_in_place(temporary: Path, path: Path) -> Path | None:
-    """Move a folder to `path`. Returns where the one is that was there, which is to be deleted."""
+    """Move a folder to `path`. Returns the new path of the folder it replaces, which is to be deleted."""
     if not path.exists():
         try:
             os.rename(temporary, path)
@@ -199,35 +199,35 @@ def _put_in_place(temporary: Path, path: Path) -> Path | None:
             except OSError as error:
                 if error.errno not in _OCCUPIED:
                     raise
-                shutil.rmtree(aside)  # From a process that was killed after it had put the new folder in place.
+                shutil.rmtree(aside)  # Left by a process that was killed after it had moved the new folder.
                 continue
             try:
                 os.rename(temporary, path)
                 return aside
             except OSError as error:
-                if error.errno not in _OCCUPIED:  # Otherwise somebody who opened it has put the old one back.
+                if error.errno not in _OCCUPIED:  # Otherwise a reader has put the old one back.
                     raise
     except BaseException:
         restore_folder(path)
         raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap places in one step. Returns whether system and file system can."""
+def _exchange(source: Path, target: Path) -> bool:
+    """Exchange two folders in one system call. Returns whether operating and file system support it."""
     if _renameat2 is None:
         return False
-    if _renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0:
         return True
     if (number := ctypes.get_errno()) in _CANNOT_EXCHANGE:
         return False
-    raise OSError(number, os.strerror(number), str(other))
+    raise OSError(number, os.strerror(number), str(target))
 
 
 def _find_renameat2() -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        return ctypes.CDLL(None, use_errno=True).renameat2
+        return cast(Callable[..., int], ctypes.CDLL(None, use_errno=True).renameat2)
     except (OSError, AttributeError):
         return None
 
@@ -243,7 +243,7 @@ _being_filled: set[Path] = set()
 
 @contextmanager
 def _held_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, locked for as long as this process works on it, and deleted if it fails."""
+    """A new folder next to `path`, locked while this process fills it, and deleted if that fails."""
     while True:
         temporary = _beside(path)
         temporary.mkdir()
@@ -265,7 +265,7 @@ def _held_folder(path: Path) -> Iterator[Path]:
 
 
 def _delete_leftovers(path: Path) -> None:
-    """Delete folders that processes filled for `path` until they were killed: nobody holds their locks."""
+    """Delete folders of killed processes that were to replace `path`: nobody holds their locks."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
     for left in path.parent.iterdir():
         if pattern.fullmatch(left.name) and left.is_dir() and (lock := _lock(left)) is not None:
@@ -274,7 +274,7 @@ def _delete_leftovers(path: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; `None` if another process has it, or there are no such locks."""
+    """A descriptor that holds the lock of a folder; `None` if another process has it or locks are not supported."""
     if fcntl is None:
         return None
     try:

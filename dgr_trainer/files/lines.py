@@ -1,4 +1,4 @@
-"""Text files read line by line, plain or compressed, every error with its file and line."""
+"""Text files read line by line, plain or compressed; every error names its file and line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import open_bytes, plain_name, whole
 
 
-def location(path: str | os.PathLike[str], number: int) -> str:
-    """How errors name a line: `corpus.jsonl, line 3` with the whole path."""
+def line_location(path: str | os.PathLike[str], number: int) -> str:
+    """How errors name a line: `PATH, line 3`."""
     return f"{os.fspath(path)}, line {number}"
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there and no archive; otherwise an error that says what was found instead."""
+    """Check that a path is a regular file and no archive; the error says what was found instead."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, but a file is needed. It holds: {listing(path)}.")
     if path.exists() and not path.is_file():
         raise DGRValueError(
-            f"{path} is a pipe or a device, but a file is needed, which can be read more than once. Write one."
+            f"{path} is a pipe or a device, but a file is needed that can be read more than once. Write one."
         )
     if not path.is_file():
         there = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else " Nor is its folder."
@@ -37,7 +37,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def listing(folder: Path, limit: int = 12) -> str:
-    """The names in a folder, sorted and cut, for errors."""
+    """The names in a folder, sorted and shortened, for errors."""
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     if not names:
         return "nothing"
@@ -47,18 +47,19 @@ def listing(folder: Path, limit: int = 12) -> str:
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Read the lines of a text file that are not blank.
 
-    Lines end with a line feed, or with a carriage return and one. A carriage return anywhere else is text.
+    Lines end with a line feed, or with a carriage return and a line feed. Other carriage returns are text.
 
     Args:
-        path (`str` or `os.PathLike`): a UTF-8 file, or UTF-16 if it begins with the byte order mark of that; gzipped
-            if its name ends in `.gz`, Zstandard if in `.zst`. A byte order mark is skipped.
+        path (`str` or `os.PathLike`):
+            A UTF-8 file, or UTF-16 if it begins with that byte order mark; gzip if its name ends in `.gz`, Zstandard
+            if in `.zst`. A byte order mark is skipped.
 
     Yields:
-        `tuple[int, str]`: number of the line (from 1) and the line without its line end.
+        `tuple[int, str]`: Number of the line (from 1) and the line without its line end.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not of that encoding, lines end with carriage returns alone, or a compressed file is
+        ValueError: if a line is not in that encoding, lines end with carriage returns alone, or a compressed file is
             cut off or damaged.
     """
     path = existing_file(path)
@@ -76,7 +77,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 wanted = "UTF-16, which it begins as" if wide else "UTF-8"
                 raise DGRValueError(
-                    f"{location(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
+                    f"{line_location(path, done[0] + 1)}: not {wanted} ({error}). Convert the file to UTF-8."
                 ) from None
             done[0] += 1
             if done[0] == 1:
@@ -88,18 +89,17 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def _check_first(path: Path, line: str) -> None:
-    """Raise `ValueError` if the first line tells that the file is no text, or has other line ends."""
+    """Raise `ValueError` if the first line shows that the file is no text or has other line ends."""
     if 3 * line.count("\x00") > len(line):
         raise DGRValueError(
-            f"{location(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte order "
-            "mark, and UTF-32 is not read: convert the file to UTF-8."
+            f"{line_location(path, 1)}: holds a zero byte for every letter, as UTF-8 does not. UTF-16 needs a byte "
+            "order mark, and UTF-32 is not read: convert the file to UTF-8."
         )
     inside = line.rstrip("\r").count("\r")
     if not line.endswith("\n") and (inside > 1 or (inside and line.endswith("\r"))):
         raise DGRValueError(
-            f"{location(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, "
-            "convert them: "
-            "tr '\\r' '\\n'."
+            f"{line_location(path, 1)}: is all of the file, and holds carriage returns. If they end its lines, "
+            "convert them: tr '\\r' '\\n'."
         )
 
 
@@ -107,10 +107,10 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     """Read a JSON Lines file: one JSON object a line.
 
     Args:
-        path (`str` or `os.PathLike`): the file, as [`numbered_lines`] reads it.
+        path (`str` or `os.PathLike`): The file, read by [`numbered_lines`].
 
     Yields:
-        `tuple[int, dict]`: number of the line (from 1) and the object.
+        `tuple[int, dict]`: Number of the line (from 1) and the object.
 
     Raises:
         ValueError: if a line is no JSON object.
@@ -120,18 +120,18 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DGRValueError(
-                f"{location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
+                f"{line_location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
             ) from None
         if not isinstance(record, dict):
             raise DGRValueError(
-                f"{location(path, number)}: holds a JSON {type(record).__name__}, not an object. "
+                f"{line_location(path, number)}: holds a JSON {type(record).__name__}, not an object. "
                 "A JSON Lines file holds one JSON object a line."
             )
         yield number, record
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """What the name of a file says about its format: `"jsonl"`, `"tsv"`, `"parquet"`, `"arrow"` or `""`.
+    """The format of a file by its name: `"jsonl"`, `"tsv"`, `"parquet"`, `"arrow"` or `""`.
 
     A `.gz` or `.zst` at the end is ignored.
     """

@@ -1,4 +1,4 @@
-"""Files that are never changed, in a second folder without a second copy: hard links."""
+"""Hard links: files that never change, in a second folder without a second copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Make a file known by another name, too. It is copied where that cannot be: on another disk, for one.
+    """Hard-link a file under another name; it is copied if that is not possible, such as on another disk.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -24,12 +24,12 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def link_tree(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
-    """Link all files of a folder, those of its subfolders too, into another folder.
+    """Link all files of a folder and its subfolders into another folder.
 
     Args:
-        source (`pathlib.Path`): the folder.
-        target (`pathlib.Path`): the other folder; made if it is not there.
-        leave_out (`Callable[[str], bool]`, *optional*): of the names in `source` itself, those to leave out.
+        source (`pathlib.Path`): The folder.
+        target (`pathlib.Path`): The other folder; created if it is not there.
+        leave_out (`Callable[[str], bool]`, *optional*): Whether a name directly in `source` is left out.
     """
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):

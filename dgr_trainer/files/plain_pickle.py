@@ -1,4 +1,4 @@
-"""Pickles of plain data. A pickle is a program; this reads only those that do nothing but build containers."""
+"""Pickles of plain data. A pickle is a program; only those that merely build containers are read."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dgr_trainer.files.lines import existing_file
 
 
 def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
-    """Read a pickle of dicts, lists, tuples, sets, strings, bytes and numbers, running nothing.
+    """Read a pickle of dicts, lists, tuples, sets, strings, bytes and numbers without running any code.
 
-    Whatever else a pickle holds is reached through the name of a class or function, and all names are refused.
+    Any other object in a pickle refers to a class or function by name, and all names are refused.
 
     Args:
-        path (`str` or `os.PathLike`): the pickle, perhaps compressed (`.gz`, `.zst`).
+        path (`str` or `os.PathLike`): The pickle, perhaps compressed (`.gz`, `.zst`).
 
     Raises:
-        ValueError: if it holds anything else, or is no whole pickle.
+        ValueError: if it holds anything else, or is no complete pickle.
     """
     path = existing_file(path)
     with open_bytes(path) as file, whole(path, [0], "byte"):
@@ -29,7 +29,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
             return _PlainUnpickler(file).load()
         except _Refused as error:
             raise DGRValueError(
-                f"{path}: the pickle asks for {error}, and to load that would run code of whoever wrote it. Only "
+                f"{path}: the pickle refers to {error}, and loading that could run code of whoever wrote it. Only "
                 "plain data are read: dicts, lists, strings and numbers."
             ) from None
         except (
@@ -45,14 +45,14 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
 
 
 class _Refused(Exception):
-    """What a pickle asked for."""
+    """A name that a pickle refers to."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Refuses every global, extension and persistent object, so that nothing can be called."""
 
     def load(self) -> Any:
-        # A registered extension that was used before is taken from a cache, past find_class.
+        # Extensions that were used before come from a cache and bypass find_class.
         copyreg.clear_extension_cache()
         return super().load()
 
@@ -60,4 +60,4 @@ class _PlainUnpickler(pickle.Unpickler):
         raise _Refused(f"{module}.{name}")
 
     def persistent_load(self, id: Any) -> NoReturn:
-        raise _Refused("an object outside of it")
+        raise _Refused("an object outside of the pickle")

@@ -1,4 +1,4 @@
-"""Several rankings made one: by the ranks in them, or by their scores."""
+"""Fusion of several rankings into one, by rank or by score."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def reciprocal_rank_fusion(
     Learning Methods.
 
     Args:
-        runs (`Sequence[Rankings]`): what to fuse. A query is fused from the runs that have it.
-        weights (`Sequence[float]`, *optional*, defaults to 1 for each run): weight of each run, not negative.
-        constant (`float`, *optional*, defaults to 60.0): how little the first ranks differ; at least 0.
-        name (`str`, *optional*): name of the fused rankings.
+        runs (`Sequence[Rankings]`): The rankings. A query is fused from the runs that have it.
+        weights (`Sequence[float]`, *optional*, defaults to 1 for each run): Weight of each run, not negative.
+        constant (`float`, *optional*, defaults to 60.0): At least 0; the larger, the less the first ranks differ.
+        name (`str`, *optional*): Name of the fused rankings.
 
     Raises:
         ValueError: if there are no runs, or weights or constant are out of range.
@@ -53,12 +53,13 @@ def score_fusion(
     Relevance Score Normalization for Metasearch.
 
     Args:
-        runs (`Sequence[Rankings]`): what to fuse. A query is fused from the runs that have it.
-        normalisation (`str`, *optional*, defaults to `"min-max"`): `"min-max"` puts the scores of a list between 0
-            and 1, `"z-score"` gives them the mean 0 and the standard deviation 1, `"none"` takes them as they are. A
-            list of equal scores becomes all 1 by `"min-max"` and all 0 by `"z-score"`.
-        weights (`Sequence[float]`, *optional*, defaults to 1 for each run): weight of each run, not negative.
-        name (`str`, *optional*): name of the fused rankings.
+        runs (`Sequence[Rankings]`): The rankings. A query is fused from the runs that have it.
+        normalisation (`str`, *optional*, defaults to `"min-max"`):
+            `"min-max"` scales the scores of a list to the range from 0 to 1, `"z-score"` to mean 0 and standard
+            deviation 1, `"none"` leaves them unchanged. Equal scores all become 1 with `"min-max"` and 0 with
+            `"z-score"`.
+        weights (`Sequence[float]`, *optional*, defaults to 1 for each run): Weight of each run, not negative.
+        name (`str`, *optional*): Name of the fused rankings.
 
     Raises:
         ValueError: if there are no runs, there is no such normalisation, or weights are out of range.
@@ -66,8 +67,7 @@ def score_fusion(
     Example:
 
     ```python
-    >>> from dgr_trainer import Rankings
-    >>> from dgr_trainer.runs.fusion import score_fusion
+    >>> from dgr_trainer.runs import Rankings, score_fusion
     >>> bm25 = Rankings({"q": {"a": 12.0, "b": 8.0, "c": 4.0}})
     >>> cross_encoder = Rankings({"q": {"b": 0.9, "a": 0.1}})
     >>> score_fusion([bm25, cross_encoder])["q"].passage_ids
@@ -107,9 +107,14 @@ def _fused(
     missing: float | None,
     name: str | None,
 ) -> Rankings:
-    """Sums of weighted values; `values_of` turns the scores of a list, best first, into its values.
+    """Fuse by sums of weighted values.
 
-    A passage that a list lacks gets `missing`, or the list's lowest value.
+    Args:
+        runs (`Sequence[Rankings]`): The rankings.
+        weights (`Sequence[float]`, *optional*): Weight of each run.
+        values_of (`Callable[[np.ndarray], np.ndarray]`): Turns the scores of a list, best first, into values.
+        missing (`float`, *optional*): Value of a passage that a list lacks. By default the list's lowest value.
+        name (`str`, *optional*): Name of the fused rankings.
     """
     if not runs:
         raise DGRValueError("There are no rankings to fuse.")
@@ -118,14 +123,14 @@ def _fused(
         raise DGRValueError(f"weights is {weights}, but {len(runs)} runs need as many finite weights of 0 or more.")
     fused: dict[str, dict[str, float]] = {}
     for query_id in dict.fromkeys(query_id for run in runs for query_id in run):
-        lists: list[tuple[dict[str, float], float]] = []  # values by passage, and what a missing passage gets
+        lists: list[tuple[dict[str, float], float]] = []  # values by passage, and the value of a missing one
         for run, weight in zip(runs, weights, strict=True):
-            passage_ids, scores = run[query_id] if query_id in run else ((), np.empty(0))
-            if passage_ids:
+            ranked_ids, scores = run[query_id] if query_id in run else ((), np.empty(0))
+            if ranked_ids:
                 values = weight * values_of(scores)
                 floor = float(values.min()) if missing is None else missing
-                lists.append((dict(zip(passage_ids, values.tolist(), strict=True)), floor))
-        found = dict.fromkeys(passage_id for values, _ in lists for passage_id in values)
+                lists.append((dict(zip(ranked_ids, values.tolist(), strict=True)), floor))
+        passage_ids = dict.fromkeys(passage_id for values, _ in lists for passage_id in values)
         # fsum: the sum does not depend on the order of the runs
-        fused[query_id] = {id: math.fsum(values.get(id, floor) for values, floor in lists) for id in found}
+        fused[query_id] = {id: math.fsum(values.get(id, floor) for values, floor in lists) for id in passage_ids}
     return Rankings(fused, name)

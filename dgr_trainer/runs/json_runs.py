@@ -1,111 +1,182 @@
-"""Runs as records of other systems: a hit a record, RankLLM, ranx, the results of DPR's and Pyserini's retrievers."""
+"""Runs in JSON, list by list or hit by hit: ours, RankLLM's, ranx', and those of DPR's and Pyserini's retrievers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
-from dgr_trainer.data.formats.dpr import RESULT_FIELDS, retriever_results
+from tqdm.auto import tqdm
+
+from dgr_trainer.data.formats.dpr import retriever_results
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.data.sources import FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.records import Record, Records
-from dgr_trainer.runs.rank_list import Hits
-from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.runs.rank_list import HitRow, ListRow
 
-_TAKEN = (
+_KNOWN = (
     "A run has lists (query_id, passage_ids, scores), a hit a record (query_id, passage_id, score), 'query' and "
     "'candidates' of RankLLM, 'question' and 'ctxs' of DPR's retriever, or ranx' object of scores by query and "
     "document id."
 )
 
 
-def of_records(path: Path, records: Records, fields: frozenset[str], name: str) -> Rankings:
-    """Read the run of another system.
+# Lists and hits in records
 
-    Args:
-        path (`pathlib.Path`): the file, for errors.
-        records ([`Records`]): of the file.
-        fields (`frozenset[str]`): of the first record.
-        name (`str`): name of the rankings.
 
-    Raises:
-        TypeError, ValueError: if a record is malformed, or not of a system that is known.
-    """
-    if not fields:
-        raise DGRValueError(f"{path}: the run is empty.")
-    rows = ((records.location(number), record) for number, record in records.rows)
-    if "candidates" in fields:
-        return Rankings(dict(_once(_rankllm_list(where, record) for where, record in rows)), name)
-    if RESULT_FIELDS <= fields:
-        found = ((one.where, one.query_id, one.hits) for one in retriever_results(records))
-        return Rankings(dict(_once(found)), name)
-    chosen = {
-        field: next((column for column in RUN_COLUMNS[field] if column in fields), "")
+def holds_lists(file: FileSource) -> bool:
+    """Whether the first record is a list as `Rankings.to_jsonl` writes it."""
+    return file.kind == "jsonl" and "passage_ids" in file.fields
+
+
+def list_rows(records: Records) -> Iterator[ListRow]:
+    """Lists as `Rankings.to_jsonl` writes them: `query_id`, `passage_ids`, `scores`, and perhaps the name as `run`."""
+    for number, record in tqdm(records.rows, desc="Reading rank lists", unit=" lists", delay=5):
+        location = records.location(number)
+        missing = [field for field in ("query_id", "passage_ids", "scores") if field not in record]
+        if missing:
+            raise DGRValueError(f"{location}: no field {missing}. The fields found are {sorted(record)}.")
+        if not isinstance(record["passage_ids"], list) or not isinstance(record["scores"], list):
+            raise DGRValueError(f"{location}: passage_ids and scores have to be lists.")
+        yield ListRow(location, record["query_id"], record["passage_ids"], record["scores"], record.get("run"))
+
+
+def holds_hits(file: FileSource) -> bool:
+    """Whether the first record is a hit."""
+    return file.kind == "jsonl" and all(_hit_fields(file).values())
+
+
+def hit_rows(file: FileSource) -> Iterator[HitRow]:
+    """Hits, one a record: a query id, a passage id and a score."""
+    fields = list(_hit_fields(file).values())
+    records = file.records()
+    for number, record in records.rows:
+        location = records.location(number)
+        missing = [field for field in fields if field not in record]
+        if missing:
+            raise DGRValueError(f"{location}: no field {missing}. The fields found are {sorted(record)}.")
+        yield HitRow(location, *(record[field] for field in fields))
+
+
+def _hit_fields(file: FileSource) -> dict[str, str]:
+    return {
+        field: next((column for column in RUN_COLUMNS[field] if column in file.fields), "")
         for field in ("query_id", "passage_id", "score")
     }
-    if all(chosen.values()):
-        return Rankings(_hit_lists(rows, chosen), name)
-    raise DGRValueError(f"{path}: this is no run that is known. The fields found are {sorted(fields)}. {_TAKEN}")
 
 
-def of_object(path: Path, content: Mapping[str, Any], name: str) -> Rankings:
-    """Read the run of another system that is one JSON object: ranx' scores, or Pyserini's results by query id.
+# RankLLM
+
+
+def is_rank_llm(file: FileSource) -> bool:
+    """Whether the first record has the candidates of a query."""
+    return file.kind == "jsonl" and "candidates" in file.fields
+
+
+def rank_llm_lists(file: FileSource) -> Iterator[ListRow]:
+    """The lists of RankLLM: a `query` with a `qid`, and `candidates`, best first, each with a `docid` and a `score`.
+
+    If no candidate of a list has a score, their order counts: of n the first gets the score n, the last gets 1.
 
     Raises:
-        TypeError, ValueError: if it is neither, or malformed.
+        ValueError: if a record is malformed, only some candidates have a score, or a score is higher than the one
+            before it.
     """
-    if not content:
-        raise DGRValueError(f"{path}: the run is empty.")
-    for query_id, of in content.items():
-        if not isinstance(of, dict):
-            raise DGRValueError(f"{path}: query {query_id!r} has {of!r:.60}, not an object of scores. {_TAKEN}")
-    try:
-        if all("contexts" in of for of in content.values()):
-            records = ((query_id, {**of, "id": query_id, "ctxs": of["contexts"]}) for query_id, of in content.items())
-            named = Records(enumerate(record for _, record in records), lambda number: f"object {number}")
-            return Rankings({one.query_id: one.hits for one in retriever_results(named)}, name)
-        return Rankings(content, name)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+    records = file.records()
+    for number, record in records.rows:
+        yield _rank_llm_list(records.location(number), record)
 
 
-def _once(lists: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Any]]:
-    seen: set[str] = set()
-    for where, query_id, hits in lists:
-        if query_id in seen:
-            raise DGRValueError(f"{where}: query {query_id!r} has a second list. Every query has one.")
-        seen.add(query_id)
-        try:
-            Rankings({query_id: hits})
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}: {error}") from None
-        yield query_id, hits
-
-
-def _hit_lists(rows: Iterable[tuple[str, Record]], columns: Mapping[str, str]) -> dict[str, Any]:
-    hits = Hits()
-    for where, record in rows:
-        missing = [column for column in columns.values() if column not in record]
-        if missing:
-            raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
-        hits.add_checked(where, *(record[column] for column in columns.values()))
-    return {query_id: list(zip(ids, scores.tolist(), strict=True)) for query_id, ids, scores in hits.lists()}
-
-
-def _rankllm_list(where: str, record: Any) -> tuple[str, str, list[tuple[Any, float]]]:
-    query = record.get("query")
-    candidates = record.get("candidates")
+def _rank_llm_list(location: str, record: Record) -> ListRow:
+    query, candidates = record.get("query"), record.get("candidates")
     if not isinstance(query, dict) or "qid" not in query or not isinstance(candidates, list):
-        raise DGRValueError(f"{where}: no object of RankLLM, which has 'query' with a 'qid', and a list 'candidates'.")
-    ids, scores = [], []
+        raise DGRValueError(
+            f"{location}: no object of RankLLM, which has 'query' with a 'qid', and a list 'candidates'."
+        )
     for candidate in candidates:
         if not isinstance(candidate, dict) or "docid" not in candidate:
-            raise DGRValueError(f"{where}: a candidate without 'docid': {str(candidate)[:100]}.")
-        score = candidate.get("score", 0.0)
+            raise DGRValueError(f"{location}: a candidate without 'docid': {str(candidate)[:100]}.")
+    ids = [candidate["docid"] for candidate in candidates]
+    scores = [candidate.get("score") for candidate in candidates]
+    if all(score is None for score in scores):
+        scores = [float(score) for score in range(len(ids), 0, -1)]
+    for id, score in zip(ids, scores, strict=True):
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise DGRValueError(f"{where}: the score of candidate {candidate['docid']!r} is {score!r}, not a number.")
-        ids.append(candidate["docid"])
-        scores.append(float(score))
-    falling = all(later < earlier for earlier, later in zip(scores, scores[1:], strict=False))
-    return where, str(query["qid"]), list(zip(ids, scores if falling else range(len(ids), 0, -1), strict=True))
+            raise DGRValueError(f"{location}: the score of candidate {id!r} is {score!r}, not a number.")
+    for rank in range(1, len(ids)):
+        if scores[rank] > scores[rank - 1]:
+            raise DGRValueError(
+                f"{location}: candidate {ids[rank]!r} has the score {scores[rank]:g}, the one before it only "
+                f"{scores[rank - 1]:g}, but RankLLM lists candidates best first. Sort the candidates by score, or "
+                "remove the scores if their order counts."
+            )
+    return ListRow(location, str(query["qid"]), ids, scores)
+
+
+# Results of DPR's retriever
+
+
+def dpr_lists(file: FileSource) -> Iterator[ListRow]:
+    """The lists of DPR's retriever."""
+    for result in retriever_results(file.records()):
+        yield ListRow(result.location, result.query_id, result.passage_ids, result.scores)
+
+
+# Runs that are one JSON object
+
+
+def is_pyserini(file: FileSource) -> bool:
+    """Whether the file is one JSON object of Pyserini's results by query id."""
+    run = _run_object(file)
+    return run is not None and all(isinstance(value, dict) and "contexts" in value for value in run.values())
+
+
+def pyserini_lists(file: FileSource) -> Iterator[ListRow]:
+    """The lists of Pyserini's conversion to DPR's form: `contexts` by query id."""
+    run = _checked_object(file)
+    results = [{**result, "id": query_id, "ctxs": result["contexts"]} for query_id, result in run.items()]
+    locations = [f"{file.path}, query {query_id!r}" for query_id in run]
+    for result in retriever_results(Records(enumerate(results), locations.__getitem__)):
+        yield ListRow(result.location, result.query_id, result.passage_ids, result.scores)
+
+
+def is_ranx(file: FileSource) -> bool:
+    """Whether the file is one JSON object that is no record."""
+    return _run_object(file) is not None
+
+
+def ranx_lists(file: FileSource) -> Iterator[ListRow]:
+    """The lists of ranx: scores by query id and document id."""
+    for query_id, scores in _checked_object(file).items():
+        yield ListRow(str(file.path), query_id, list(scores), list(scores.values()))
+
+
+def _run_object(file: FileSource) -> Record | None:
+    """The one JSON object of a file; `None` if there are several, or it is the only record of a JSON Lines file."""
+    content = file.json_object
+    return None if content is None or {"query_id", "query", "question"} & set(content) else content
+
+
+def _checked_object(file: FileSource) -> dict[str, dict[str, Any]]:
+    run = _run_object(file)
+    if not run:
+        raise DGRValueError(f"{file.path}: the run is empty.")
+    for query_id, value in run.items():
+        if not isinstance(value, dict):
+            raise DGRValueError(
+                f"{file.path}: query {query_id!r} has {value!r:.60}, not an object of scores. {_KNOWN}"
+            )
+    return run
+
+
+# Anything else
+
+
+def refuse_unknown(file: FileSource) -> NoReturn:
+    """Raise `ValueError` for JSON that is no run."""
+    if not file.fields:
+        raise DGRValueError(f"{os.fspath(file.path)}: the run is empty.")
+    raise DGRValueError(
+        f"{file.path}: this is no run of a known format. The fields found are {sorted(file.fields)}. {_KNOWN}"
+    )

@@ -13,7 +13,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
-from dgr_trainer.files.lines import location, numbered_lines
+from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.files.records import read_records
 from dgr_trainer.runs.rank_list import FEATURES
 from dgr_trainer.runs.rankings import Rankings
@@ -22,11 +22,11 @@ PathLike = str | os.PathLike[str]
 
 
 class Triples(NamedTuple):
-    """What triples say about their queries.
+    """Training triples, by query.
 
     Args:
-        qrels (`dict[str, dict[str, int]]`): the passages that are better than another one, with relevance 1.
-        negatives ([`Rankings`]): the others, in the order of the file: candidates for a teacher to rank.
+        qrels (`dict[str, dict[str, int]]`): The relevant passages, with relevance 1.
+        negatives ([`Rankings`]): The other passages in the order of the file: candidates for a teacher to rank.
     """
 
     qrels: Qrels
@@ -34,42 +34,44 @@ class Triples(NamedTuple):
 
 
 def read_top1000(path: PathLike) -> Rankings:
-    """Read candidates: query id, passage id, query and passage on each line, between tabs.
+    """Read candidates: query id, passage id, query and passage on each line, separated by tabs.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `top1000.dev.tar.gz` holds; perhaps compressed (`.gz`, `.zst`),
-            but not as a tar archive.
+        path (`str` or `os.PathLike`):
+            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`), but not a tar archive.
 
     Returns:
-        [`Rankings`]: the candidates of each query. Their order is that of the file, which is no ranking: let a teacher
-        rank them.
+        [`Rankings`]: The candidates of each query in the order of the file, which is no ranking: let a teacher rank
+        them.
 
     Raises:
         ValueError: if a line is malformed or a candidate occurs twice for a query.
     """
-    found: dict[str, dict[str, None]] = {}
-    for where, cells in _lines(path, "candidates"):
+    candidates: dict[str, dict[str, None]] = {}
+    for location, cells in _lines(path, "candidates"):
         if len(cells) != 4:
             raise DGRValueError(
-                f"{where}: {len(cells)} columns, but candidates have four: query id, passage id, query and passage, "
-                "between them tabs."
+                f"{location}: {len(cells)} columns, but candidates have four: query id, passage id, query and "
+                "passage, separated by tabs."
             )
-        query_id, passage_id = as_id(cells[0], "query", where), as_id(cells[1], "passage", where)
-        passages = found.setdefault(query_id, {})
+        query_id, passage_id = as_id(cells[0], "query", location), as_id(cells[1], "passage", location)
+        passages = candidates.setdefault(query_id, {})
         if passage_id in passages:
-            raise DGRValueError(f"{where}: passage {passage_id!r} is a candidate of query {query_id!r} a second time.")
+            raise DGRValueError(
+                f"{location}: passage {passage_id!r} is a candidate of query {query_id!r} a second time."
+            )
         passages[passage_id] = None
-    if not found:
+    if not candidates:
         raise DGRValueError(f"{os.fspath(path)}: there is no candidate in it.")
-    return Rankings.from_order({query_id: list(ids) for query_id, ids in found.items()}, "top1000")
+    return Rankings.from_order({query_id: list(ids) for query_id, ids in candidates.items()}, "top1000")
 
 
 def read_triples(path: PathLike, k: int = 100) -> Triples:
-    """Read training triples of ids: query, relevant passage, other passage on each line, between tabs.
+    """Read training triples of ids: query, relevant passage, other passage on each line, separated by tabs.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `qidpidtriples.train.full.2.tsv.gz`.
-        k (`int`, *optional*, defaults to 100): others to keep of a query, the first ones in the file.
+        path (`str` or `os.PathLike`): A file such as `qidpidtriples.train.full.2.tsv.gz`.
+        k (`int`, *optional*, defaults to 100): Other passages to keep of a query, the first ones in the file.
 
     Returns:
         [`Triples`]
@@ -81,37 +83,38 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
         raise DGRValueError(f"k is {k}, but at least one passage of a query has to be kept.")
     qrels: Qrels = {}
     others: dict[str, dict[str, None]] = {}
-    for where, cells in _lines(path, "triples"):
+    for location, cells in _lines(path, "triples"):
         if len(cells) != 3 or any(" " in cell for cell in cells):
             raise DGRValueError(
-                f"{where}: {' / '.join(cell[:20] for cell in cells)!r} is no triple of ids (query, relevant passage, "
-                "other passage, between them tabs). Triples of texts have no ids to train on: use the file of ids, "
-                "such as qidpidtriples.train.full.2.tsv.gz."
+                f"{location}: {' / '.join(cell[:20] for cell in cells)!r} is no triple of ids (query, relevant "
+                "passage, other passage, separated by tabs). Triples of texts have no ids to train on: use the file "
+                "of ids, such as qidpidtriples.train.full.2.tsv.gz."
             )
         query_id, relevant, other = cells
-        qrels.setdefault(as_id(query_id, "query", where), {})[as_id(relevant, "passage", where)] = 1
+        qrels.setdefault(as_id(query_id, "query", location), {})[as_id(relevant, "passage", location)] = 1
         kept = others.setdefault(query_id, {})
         if len(kept) < k:
-            kept[as_id(other, "passage", where)] = None
+            kept[as_id(other, "passage", location)] = None
     if not qrels:
         raise DGRValueError(f"{os.fspath(path)}: there is no triple in it.")
-    # A passage may stand on both sides, judged relevant in one triple only.
+    # A passage may be relevant in one triple and the other passage in another.
     lists = {query_id: [id for id in ids if id not in qrels[query_id]] for query_id, ids in others.items()}
     return Triples(qrels, Rankings.from_order(lists, "triples"))
 
 
 def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
-    """Read the hard negatives of a training set, in their order: candidates for a teacher to rank.
+    """Read the hard negatives of a training set of DPR, in their order: candidates for a teacher to rank.
 
     Args:
-        path (`str` or `os.PathLike`): a file such as `biencoder-nq-train.json.gz`.
-        k (`int`, *optional*, defaults to 100): passages to keep of a question.
+        path (`str` or `os.PathLike`): A file such as `biencoder-nq-train.json.gz`.
+        k (`int`, *optional*, defaults to 100): Passages to keep of a question.
 
     Returns:
-        [`Rankings`]: by query id as `read_queries` gives it; memory-mapped.
+        [`Rankings`]: By the query ids of `read_queries`; memory-mapped.
 
     Raises:
-        TypeError, ValueError: as the file is read, if it is malformed.
+        TypeError: if a field has the wrong type.
+        ValueError: if a field or the id of a passage is missing.
     """
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -125,4 +128,4 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
 
 def _lines(path: PathLike, what: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in tqdm(numbered_lines(path), desc=f"Reading {what}", unit=" lines", delay=5):
-        yield location(path, number), line.split("\t")
+        yield line_location(path, number), line.split("\t")

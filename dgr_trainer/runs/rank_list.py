@@ -1,13 +1,15 @@
-"""One rank list, and many of them checked, sorted and packed into an Arrow table."""
+"""One rank list, and the Arrow table of many: checked, sorted and converted once on the way in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Features, List, Value
 
 from dgr_trainer.data.ids import as_id
@@ -17,14 +19,15 @@ FEATURES = Features(
     {"query_id": Value("string"), "passage_ids": List(Value("string")), "scores": List(Value("float64"))}
 )
 _SCHEMA = pa.schema([(name, FEATURES.arrow_schema.field(name).type) for name in FEATURES])
+_BATCH = 1000
 
 
 class RankList(NamedTuple):
     """The passages of one query, best first.
 
     Args:
-        passage_ids (`tuple[str, ...]`): ids of the passages.
-        scores (`np.ndarray` of shape `(len(passage_ids),)`, float64): their scores, descending.
+        passage_ids (`tuple[str, ...]`): Ids of the passages.
+        scores (`np.ndarray` of shape `(len(passage_ids),)`, float64): Their scores, descending.
     """
 
     passage_ids: tuple[str, ...]
@@ -36,50 +39,211 @@ class RankList(NamedTuple):
         return self.passage_ids == other.passage_ids and np.array_equal(self.scores, other.scores)
 
 
-class Hits:
-    """Gathers hits, in whatever order they come, into a list for each query.
+class ListRow(NamedTuple):
+    """A whole list on its way into rankings, not checked.
 
-    What is gathered waits in Arrow, which takes a fifth of the memory of Python strings.
+    Args:
+        location (`str`): How errors name its line, row or record; empty if it came from Python.
+        query_id (`Any`): Id of the query.
+        passage_ids (`Any`): Sequence of the ids of the passages, in any order.
+        scores (`Any`): Sequence of their scores.
+        run_name (`str`, *optional*): Name of the run, if the record tells it.
+    """
+
+    location: str
+    query_id: Any
+    passage_ids: Any
+    scores: Any
+    run_name: str | None = None
+
+
+class HitRow(NamedTuple):
+    """One hit on its way into rankings, not checked.
+
+    Args:
+        location (`str`): How errors name its line, row or record.
+        query_id (`Any`): Id of the query.
+        passage_id (`Any`): Id of the passage.
+        score (`Any`): Its score.
+    """
+
+    location: str
+    query_id: Any
+    passage_id: Any
+    score: Any
+
+
+class RankTableBuilder:
+    """Puts lists and hits into an Arrow table, each list checked, sorted and converted once.
+
+    Lists wait in Python only until there are enough for a batch, since Arrow takes a fifth of the memory. A query
+    whose hits are scattered over a file first gets a row for each group of neighbours; they are joined at the end.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[tuple[pa.Array, np.ndarray]]] = {}
-        self._query_id = ""
-        self._scores: dict[str, float] = {}
+        self._batches: list[pa.Table] = []
+        self._waiting: list[tuple[str, list[str], np.ndarray]] = []
+        self._rows: dict[str, list[int]] = {}
+        self._count = 0
+        self._hits_query_id = ""
+        self._hits: dict[str, float] = {}
 
-    def add(self, query_id: str, passage_id: str, score: float) -> bool:
-        """Take a hit; `False` if the last hits were of the same query and the passage is among them."""
-        if query_id != self._query_id:
-            self._close()
-            self._query_id = query_id
-        if passage_id in self._scores:
+    def add_list(self, row: ListRow) -> None:
+        """Add a list as a user or a file gives it.
+
+        Raises:
+            TypeError: if an id or a score has the wrong type.
+            ValueError: if a score is not finite, a passage occurs twice, or the query has a list already.
+        """
+        query_id, passage_ids, scores = _checked(row)
+        if query_id in self._rows:
+            raise DGRValueError(
+                f"{row.location}: query {query_id!r} has a second list. Every query has one."
+                if row.location
+                else f"Query {query_id!r} has more than one rank list. Every query has one."
+            )
+        self.add_valid(query_id, passage_ids, scores)
+
+    def add_valid(self, query_id: str, passage_ids: list[str], scores: np.ndarray) -> None:
+        """Add a list that is known to be valid; it is sorted if it is not."""
+        self._rows.setdefault(query_id, []).append(self._count)
+        self._count += 1
+        self._waiting.append((query_id, *_in_order(passage_ids, scores)))
+        if len(self._waiting) == _BATCH:
+            self._flush()
+
+    def add_hit(self, query_id: str, passage_id: str, score: float) -> bool:
+        """Add a hit with valid ids and a finite score.
+
+        Returns:
+            `bool`: `False` if the hits before it are of the same query and the passage is among them.
+        """
+        if query_id != self._hits_query_id:
+            self._close_hits()
+            self._hits_query_id = query_id
+        if passage_id in self._hits:
             return False
-        self._scores[passage_id] = score
+        self._hits[passage_id] = score
         return True
 
-    def add_checked(self, where: str, query_id: Any, passage_id: Any, score: Any) -> None:
-        """Take a hit as it was found in a record; an error says where, if it is not one."""
-        query, passage = as_id(query_id, "query", where), as_id(passage_id, "passage", where)
+    def add_hit_row(self, row: HitRow) -> None:
+        """Add a hit as a file gives it.
+
+        Raises:
+            TypeError: if an id has the wrong type.
+            ValueError: if an id is invalid, the score is no finite number, or the passage was just added.
+        """
+        location, score = row.location, row.score
+        query_id, passage_id = as_id(row.query_id, "query", location), as_id(row.passage_id, "passage", location)
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
             raise DGRValueError(
-                f"{where}: the score of passage {passage!r} for query {query!r} is {score!r}, not a finite number."
+                f"{location}: the score of passage {passage_id!r} for query {query_id!r} is {score!r}, not a finite "
+                "number."
             )
-        if not self.add(query, passage, float(score)):
-            raise DGRValueError(f"{where}: passage {passage!r} occurs a second time for query {query!r}.")
+        if not self.add_hit(query_id, passage_id, float(score)):
+            raise DGRValueError(f"{location}: passage {passage_id!r} occurs a second time for query {query_id!r}.")
 
-    def lists(self) -> Iterator[tuple[str, list[str], np.ndarray]]:
-        """For each query its id, the ids of its passages and their scores, in the order in which they came."""
-        self._close()
-        for query_id, group in self._parts.items():
-            ids = [id for part, _ in group for id in part.to_pylist()]
-            yield query_id, ids, np.concatenate([scores for _, scores in group])
+    def table(self, refuse_repeated: Callable[[str], NoReturn] | None = None) -> pa.Table:
+        """The table, with the columns of `FEATURES` and a row for each query in the order of their first hits.
 
-    def _close(self) -> None:
-        if self._scores:
-            values = np.fromiter(self._scores.values(), dtype=np.float64, count=len(self._scores))
-            part = pa.array(list(self._scores), pa.string()), values
-            self._parts.setdefault(self._query_id, []).append(part)
-        self._scores = {}
+        Args:
+            refuse_repeated (`Callable[[str], NoReturn]`, *optional*):
+                Called with a query id if its hits are scattered and hold a passage twice; raises the error that names
+                the second one's location.
+
+        Raises:
+            ValueError: if the scattered hits of a query hold a passage twice.
+        """
+        self._close_hits()
+        self._flush()
+        table = pa.concat_tables(self._batches).combine_chunks() if len(self._batches) > 1 else self._batches[0]
+        return table if self._count == len(self._rows) else self._joined(table, refuse_repeated)
+
+    def _close_hits(self) -> None:
+        if self._hits:
+            scores = np.fromiter(self._hits.values(), np.float64, len(self._hits))
+            self.add_valid(self._hits_query_id, list(self._hits), scores)
+        self._hits = {}
+
+    def _flush(self) -> None:
+        columns = [list(column) for column in zip(*self._waiting, strict=True)] or [[], [], []]
+        arrays = [pa.array(column, type) for column, type in zip(columns, _SCHEMA.types, strict=True)]
+        self._batches.append(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+        self._waiting.clear()
+
+    def _joined(self, table: pa.Table, refuse_repeated: Callable[[str], NoReturn] | None) -> pa.Table:
+        """The table with one row for each query."""
+        builder = RankTableBuilder()
+        for query_id, rows in self._rows.items():
+            passage_ids = [id for row in rows for id in table.column("passage_ids")[row].as_py()]
+            scores = np.concatenate([table.column("scores")[row].values.to_numpy() for row in rows])
+            if len(rows) > 1 and len(set(passage_ids)) < len(passage_ids):
+                if refuse_repeated is not None:
+                    refuse_repeated(query_id)
+                raise _repeated(query_id, passage_ids)
+            builder.add_valid(query_id, passage_ids, scores)
+        return builder.table()
+
+
+def list_table(rows: Iterable[ListRow]) -> tuple[pa.Table, str | None]:
+    """The table of whole lists, and the name of the run if a row tells it."""
+    builder, run_name = RankTableBuilder(), None
+    for row in rows:
+        builder.add_list(row)
+        run_name = run_name or row.run_name
+    return builder.table(), run_name
+
+
+def hit_table(read: Callable[[], Iterable[HitRow]]) -> pa.Table:
+    """The table of single hits in any order.
+
+    Args:
+        read (`Callable[[], Iterable[HitRow]]`): Reads the hits; called again to locate a passage that occurs twice.
+    """
+
+    def refuse_repeated(query_id: str) -> NoReturn:
+        again = RankTableBuilder()
+        for row in read():
+            if as_id(row.query_id, "query", row.location) == query_id:
+                again.add_hit_row(row)  # Now all hits of the query are neighbours.
+        raise DGRValueError(f"Query {query_id!r}: its hits have changed while they were read.")
+
+    builder = RankTableBuilder()
+    for row in read():
+        builder.add_hit_row(row)
+    return builder.table(refuse_repeated)
+
+
+def is_rank_table(table: pa.Table) -> bool:
+    """Whether every list of a table is valid and sorted, so that the table can be used unchanged.
+
+    Args:
+        table (`pyarrow.Table`): Columns as in `FEATURES`.
+    """
+    query_ids, passage_ids, scores = (table.column(name).combine_chunks() for name in FEATURES)
+    lengths = pc.list_value_length(passage_ids)
+    if query_ids.null_count or passage_ids.null_count or scores.null_count:
+        return False
+    if not lengths.equals(pc.list_value_length(scores)):
+        return False
+    flat_ids, flat_scores = passage_ids.flatten(), scores.flatten()
+    if flat_ids.null_count or flat_scores.null_count:
+        return False
+    values = flat_scores.to_numpy()
+    if not np.isfinite(values).all():
+        return False
+    if len(values) < 2:
+        return True
+    lists = np.repeat(np.arange(len(table)), lengths.to_numpy())
+    same_list = lists[1:] == lists[:-1]
+    smaller_id = pc.less(flat_ids[1:], flat_ids[:-1]).to_numpy(zero_copy_only=False)
+    descending = (values[1:] < values[:-1]) | ((values[1:] == values[:-1]) & smaller_id)
+    if not (descending | ~same_list).all():
+        return False
+    encoded = flat_ids.dictionary_encode()
+    occurrences = lists * len(encoded.dictionary) + encoded.indices.to_numpy()
+    occurrences.sort()
+    return bool((occurrences[1:] != occurrences[:-1]).all())
 
 
 def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
@@ -94,55 +258,65 @@ def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
     return [item[0] for item in items], [item[1] for item in items]
 
 
-def rank_table(lists: Iterable[tuple[Any, Sequence[Any], Sequence[Any] | np.ndarray]]) -> pa.Table:
-    """Rank lists, checked and sorted, as a table."""
-    batches: list[pa.Table] = []
-    waiting: list[tuple[str, list[str], np.ndarray]] = []
+def _checked(row: ListRow) -> tuple[str, list[str], np.ndarray]:
+    """Query id, passage ids and scores of a valid list; errors begin with its location."""
+    try:
+        query_id = _text_id(row.query_id, "query id")
+        ids, scores = row.passage_ids, row.scores
+        if ids is None or scores is None or len(ids) != len(scores):
+            counts = ["none" if column is None else len(column) for column in (ids, scores)]
+            raise DGRValueError(
+                f"Query {query_id!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one."
+            )
+        passage_ids = list(ids)
+        if not all(type(id) is str for id in passage_ids):
+            passage_ids = [_text_id(id, f"passage id of query {query_id!r}") for id in passage_ids]
+        values = _finite(query_id, passage_ids, scores)
+        if len(set(passage_ids)) != len(passage_ids):
+            raise _repeated(query_id, passage_ids)
+    except (TypeError, ValueError) as error:
+        if not row.location:
+            raise
+        wrapped = DGRTypeError if isinstance(error, TypeError) else DGRValueError
+        raise wrapped(f"{row.location}: {error}") from None
+    return query_id, passage_ids, values
 
-    def close() -> None:
-        columns = [list(column) for column in zip(*waiting, strict=True)] or [[], [], []]
-        arrays = [pa.array(column, type) for column, type in zip(columns, _SCHEMA.types, strict=True)]
-        batches.append(pa.Table.from_arrays(arrays, schema=_SCHEMA))
-        waiting.clear()
 
-    for row in lists:
-        waiting.append(sorted_list(*row))
-        if len(waiting) == 1000:
-            close()
-    close()
-    return pa.concat_tables(batches).combine_chunks() if len(batches) > 1 else batches[0]
-
-
-def sorted_list(query_id: Any, ids: Any, scores: Any) -> tuple[str, list[str], np.ndarray]:
-    """One rank list, checked and in order: highest score first, of equals the larger id first."""
-    query = _text_id(query_id, "query id")
-    if ids is None or scores is None or len(ids) != len(scores):
-        counts = ["none" if values is None else len(values) for values in (ids, scores)]
-        raise DGRValueError(
-            f"Query {query!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one."
-        )
-    names = [_text_id(value, f"passage id of query {query!r}") for value in ids]
-    if not isinstance(scores, np.ndarray):
+def _finite(query_id: str, passage_ids: Sequence[str], scores: Any) -> np.ndarray:
+    if not isinstance(scores, np.ndarray) and not all(type(score) is float for score in scores):
         for score in scores:
             if not hasattr(score, "__float__"):
-                raise DGRTypeError(f"Query {query!r}: the score {score!r} ({type(score).__name__}) is not a number.")
+                raise DGRTypeError(
+                    f"Query {query_id!r}: the score {score!r} ({type(score).__name__}) is not a number."
+                )
         scores = [float(score) for score in scores]
     values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        wrong = int(np.flatnonzero(~np.isfinite(values))[0])
+    finite = np.isfinite(values)
+    if not finite.all():
+        wrong = int(np.flatnonzero(~finite)[0])
         raise DGRValueError(
-            f"The score of passage {names[wrong]!r} for query {query!r} is {values[wrong]}. Scores have to be finite."
+            f"The score of passage {passage_ids[wrong]!r} for query {query_id!r} is {values[wrong]}. Scores have to "
+            "be finite."
         )
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DGRValueError(f"Passage {twice!r} occurs more than once in the list of query {query!r}.")
-    order = sorted(range(len(names)), key=lambda index: (values[index], names[index]), reverse=True)
-    return query, [names[index] for index in order], values[order]
+    return values
 
 
-def _text_id(value: object, of: str) -> str:
+def _in_order(passage_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """A list sorted by score, highest first; of equal scores the larger id first."""
+    if (scores[1:] < scores[:-1]).all():
+        return passage_ids, scores
+    pairs = sorted(zip(scores.tolist(), passage_ids, strict=True), reverse=True)
+    return [id for _, id in pairs], np.array([score for score, _ in pairs], dtype=np.float64)
+
+
+def _repeated(query_id: str, passage_ids: Sequence[str]) -> DGRValueError:
+    passage_id = next(id for id, count in Counter(passage_ids).items() if count > 1)
+    return DGRValueError(f"Passage {passage_id!r} occurs more than once in the list of query {query_id!r}.")
+
+
+def _text_id(value: object, item: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
-    raise DGRTypeError(f"A {of} is {value!r} ({type(value).__name__}), but ids are strings.")
+    raise DGRTypeError(f"A {item} is {value!r} ({type(value).__name__}), but ids are strings.")

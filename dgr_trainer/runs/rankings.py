@@ -1,4 +1,4 @@
-"""Rankings: for every query a rank list, as a run, a teacher or a fusion of them gives it."""
+"""Rankings: the rank lists of a run, a teacher or a fusion, by query id."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
-from tqdm.auto import tqdm
 
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import existing_file, file_kind, json_lines, location
+from dgr_trainer.files.lines import existing_file, file_kind, json_lines, line_location
 from dgr_trainer.files.records import Records, read_records
-from dgr_trainer.runs.rank_list import FEATURES, Hits, RankList, rank_table, sorted_list, unzip
+from dgr_trainer.runs.json_runs import list_rows
+from dgr_trainer.runs.rank_list import (
+    FEATURES,
+    HitRow,
+    ListRow,
+    RankList,
+    RankTableBuilder,
+    hit_table,
+    is_rank_table,
+    list_table,
+    unzip,
+)
 from dgr_trainer.runs.trec import read_trec_run
 
 logger = logging.getLogger(__name__)
@@ -33,12 +44,12 @@ class Rankings(Mapping[str, RankList]):
 
     A list is sorted by score, highest first. Of passages with the same score, the one with the larger id (as a string)
     comes first, as in trec_eval, so that ranks do not depend on the order of a file or a dict. The lists are kept in
-    Arrow, which takes about a fifth of the memory of Python strings, and become a [`RankList`] when asked for.
+    Arrow, which takes about a fifth of the memory of Python strings, and become a [`RankList`] when they are accessed.
 
     Args:
-        lists (`Mapping[str, Mapping[str, float] | Iterable[tuple[str, float]]]`): for each query id, the score of each
-            passage id. A list may be empty: nothing was found.
-        name (`str`, *optional*): name of the run or teacher.
+        lists (`Mapping[str, Mapping[str, float] | Iterable[tuple[str, float]]]`):
+            Scores by query id and passage id. A list may be empty: nothing was found.
+        name (`str`, *optional*): Name of the run or teacher.
 
     Raises:
         TypeError: if an id is no string (or integer) or a score no number.
@@ -63,9 +74,10 @@ class Rankings(Mapping[str, RankList]):
                 f"Rankings take a mapping of query ids to rank lists, but got a {type(lists).__name__}. "
                 "Rankings.from_trec, from_jsonl and from_dataset read other forms."
             )
-        self._take(rank_table((query_id, *unzip(query_id, pairs)) for query_id, pairs in lists.items()), name)
+        table, _ = list_table(ListRow("", query_id, *unzip(query_id, pairs)) for query_id, pairs in lists.items())
+        self._set_table(table, name)
 
-    def _take(self, table: pa.Table, name: str | None) -> None:
+    def _set_table(self, table: pa.Table, name: str | None) -> None:
         self._table = table
         self._rows: dict[str, int] = {}
         for row, query_id in enumerate(table.column("query_id").to_pylist()):
@@ -75,27 +87,35 @@ class Rankings(Mapping[str, RankList]):
         self.name = name
 
     @classmethod
-    def _of(cls, lists: Iterable[tuple[Any, Sequence[Any], Sequence[Any] | np.ndarray]], name: str | None) -> Rankings:
-        return cls._over(rank_table(lists), name)
-
-    @classmethod
-    def _over(cls, table: pa.Table, name: str | None) -> Rankings:
+    def _from_table(cls, table: pa.Table, name: str | None) -> Rankings:
+        """Rankings of a table whose lists are valid and sorted."""
         rankings = cls.__new__(cls)
-        rankings._take(table, name)
+        rankings._set_table(table, name)
         return rankings
 
     @classmethod
-    def from_order(cls, lists: Mapping[str, Sequence[str]], name: str | None = None) -> Rankings:
-        """Rankings of a teacher that gives an order and no scores: passage ids by query id, best first.
+    def _from_rows(cls, rows: Iterable[ListRow], name: str | None = None, default_name: str | None = None) -> Rankings:
+        """Rankings of lists that a file or a dataset holds; the rows may tell the name."""
+        table, run_name = list_table(rows)
+        return cls._from_table(table, name or run_name or default_name)
 
-        Of n passages the first gets the score n, the last gets 1.
+    @classmethod
+    def from_order(cls, lists: Mapping[str, Sequence[str]], name: str | None = None) -> Rankings:
+        """Make rankings of a teacher that gives an order and no scores.
+
+        Args:
+            lists (`Mapping[str, Sequence[str]]`):
+                Passage ids by query id, best first. Of n passages the first gets the score n, the last gets 1.
+            name (`str`, *optional*): Name of the teacher.
         """
         for query_id, ids in lists.items():
             if isinstance(ids, (str, Mapping)) or not isinstance(ids, Sequence):
                 raise DGRTypeError(
                     f"Query {query_id!r}: a {type(ids).__name__}, not a list of passage ids, best first."
                 )
-        return cls._of(((query_id, ids, np.arange(len(ids), 0, -1)) for query_id, ids in lists.items()), name)
+        return cls._from_rows(
+            (ListRow("", query_id, ids, np.arange(len(ids), 0, -1)) for query_id, ids in lists.items()), name
+        )
 
     # Reading
 
@@ -103,19 +123,19 @@ class Rankings(Mapping[str, RankList]):
     def from_trec(cls, path: PathLike, name: str | None = None) -> Rankings:
         """Read a TREC run: six columns between whitespace, `query Q0 passage rank score tag`, on each line.
 
-        Lists are ordered by the scores, as in trec_eval; where some of the ranks say otherwise, a warning counts them.
+        Lists are ordered by the scores, as in trec_eval; if some ranks contradict the scores, a warning counts them.
 
         Args:
-            path (`str` or `os.PathLike`): the run, which may be compressed (`.gz`, `.zst`).
-            name (`str`, *optional*, defaults to the tag on the first line): name of the run.
+            path (`str` or `os.PathLike`): The run, which may be compressed (`.gz`, `.zst`).
+            name (`str`, *optional*, defaults to the tag on the first line): Name of the run.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if a line is malformed, the columns stand in another order (all the ranks contradict the
-                scores, say), a passage occurs twice for a query, or the file is empty.
+            ValueError: if a line is malformed, all ranks contradict the scores, a passage occurs twice for a query, or
+                the file is empty.
         """
-        tag, lists = read_trec_run(path)
-        return cls._of(lists, name or tag)
+        tag, table = read_trec_run(path)
+        return cls._from_table(table, name or tag)
 
     @classmethod
     def from_jsonl(cls, path: PathLike, name: str | None = None) -> Rankings:
@@ -127,31 +147,9 @@ class Rankings(Mapping[str, RankList]):
             FileNotFoundError: if there is no such file.
             ValueError: if a line is malformed or a query occurs twice.
         """
-        known = file_kind(existing_file(path)) == "jsonl"
-        records = read_records(path) if known else Records(json_lines(path), partial(location, path))
-        seen: set[str] = set()
-
-        def lists() -> Iterator[tuple[Any, Any, Any]]:
-            nonlocal name
-            for number, record in tqdm(records.rows, desc="Reading rank lists", unit=" lists", delay=5):
-                where = records.location(number)
-                missing = [field for field in FEATURES if field not in record]
-                if missing:
-                    raise DGRValueError(f"{where}: no field {missing}. The fields found are {sorted(record)}.")
-                if not isinstance(record["passage_ids"], list) or not isinstance(record["scores"], list):
-                    raise DGRValueError(f"{where}: passage_ids and scores have to be lists.")
-                name = name or record.get("run")
-                try:
-                    row = sorted_list(record["query_id"], record["passage_ids"], record["scores"])
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"{where}: {error}") from None
-                if row[0] in seen:
-                    raise DGRValueError(f"{where}: query {row[0]!r} has a second list. Every query has one.")
-                seen.add(row[0])
-                yield row
-
-        table = rank_table(lists())
-        return cls._over(table, name)
+        is_jsonl = file_kind(existing_file(path)) == "jsonl"
+        records = read_records(path) if is_jsonl else Records(json_lines(path), partial(line_location, path))
+        return cls._from_rows(list_rows(records), name)
 
     @classmethod
     def from_dataset(
@@ -160,22 +158,22 @@ class Rankings(Mapping[str, RankList]):
         name: str | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> Rankings:
-        """Rankings over a dataset, which may be streamed.
+        """Make rankings of a dataset, which may be streamed.
 
         A row is a rank list, with the columns `query_id`, `passage_ids` (list) and `scores` (list), or one hit:
         `query_id` (or `qid`, `q_id`), `passage_id` (or `docno`, `doc_id`, `docid`, `pid`) and `score`. If the lists
-        are sorted as [`Rankings`] sorts them, the dataset is used as it is, memory-mapped if it was; else the lists
-        are sorted in memory.
+        are sorted as [`Rankings`] sorts them, the dataset is used unchanged, memory-mapped if it was; otherwise the
+        lists are sorted in memory.
 
         Args:
-            dataset (`datasets.Dataset` or `datasets.IterableDataset`): the rows.
-            name (`str`, *optional*): name of the run.
-            columns (`Mapping[str, str]`, *optional*): the dataset's column for a field, where it has another name, for
-                example `{"query_id": "topic"}`.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
+            name (`str`, *optional*): Name of the run.
+            columns (`Mapping[str, str]`, *optional*):
+                Column of a field that has another name in the dataset, for example `{"query_id": "topic"}`.
 
         Raises:
-            TypeError: if `dataset` is no dataset, or a value is of another type.
-            ValueError: if a column is missing, or a list is wrong.
+            TypeError: if `dataset` is no dataset, or a value has the wrong type.
+            ValueError: if a column is missing, or a list is invalid.
         """
         chosen = chosen_columns(dataset, columns, RUN_COLUMNS, needed=("query_id",))
         fields = ("passage_id", "score") if "passage_id" in chosen else ("passage_ids", "scores")
@@ -187,13 +185,13 @@ class Rankings(Mapping[str, RankList]):
             )
         chosen = {field: chosen[field] for field in ("query_id", *fields)}
         if fields == ("passage_id", "score"):
-            return cls._of(_hit_lists(rows(dataset, chosen)), name)
+            return cls._from_table(hit_table(lambda: _hit_rows(rows(dataset, chosen))), name)
 
         if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
-            plain = dataset.select_columns(list(FEATURES)).with_format(None)
-            if plain.features == FEATURES and all(given == row[1] for given, row in _lists(rows(plain, chosen))):
-                return cls._over(plain.with_format("arrow")[:], name)
-        return cls._of((row for _, row in _lists(rows(dataset, chosen))), name)
+            plain = dataset.select_columns(list(FEATURES)).with_format("arrow")
+            if plain.features == FEATURES and all(map(is_rank_table, plain.iter(batch_size=1000))):
+                return cls._from_table(plain[:], name)
+        return cls._from_rows(_list_rows(rows(dataset, chosen)), name)
 
     # Mapping
 
@@ -225,8 +223,8 @@ class Rankings(Mapping[str, RankList]):
         Programs that keep scores in 32 bits (trec_eval does) may see ties where these differ in later digits.
 
         Args:
-            path (`str` or `os.PathLike`): the file; compressed if its name ends in `.gz` or `.zst`.
-            tag (`str`, *optional*, defaults to the name of the rankings, or `dgr-trainer`): the last column.
+            path (`str` or `os.PathLike`): The file; compressed if its name ends in `.gz` or `.zst`.
+            tag (`str`, *optional*, defaults to the name of the rankings, or `dgr-trainer`): The last column.
 
         Raises:
             ValueError: if the tag or an id is empty or holds whitespace.
@@ -262,65 +260,62 @@ class Rankings(Mapping[str, RankList]):
         return Dataset(self._table.select(list(FEATURES)).cast(FEATURES.arrow_schema))
 
     def to_run(self) -> dict[str, dict[str, float]]:
-        """Scores by query id and passage id, as pytrec_eval and others take them."""
+        """Scores by query id and passage id, the form that pytrec_eval and ranx use."""
         return {query_id: dict(zip(ids, scores.tolist(), strict=True)) for query_id, (ids, scores) in self.items()}
 
-    # Other rankings of these
+    # Derived rankings
 
     def top(self, k: int) -> Rankings:
         """The first `k` passages of every list."""
         if k < 1:
             raise DGRValueError(f"k is {k}, but at least one passage of a list has to be kept.")
-        return self._of(((query_id, ids[:k], scores[:k]) for query_id, (ids, scores) in self.items()), self.name)
+        columns = [pc.list_slice(self._table.column(name), 0, k) for name in ("passage_ids", "scores")]
+        table = pa.Table.from_arrays([self._table.column("query_id"), *columns], names=list(FEATURES))
+        return self._from_table(table, self.name)
 
     def check_corpus(self, ids: Container[str]) -> Rankings:
-        """The rankings without passages that are unknown; what is dropped is counted in one warning.
+        """Remove passages that are not in a corpus; one warning counts them.
 
-        A query all of whose passages are unknown is dropped with them.
+        A query whose passages are all unknown is removed as well.
 
         Args:
-            ids (`Corpus` or `Container[str]`): what is known.
+            ids (`Corpus` or `Container[str]`): The corpus, or the ids in it.
 
         Raises:
-            ValueError: if most passages are unknown: the rankings are of another corpus.
+            ValueError: if most passages are unknown, so that the rankings are of another corpus.
         """
-        lists: list[tuple[str, list[str], np.ndarray]] = []
-        unknown, total, example = 0, 0, ""
+        kept_lists = RankTableBuilder()
+        lists, unknown, total, example = 0, 0, 0, ""
         for query_id, (passage_ids, scores) in self.items():
-            known = [passage_id in ids for passage_id in passage_ids]
-            total += len(known)
-            if not all(known):
-                unknown += len(known) - sum(known)
-                example = example or passage_ids[known.index(False)]
-            if any(known) or not known:
-                lists.append(
-                    (query_id, [id for id, kept in zip(passage_ids, known, strict=True) if kept], scores[known])
-                )
+            is_known = [passage_id in ids for passage_id in passage_ids]
+            total += len(is_known)
+            if not all(is_known):
+                unknown += len(is_known) - sum(is_known)
+                example = example or passage_ids[is_known.index(False)]
+            if any(is_known) or not is_known:
+                lists += 1
+                kept_ids = [id for id, kept in zip(passage_ids, is_known, strict=True) if kept]
+                kept_lists.add_valid(query_id, kept_ids, scores[is_known])
         if not unknown:
             return self
-        found = f"{unknown} of {total} ranked passages are not in the corpus, such as {example!r}"
+        problem = f"{unknown} of {total} ranked passages are not in the corpus, such as {example!r}"
         if 2 * unknown > total:
-            raise DGRValueError(f"{found}. Were these rankings made for this corpus, and with these ids?")
-        lost = len(self) - len(lists)
-        logger.warning("%s. They were dropped%s.", found, f", and with them {lost} whole lists" if lost else "")
-        return self._of(lists, self.name)
+            raise DGRValueError(f"{problem}. Were these rankings made for this corpus, and with these ids?")
+        lost = len(self) - lists
+        logger.warning("%s. They were dropped%s.", problem, f", and with them {lost} whole lists" if lost else "")
+        return self._from_table(kept_lists.table(), self.name)
 
 
-def _lists(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[Any, tuple[str, list[str], np.ndarray]]]:
-    """The lists of rows that are a list each: passage ids as they are given, and the list checked and in order."""
-    for number, row in found:
+def _list_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[ListRow]:
+    """The lists of a dataset with a list in each row."""
+    for number, row in numbered_rows:
         for field in ("passage_ids", "scores"):
             if row[field] is not None and not isinstance(row[field], list):
                 raise DGRTypeError(f"row {number}: {field} is {row[field]!r:.60}, but it has to be a list.")
-        try:
-            yield row["passage_ids"], sorted_list(row["query_id"], row["passage_ids"], row["scores"])
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"row {number}: {error}") from None
+        yield ListRow(f"row {number}", row["query_id"], row["passage_ids"], row["scores"])
 
 
-def _hit_lists(hits: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, list[str], np.ndarray]]:
-    """The lists of rows that are a hit each."""
-    gathered = Hits()
-    for number, row in hits:
-        gathered.add_checked(f"row {number}", row["query_id"], row["passage_id"], row["score"])
-    return gathered.lists()
+def _hit_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[HitRow]:
+    """The hits of a dataset with a hit in each row."""
+    for number, row in numbered_rows:
+        yield HitRow(f"row {number}", row["query_id"], row["passage_id"], row["score"])

@@ -1,9 +1,9 @@
-"""Runs in files and folders: TREC's format, tables, JSON of ours and of other systems, results of `rerankers`."""
+"""Runs in files and folders, the list of their formats, and results of the package `rerankers`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,26 +11,28 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Dataset
 
+from dgr_trainer.data.formats import dpr
 from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
-from dgr_trainer.data.formats.ir_datasets_ids import ir_datasets_id
-from dgr_trainer.data.sources import hub_dataset, hub_name, saved_dataset
+from dgr_trainer.data.hub import HubSource, SavedDatasetSource
+from dgr_trainer.data.sources import FileFormat, FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import existing_file, file_kind, listing
-from dgr_trainer.files.records import json_object, read_records, read_table
+from dgr_trainer.files.lines import file_kind, listing
+from dgr_trainer.files.records import read_table
 from dgr_trainer.runs import json_runs
+from dgr_trainer.runs.rank_list import HitRow, ListRow, hit_table
 from dgr_trainer.runs.rankings import Rankings
 
 PathLike = str | os.PathLike[str]
 
 
 def read_run(path: PathLike, name: str | None = None) -> Rankings:
-    """Read a run, whatever wrote it.
+    """Read a run of any known format.
 
     - A folder that `datasets` saved (`save_to_disk`), `.parquet`, `.arrow`: a table with the columns of
       [`Rankings.from_dataset`].
-    - `hf:NAME`: a dataset of the Hub, or of a folder, with the same columns or a mapping (see `docs/data.md`).
+    - `hf:NAME`: a dataset of the Hub, or of a folder, with these columns or a mapping (see `docs/data.md`).
     - `.jsonl`: lines of [`Rankings.to_jsonl`], of one hit each (`query_id`, `passage_id`, `score`), or of RankLLM
       (`query` with `qid`, and `candidates` with `docid`).
     - `.json`: the same as lines or as a list; results of DPR's retriever (`question`, `answers`, `ctxs`), whose query
@@ -38,58 +40,46 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
       document id.
     - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it.
 
-    Files may be compressed (`.gz`, `.zst`). RankLLM orders candidates without giving all of them a score of their own:
-    where scores do not decrease along a list, the place in it counts, as in [`Rankings.from_order`].
+    Files may be compressed (`.gz`, `.zst`). The scores give the order; if no passage of a list has a score, the order
+    in the file counts. RankLLM lists candidates best first: scores that rise along a list are refused.
 
     Args:
-        path (`str` or `os.PathLike`): the run.
-        name (`str`, *optional*): name of the rankings; by default what the file says, or its name without the ending.
+        path (`str` or `os.PathLike`): The run.
+        name (`str`, *optional*):
+            Name of the rankings; by default the one in the file, or the file's name without its suffix.
 
     Returns:
-        `Rankings`: the rank lists.
+        [`Rankings`]: The rank lists.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is malformed; names file and line, or query.
+        TypeError: if an id or a score has the wrong type.
+        ValueError: if the file is malformed; the error names the file and the line, or the query.
     """
-    hub = hub_name(path)
-    if hub is not None:
-        dataset, columns = hub_dataset(hub, RUN_COLUMNS)
-        return _of_dataset(hub.text, dataset, name or hub.name.rstrip("/").rsplit("/", 1)[-1], columns)
-    if ir_datasets_id(path) is not None:
-        raise DGRValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
-    path = Path(path)
-    if path.is_dir():
-        dataset = saved_dataset(path)
-        if dataset is None:
-            _refuse_folder(path)
-        return _of_dataset(path, dataset, name or path.name)
-    path = existing_file(path)
-    kind = file_kind(path)
-    stem = plain_name(path).rsplit(".", 1)[0]
-    if kind in ("parquet", "arrow"):
-        return _of_dataset(path, Dataset(read_table(path)), name or stem)
-    if kind != "jsonl":
-        if path.suffix == ".lz4":
-            raise DGRValueError(f"{path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
-        return Rankings.from_trec(path, name)
-    if plain_name(path).lower().endswith(".json"):
-        content = json_object(path)
-        if content is not None and not {"query_id", "query", "question"} & set(content):  # Else a file of one line.
-            return json_runs.of_object(path, content, name or stem)
-    records, fields = read_records(path).peek()
-    if "passage_ids" in fields:
-        return Rankings.from_jsonl(path, name)
-    return json_runs.of_records(path, records, fields, name or stem)
+    match resolve(path):
+        case HubSource() as hub:
+            dataset, columns = hub.load(RUN_COLUMNS)
+            return _dataset_run(hub.text, dataset, name or hub.name.rstrip("/").rsplit("/", 1)[-1], columns)
+        case IrDatasetsSource():
+            raise DGRValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
+        case SavedDatasetSource(folder) as saved:
+            return _dataset_run(folder, saved.load(), name or folder.name)
+        case FolderSource(folder):
+            _refuse_folder(folder)
+        case FileSource() as file:
+            rankings = file_format(file, FORMATS, "").read(file)
+            rankings.name = name or rankings.name
+            return rankings
 
 
-def write_run(rankings: Rankings, path: Path) -> None:
-    """Write a run as [`read_run`] reads it: by its name, else TREC, whose tag may hold no whitespace.
+def write_run(rankings: Rankings, path: PathLike) -> None:
+    """Write a run that [`read_run`] reads, whole or not at all.
 
     Args:
-        rankings (`Rankings`): the rank lists.
-        path (`pathlib.Path`): the file: `.jsonl`, `.parquet` or `.arrow`, else a TREC run. JSON Lines and TREC runs
-            are compressed if the name ends in `.gz` or `.zst`.
+        rankings ([`Rankings`]): The rank lists.
+        path (`str` or `os.PathLike`):
+            The file: `.jsonl`, `.parquet` or `.arrow`, otherwise a TREC run, whose tag is the name with `_` for
+            whitespace. JSON Lines and TREC runs are compressed if the name ends in `.gz` or `.zst`.
     """
     kind = file_kind(path)
     if kind == "jsonl":
@@ -107,34 +97,70 @@ def write_run(rankings: Rankings, path: Path) -> None:
 
 
 def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Rankings:
-    """Rankings of what `rerankers` returned for each query.
+    """Make rankings of what the package `rerankers` returned for each query.
 
     Args:
-        results (`Mapping[str, RankedResults]`): by query id, what `ranker.rank(query, docs, doc_ids=...)` returned.
-        name (`str`, *optional*): name of the rankings.
+        results (`Mapping[str, RankedResults]`): What `ranker.rank(query, docs, doc_ids=...)` returned, by query id.
+        name (`str`, *optional*): Name of the rankings.
 
     Returns:
-        `Rankings`: by the scores of `rerankers`, or by its ranks where the ranker gives no scores.
+        [`Rankings`]: With the scores of `rerankers`; if the ranker gives no scores, its ranks are used.
 
     Raises:
         TypeError: if a value is no such result.
-        ValueError: if a document occurs twice in a result, which it does where no `doc_ids` were given for queries
-            with equal ones, or a score is not finite.
+        ValueError: if a document occurs twice in a result, or a score is not finite.
     """
     lists: dict[str, list[tuple[Any, float]]] = {}
-    for query_id, of in results.items():
-        if not hasattr(of, "results"):
+    for query_id, ranked in results.items():
+        if not hasattr(ranked, "results"):
             raise DGRTypeError(
-                f"Query {query_id!r}: a {type(of).__name__}, not the RankedResults of rerankers. Give what "
+                f"Query {query_id!r}: a {type(ranked).__name__}, not the RankedResults of rerankers. Give what "
                 "ranker.rank(query, docs, doc_ids=...) returned, by query id."
             )
-        scored = all(one.score is not None for one in of.results)
-        ranked = sorted(of.results, key=lambda one: one.rank) if not scored else of.results
-        lists[query_id] = [
-            (one.document.doc_id, float(one.score if scored else len(ranked) - place))
-            for place, one in enumerate(ranked)
-        ]
+        hits = ranked.results
+        if all(hit.score is not None for hit in hits):
+            lists[query_id] = [(hit.document.doc_id, float(hit.score)) for hit in hits]
+        else:
+            hits = sorted(hits, key=lambda hit: hit.rank)
+            lists[query_id] = [(hit.document.doc_id, float(len(hits) - place)) for place, hit in enumerate(hits)]
     return Rankings(lists, name)
+
+
+def _file_stem(file: FileSource) -> str:
+    return plain_name(file.path).rsplit(".", 1)[0]
+
+
+def _lists(read: Callable[[FileSource], Iterable[ListRow]]) -> Callable[[FileSource], Rankings]:
+    """The reader of a format that yields whole lists."""
+    return lambda file: Rankings._from_rows(read(file), default_name=_file_stem(file))
+
+
+def _hits(read: Callable[[FileSource], Iterable[HitRow]]) -> Callable[[FileSource], Rankings]:
+    """The reader of a format that yields single hits."""
+    return lambda file: Rankings._from_table(hit_table(lambda: read(file)), _file_stem(file))
+
+
+def _table_run(file: FileSource) -> Rankings:
+    return _dataset_run(file.path, Dataset(read_table(file.path)), _file_stem(file))
+
+
+def _refuse_lz4(file: FileSource) -> NoReturn:
+    raise DGRValueError(f"{file.path} is a run that ranx has compressed. Save it as TREC: run.save('run.trec').")
+
+
+FORMATS: tuple[FileFormat[Rankings], ...] = (
+    FileFormat("table", lambda file: file.kind in ("parquet", "arrow"), _table_run),
+    FileFormat("ranx, compressed", lambda file: file.path.suffix == ".lz4", _refuse_lz4),
+    FileFormat("Pyserini", json_runs.is_pyserini, _lists(json_runs.pyserini_lists)),
+    FileFormat("ranx", json_runs.is_ranx, _lists(json_runs.ranx_lists)),
+    FileFormat("lists", json_runs.holds_lists, _lists(lambda file: json_runs.list_rows(file.records()))),
+    FileFormat("RankLLM", json_runs.is_rank_llm, _lists(json_runs.rank_llm_lists)),
+    FileFormat("DPR results", dpr.is_retriever_results, _lists(json_runs.dpr_lists)),
+    FileFormat("hits", json_runs.holds_hits, _hits(json_runs.hit_rows)),
+    FileFormat("unknown JSON", lambda file: file.kind == "jsonl", json_runs.refuse_unknown),
+    FileFormat("TREC", lambda file: True, lambda file: Rankings.from_trec(file.path)),
+)
+"""File formats of runs: the first that recognises a file reads it."""
 
 
 def _refuse_folder(path: Path) -> NoReturn:
@@ -147,8 +173,10 @@ def _refuse_folder(path: Path) -> NoReturn:
     )
 
 
-def _of_dataset(place: object, dataset: Any, name: str, columns: Mapping[str, str] | None = None) -> Rankings:
+def _dataset_run(source: object, dataset: Any, name: str, columns: Mapping[str, str] | None = None) -> Rankings:
     try:
         return Rankings.from_dataset(dataset, name, columns)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{place}: {error}") from None
+    except TypeError as error:
+        raise DGRTypeError(f"{source}: {error}") from None
+    except ValueError as error:
+        raise DGRValueError(f"{source}: {error}") from None

@@ -1,4 +1,4 @@
-"""What rank lists hold, before anyone trains on them: how long they are, and where the relevant passage stands."""
+"""Statistics of rank lists, to look at before training: their lengths and the ranks of relevant passages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class RankListStatistics:
         queries (`int`): Queries looked at.
         lists (`int`): Those with a rank list of one passage or more.
         lengths (`tuple[int, ...]`): Shortest, lower quartile, median, upper quartile and longest list.
-        tied (`float`): Share of neighbours in the lists with equal scores, whose order the teacher does not tell.
+        tied (`float`): Share of neighbours in the lists with equal scores, whose order is not the teacher's.
         judged (`int`): Queries with a rank list and a relevant passage.
         ranks (`dict[str, int]`):
-            Of these, in how many the first relevant passage stands at the ranks `"1"`, `"2-5"`, ..., further down
+            In how many of these the first relevant passage has the ranks `"1"`, `"2-5"`, ..., further down
             (`"above 100"`), or nowhere (`"not ranked"`).
         above (`tuple[float, ...]`): Where a relevant passage is ranked: lower quartile, median and upper quartile of
-            how far the best passage that is not relevant lies above the best relevant one, in the teacher's scores
-            (below 0: the relevant one is first). What to choose a `false_negative_margin` by.
+            how much higher the teacher scores the best passage that is not relevant than the best relevant one
+            (below 0: the relevant one is first). Helps to choose a `false_negative_margin`.
     """
 
     queries: int
@@ -63,7 +63,7 @@ def rank_list_statistics(
     query_ids: Iterable[str] | None = None,
     relevance_level: int = 1,
 ) -> RankListStatistics:
-    """Look through rank lists.
+    """Compute statistics of rank lists.
 
     Args:
         rankings ([`Rankings`]): The teacher's rank lists.
@@ -83,16 +83,16 @@ def rank_list_statistics(
     print(rank_list_statistics(Rankings.from_trec("teacher.trec"), read_qrels("train.qrels")))
     ```
     """
-    asked = list(dict.fromkeys(rankings if query_ids is None else query_ids))
-    if not asked:
-        raise DGRValueError("There are no queries, so there are no rank lists to look at.")
+    query_ids = list(dict.fromkeys(rankings if query_ids is None else query_ids))
+    if not query_ids:
+        raise DGRValueError("There are no queries, so there are no rank lists to describe.")
     names = ["1", *(f"{low + 1}-{high}" for low, high in zip(RANKS, RANKS[1:], strict=False))]
     names += [f"above {RANKS[-1]}", "not ranked"]
     ranks = dict.fromkeys(names, 0)
     lengths: list[int] = []
     above: list[float] = []
     tied = neighbours = judged = 0
-    for query_id in asked:
+    for query_id in query_ids:
         if query_id not in rankings or not rankings[query_id].passage_ids:
             continue
         passage_ids, scores = rankings[query_id]
@@ -111,7 +111,7 @@ def rank_list_statistics(
         if first is not None and not all(hits):
             above.append(float(scores[hits.index(False)] - scores[first]))
     return RankListStatistics(
-        queries=len(asked),
+        queries=len(query_ids),
         lists=len(lengths),
         lengths=tuple(int(value) for value in np.percentile(lengths, [0, 25, 50, 75, 100])) if lengths else (),
         tied=tied / neighbours if neighbours else 0.0,

@@ -241,10 +241,10 @@ def test_beir_folder(tmp_path):
 
 
 def test_read_refuses_what_it_cannot_tell(tmp_path):
-    (tmp_path / "corpus.csv").write_text("1,x\n")
-    with pytest.raises(ValueError, match="corpus.csv: the name does not tell the format"):
-        Corpus.read(tmp_path / "corpus.csv")
-    with pytest.raises(FileNotFoundError, match="corpus.tsv is not there. Its folder holds: corpus.csv"):
+    (tmp_path / "corpus.xlsx").write_text("1,x\n")
+    with pytest.raises(ValueError, match="corpus.xlsx: the name does not tell the format. Name it .jsonl, .tsv, .csv"):
+        Corpus.read(tmp_path / "corpus.xlsx")
+    with pytest.raises(FileNotFoundError, match="corpus.tsv is not there. Its folder holds: corpus.xlsx"):
         Corpus.read(tmp_path / "corpus.tsv")
 
 

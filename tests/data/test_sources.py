@@ -4,7 +4,8 @@ import datasets
 import pytest
 
 from dgr_trainer import Corpus, Rankings, read_qrels, read_queries
-from dgr_trainer.data.sources import hub_name
+from dgr_trainer.data.hub import HubSource, SavedDatasetSource
+from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, named_source, resolve
 from dgr_trainer.runs.reading import read_run
 
 PASSAGES = {"docno": ["d1", "d2"], "contents": ["A fish.", "A bird."]}
@@ -84,11 +85,27 @@ def test_saved_folders_without_a_prefix(folder):
 
 
 def test_names_are_parsed():
-    assert hub_name("a/path") is None and hub_name("irds:x") is None
-    assert hub_name("hf:BeIR/scifact,config=corpus, id = _id")[1:] == (
-        "BeIR/scifact",
-        {"config": "corpus", "id": "_id"},
-    )
+    assert named_source("a/path") is None
+    assert named_source("irds:beir/x") == IrDatasetsSource("beir/x")
+    text = "hf:BeIR/scifact,config=corpus, id = _id"
+    assert named_source(text) == HubSource(text, "BeIR/scifact", {"config": "corpus", "id": "_id"})
+
+
+def test_a_source_is_one_of_five(folder):
+    (folder / "a.tsv").write_text("1\ta\n")
+    assert resolve("irds:x") == IrDatasetsSource("x")
+    assert resolve("hf:hub/hits") == HubSource("hf:hub/hits", "hub/hits", {})
+    for saved in ("saved/hits", "splits/hits"):
+        assert resolve(saved) == SavedDatasetSource(folder.__class__(saved))
+    assert resolve(folder / "hub") == FolderSource(folder / "hub")
+    assert resolve(folder / "a.tsv") == FileSource(folder / "a.tsv")
+    with pytest.raises(FileNotFoundError, match="no.tsv is not there. Its folder holds: a.tsv, hub/"):
+        resolve(folder / "no.tsv")
+
+
+def test_a_folder_that_was_set_aside_is_found(folder):
+    (folder / "hub").rename(folder / ".hub.replaced")
+    assert resolve(folder / "hub") == FolderSource(folder / "hub")
 
 
 @pytest.mark.parametrize(

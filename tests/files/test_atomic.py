@@ -130,7 +130,10 @@ def test_what_was_set_aside_and_cannot_be_put_back_is_named(tmp_path, monkeypatc
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(FileNotFoundError, match="half way.*in .*folder.replaced.*Permission denied.*Rename it"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="stopped while it replaced the folder.*in .*folder.replaced.*Permission denied.*Rename it",
+    ):
         restore_folder(tmp_path / "folder")
 
 

@@ -61,9 +61,16 @@ def test_json_of_rank_llm(tmp_path):
         assert read_run(tmp_path / name).to_run() == EXPECTED
 
 
-def test_the_place_counts_where_rank_llm_has_no_falling_scores(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(rank_llm({7: [("b", 1.0), ("a", 1.0), (3, 5.0)], "q": []})))
+def test_the_order_counts_where_rank_llm_has_no_scores(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(rank_llm({7: [("b", None), ("a", None), (3, None)], "q": []})))
     assert read_run(tmp_path / "a.json").to_run() == {"7": {"b": 3.0, "a": 2.0, "3": 1.0}, "q": {}}
+    (tmp_path / "a.json").write_text(json.dumps([{"query": {"qid": 1}, "candidates": [{"docid": 5}, {"docid": 6}]}]))
+    assert read_run(tmp_path / "a.json").to_run() == {"1": {"5": 2.0, "6": 1.0}}
+
+
+def test_equal_scores_of_rank_llm_are_ordered_as_everywhere(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(rank_llm({"q": [("a", 2.0), ("b", 2.0), ("c", 1.0)]})))
+    assert read_run(tmp_path / "a.json")["q"].passage_ids == ("b", "a", "c")
 
 
 def test_our_own_files(tmp_path):
@@ -117,6 +124,16 @@ def test_results_of_rerankers():
         ),
         (
             "a.jsonl",
+            '{"query": {"qid": 1}, "candidates": [{"docid": 1, "score": 2}, {"docid": 2}]}',
+            "line 1: the score of candidate 2 is None, not a number",
+        ),
+        (
+            "a.jsonl",
+            '{"query": {"qid": 1}, "candidates": [{"docid": 1, "score": 2}, {"docid": 3, "score": 5}]}',
+            "line 1: candidate 3 has the score 5, the one before it only 2, but RankLLM lists candidates best first",
+        ),
+        (
+            "a.jsonl",
             '{"query": {"qid": 1}, "candidates": []}\n' * 2,
             "a.jsonl, line 2: query '1' has a second list",
         ),
@@ -163,6 +180,10 @@ def test_a_hit_a_row(tmp_path):
         json.dumps(HITS[0]) + "\n" + json.dumps(HITS[1]) + "\n" + json.dumps(HITS[0]) + "\n"
     )
     with pytest.raises(ValueError, match="a.jsonl, line 3: passage 'd2' occurs a second time for query 'q1'"):
+        read_run(tmp_path / "a.jsonl")
+    scattered = [HITS[0], HITS[2], HITS[1], HITS[0]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scattered))
+    with pytest.raises(ValueError, match="a.jsonl, line 4: passage 'd2' occurs a second time for query 'q1'"):
         read_run(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text(json.dumps(HITS[0]) + '\n{"qid": "q1", "docno": "x"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl, line 2: no field .'score'.. The fields found are"):

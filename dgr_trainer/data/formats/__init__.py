@@ -1,5 +1,5 @@
-"""Data sets as their owners publish them, one module a family.
+"""Formats of published data sets, one module for each family.
 
-`read_queries`, `read_qrels`, `Corpus.read` and `read_pseudo_queries` recognise these files; the modules hold what has
-no place there.
+A module has a function that recognises a file and others that yield its passages, queries or judgements. The tuples
+`FORMATS` in `passage_readers`, `query_readers` and `judgement_readers` list them.
 """

@@ -1,12 +1,12 @@
-"""Lists of answers, as several formats have them."""
+"""Lists of answers, which several formats have."""
 
 from __future__ import annotations
 
 from dgr_trainer.errors import DGRTypeError
 
 
-def check_answers(where: str, answers: object) -> list[str]:
-    """The answers, if they are a list of strings; otherwise an error that says where they were found."""
+def check_answers(location: str, answers: object) -> list[str]:
+    """Check that answers are a list of strings; the error names their location."""
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise DGRTypeError(f"{where}: answers is {answers!r:.80}, but it has to be a list of strings.")
+        raise DGRTypeError(f"{location}: answers is {answers!r:.80}, but it has to be a list of strings.")
     return answers

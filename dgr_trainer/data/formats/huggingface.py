@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face library as queries and judgements, with a mapping of column names, streamed or not."""
+"""Queries and judgements in datasets of the Hugging Face library, with a mapping of column names, streamed or not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 _BATCH = 1000
@@ -26,14 +27,14 @@ RUN_COLUMNS = {
     "query_id": ("query_id", "qid", "q_id"),
     "passage_ids": ("passage_ids",),
     "scores": ("scores",),
-    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit a row, as PyTerrier and ranx have it.
+    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit in each row, as in PyTerrier and ranx.
     "score": ("score",),
 }
-"""Columns that a field is read from, if they are there and no other is named."""
+"""Usual names of the columns by field, used if no other is given."""
 
 
 def column_names(dataset: object) -> list[str]:
-    """The columns of a dataset; a stream that does not tell them is asked for its first row.
+    """The columns of a dataset; if a stream does not tell them, its first row does.
 
     Raises:
         TypeError: if it is no dataset, or a dict of splits.
@@ -57,28 +58,29 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
 
 def dataset_query_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
-) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Queries of a dataset: place for errors, query id, query, answers. See `queries_from_dataset`."""
+) -> Iterator[QueryRow]:
+    """Queries of a dataset; see `queries_from_dataset`."""
     chosen = chosen_columns(dataset, columns, QUERY_COLUMNS, needed=("query",))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of {name}"
+        location = f"row {number} of {name}"
         if not isinstance(row["query"], str):
-            raise DGRTypeError(f"{where}: the query is {row['query']!r:.60}, not a string.")
-        query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", where)
-        yield where, query_id, row["query"], check_answers(where, row.get("answers") or [])
+            raise DGRTypeError(f"{location}: the query is {row['query']!r:.60}, not a string.")
+        query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", location)
+        yield QueryRow(location, query_id, row["query"], check_answers(location, row.get("answers") or []))
 
 
 def dataset_judgement_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, name: str = "the dataset"
-) -> Iterator[tuple[str, str, str, int]]:
-    """Judgements of a dataset: place for errors, query id, passage id, relevance. See `qrels_from_dataset`."""
+) -> Iterator[JudgementRow]:
+    """Judgements of a dataset; see `qrels_from_dataset`."""
     chosen = chosen_columns(dataset, columns, JUDGEMENT_COLUMNS, needed=("query_id", "passage_id"))
     for number, row in rows(dataset, chosen):
-        where = f"row {number} of {name}"
+        location = f"row {number} of {name}"
         relevance = row.get("relevance", 1)
         if isinstance(relevance, bool) or not isinstance(relevance, int):
-            raise DGRValueError(f"{where}: the relevance is {relevance!r}, not an integer.")
-        yield where, as_id(row["query_id"], "query", where), as_id(row["passage_id"], "passage", where), relevance
+            raise DGRValueError(f"{location}: the relevance is {relevance!r}, not an integer.")
+        query_id, passage_id = as_id(row["query_id"], "query", location), as_id(row["passage_id"], "passage", location)
+        yield JudgementRow(location, query_id, passage_id, relevance)
 
 
 def chosen_columns(
@@ -90,13 +92,13 @@ def chosen_columns(
     """Choose the columns of a dataset.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): the dataset.
-        given (`Mapping[str, str]`, *optional*): column by field, as the user names them.
-        usual (`Mapping[str, Sequence[str]]`): usual names of the columns by field.
-        needed (`Sequence[str]`): fields that have to be there.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): The dataset.
+        given (`Mapping[str, str]`, *optional*): Columns by field that the user names.
+        usual (`Mapping[str, Sequence[str]]`): Usual names of the columns by field.
+        needed (`Sequence[str]`): Fields that are required.
 
     Returns:
-        `dict[str, str]`: column by field: the ones given, else those with a usual name.
+        `dict[str, str]`: Columns by field: the given ones, otherwise those with a usual name.
 
     Raises:
         TypeError: if it is no dataset.
@@ -108,9 +110,9 @@ def chosen_columns(
     if unknown:
         raise DGRValueError(f"columns names the fields {unknown}, but there are only {list(usual)}.")
     for field, names in usual.items():
-        found = next((name for name in names if name in present), None)
-        if field not in chosen and found is not None:
-            chosen[field] = found
+        column = next((name for name in names if name in present), None)
+        if field not in chosen and column is not None:
+            chosen[field] = column
     missing = sorted(set(chosen.values()) - set(present)) or [field for field in needed if field not in chosen]
     if missing:
         example = dict.fromkeys(needed, "...")

@@ -1,25 +1,18 @@
-"""Data sets of the package ir_datasets, by id: `irds:beir/scifact/test` wherever a path of a data set is taken."""
+"""Data sets of the package ir_datasets, given by id in place of a path: `irds:beir/scifact/test`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.passages import PassageRows, passage_row
+from dgr_trainer.data.passages import NumberedPassages, passage_row
+from dgr_trainer.data.rows import JudgementRow, QueryRow
+from dgr_trainer.data.sources import IR_DATASETS_PREFIX
 from dgr_trainer.errors import DGRValueError, MissingPackageError
 
-PREFIX = "irds:"
 
-
-def ir_datasets_id(path: str | os.PathLike[str]) -> str | None:
-    """The id in a path that begins with `irds:`; `None` for any other path."""
-    text = os.fspath(path)
-    return text.removeprefix(PREFIX) if text.startswith(PREFIX) else None
-
-
-def passage_rows(id: str) -> PassageRows:
+def passages(id: str) -> NumberedPassages:
     """The documents of a data set as passages: their `title`, if they have one, and their text."""
     dataset = _load(id, "docs")
 
@@ -27,27 +20,29 @@ def passage_rows(id: str) -> PassageRows:
         for number, document in enumerate(dataset.docs_iter()):
             title = getattr(document, "title", None)
             text = getattr(document, "text", None)
-            where = f"document {number} of {id}"
+            location = f"document {number} of {id}"
             values = {"title": title, "text": document.default_text() if text is None else text}
-            yield number, passage_row(where, id=document.doc_id, **values, pseudo_queries=None, docid=None)
+            yield number, passage_row(location, id=document.doc_id, **values, pseudo_queries=None, docid=None)
 
-    return PassageRows(rows(), lambda number: f"document {number}", f"{PREFIX}{id}")
+    return NumberedPassages(rows(), lambda number: f"document {number}", f"{IR_DATASETS_PREFIX}{id}")
 
 
-def query_rows(id: str) -> Iterator[tuple[str, str, str, list[str]]]:
-    """The queries of a data set: place for errors, query id, query, no answers."""
+def query_rows(id: str) -> Iterator[QueryRow]:
+    """The queries of a data set, without answers."""
     for number, query in enumerate(_load(id, "queries").queries_iter()):
-        where = f"query {number} of {id}"
+        location = f"query {number} of {id}"
         text = getattr(query, "text", None)
-        yield where, as_id(query.query_id, "query", where), query.default_text() if text is None else text, []
+        text = query.default_text() if text is None else text
+        yield QueryRow(location, as_id(query.query_id, "query", location), text, [])
 
 
-def judgement_rows(id: str) -> Iterator[tuple[str, str, str, int]]:
-    """The judgements of a data set: place for errors, query id, passage id, relevance."""
+def judgement_rows(id: str) -> Iterator[JudgementRow]:
+    """The judgements of a data set."""
     for number, judgement in enumerate(_load(id, "qrels").qrels_iter()):
-        where = f"judgement {number} of {id}"
-        query_id = as_id(judgement.query_id, "query", where)
-        yield where, query_id, as_id(judgement.doc_id, "passage", where), int(judgement.relevance)
+        location = f"judgement {number} of {id}"
+        query_id = as_id(judgement.query_id, "query", location)
+        passage_id = as_id(judgement.doc_id, "passage", location)
+        yield JudgementRow(location, query_id, passage_id, int(judgement.relevance))
 
 
 def _load(id: str, part: str) -> Any:
@@ -55,7 +50,7 @@ def _load(id: str, part: str) -> Any:
         import ir_datasets
     except ImportError as error:
         raise MissingPackageError(
-            f'{PREFIX}{id} is read by ir_datasets: pip install "dgr-trainer[ir-datasets]".'
+            f'{IR_DATASETS_PREFIX}{id} is read by ir_datasets: pip install "dgr-trainer[ir-datasets]".'
         ) from error
     try:
         dataset = ir_datasets.load(id)
@@ -65,5 +60,5 @@ def _load(id: str, part: str) -> Any:
         ) from None
     if not getattr(dataset, f"has_{part}")():
         has = [name for name in ("docs", "queries", "qrels") if getattr(dataset, f"has_{name}")()]
-        raise DGRValueError(f"{PREFIX}{id} has no {part}, only {' and '.join(has) or 'nothing'}.")
+        raise DGRValueError(f"{IR_DATASETS_PREFIX}{id} has no {part}, only {' and '.join(has) or 'nothing'}.")
     return dataset

@@ -12,7 +12,7 @@ import numpy as np
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import existing_file, file_kind, location, numbered_lines
+from dgr_trainer.files.lines import existing_file, file_kind, line_location, numbered_lines
 from dgr_trainer.files.plain_pickle import read_plain_pickle
 from dgr_trainer.files.records import Record, read_records
 
@@ -21,14 +21,14 @@ Rows = Iterator[tuple[str, Sequence[str]]]
 
 _ID_NAMES = ("id", "_id", "doc_id", "docid", "pid", "passage_id")
 _LIST_NAMES = ("pseudo_queries", "predicted_queries", "queries", "generated_queries")
-_ONE_NAME = "query"
+_SINGLE_NAME = "query"
 
 
 def file_rows(paths: Sequence[PathLike], ids: Iterable[str] | None, best: int | None) -> Rows:
-    """The pseudo-queries of files; see [`read_pseudo_queries`] for formats and arguments.
+    """Read the pseudo-queries of files; see [`read_pseudo_queries`] for formats and arguments.
 
     Yields:
-        `tuple[str, Sequence[str]]`: passage id and queries; an id may come several times.
+        `tuple[str, Sequence[str]]`: Passage id and queries; an id may occur several times.
     """
     if best is not None and best < 1:
         raise DGRValueError(f"best is {best}, but at least one query has to be kept.")
@@ -54,20 +54,20 @@ def _record_rows(path: Path, best: int | None) -> Rows:
     threshold = None if best is None else _threshold(path, best)
     left = best
     for number, record in records.rows:
-        where = records.location(number)
+        location = records.location(number)
         id_name = next((name for name in _ID_NAMES if name in record), None)
-        name = next((name for name in (*_LIST_NAMES, _ONE_NAME) if name in record), None)
+        name = next((name for name in (*_LIST_NAMES, _SINGLE_NAME) if name in record), None)
         if id_name is None or name is None:
             raise DGRValueError(
-                f"{where}: a passage id ({', '.join(_ID_NAMES)}) and queries ({', '.join(_LIST_NAMES)}, or one "
-                f"{_ONE_NAME}) are needed. The fields found are {sorted(record)}."
+                f"{location}: a passage id ({', '.join(_ID_NAMES)}) and queries ({', '.join(_LIST_NAMES)}, or one "
+                f"{_SINGLE_NAME}) are needed. The fields found are {sorted(record)}."
             )
         if threshold is not None and left is not None:
-            if left == 0 or _mean_log_prob(where, record) < threshold:
+            if left == 0 or _mean_log_prob(location, record) < threshold:
                 continue
             left -= 1
-        queries = [record[name]] if name == _ONE_NAME else record[name]
-        yield as_id(record[id_name], "passage", where), check_queries(where, queries)
+        queries = [record[name]] if name == _SINGLE_NAME else record[name]
+        yield as_id(record[id_name], "passage", location), check_queries(location, queries)
 
 
 def _threshold(path: Path, best: int) -> float:
@@ -77,22 +77,24 @@ def _threshold(path: Path, best: int) -> float:
     return float(np.partition(means, -best)[-best]) if best < len(means) else -np.inf
 
 
-def _mean_log_prob(where: str, record: Record) -> float:
+def _mean_log_prob(location: str, record: Record) -> float:
     values = record.get("log_probs")
     if not isinstance(values, list) or not values or not all(isinstance(value, (int, float)) for value in values):
-        raise DGRValueError(f"{where}: log_probs is {values!r:.60}, but to choose the best takes a list of numbers.")
+        raise DGRValueError(
+            f"{location}: log_probs is {values!r:.60}, but a list of numbers is needed to choose the best."
+        )
     return float(np.mean(values))
 
 
 def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
-    """Lines of several files, side by side with the ids of the passages."""
+    """The lines of several files for each passage, in the order of the ids."""
     missing = object()
     count = 0
     columns = [_lines(path) for path in paths]
     for count, (id, *lines) in enumerate(zip_longest(ids, *columns, fillvalue=missing), start=1):
         for path, line in zip(paths, lines, strict=True):
             if id is missing and line is not missing:
-                raise DGRValueError(f"{location(path, count)}: the collection has only {count - 1} passages.")
+                raise DGRValueError(f"{line_location(path, count)}: the collection has only {count - 1} passages.")
             if line is missing:
                 raise DGRValueError(
                     f"{path}: ends after line {count - 1}, but the collection has more passages. Each line is the "
@@ -102,7 +104,7 @@ def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Every line of a file, blank ones too: they keep the place of their passage."""
+    """Every line of a file, blank ones included, since each line belongs to one passage."""
     last = 0
     for number, line in numbered_lines(path):
         yield from [""] * (number - last - 1)
@@ -111,21 +113,21 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _pickle_rows(path: Path) -> Rows:
-    found = read_plain_pickle(path)
-    if not isinstance(found, dict):
+    content = read_plain_pickle(path)
+    if not isinstance(content, dict):
         raise DGRValueError(
-            f"{path}: holds a {type(found).__name__}, but a dict of passage ids and queries is needed."
+            f"{path}: holds a {type(content).__name__}, but a dict of passage ids and queries is needed."
         )
-    for id, queries in found.items():
-        where = f"{path}, passage {id!r}"
+    for id, queries in content.items():
+        location = f"{path}, passage {id!r}"
         yield (
-            as_id(id, "passage", where),
-            check_queries(where, list(queries) if isinstance(queries, tuple) else queries),
+            as_id(id, "passage", location),
+            check_queries(location, list(queries) if isinstance(queries, tuple) else queries),
         )
 
 
-def check_queries(where: str, queries: object) -> list[str]:
+def check_queries(location: str, queries: object) -> list[str]:
     """The queries, if they are a list of strings; otherwise a `TypeError` that says where they were found."""
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise DGRTypeError(f"{where}: the queries are {queries!r:.80}, but they have to be a list of strings.")
+        raise DGRTypeError(f"{location}: the queries are {queries!r:.80}, but they have to be a list of strings.")
     return queries

@@ -4,7 +4,7 @@ import pytest
 
 from dgr_trainer import Corpus, Passage, read_qrels, read_queries
 from dgr_trainer.data.formats import kilt
-from dgr_trainer.files.records import read_records
+from dgr_trainer.data.sources import FileSource
 
 PAGES = [
     {
@@ -63,7 +63,7 @@ def test_tasks(tmp_path):
     assert read_qrels(path) == {"6915606477668963399": {"12": 1, "25": 1}}
     without = _write(tmp_path / "nq-test_without_answers-kilt.jsonl", [{"id": "7", "input": "what"}])
     assert read_queries(without)[:] == {"query_id": ["7"], "query": ["what"]}
-    rows = list(kilt.task_judgements(read_records(path), "paragraph"))
+    rows = list(kilt.task_judgements(FileSource(path), "paragraph"))
     assert [row[2] for row in rows] == ["12-1", "12-2", "12-3", "25-1"]
 
 

@@ -44,7 +44,9 @@ def test_records_with_one_query(tmp_path):
     assert list(found) == ["a", "b", "c"] and len(found) == 3 and repr(found) == "PseudoQueries(3 passages)"
     assert dict(read_pseudo_queries(path, best=2)) == {"a": ("third",), "b": ("second",)}
     assert len(read_pseudo_queries(path, best=3)) == len(read_pseudo_queries(path, best=50)) == 3
-    with pytest.raises(ValueError, match=r"i.jsonl, line 2: log_probs is None, but to choose the best"):
+    with pytest.raises(
+        ValueError, match=r"i.jsonl, line 2: log_probs is None, but a list of numbers is needed to choose the best"
+    ):
         read_pseudo_queries(_write(tmp_path / "i.jsonl", INPARS[0], {"doc_id": "a", "query": "x"}), best=1)
     with pytest.raises(ValueError, match="best is 0"):
         read_pseudo_queries(path, best=0)
@@ -89,24 +91,24 @@ class Attack:
 def test_pickles_that_run_something_are_refused(tmp_path, protocol):
     path, made = tmp_path / "evil.pkl", tmp_path / "made"
     path.write_bytes(pickle.dumps({"1": ["who"], "2": [Attack(str(made))]}, protocol))
-    with pytest.raises(ValueError, match=r"the pickle asks for (posix|nt|os)\.mkdir, and to load that would run"):
+    with pytest.raises(ValueError, match=r"the pickle refers to (posix|nt|os)\.mkdir, and loading that could run"):
         read_pseudo_queries(path)
     assert not made.exists()
     for value in (datetime.date(2020, 1, 1), Passage("1"), len, {1}.__class__):
         path.write_bytes(pickle.dumps({"1": value}, protocol))
-        with pytest.raises(ValueError, match="evil.pkl: the pickle asks for "):
+        with pytest.raises(ValueError, match="evil.pkl: the pickle refers to "):
             read_plain_pickle(path)
 
 
 def test_opcodes_that_look_elsewhere_are_refused(tmp_path):
     path = tmp_path / "evil.pkl"
     for program, message in [
-        (b"(S'mkdir made'\nios\nsystem\n.", "asks for os.system"),  # INST
-        (b"cos\nsystem\n(S'mkdir made'\ntR.", "asks for os.system"),  # GLOBAL, REDUCE
-        (b"(cos\nsystem\nS'mkdir made'\no.", "asks for os.system"),  # OBJ
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\nmkdir made\x85R.", "asks for os.system"),  # STACK_GLOBAL
-        (b"Pid\n.", "asks for an object outside of it"),  # PERSID
-        (b"I1\nQ.", "asks for an object outside of it"),  # BINPERSID
+        (b"(S'mkdir made'\nios\nsystem\n.", "refers to os.system"),  # INST
+        (b"cos\nsystem\n(S'mkdir made'\ntR.", "refers to os.system"),  # GLOBAL, REDUCE
+        (b"(cos\nsystem\nS'mkdir made'\no.", "refers to os.system"),  # OBJ
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\nmkdir made\x85R.", "refers to os.system"),  # STACK_GLOBAL
+        (b"Pid\n.", "refers to an object outside of the pickle"),  # PERSID
+        (b"I1\nQ.", "refers to an object outside of the pickle"),  # BINPERSID
         (b"\x80\x02\x82\x01.", "no whole pickle of plain data"),  # EXT1, of no registered extension
         (b"}(S'__class__'\nI1\nd}b.", "no whole pickle of plain data"),  # BUILD on a dict
         (b"\x80\x04}(", "no whole pickle of plain data"),
@@ -134,7 +136,7 @@ def test_errors_name_the_place(tmp_path):
     (tmp_path / "p.pkl").write_bytes(pickle.dumps({"1": {"who"}}, protocol=4))
     with pytest.raises(TypeError, match="p.pkl, passage '1': the queries are"):
         read_pseudo_queries(tmp_path / "p.pkl")
-    with pytest.raises(ValueError, match="Pseudo-queries lie in the columns"):
+    with pytest.raises(ValueError, match="Pseudo-queries need the columns"):
         PseudoQueries(datasets.Dataset.from_dict({"id": ["1"]}))
 
 
