@@ -147,8 +147,9 @@ class Identifiers:
 
     def _ending_token(self) -> int:
         for name in ("eos_token_id", "sep_token_id"):
-            if getattr(self.tokenizer, name, None) is not None:
-                return getattr(self.tokenizer, name)
+            token: int | None = getattr(self.tokenizer, name, None)
+            if token is not None:
+                return token
         raise DGRValueError(
             f"{type(self.tokenizer).__name__} has neither an eos_token nor a sep_token, so nothing can end a sequence."
             " Give it one, for example tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
@@ -312,7 +313,8 @@ class Identifiers:
         if not texts:
             return []
         encoded = self.tokenizer(texts, add_special_tokens=specials, truncation=False, padding=False, verbose=False)
-        return encoded["input_ids"]
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
     def _without_markers(self, ids: list[int]) -> list[int]:
         """Ids of a text in which no marker occurs, not even together with the marker that may follow the text."""

@@ -111,7 +111,7 @@ def test_a_view_that_the_corpus_lacks_is_a_dead_end_and_no_nan(bpe_tokenizer):
 
 def test_hypotheses_that_fell_from_the_sky_are_refused(every_index, every_view):
     constraint = IndexConstraint(every_index, every_view, "substring")
-    with pytest.raises(ValueError, match="without having seen them grow"):
+    with pytest.raises(ValueError, match="has not seen the step before"):
         constraint(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, every_view.vocab_size)))
 
 

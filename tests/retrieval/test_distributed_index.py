@@ -177,7 +177,7 @@ def test_what_it_refuses(monkeypatch):
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
 def test_an_id_in_two_parts_is_refused(processes, monkeypatch):
-    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+    monkeypatch.setattr(distributed_ids, "_IDS_PER_EXCHANGE", 2)
     parts = [build([[3, 4]] * 40, 40 * number) for number in range(processes)]
     assert Party(parts).num_passages == 40 * processes
     twice = [*parts[:-1], build([[3, 4]] * 40, 40 * (processes - 1) - 1)]
@@ -192,7 +192,7 @@ def test_an_id_in_two_parts_is_refused(processes, monkeypatch):
 
 
 def test_hashes_that_meet_by_chance_are_no_reason_to_refuse(monkeypatch):
-    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+    monkeypatch.setattr(distributed_ids, "_IDS_PER_EXCHANGE", 2)
     hashes = RemainingIds.hashes
     monkeypatch.setattr(RemainingIds, "hashes", lambda ids: hashes(ids) % np.uint64(7) << np.uint64(61))
     parts = [build([[3, 4]] * 20, 20 * number) for number in range(3)]
