@@ -149,7 +149,7 @@ def test_settings_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"views": ("titles",)}, "views must be one or more different ones of title, substring"),
+        ({"views": ("titles",)}, "views must be one or more of title, substring"),
         ({"views": ()}, "views must be"),
         ({"views": ("title", "title")}, "views must be"),
         ({"prompts": {"body": "{query}"}}, "prompts for \\['body'\\]"),
