@@ -82,7 +82,7 @@ def test_json_lines_come_back(candidates, tmp_path):
         ),
     ],
 )
-def test_json_lines_that_are_none_are_refused(tmp_path, content, message):
+def test_malformed_json_lines_are_refused(tmp_path, content, message):
     (tmp_path / "c.jsonl").write_text(content)
     with pytest.raises(ValueError, match=f"c.jsonl, {message}"):
         Candidates.from_jsonl(tmp_path / "c.jsonl")

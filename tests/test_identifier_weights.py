@@ -1,4 +1,4 @@
-"""Weights of identifiers, against the formula of SEAL and MINDER worked out in plain floats."""
+"""Weights of identifiers, compared with the formula of SEAL and MINDER computed with floats."""
 
 import math
 
