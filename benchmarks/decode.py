@@ -1,17 +1,17 @@
-"""What the index costs a beam search, and what a search costs end to end.
+"""The cost of the index in a beam search, and of a complete search.
 
     python benchmarks/decode.py --data corpus.jsonl
     python benchmarks/decode.py --data DIR --model MODEL --device cuda
 
-`benchmarks/dictionaries.py` makes such a corpus of real text. Without a model, a random one of BART-base's shape
-(139M parameters) is taken, with a byte-level BPE of 50,265 tokens trained on the corpus and the corpus's own token
-frequencies as its bias, so that it says frequent tokens and walks through wide ranges of the index.
+`benchmarks/dictionaries.py` makes such a corpus of real text. Without a model, a random one with the shape of
+BART-base (139M parameters) is used, with a byte-level BPE of 50,265 tokens trained on the corpus and the token
+frequencies of the corpus as its bias, so that it generates frequent tokens, whose ranges in the index are wide.
 
-Decoding: the search of one view, which keeps all hypotheses that it looks at, against `model.generate` with the same
-beams and lengths and no constraint, in turns, 10 queries, beams 15 and 5, 10 and 15 tokens. `constraint_overhead` is
-the largest of the four ratios of medians; `constraint_ms_per_step` is what a step
-takes beside the model's decoder and its cache. End to end: three views, beam 15, 100 passages a query. The last line
-is one JSON object.
+Decoding: the search of one view, which keeps all identifiers that it visits, compared with `model.generate` with the
+same beams and lengths and no constraint, in alternating runs; 10 queries, beams 15 and 5, 10 and 15 tokens.
+`constraint_overhead` is the largest of the four ratios of medians; `constraint_ms_per_step` is the time of a step
+outside the model's decoder and its cache. End to end: three views, beam 15, 100 passages per query. The last line is
+one JSON object.
 """
 
 import argparse
@@ -52,19 +52,19 @@ SHAPES = [(15, 10), (15, 15), (5, 10), (5, 15)]
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Corpus: a file of passages or a BEIR folder.")
-    parser.add_argument("--split", help="Split of a BEIR folder whose queries are asked.")
-    parser.add_argument("--tokens", type=int, default=4_000_000, help="Index about so many tokens of it.")
-    parser.add_argument("--repeat", action="store_true", help="Repeat a corpus that is smaller than that.")
+    parser.add_argument("--split", help="Split of a BEIR folder whose queries are used.")
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="Tokens of the corpus to index, roughly.")
+    parser.add_argument("--repeat", action="store_true", help="Repeat a corpus that has fewer tokens.")
     parser.add_argument("--model", help="Pretrained sequence-to-sequence model.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch and of the index.")
-    parser.add_argument("--queries", type=int, default=10, help="Queries decoded at once.")
-    parser.add_argument("--rounds", type=int, default=5, help="Turns that each side gets.")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="So many of the four beams and lengths.")
+    parser.add_argument("--queries", type=int, default=10, help="Queries per batch.")
+    parser.add_argument("--rounds", type=int, default=5, help="Timed runs of each side.")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="How many of the four settings to run.")
     parser.add_argument("--searches", type=int, default=2, help="End-to-end searches; the first is not counted.")
     parser.add_argument("--beam-size", type=int, default=15, help="Beams end to end.")
-    parser.add_argument("--small", action="store_true", help="A tiny random model, to see that all this works.")
+    parser.add_argument("--small", action="store_true", help="Use a tiny random model, to check that the script runs.")
     parser.add_argument("--cache", type=Path, help="Folder that keeps index and tokenizer between runs.")
     return parser.parse_args()
 
@@ -77,7 +77,7 @@ def main() -> None:
     _use_threads(options.threads)
     model, identifiers, index, corpus = prepare(options)
     model = model.to(options.device).eval()
-    queries = ask(options, corpus)
+    queries = choose_queries(options, corpus)
     print(f"{index.num_passages:,} passages, {index.num_tokens:,} tokens, {len(queries)} queries at once, "
           f"{options.threads} threads, {options.device}, {options.dtype}")  # fmt: skip
 
@@ -103,17 +103,17 @@ def _use_threads(threads: int) -> None:
 def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, FMIndex, Corpus]:
     """Model, identifiers, index and corpus."""
     corpus = Corpus.read(options.data)
-    kept = options.cache / f"{'small' if options.small else 'bpe'}" if options.cache else None
+    cached = options.cache / f"{'small' if options.small else 'bpe'}" if options.cache else None
     if options.model:
         tokenizer = AutoTokenizer.from_pretrained(options.model)
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
     else:
-        if kept is not None and kept.is_dir():
-            tokenizer = AutoTokenizer.from_pretrained(kept)
+        if cached is not None and cached.is_dir():
+            tokenizer = AutoTokenizer.from_pretrained(cached)
         else:
-            tokenizer = byte_level_bpe((f" {one.title} @@ {one.text}" for one in corpus), options.small)
-            if kept is not None:
-                tokenizer.save_pretrained(kept)
+            tokenizer = byte_level_bpe((f" {passage.title} @@ {passage.text}" for passage in corpus), options.small)
+            if cached is not None:
+                tokenizer.save_pretrained(cached)
         model = random_bart(tokenizer, options.small).to(getattr(torch, options.dtype))
     identifiers = Identifiers(tokenizer)
     parts = list(_sequences(options, corpus, identifiers))
@@ -130,27 +130,29 @@ def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, 
 def _sequences(
     options: argparse.Namespace, corpus: Corpus, identifiers: Identifiers
 ) -> Iterator[tuple[list[int], str]]:
-    """Tokens and ids of as many passages, spread over the corpus, as make up the tokens asked for."""
+    """Yield tokens and ids of passages, spread over the corpus, with about `options.tokens` tokens in all."""
     sample = identifiers.encode_passages(corpus[:: max(1, len(corpus) // 2000)])
-    wanted = round(options.tokens / (sum(map(len, sample)) / len(sample) + 1))
-    if wanted > len(corpus) and not options.repeat:
-        wanted = len(corpus)
-    places = [number * len(corpus) // wanted if wanted <= len(corpus) else number for number in range(wanted)]
-    for start in range(0, wanted, 4096):
-        batch = places[start : start + 4096]
-        tokens = identifiers.encode_passages([corpus[place % len(corpus)] for place in batch])
-        for place, of_passage in zip(batch, tokens, strict=True):
-            yield of_passage, f"{corpus.ids[place % len(corpus)]}-{place // len(corpus)}"
+    count, size = round(options.tokens / (sum(map(len, sample)) / len(sample) + 1)), len(corpus)
+    if count > size and not options.repeat:
+        count = size
+    # Positions beyond the end repeat the corpus.
+    positions = [number * size // count if count <= size else number for number in range(count)]
+    for start in range(0, count, 4096):
+        batch = positions[start : start + 4096]
+        sequences = identifiers.encode_passages([corpus[position % size] for position in batch])
+        for position, tokens in zip(batch, sequences, strict=True):
+            yield tokens, f"{corpus.ids[position % size]}-{position // size}"
 
 
-def ask(options: argparse.Namespace, corpus: Corpus) -> list[str]:
+def choose_queries(options: argparse.Namespace, corpus: Corpus) -> list[str]:
     """Queries of the folder, or words from the middle of passages."""
     if options.data.is_dir() and options.split:
         texts = read_queries(options.data, options.split)["query"]
         return [texts[i * len(texts) // options.queries] for i in range(options.queries)]
-    long = [one for one in corpus[:: max(1, len(corpus) // 1000)] if len(one.text.split()) > 30] or list(corpus)
+    sample = corpus[:: max(1, len(corpus) // 1000)]
+    long = [passage for passage in sample if len(passage.text.split()) > 30] or list(corpus)
     chosen = [long[i * len(long) // options.queries] for i in range(options.queries)]
-    return [" ".join(one.text.split()[10:22]) for one in chosen]
+    return [" ".join(passage.text.split()[10:22]) for passage in chosen]
 
 
 def byte_level_bpe(texts: Iterator[str], small: bool) -> PreTrainedTokenizerBase:
@@ -183,7 +185,7 @@ def random_bart(tokenizer: PreTrainedTokenizerBase, small: bool) -> BartForCondi
 
 
 class Clock:
-    """Seconds spent in parts of a search, each counted once: what runs inside another part is not counted in that."""
+    """Measures the seconds spent in parts of a search; time in a nested part counts for that part only."""
 
     def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -193,13 +195,13 @@ class Clock:
         self._since = 0.0
 
     def now(self) -> float:
-        """Seconds, once the device has done what it was given."""
+        """Current time in seconds, after the device has finished its work."""
         if self._synchronise:
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time counted under a name."""
+        """Wrap a function so that its time is counted under a name."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             self._switch()
@@ -221,12 +223,12 @@ class Clock:
 
     @contextmanager
     def watching(self, *parts: tuple[Any, str, str]) -> Iterator[None]:
-        """Count calls of `owner.attribute` under a name, while this lasts."""
+        """Within the context, count calls of `owner.attribute` under a name."""
         patches = [
             mock.patch.object(owner, attribute, self.timed(name, getattr(owner, attribute)))
             for owner, attribute, name in parts
         ]
-        # Methods are looked up on the class: a function in a closure binds as the method did.
+        # Patched on the class, where the wrapper binds like the method that it replaces.
         for patch in patches:
             patch.start()
         try:
@@ -236,7 +238,7 @@ class Clock:
                 patch.stop()
 
 
-# What runs inside another part is counted there only: the constraint is all of the search but its decoder.
+# The search without its encoder and decoder is the cost of the constraint.
 SEARCH = [
     (beam_search, "search_views", "constraint"),
     (beam_search.Decoder, "__init__", "encoder"),
@@ -253,7 +255,7 @@ def decode(
     beams: int,
     length: int,
 ) -> dict[str, Any]:
-    """Substrings with and without the index, in turns."""
+    """Time the generation of substrings with and without the index, in alternating runs."""
     clock = Clock(options.device)
 
     def bound() -> None:
@@ -270,13 +272,13 @@ def decode(
 
     seconds: dict[str, list[float]] = {"free": [], "bound": []}
     with generation_mode(model) as ready:
-        # None of a checkpoint's own settings, which would fill the gaps of these.
+        # Replaces the settings of a checkpoint, which would be used for those not given here.
         ready.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(model))
         for number in range(options.rounds + 1):
             for name, run in (("free", free), ("bound", bound)):
                 began = clock.now()
                 run()
-                if number:  # The first turn warms up.
+                if number:  # The first run is a warm-up.
                     seconds[name].append(clock.now() - began)
         with clock.watching(*SEARCH):
             bound()
@@ -294,7 +296,7 @@ def decode(
 
 
 def model_inputs(prompts: list[list[int]], model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Prompts, padded, where the model is."""
+    """Padded prompts on the device of the model."""
     width, pad = max(map(len, prompts)), model.config.pad_token_id or 0
     device = next(model.parameters()).device
     return {
@@ -306,7 +308,7 @@ def model_inputs(prompts: list[list[int]], model: torch.nn.Module) -> dict[str, 
 def end_to_end(
     options: argparse.Namespace, model: torch.nn.Module, identifiers: Identifiers, index: FMIndex, queries: list[str]
 ) -> dict[str, Any]:
-    """Three views, 100 passages a query."""
+    """Time complete searches: three views, 100 passages per query."""
     settings = SearchSettings(beam_size=options.beam_size, batch_size=len(queries))
     searcher = GenerativeRetriever(model, identifiers, index, settings=settings)
     times, shares = [], []
@@ -319,15 +321,15 @@ def end_to_end(
         ]  # fmt: skip
         with clock.watching(*SEARCH[1:], *others):
             began = clock.now()
-            found = searcher.search(queries, k=100)
+            hits = searcher.search(queries, k=100)
             total = clock.now() - began
         if number:
             times.append(total / len(queries))
             shares.append({name: value / total for name, value in clock.seconds.items()})
-    share = {name: round(median(one.get(name, 0.0) for one in shares), 3) for name in shares[0]}
+    share = {name: round(median(shares_of_run.get(name, 0.0) for shares_of_run in shares), 3) for name in shares[0]}
     share["other"] = round(1 - sum(share.values()), 3)
-    hits = sum(map(len, found)) / len(found)
-    print(f"\nend to end: {median(times):.3f} s/query, {hits:.0f} passages a query; shares: "
+    hits_per_query = sum(map(len, hits)) / len(hits)
+    print(f"\nend to end: {median(times):.3f} s/query, {hits_per_query:.0f} passages per query; shares: "
           + ", ".join(f"{name} {value:.1%}" for name, value in share.items()))  # fmt: skip
     return {"seconds_per_query": round(median(times), 3), "share": share}
 

@@ -1,9 +1,9 @@
-"""Candidates: what the student found for each query, with the identifiers by which it found each passage.
+"""Candidates: the passages that the student found for each query, with the identifiers that led to each passage.
 
-They are what the full method trains on: a candidate's identifiers are scored again by the model in training, and its
-corpus counts turn their log-likelihoods into log-odds. Everything is kept in flat columns of a memory-mapped
-`datasets.Dataset`, so that a hundred thousand queries cost no memory and a few candidates of a query are read without
-decoding the others.
+The full method trains on them: the model scores a candidate's identifiers again in each training step, and their
+corpus counts turn the log-likelihoods into log-odds. All data is in flat columns of a memory-mapped
+`datasets.Dataset`, so that a hundred thousand queries need little memory and some candidates of a query can be read
+without decoding the others.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _FORMAT_VERSION = 1
 _META = "candidates.json"
-_ROWS_A_BATCH = 512
+_ROWS_PER_BATCH = 512
 _COLUMNS = {
     "query_id": pa.string(),
     "passage_ids": pa.list_(pa.string()),
     "scores": pa.list_(pa.float64()),
-    "num_identifiers": pa.list_(pa.int32()),  # One per candidate; the columns below one per identifier, in order.
+    "num_identifiers": pa.list_(pa.int32()),  # One per candidate; the columns below have one value per identifier.
     "views": pa.list_(pa.int8()),  # Position in `VIEWS`.
     "lengths": pa.list_(pa.int32()),
     "counts": pa.list_(pa.int64()),
@@ -78,8 +78,8 @@ class Candidate:
 
     Args:
         passage_id (`str`): The passage.
-        score (`float`): The student's score of it.
-        identifiers (`tuple[MatchedIdentifier, ...]`): What it was found by, in the order of credit.
+        score (`float`): The score that the student gave it.
+        identifiers (`tuple[MatchedIdentifier, ...]`): The identifiers that it contains, in the order of credit.
     """
 
     passage_id: str
@@ -94,12 +94,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     [`Candidates.load_from_disk`].
 
     Args:
-        dataset ([`~datasets.Dataset`]): One row a query, in the columns that `from_lists` writes.
+        dataset ([`~datasets.Dataset`]): One row per query, in the columns that `from_lists` writes.
         corpus_tokens (`int`): All tokens of the indexed corpus, separators included.
         tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint` of the tokenizer of the token ids.
 
     Raises:
-        ValueError: on other columns, repeated query ids, or a `corpus_tokens` that is not positive.
+        ValueError: if the columns are different, a query id is repeated, or `corpus_tokens` is not positive.
     """
 
     def __init__(self, dataset: datasets.Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
@@ -118,7 +118,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         self._rows: dict[str, int] = {}
         for row, query_id in enumerate(dataset["query_id"]):
             if query_id in self._rows:
-                raise DGRValueError(f"Query {query_id!r} has candidates twice. Give each query one list.")
+                raise DGRValueError(f"Query {query_id!r} has two lists of candidates. Give each query one list.")
             self._rows[query_id] = row
 
     @classmethod
@@ -134,9 +134,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         Args:
             lists (`Mapping[str, Sequence[Candidate]]` or iterable of such pairs):
                 Candidates of each query, best first. An iterable is read in batches, so that only the packed columns
-                stay in memory.
+                are in memory.
             corpus_tokens (`int`): All tokens of the indexed corpus, separators included (`FMIndex.num_tokens`).
             tokenizer_fingerprint (`str`, *optional*): `Identifiers.fingerprint`.
+
+        Returns:
+            [`Candidates`]: the candidates.
 
         Raises:
             ValueError: if a candidate has a score that is not finite or an unknown view, or occurs twice in a list.
@@ -149,7 +152,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     def from_rows(
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
-        """Candidates of queries that were packed one by one, by [`pack`]; the other arguments as of `from_lists`."""
+        """Make candidates from rows of [`pack`]; for the other arguments see `from_lists`."""
         dataset = datasets.Dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
@@ -162,19 +165,19 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         corpus_tokens: int,
         tokenizer_fingerprint: str = "",
     ) -> None:
-        """Write as `save_to_disk` what `from_rows` would make, as it comes, without holding it in memory."""
+        """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory."""
         with atomic_folder(path, marker=_META) as folder:
             file = folder / "rows.arrow"
             with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
                 for table in _tables(rows):
                     stream.write_table(table)
             dataset = datasets.Dataset.from_file(str(file))
-            made = cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
-            made._write(folder)
+            candidates = cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
+            candidates._write(folder)
             file.unlink()
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, which appears only when it is complete. Raises as `atomic_folder` does."""
+        """Write to a folder, which appears only when it is complete; raises what `atomic_folder` raises."""
         with atomic_folder(path, marker=_META) as folder:
             self._write(folder)
 
@@ -195,7 +198,10 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
         Args:
             path (`str` or `os.PathLike`): The folder.
-            tokenizer_fingerprint (`str`, *optional*): Checked against the stored one (see `check_tokenizer`).
+            tokenizer_fingerprint (`str`, *optional*): Compared with the stored one (see `check_tokenizer`).
+
+        Returns:
+            [`Candidates`]: the candidates.
 
         Raises:
             FileNotFoundError: if the folder holds no candidates.
@@ -210,7 +216,10 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     def _open(cls, path: Path) -> Candidates:
         meta_path = path / _META
         if not meta_path.is_file():
-            raise FileNotFoundError(f"{path} holds no {_META}, so it is no folder of candidates.")
+            raise FileNotFoundError(
+                f"{path} holds no {_META}, so it is not a folder of candidates. Give a folder that "
+                "Candidates.save_to_disk or GenerativeRetriever.save_candidates wrote."
+            )
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
         if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
             raise DGRValueError(
@@ -221,11 +230,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON Lines, whole or not at all, for other programs to read; compressed if the name ends in `.gz` or
-        `.zst`.
+        """Write JSON Lines for other programs to read.
 
-        The first line has `corpus_tokens` and `tokenizer_fingerprint`; each further one `query_id` and `candidates`, a
-        list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
+        The first line has `corpus_tokens` and `tokenizer_fingerprint`. Every other line has `query_id` and
+        `candidates`, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
+
+        Args:
+            path (`str` or `os.PathLike`): The file, which appears only when it is complete. It is compressed if its
+                name ends in `.gz` or `.zst`.
         """
         with atomic_text(path) as file:
             head = {"corpus_tokens": self.corpus_tokens, "tokenizer_fingerprint": self.tokenizer_fingerprint}
@@ -236,28 +248,33 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> Candidates:
-        """Read what `to_jsonl` wrote, or another program in its form; the file may be compressed (`.gz`, `.zst`).
+        """Read a file in the format of `to_jsonl`.
+
+        Args:
+            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`).
+
+        Returns:
+            [`Candidates`]: the candidates.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if a line is malformed, as `from_lists` does, or a query occurs twice.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if a line is malformed or a query occurs twice; see also `from_lists`.
         """
         lines = json_lines(path)
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
             raise DGRValueError(
-                f"{line_location(path, number)}: the first line of candidates has to tell corpus_tokens, the number "
-                "of tokens "
-                f"of the corpus. The fields found are {sorted(head)}."
+                f"{line_location(path, number)}: the first line of candidates has to contain corpus_tokens, the number of "
+                f"tokens of the corpus, but its fields are {sorted(head)}."
             )
 
         def lists() -> Iterator[tuple[str, list[Candidate]]]:
             for number, record in lines:
                 try:
-                    yield record["query_id"], [_candidate(values) for values in record["candidates"]]
+                    yield record["query_id"], [_candidate(fields) for fields in record["candidates"]]
                 except (KeyError, TypeError) as error:
                     raise DGRValueError(
-                        f"{line_location(path, number)}: no candidates as Candidates.to_jsonl writes them "
+                        f"{line_location(path, number)}: the line is not in the format of Candidates.to_jsonl "
                         f"({type(error).__name__}: {error})."
                     ) from None
 
@@ -265,12 +282,13 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return cls.from_lists(lists(), corpus_tokens=head["corpus_tokens"], tokenizer_fingerprint=fingerprint)
 
     def check_tokenizer(self, fingerprint: str) -> None:
-        """Raise a `ValueError` if the token ids belong to another tokenizer than the one with this fingerprint."""
+        """Raise a `ValueError` if the token ids are those of a tokenizer with another fingerprint."""
         if self.tokenizer_fingerprint and fingerprint != self.tokenizer_fingerprint:
             raise DGRValueError(
                 "These candidates were made with another tokenizer: their fingerprint is "
                 f"{self.tokenizer_fingerprint[:12]}..., the tokenizer's is {fingerprint[:12]}.... Their token ids "
-                "would mean other words. Use the tokenizer of the model that made them, or make the candidates again."
+                "would stand for other words. Use the tokenizer of the model that made them, or make the candidates "
+                "again."
             )
 
     def __len__(self) -> int:
@@ -292,17 +310,22 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def scores(self, query_id: str) -> np.ndarray:
         """The student's scores of a query's candidates, float64, in the order of `passage_ids`."""
-        return self._cell(query_id, "scores").to_numpy()
+        scores: np.ndarray = self._cell(query_id, "scores").to_numpy()
+        return scores
 
     def select(
         self, query_id: str, passage_ids: Sequence[str], *, max_identifiers: int | None = None
     ) -> tuple[Candidate, ...]:
-        """Some candidates of a query, in the order asked for.
+        """Some candidates of a query.
 
         Args:
             query_id (`str`): The query.
             passage_ids (`Sequence[str]`): Passages among its candidates.
-            max_identifiers (`int`, *optional*): Only so many identifiers of each, those credited first.
+            max_identifiers (`int`, *optional*): Number of identifiers of each to return, those credited first; by
+                default all.
+
+        Returns:
+            `tuple[Candidate, ...]`: the candidates, in the order of `passage_ids`.
 
         Raises:
             KeyError: if the query has no candidates or a passage is not among them.
@@ -315,7 +338,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return tuple(_unpack(row, positions[passage_id], max_identifiers) for passage_id in passage_ids)
 
     def to_rankings(self) -> Rankings:
-        """The student's own rank lists."""
+        """The rank lists of the student."""
         from dgr_trainer.runs.rankings import Rankings
 
         columns = ((q, self.passage_ids(q), self.scores(q).tolist()) for q in self)
@@ -339,14 +362,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows in tables of many."""
+    """Yield rows in tables of many."""
     remaining = iter(rows)
-    while batch := list(islice(remaining, _ROWS_A_BATCH)):
+    while batch := list(islice(remaining, _ROWS_PER_BATCH)):
         yield pa.Table.from_batches(batch, schema=ROW_SCHEMA).combine_chunks()
 
 
 def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
-    """The candidates of one query as one row, for [`Candidates.from_rows`]; raises as [`Candidates.from_lists`]."""
+    """Pack the candidates of one query into a row; raises what [`Candidates.from_lists`] raises."""
     passage_ids = [candidate.passage_id for candidate in candidates]
     if len(set(passage_ids)) < len(passage_ids):
         raise DGRValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
@@ -373,12 +396,12 @@ def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([row], schema=ROW_SCHEMA)
 
 
-def _candidate(values: Mapping[str, Any]) -> Candidate:
+def _candidate(fields: Mapping[str, Any]) -> Candidate:
     identifiers = tuple(
-        MatchedIdentifier(one["view"], tuple(map(int, one["ids"])), int(one["count"]), float(one["score"]))
-        for one in values["identifiers"]
+        MatchedIdentifier(each["view"], tuple(map(int, each["ids"])), int(each["count"]), float(each["score"]))
+        for each in fields["identifiers"]
     )
-    return Candidate(values["passage_id"], float(values["score"]), identifiers)
+    return Candidate(fields["passage_id"], float(fields["score"]), identifiers)
 
 
 def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) -> Candidate:
@@ -389,13 +412,13 @@ def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) 
     tokens = row["tokens"][bounds[0] : bounds[-1]].tolist()
     views = row["views"][start:end].tolist()
     counts = row["counts"][start:end].tolist()
-    credited = row["credits"][start:end].tolist()
+    scores = row["credits"][start:end].tolist()
     identifiers = tuple(
         MatchedIdentifier(
             VIEWS[views[i]],
             tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
             counts[i],
-            credited[i],
+            scores[i],
         )
         for i in range(end - start)
     )

@@ -1,8 +1,8 @@
-"""What an identifier is worth to a passage: the same arithmetic in training and at retrieval.
+"""Weights of identifiers: the same arithmetic in training and in a search.
 
-The weight of an identifier is its log-odds under the model against its log-odds in the corpus (SEAL, section 3.3;
-MINDER), raised to a power; a passage's score is the sum over its identifiers, each discounted by how much of it the
-passage's earlier identifiers already cover.
+The weight of an identifier is its log-odds under the model minus its log-odds in the corpus (SEAL, section 3.3;
+MINDER), raised to a power. The score of a passage is the sum over its identifiers, each discounted by the share of it
+that the passage's earlier identifiers already cover.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from dgr_trainer.errors import DGRValueError
 
 _KINDS = ("log_odds", "log_likelihood")
-# Identifiers more certain than this count as this certain: the log-odds of probability one are infinite.
+# Upper bound of log-probabilities: the log-odds of probability one are infinite.
 _MAX_LOG_PROBABILITY = -1e-6
 
 
@@ -25,16 +25,19 @@ class ScoringSettings:
 
     Args:
         kind (`str`, defaults to `"log_odds"`):
-            `"log_odds"` weighs an identifier against its frequency in the corpus; `"log_likelihood"` takes its
-            log-likelihood as it is (one identifier a passage: a docid, a title).
+            `"log_odds"` compares the log-likelihood of an identifier with its frequency in the corpus;
+            `"log_likelihood"` uses the log-likelihood alone (one identifier per passage: a docid or a title).
         smoothing (`float`, defaults to 5.0): Added to corpus counts.
         exponent (`float`, defaults to 2.0): Power of the log-odds.
         repetition (`float`, defaults to 0.8):
             Share of an identifier's weight that is lost when all of its tokens are covered already.
         identifiers_per_passage (`int`, defaults to 40): Identifiers of a passage used in training, best first.
         pseudo_query_bonus (`float`, defaults to 14.0):
-            Added to the log-likelihood of pseudo-queries, which are long and so improbable as sequences; the sum
-            stays at or below -1. MINDER's constant.
+            Added to the log-likelihood of pseudo-queries, which is low because they are long; the sum is at most -1.
+            MINDER's constant.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     kind: str = "log_odds"
@@ -46,7 +49,7 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise DGRValueError(f"kind={self.kind!r} is no kind of score; use one of {', '.join(_KINDS)}.")
+            raise DGRValueError(f"kind={self.kind!r} is not a kind of score; use one of {', '.join(_KINDS)}.")
         if not 0.0 <= self.repetition <= 1.0:
             raise DGRValueError(f"repetition={self.repetition} must lie between 0 (no discount) and 1 (no credit).")
         for name in ("smoothing", "exponent", "identifiers_per_passage"):
@@ -78,7 +81,9 @@ def identifier_weights(
     is_pseudo_query: torch.Tensor | None = None,
     exponent: float | None = None,
 ) -> torch.Tensor:
-    """Weight of each identifier: w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
+    """Compute the weight of each identifier.
+
+    w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
 
     Args:
         log_likelihoods (`torch.Tensor`, any shape, floating): l(i|q), natural logarithm, at most 0.
@@ -86,18 +91,18 @@ def identifier_weights(
         corpus_tokens (`int`): N, all tokens of the corpus, separators included.
         settings ([`ScoringSettings`]): Smoothing sigma, exponent alpha, pseudo-query bonus.
         is_pseudo_query (`torch.Tensor`, same shape, bool, *optional*): Where the pseudo-query bonus applies.
-        exponent (`float`, *optional*): Used instead of `settings.exponent`, as for single tokens at retrieval.
+        exponent (`float`, *optional*): Used instead of `settings.exponent`, as for single tokens in a search.
 
     Returns:
         `torch.Tensor` (same shape, float32, or float64 for float64 input): Weights, differentiable in
-        `log_likelihoods`. With `kind="log_likelihood"` these are the log-likelihoods themselves.
+        `log_likelihoods`. With `kind="log_likelihood"` they are the log-likelihoods.
     """
     dtype = torch.float64 if log_likelihoods.dtype == torch.float64 else torch.float32
     likelihoods = log_likelihoods.to(dtype)
     if settings.kind == "log_likelihood":
         return likelihoods
     if is_pseudo_query is not None:
-        # A bonus, never a penalty: a pseudo-query already more probable than e^-1 keeps its likelihood.
+        # A pseudo-query that is more probable than e^-1 keeps its likelihood.
         boosted = torch.maximum((likelihoods + settings.pseudo_query_bonus).clamp(max=-1.0), likelihoods)
         likelihoods = torch.where(is_pseudo_query, boosted, likelihoods)
     prior = torch.log((counts.to(dtype) + settings.smoothing) / (corpus_tokens + settings.smoothing))
@@ -112,16 +117,23 @@ def _logit_of_log(log_probability: torch.Tensor) -> torch.Tensor:
     """log(p / (1 - p)) from log p, exact for small and for large p."""
     bounded = log_probability.clamp(max=_MAX_LOG_PROBABILITY)
     near_one = bounded > -math.log(2.0)
-    # Each branch sees only values on which it is finite, so that neither sends a NaN into the gradient.
+    # Each branch gets only values for which it is finite, so that neither puts a NaN into the gradient.
     small = torch.log1p(-torch.exp(torch.where(near_one, -1.0, bounded)))
     large = torch.log(-torch.expm1(torch.where(near_one, bounded, -1.0)))
     return bounded - torch.where(near_one, large, small)
 
 
 def repetition_factors(identifiers: Sequence[Sequence[int]], repetition: float) -> list[float]:
-    """Discount of each identifier of a passage, in the order in which they are credited.
+    """Compute the discount of each identifier of a passage.
 
-    rho_k = 1 - beta + beta * |set(g_k) minus C| / |set(g_k)|, where C holds the tokens of the identifiers before it.
+    rho_k = 1 - beta + beta * |set(g_k) minus C| / |set(g_k)|, where C is the set of tokens of the identifiers before.
+
+    Args:
+        identifiers (`Sequence[Sequence[int]]`): Ids of the identifiers, in the order in which they are credited.
+        repetition (`float`): beta, from 0 to 1.
+
+    Returns:
+        `list[float]`: rho of each identifier.
     """
     covered: set[int] = set()
     factors = []

@@ -1,13 +1,13 @@
-"""Views of a passage: which token sequences identify it, and which prompt asks a model for each kind.
+"""Views of a passage: the token sequences that identify it, and the prompt that asks a model for each kind of them.
 
-This is the one place that knows a tokenizer's markers, special tokens and leading-space rules. A passage is laid out
-as
+Only this module knows about markers, special tokens and the leading-space rules of tokenizers. The layout of a passage
+is
 
     title TITLE_END body (QUERY_START pseudo-query QUERY_END)* [DOCID_START docid] SEPARATOR
 
 and an identifier is a pair (view, ids): the ids that the model generates under the view's prompt, closing marker
-included. In the index it is the pattern `prefix(view) + ids`. Nothing is ever tokenised again from a string, so an
-identifier found in the corpus, scored in training and generated at retrieval is the same sequence of ids.
+included. In the index it is the pattern `prefix(view) + ids`. Strings are tokenised only once, so an identifier is
+the same sequence of ids in the corpus, in training and in a search.
 
 Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL (Bevilacqua et al., 2022, arXiv
 2204.10628).
@@ -33,7 +33,7 @@ _DEFAULT_PROMPTS = {
     "pseudo_query": "{query} || query || +",
     "docid": "{query}",
 }
-# Words, digits, punctuation and scripts on which tokenizers with equal vocabularies but other rules differ.
+# Words, digits, punctuation and scripts that tokenizers with equal vocabularies but different rules split differently.
 _FINGERPRINT_PROBES = (
     "The QUICK brown-fox's 1,234.5 jumps;  over\tthe lazy dog.",
     " Füße, naïve café, ﬁne ½ ２０２６",
@@ -43,22 +43,27 @@ _FINGERPRINT_PROBES = (
 
 @dataclass(frozen=True)
 class IdentifierSettings:
-    """Which views are used, and the markers and prompts that set them apart.
+    """The views to use, and the markers and prompts that distinguish them.
 
     Args:
         views (`tuple[str, ...]`, defaults to `("title", "substring", "pseudo_query")`):
-            Views to lay out, index and generate, of `"title"`, `"substring"`, `"pseudo_query"` and `"docid"`.
+            Views to index and generate: any of `"title"`, `"substring"`, `"pseudo_query"` and `"docid"`.
         title_end (`str`, defaults to `"@@"`): Closes a title.
         query_start (`str`, defaults to `"||"`): Opens a pseudo-query.
         query_end (`str`, defaults to `"@@"`): Closes a pseudo-query.
         docid_start (`str`, defaults to `"##"`):
             Opens a docid in the index. The end-of-sequence token closes it, as in ordinary seq2seq training.
         prompts (`Mapping[str, str]`, *optional*):
-            Encoder input of each view, with `{query}` where the query goes. Views left out keep their default.
+            Encoder input of each view, with `{query}` for the query. Views that are not given keep their default.
         max_query_length (`int`, defaults to 64):
-            Longest prompt in tokens, special tokens included. Longer queries lose their last words, never the marker.
+            Longest prompt in tokens, special tokens included. Longer queries lose their last words; the marker after
+            the query is kept.
 
-    The defaults of the first three views are MINDER's.
+    The defaults of the first three views are those of MINDER.
+
+    Raises:
+        ValueError: if a view is unknown or repeated, a marker is empty, the two markers of pseudo-queries are equal,
+            or a prompt does not contain `{query}` once.
     """
 
     views: tuple[str, ...] = ("title", "substring", "pseudo_query")
@@ -74,8 +79,8 @@ class IdentifierSettings:
         unknown = [view for view in views if view not in VIEWS] + [view for view in self.prompts if view not in VIEWS]
         if unknown or not views or len(set(views)) != len(views):
             raise DGRValueError(
-                f"views must be one or more different ones of {', '.join(VIEWS)}; got views={list(views)} and "
-                f"prompts for {sorted(self.prompts)}."
+                f"views must be one or more of {', '.join(VIEWS)}, each once; got views={list(views)} and prompts for "
+                f"{sorted(self.prompts)}."
             )
         for name in ("title_end", "query_start", "query_end", "docid_start"):
             if not getattr(self, name).strip():
@@ -84,7 +89,7 @@ class IdentifierSettings:
                 )
         if len(set(map(str.strip, (self.query_start, self.query_end)))) == 1:
             raise DGRValueError(
-                f"query_start and query_end are both {self.query_start!r}: a pseudo-query could not be told from the "
+                f"query_start and query_end are both {self.query_start!r}, so a pseudo-query would look like the "
                 "text between two of them. Use two different markers."
             )
         for view, prompt in self.prompts.items():
@@ -134,7 +139,7 @@ class Identifiers:
         self.views = self.settings.views
         self.vocab_size = len(tokenizer)
         self.eos_token_id = self._ending_token()
-        # Ids that stand for no text. The end of sequence is legal where an identifier may end.
+        # Ids that represent no text. The end of sequence is not among them: it closes docids.
         specials = ("bos", "pad", "unk", "mask", "cls", "sep")
         ids = {getattr(tokenizer, f"{name}_token_id", None) for name in specials}
         self.forbidden_token_ids = frozenset(ids - {None, self.eos_token_id})
@@ -147,16 +152,17 @@ class Identifiers:
 
     def _ending_token(self) -> int:
         for name in ("eos_token_id", "sep_token_id"):
-            if getattr(self.tokenizer, name, None) is not None:
-                return getattr(self.tokenizer, name)
+            token: int | None = getattr(self.tokenizer, name, None)
+            if token is not None:
+                return token
         raise DGRValueError(
             f"{type(self.tokenizer).__name__} has neither an eos_token nor a sep_token, so nothing can end a sequence."
-            " Give it one, for example tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
+            " Add one, for example with tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
             "embeddings."
         )
 
     def _leading_space(self) -> str:
-        """What to put before a text so that its first word gets the ids that it has in the middle of a text."""
+        """What to prepend to a text so that its first word gets the ids that it has in the middle of a text."""
         for space in ("", " "):
             once, twice = self._tokenise([f"{space}code", f"{space}code code"])
             if twice == once + once:
@@ -175,7 +181,7 @@ class Identifiers:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary and of what the tokenizer does to a few probes: equal after saving and loading."""
+        """SHA-256 of the vocabulary and of some tokenised probe texts; the same after saving and loading."""
         if self._fingerprint is None:
             probes = self._tokenise(list(_FINGERPRINT_PROBES))
             content = json.dumps([sorted(self.tokenizer.get_vocab().items()), probes], ensure_ascii=True)
@@ -189,7 +195,7 @@ class Identifiers:
         return self._encode_texts([text])[0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, stripped of the space in front."""
+        """Text of ids, without surrounding space."""
         return str(self.tokenizer.decode(list(map(int, ids)), clean_up_tokenization_spaces=False)).strip()
 
     def text(self, view: str, ids: Sequence[int]) -> str:
@@ -199,25 +205,32 @@ class Identifiers:
         return self.decode(ids[: len(ids) - len(end)] if end and ids[-len(end) :] == end else ids)
 
     def word_starts(self, text: str, ids: Sequence[int]) -> list[int]:
-        """Where the whitespace words of a text begin among its ids, so that a slice between two starts is whole words.
+        """Positions in the ids of a text at which its words (separated by whitespace) start.
 
-        Every token counts as a word if the tokenizer joins words, which no span of whole words would survive.
+        If the tokenizer joins words into tokens, every position is returned.
+
+        Args:
+            text (`str`): A text.
+            ids (`Sequence[int]`): Its ids, from `encode_segments`.
+
+        Returns:
+            `list[int]`: positions, ascending; the ids between two of them are whole words.
         """
         words = [self._without_markers(ids) for ids in self._encode_texts(text.split())]
         starts = [0]
         for word in words[:-1]:
             starts.append(starts[-1] + len(word))
         joined = [token for word in words for token in word]
-        # A word that leaves no token behind (a bare control character) begins nothing.
+        # A word without tokens (a lone control character) starts nothing.
         return sorted(set(starts)) if joined == list(ids) else list(range(len(ids)))
 
     def encode_segments(self, passages: Sequence[Passage]) -> list[PassageSegments]:
-        """Ids of each passage's title, body, pseudo-queries and docid, as far as the views use them."""
+        """Ids of each passage's title, body, pseudo-queries and docid; parts that no view uses are empty."""
         texts: list[str] = []
         for passage in passages:
             texts += [passage.title, passage.text, *passage.pseudo_queries]
         encoded = iter([self._without_markers(ids) for ids in self._encode_texts(texts)])
-        # A docid is never found inside a text: it is tokenised as an ordinary seq2seq target.
+        # A docid does not occur inside a text, so it is tokenised like an ordinary seq2seq target.
         docids = self._tokenise([passage.id if passage.docid is None else passage.docid for passage in passages])
         segments = []
         for passage, docid in zip(passages, docids, strict=True):
@@ -253,21 +266,21 @@ class Identifiers:
     # Views
 
     def prefix(self, view: str) -> tuple[int, ...]:
-        """Ids that precede an identifier of a view in the index; neither generated nor scored."""
+        """Ids that precede an identifier of a view in the index; they are neither generated nor scored."""
         prefixes = {"title": (self.eos_token_id,), "pseudo_query": self._query_start, "docid": self._docid_start}
         return prefixes.get(self._known(view), ())
 
     def end(self, view: str) -> tuple[int, ...]:
-        """Ids that close an identifier of a view, generated and scored; empty for substrings, which end anywhere."""
+        """Ids that close an identifier of a view, generated and scored; empty for substrings."""
         ends = {"title": self._title_end, "pseudo_query": self._query_end, "docid": (self.eos_token_id,)}
         return ends.get(self._known(view), ())
 
     def pattern(self, view: str, ids: Sequence[int]) -> tuple[int, ...]:
-        """What to search the index for to find an identifier."""
+        """The sequence of ids that an identifier is in the index."""
         return self.prefix(view) + tuple(ids)
 
     def target(self, view: str, segment: Sequence[int]) -> tuple[int, ...]:
-        """The identifier that a passage's segment (a title, a piece of the body, ...) makes under a view."""
+        """The identifier of a segment of a passage (a title, a span of the body, ...) in a view."""
         return tuple(segment) + self.end(view)
 
     def prompt(self, query: str, view: str) -> str:
@@ -278,7 +291,10 @@ class Identifiers:
     def encode_prompts(self, queries: Sequence[str], view: str) -> list[list[int]]:
         """Ids of the prompts of many queries, with the tokenizer's special tokens.
 
-        A prompt longer than `max_query_length` loses the last words of its query; the marker after it stays.
+        A prompt longer than `max_query_length` loses the last words of its query, but keeps the marker after it.
+
+        Raises:
+            ValueError: if that marker alone is longer than `max_query_length`.
         """
         limit = self.settings.max_query_length
         if not queries:
@@ -290,8 +306,8 @@ class Identifiers:
                 tail = _common_suffix_length(ids, empty)
                 if tail >= limit:
                     raise DGRValueError(
-                        f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in "
-                        f"{tail} tokens of marker. Raise max_query_length or shorten the prompt."
+                        f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in a "
+                        f"marker of {tail} tokens. Raise max_query_length or shorten the prompt."
                     )
                 ids = ids[: limit - tail] + ids[len(ids) - tail :]
             cut.append(ids)
@@ -312,26 +328,27 @@ class Identifiers:
         if not texts:
             return []
         encoded = self.tokenizer(texts, add_special_tokens=specials, truncation=False, padding=False, verbose=False)
-        return encoded["input_ids"]
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
     def _without_markers(self, ids: list[int]) -> list[int]:
-        """Ids of a text in which no marker occurs, not even together with the marker that may follow the text."""
+        """Remove tokens from ids until no marker occurs in them, not even one completed by a marker that follows."""
         markers = [self._title_end, self._query_start, self._query_end]
         if "docid" in self.views:
             markers.append(self._docid_start)
         if not any(marker[0] in ids for marker in markers):
             return ids
         ids = list(ids)
-        place = 0
-        while place < len(ids):
+        start = 0
+        while start < len(ids):
             for marker in markers:
-                # Tokens past the end count as fitting: "@" before the marker "@@" would close a title too early.
-                if tuple(ids[place : place + len(marker)]) == marker[: len(ids) - place]:
-                    del ids[place]
-                    place = max(0, place - max(map(len, markers)))
+                # A marker may extend past the end: "@" followed by the marker "@@" would close a title too early.
+                if tuple(ids[start : start + len(marker)]) == marker[: len(ids) - start]:
+                    del ids[start]
+                    start = max(0, start - max(map(len, markers)))
                     break
             else:
-                place += 1
+                start += 1
         return ids
 
 

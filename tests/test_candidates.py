@@ -29,7 +29,7 @@ def test_gives_back_what_went_in(candidates):
 
 
 def test_reads_pairs_in_batches(monkeypatch):
-    monkeypatch.setattr("dgr_trainer.candidates._ROWS_A_BATCH", 2)
+    monkeypatch.setattr("dgr_trainer.candidates._ROWS_PER_BATCH", 2)
     assert dict(Candidates.from_lists(iter(LISTS.items()), corpus_tokens=7)) == LISTS
 
 
@@ -70,13 +70,19 @@ def test_json_lines_come_back(candidates, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"query_id": "q"}\n', "line 1: the first line of candidates has to tell corpus_tokens"),
-        ("", "line 1: the first line of candidates has to tell corpus_tokens"),
-        ('{"corpus_tokens": 9}\n{"query_id": "q"}\n', r"line 2: no candidates as .* \(KeyError: 'candidates'\)"),
-        ('{"corpus_tokens": 9}\n{"query_id": "q", "candidates": [1]}\n', r"line 2: no candidates as .* \(TypeError"),
+        ('{"query_id": "q"}\n', "line 1: the first line of candidates has to contain corpus_tokens"),
+        ("", "line 1: the first line of candidates has to contain corpus_tokens"),
+        (
+            '{"corpus_tokens": 9}\n{"query_id": "q"}\n',
+            r"line 2: the line is not in .* \(KeyError: 'candidates'\)",
+        ),
+        (
+            '{"corpus_tokens": 9}\n{"query_id": "q", "candidates": [1]}\n',
+            r"line 2: the line is not in .* \(TypeError",
+        ),
     ],
 )
-def test_json_lines_that_are_none_are_refused(tmp_path, content, message):
+def test_malformed_json_lines_are_refused(tmp_path, content, message):
     (tmp_path / "c.jsonl").write_text(content)
     with pytest.raises(ValueError, match=f"c.jsonl, {message}"):
         Candidates.from_jsonl(tmp_path / "c.jsonl")
@@ -124,7 +130,7 @@ def test_bad_candidates_are_refused(bad, message):
 
 
 def test_a_query_given_twice_is_refused():
-    with pytest.raises(ValueError, match="'q' has candidates twice"):
+    with pytest.raises(ValueError, match="'q' has two lists of candidates"):
         Candidates.from_lists([("q", ()), ("q", ())], corpus_tokens=7)
 
 

@@ -1,4 +1,4 @@
-"""Weights of identifiers, against the formula of SEAL and MINDER worked out in plain floats."""
+"""Weights of identifiers, compared with the formula of SEAL and MINDER computed with floats."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_settings_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "odds"}, "kind='odds' is no kind of score; use one of log_odds, log_likelihood"),
+        ({"kind": "odds"}, "kind='odds' is not a kind of score; use one of log_odds, log_likelihood"),
         ({"repetition": 1.5}, "repetition=1.5 must lie between 0"),
         ({"exponent": 0}, "exponent=0 must be greater than 0"),
         ({"identifiers_per_passage": 0}, "identifiers_per_passage=0 must be"),

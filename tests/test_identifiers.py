@@ -11,7 +11,7 @@ ALL_VIEWS = IdentifierSettings(views=VIEWS)
 
 
 def normal(text: str, tokenizer) -> str:
-    """Text as the tokenizer can give it back at best: in its letter case, with its spaces around punctuation."""
+    """The text as far as the tokenizer can restore it: letter case and spaces around punctuation may differ."""
     if tokenizer.sep_token is not None:  # The plain tokenizer lower-cases and splits punctuation off.
         return text.lower().replace(".", " .").replace(" .", ".")
     return text
@@ -27,7 +27,7 @@ def test_text_to_ids_to_text(tokenizer, passages):
                 assert decoded == text
 
 
-def test_words_get_the_same_ids_wherever_they_stand(tokenizer):
+def test_words_have_the_same_ids_everywhere(tokenizer):
     identifiers = Identifiers(tokenizer)
     river, long_river = identifiers.encode("river"), identifiers.encode("long river in Africa")
     assert identifiers.encode("long") + river + identifiers.encode("in Africa") == long_river
@@ -116,7 +116,9 @@ def test_every_token_is_a_word_where_words_are_joined(bpe_tokenizer):
     assert identifiers.word_starts("other text", [5, 6, 7]) == [0, 1, 2]
 
 
-def test_fingerprint_survives_saving_and_tells_tokenizers_apart(tokenizer, bpe_tokenizer, unigram_tokenizer, tmp_path):
+def test_fingerprint_survives_saving_and_distinguishes_tokenizers(
+    tokenizer, bpe_tokenizer, unigram_tokenizer, tmp_path
+):
     tokenizer.save_pretrained(tmp_path)
     again = Identifiers(AutoTokenizer.from_pretrained(tmp_path))
     assert again.fingerprint == Identifiers(tokenizer).fingerprint
@@ -149,7 +151,7 @@ def test_settings_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"views": ("titles",)}, "views must be one or more different ones of title, substring"),
+        ({"views": ("titles",)}, "views must be one or more of title, substring"),
         ({"views": ()}, "views must be"),
         ({"views": ("title", "title")}, "views must be"),
         ({"prompts": {"body": "{query}"}}, "prompts for \\['body'\\]"),

@@ -1,4 +1,4 @@
-"""Queries shared out among processes: the answer is that of one process."""
+"""Queries divided among processes: the result is that of one process."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ from dgr_trainer.processes import (
 )
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 
-# Alone in its batch, a query gets the very same numbers whatever the other queries are.
+# Alone in its batch, a query gets the same numbers to the bit whatever the other queries are.
 SETTINGS = SearchSettings(beam_size=3, batch_size=1, pseudo_query_length=12)
 
 
@@ -36,18 +36,18 @@ class Process:
         self.process_index, self.num_processes = process_index, num_processes
 
     def wait_for_everyone(self):
-        """Nobody else is there."""
+        """There is no other process."""
 
 
 def in_turn(run, number, monkeypatch):
-    """What `run(process)` returns on the last of several processes, gathering played by hand."""
+    """The result of `run(process)` in the last of several processes, with a gather that collects the values."""
     shares = []
     with monkeypatch.context() as patched:
         patched.setattr("accelerate.utils.gather_object", lambda found: shares.extend(found) or shares)
         for index in range(number):
             try:
                 result = run(Process(index, number))
-            except KeyError:  # Not all are there yet.
+            except KeyError:  # Not all processes have run yet.
                 assert index < number - 1
     return result
 
@@ -69,7 +69,7 @@ def test_results_come_in_the_order_of_the_items(size, number, monkeypatch):
     assert max(map(len, worked)) - min(map(len, worked)) <= 1
 
 
-def test_what_each_has_found_is_put_together(monkeypatch):
+def test_results_of_all_processes_are_merged(monkeypatch):
     found = [np.array([1.5, np.nan, np.nan]), np.array([np.nan, np.nan, -2.0]), np.array([np.nan, 3.0, 9.0])]
     parts = []
     monkeypatch.setattr("accelerate.utils.gather_object", lambda own: parts.extend(own) or parts)
@@ -108,7 +108,7 @@ def test_each_process_returns_what_one_returns(bpe_tokenizer, corpus, queries, q
 
 @pytest.mark.slow
 def test_two_processes_are_one(bpe_tokenizer, corpus, queries, qrels, tmp_path):
-    """The API and the command line, launched twice."""
+    """The API and the command line in two processes."""
     identifiers = Identifiers(bpe_tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
     retriever = GenerativeRetriever(make_bart(bpe_tokenizer), identifiers, index, corpus=corpus, settings=SETTINGS)

@@ -1,4 +1,4 @@
-"""Retrieval: decoding bound to the index, identifiers and what they are worth, passages and their scores."""
+"""Retrieval: constrained decoding, weights of identifiers, scores of passages."""
 
 import importlib
 from typing import Any

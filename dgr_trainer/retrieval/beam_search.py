@@ -132,7 +132,8 @@ class _ViewBeams:
             self.identifiers[query].append(MatchedIdentifier(self.view, tuple(tokens_so_far), count, score))
         beams = self._beams(queries, totals, complete) if ids.shape[1] < self.length else np.zeros(0, dtype=np.int64)
         self.ids, self.scores, self._queries, self._ranges = ids[beams], totals[beams], queries[beams], ranges[beams]
-        return rows[beams]
+        parents: np.ndarray = rows[beams]
+        return parents
 
     def _children(self, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, tokens and scores of legal children, which include the best of each query."""
@@ -163,7 +164,8 @@ class _ViewBeams:
         best_open = np.full(self._num_queries, -np.inf, dtype=np.float32)
         best_open[queries[still_open[rank == 0]]] = totals[still_open[rank == 0]]
         unfinished = best_open > self._complete_scores[:, 0]
-        return still_open[(rank < self.num_beams) & unfinished[queries[still_open]]]
+        beams: np.ndarray = still_open[(rank < self.num_beams) & unfinished[queries[still_open]]]
+        return beams
 
 
 class Decoder:

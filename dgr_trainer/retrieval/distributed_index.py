@@ -1,8 +1,8 @@
 """One index in the memory of several processes, each of which holds a part of the corpus.
 
-The first process searches: it has the model, and an index that asks all processes and puts their answers together.
-The others answer. Counts, continuations and places are exact over all parts, so identifiers weigh and passages score
-as with one index of the whole corpus.
+The first process searches: it has the model, and an index that sends each question to all processes and merges their
+answers. The others only answer. Counts, continuations and positions are exact over all parts, so weights and scores
+are those of one index of the whole corpus.
 """
 
 from __future__ import annotations
@@ -23,25 +23,30 @@ from dgr_trainer.retrieval.distributed_ids import DistributedIds, check_ids
 
 logger = logging.getLogger(__name__)
 
-# Whoever answers waits for questions, and a service may not be asked anything for a long time.
-_PATIENCE = timedelta(days=365)
+# The name of a method `_part_NAME` and its arguments.
+_Question = tuple[str, tuple[Any, ...]]
+
+# The other processes wait for questions, and a service may get none for a long time.
+_TIMEOUT = timedelta(days=365)
 
 
 class DistributedIndex(FMIndex):
-    """The parts of an index in several processes, as one index.
+    """An index whose parts are in several processes.
 
-    Every process makes one, of the part of the corpus that it holds. Passages are numbered through: those of the first
-    process come first. No passage may be in two parts.
+    Experimental: this class may change or go away in any release, without a deprecation period.
 
-    Use it as a context manager: the others wait for questions, for as long as it takes, and end of the block in the
-    first process, be it by an error, lets them go on. An error in one of the others ends the first one's block, too.
+    Every process makes one, from the index of its part of the corpus. Passages are numbered across all parts, those of
+    the first process first. No passage may be in two parts.
+
+    Use it as a context manager. The other processes wait for questions until the first process leaves the block,
+    normally or by an error. If one of the others fails, the first gets an error at its next question.
 
     Args:
         part ([`FMIndex`]): The index of this process.
 
     Raises:
-        ValueError: if there are no processes to talk to, the parts were made with different tokenizers, or a
-            passage id is in two of them; in all processes.
+        ValueError: in all processes, if no process group was initialised, the parts were built with different
+            tokenizers, or a passage id is in two parts.
 
     Example, in a script that `accelerate launch` starts:
 
@@ -57,21 +62,21 @@ class DistributedIndex(FMIndex):
     """
 
     def __init__(self, part: FMIndex) -> None:
-        # No arrays of its own, so nothing of what FMIndex sets up: all that reads them is replaced below.
+        # FMIndex.__init__ is not called: this class has no segments, and replaces every method that reads them.
         self._part = part
-        self._asking = False
+        self._awaiting_replies = False
         self._connect()
         self._open = True
         try:
-            self._describe()
+            self._exchange_properties()
             check_ids(part.passage_ids, self._rank, self._size, self._exchange, self._collect)
         except ValueError:  # In all processes.
             self._disconnect()
             raise
 
-    def _describe(self) -> None:
+    def _exchange_properties(self) -> None:
         part = self._part
-        own = {
+        properties = {
             "vocab_size": part.vocab_size,
             "separator": part.separator,
             "tokenizer_fingerprint": part.tokenizer_fingerprint,
@@ -81,26 +86,26 @@ class DistributedIndex(FMIndex):
             "corpus_fingerprint": part.corpus_fingerprint,
             "num_bytes": part.num_bytes,
         }
-        described = self._exchange(own)
+        parts = self._exchange(properties)
+        values: dict[str, list[Any]] = {name: [properties[name] for properties in parts] for name in properties}
         for name in ("vocab_size", "separator", "tokenizer_fingerprint"):
-            values = [one[name] for one in described]
-            if any(value != values[0] for value in values):
+            if any(value != values[name][0] for value in values[name]):
                 raise DGRValueError(
                     f"The parts of the index were made with different tokenizers: their {name} is "
-                    f"{', '.join(map(str, values))}. Index all parts of the corpus with the same tokenizer."
+                    f"{', '.join(map(str, values[name]))}. Index all parts of the corpus with the same tokenizer."
                 )
         self.vocab_size, self.separator = part.vocab_size, part.separator
         self.tokenizer_fingerprint = part.tokenizer_fingerprint
-        self.corpus_fingerprint = "+".join(one["corpus_fingerprint"] for one in described)
-        self._segments_before = np.cumsum([0, *(one["num_segments"] for one in described)])
-        self.passages_before = np.cumsum([0, *(one["num_passages"] for one in described)])
-        self._num_bytes = sum(one["num_bytes"] for one in described)
-        self._num_tokens = sum(one["num_tokens"] for one in described)
+        self.corpus_fingerprint = "+".join(values["corpus_fingerprint"])
+        self._segments_before = np.cumsum([0, *values["num_segments"]])
+        self.passages_before = np.cumsum([0, *values["num_passages"]])
+        self._num_bytes: int = sum(values["num_bytes"])
+        self._num_tokens: int = sum(values["num_tokens"])
         self.num_passages = int(self.passages_before[-1])
-        self._counts = np.sum(self._exchange(part.token_counts), axis=0)
+        self._counts: np.ndarray = np.sum(self._exchange(part.token_counts), axis=0)
         self.passage_ids = DistributedIds(self)  # type: ignore[assignment]
 
-    # Processes
+    # Communication
 
     @property
     def is_first(self) -> bool:
@@ -108,20 +113,24 @@ class DistributedIndex(FMIndex):
         return self._rank == 0
 
     def answer(self) -> None:
-        """Answer the first process until it closes the index. For all processes but the first."""
+        """Answer the questions of the first process until it closes the index; for the other processes.
+
+        Raises:
+            ValueError: if this is the first process.
+        """
         if self.is_first:
             raise DGRValueError(
-                "The first process searches and has nobody to answer. Call answer() on the others only."
+                "The first process searches and has nobody to answer. Call answer() in the other processes only."
             )
         while (question := self._question()) is not None:
             self._reply(self._answer(*question))
         self._disconnect()
 
     def close(self) -> None:
-        """Let the other processes go on after `answer`. For the first process; the index is of no use afterwards."""
+        """Release the other processes from `answer`; for the first process. The index cannot be used afterwards."""
         if not self._open:
             return
-        if self._asking:  # It was stopped between a question and the replies, so no other can be put.
+        if self._awaiting_replies:  # Interrupted between a question and its replies, so no other can be sent.
             self._abandon()
             return
         self._ask_all(None)
@@ -143,59 +152,66 @@ class DistributedIndex(FMIndex):
         except RuntimeError:
             if kind is None:
                 raise
-            logger.warning("The other processes of the index are gone already.")
+            logger.warning("The other processes of the index have ended already.")
 
     def _connect(self) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise DGRValueError(
-                "There are no processes that could hold parts of the index. Start the script with `accelerate launch` "
-                "or `torchrun`, and make an Accelerator (or call torch.distributed.init_process_group) first."
+                "No processes are connected that could hold parts of the index. Start the script with `accelerate "
+                "launch` or `torchrun`, and make an Accelerator (or call torch.distributed.init_process_group) first."
             )
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
     def _disconnect(self) -> None:
-        """End the connection in order, in all processes at the same moment."""
-        # A process that ends with the group's threads still at work is aborted.
+        """End the connection in all processes together."""
+        # A process that ends while threads of the group are still working is aborted.
         dist.barrier(self._group)
         self._abandon()
 
     def _abandon(self) -> None:
-        """End the connection here, which the other processes meet with an error if they wait for this one."""
+        """End the connection in this process only; processes that wait for it get an error."""
         self._open = False
         dist.destroy_process_group(self._group)
 
-    def _exchange(self, own: Any) -> list[Any]:
-        everything = [None] * self._size
-        dist.all_gather_object(everything, own, group=self._group)
-        return everything
+    def _exchange(self, value: Any) -> list[Any]:
+        """The values of all processes, in each of them."""
+        values = [None] * self._size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
-    def _collect(self, own: Any, rank: int) -> list[Any] | None:
-        """What all processes give, in the process `rank`; `None` in the others."""
-        everything = [None] * self._size if rank == self._rank else None
-        dist.gather_object(own, everything, dst=rank, group=self._group)
-        return everything
+    def _collect(self, value: Any, rank: int) -> list[Any] | None:
+        """The values of all processes, in the process `rank`; `None` in the others."""
+        values = [None] * self._size if rank == self._rank else None
+        dist.gather_object(value, values, dst=rank, group=self._group)
+        return values
 
-    def _question(self) -> tuple[str, tuple[Any, ...]] | None:
-        box: list[Any] = [None]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
+    def _question(self) -> _Question | None:
+        """Wait for a question of the first process; `None` if it closes the index."""
+        received: list[_Question | None] = [None]
+        dist.broadcast_object_list(received, src=0, group=self._group)
+        return received[0]
 
     def _reply(self, reply: Any) -> None:
         dist.gather_object(reply, dst=0, group=self._group)
 
-    def _ask_all(self, question: tuple[str, tuple[Any, ...]] | None) -> list[Any]:
-        """Put a question to all processes, this one too."""
-        self._asking = True
+    def _ask_all(self, question: _Question | None) -> list[Any]:
+        """Send a question to all processes, this one included; returns their replies."""
+        self._awaiting_replies = True
         dist.broadcast_object_list([question], src=0, group=self._group)
         replies: list[Any] = [None] * self._size
         if question is not None:
             dist.gather_object(self._answer(*question), replies, dst=0, group=self._group)
-        self._asking = False
+        self._awaiting_replies = False
         return replies
 
     def ask(self, name: str, *arguments: Any) -> list[Any]:
-        """What each process answers; raises what one of them raised."""
+        """The answer of each process. Raises what one of them raised.
+
+        Args:
+            name (`str`): Name of the method `_part_NAME` that answers.
+            *arguments: Its arguments.
+        """
         replies = self._ask_all((name, arguments))
         for reply in replies:
             if isinstance(reply, Exception):
@@ -205,13 +221,15 @@ class DistributedIndex(FMIndex):
     def _answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return getattr(self, f"_part_{name}")(*arguments)
-        except Exception as error:  # The first process raises it; this one goes on answering.
+        except Exception as error:  # The first process raises it; this one continues to answer.
             return error
 
-    # What each process answers for its part
+    # Answers of each process for its part
 
-    def _own(self, ranges: np.ndarray) -> np.ndarray:
-        return ranges[..., self._segments_before[self._rank] : self._segments_before[self._rank + 1], :]
+    def _local_ranges(self, ranges: np.ndarray) -> np.ndarray:
+        """The ranges in the segments of this part."""
+        first, end = self._segments_before[self._rank : self._rank + 2].tolist()
+        return ranges[..., first:end, :]
 
     def _part_whole(self) -> np.ndarray:
         return self._part.whole
@@ -220,46 +238,48 @@ class DistributedIndex(FMIndex):
         return self._part.find_batch(patterns)
 
     def _part_counts(self, ranges: np.ndarray) -> np.ndarray:
-        return self._part.counts(self._own(ranges))
+        return self._part.counts(self._local_ranges(ranges))
 
     def _part_extend(self, ranges: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        extended = self._part.extend(self._own(ranges), tokens)
+        extended = self._part.extend(self._local_ranges(ranges), tokens)
         return extended, self._part.counts(extended) > 0
 
     def _part_continuations(self, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._part.continuations_batch(self._own(ranges))
+        return self._part.continuations_batch(self._local_ranges(ranges))
 
     def _part_locate(self, ranges: np.ndarray, lengths: Any, limit: int | None) -> tuple[np.ndarray, ...]:
-        numbers, passages, offsets = self._part.locate_batch(self._own(ranges), lengths, limit)
+        numbers, passages, offsets = self._part.locate_batch(self._local_ranges(ranges), lengths, limit)
         return numbers, passages + self.passages_before[self._rank], offsets
 
-    def _mine(self, passages: np.ndarray) -> np.ndarray:
-        """Which passages are in this part."""
-        return (passages >= self.passages_before[self._rank]) & (passages < self.passages_before[self._rank + 1])
+    def _local_positions(self, passages: np.ndarray) -> np.ndarray:
+        """Positions in this part of those passages that are in it."""
+        first, end = self.passages_before[self._rank : self._rank + 2].tolist()
+        local: np.ndarray = passages[(passages >= first) & (passages < end)] - first
+        return local
 
     def _part_extract(self, passages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._part.extract_batch(passages[self._mine(passages)] - self.passages_before[self._rank])
+        return self._part.extract_batch(self._local_positions(passages))
 
     def _part_lengths(self) -> np.ndarray:
         return self._part.passage_lengths
 
     def _part_ids(self, passages: np.ndarray) -> list[str]:
-        return self._part.passage_ids.take(passages[self._mine(passages)] - self.passages_before[self._rank])
+        return self._part.passage_ids.take(self._local_positions(passages))
 
     def _part_positions(self, values: list[str]) -> np.ndarray:
         positions = self._part.passage_ids.positions(values)
         return np.where(positions < 0, -1, positions + self.passages_before[self._rank])
 
-    # The index as a whole; descriptions as of FMIndex
+    # The whole index; see FMIndex
 
     @property
     def num_segments(self) -> int:
-        """Number of parts of a range: the segments of all processes."""
+        """Number of segments in all processes; see [`FMIndex`]."""
         return int(self._segments_before[-1])
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens of the passages, with a separator for each."""
+        """Number of tokens of all passages, one separator per passage included."""
         return self._num_tokens
 
     @property
@@ -279,16 +299,22 @@ class DistributedIndex(FMIndex):
 
     @property
     def num_bytes(self) -> int:
-        """Size of all parts together, in bytes."""
+        """Size of all parts, in bytes."""
         return self._num_bytes
 
     def save(self, path: str | os.PathLike[str], *, link: bool = False) -> NoReturn:
-        """Not of a distributed index: each process has its part."""
-        raise DGRValueError("The parts of a distributed index are in several processes. Save each part by itself.")
+        """Not supported: each process can save its part only.
+
+        Raises:
+            ValueError: always.
+        """
+        raise DGRValueError(
+            "A distributed index cannot be saved, since its parts are in several processes. Save each part by itself."
+        )
 
     def counts(self, ranges: np.ndarray) -> np.ndarray:
         """See [`FMIndex.counts`]."""
-        return np.sum(self.ask("counts", np.asarray(ranges)), axis=0)
+        return np.asarray(np.sum(self.ask("counts", np.asarray(ranges)), axis=0))
 
     def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:
         """See [`FMIndex.find_batch`]."""
@@ -312,12 +338,12 @@ class DistributedIndex(FMIndex):
         """See [`FMIndex.continuations_batch`]."""
         ranges = np.asarray(ranges)
         codes, counts = [], []
-        for offsets, tokens, of_tokens in self.ask("continuations", ranges):
+        for offsets, tokens, token_counts in self.ask("continuations", ranges):
             codes.append(np.repeat(np.arange(len(ranges)), np.diff(offsets)) * self.vocab_size + tokens)
-            counts.append(of_tokens)
-        distinct, places = np.unique(np.concatenate(codes), return_inverse=True)
+            counts.append(token_counts)
+        distinct, inverse = np.unique(np.concatenate(codes), return_inverse=True)
         sums = np.zeros(len(distinct), np.int64)
-        np.add.at(sums, places, np.concatenate(counts))
+        np.add.at(sums, inverse, np.concatenate(counts))
         offsets = np.searchsorted(distinct, np.arange(len(ranges) + 1) * self.vocab_size)
         return offsets.astype(np.int64), distinct % self.vocab_size, sums
 
@@ -338,20 +364,20 @@ class DistributedIndex(FMIndex):
         passages = np.asarray(passages, dtype=np.int64)
         self.check_passages(passages)
         replies = self.ask("extract", passages)
-        # Passages of one part stand in the order asked for; these are the places where each part's go.
-        place = np.argsort(np.searchsorted(self.passages_before, passages, side="right"), kind="stable")
+        # The reply of a part has its passages in the order of the request: where each of them goes in the result.
+        where = np.argsort(np.searchsorted(self.passages_before, passages, side="right"), kind="stable")
         lengths = np.zeros(len(passages), np.int64)
-        lengths[place] = np.concatenate([np.diff(indptr) for indptr, _ in replies])
+        lengths[where] = np.concatenate([np.diff(indptr) for indptr, _ in replies])
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        before = np.repeat(indptr[place] - np.cumsum(lengths[place]) + lengths[place], lengths[place])
+        shifts = np.repeat(indptr[where] - np.cumsum(lengths[where]) + lengths[where], lengths[where])
         tokens = np.empty(indptr[-1], np.int64)
-        tokens[before + np.arange(len(before))] = np.concatenate([of_part for _, of_part in replies])
+        tokens[shifts + np.arange(len(shifts))] = np.concatenate([part_tokens for _, part_tokens in replies])
         return indptr, tokens
 
     def check_passages(self, passages: np.ndarray) -> None:
-        """Raise an `IndexError` if one of these numbers is no passage's."""
-        bad = passages[(passages < 0) | (passages >= self.num_passages)]
-        if len(bad):
+        """Raise an `IndexError` if one of these positions is not that of a passage."""
+        outside = passages[(passages < 0) | (passages >= self.num_passages)]
+        if len(outside):
             raise DGRIndexError(
-                f"There is no passage {bad[0]}: the index holds passages 0 to {self.num_passages - 1}."
+                f"There is no passage {outside[0]}: the index holds passages 0 to {self.num_passages - 1}."
             )

@@ -1,4 +1,4 @@
-"""A hit: what a search returns for a query."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dgr_trainer.candidates import MatchedIdentifier
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found.
+    """A passage that a search returns for a query.
 
     Args:
-        passage_id (`str`): The passage.
-        score (`float`): Its score; the higher the better, comparable within a query.
-        identifiers (`tuple[MatchedIdentifier, ...]`): What it was found by, in the order of credit; the scores add up
-            to the passage's.
+        passage_id (`str`): Id of the passage.
+        score (`float`): Its score; higher is better, comparable within a query.
+        identifiers (`tuple[MatchedIdentifier, ...]`): The identifiers that it contains, in the order of credit. Their
+            scores add up to the passage's score.
     """
 
     passage_id: str

@@ -1,4 +1,4 @@
-"""Generative retrieval: queries in, ranked passages out."""
+"""The generative retriever: takes queries, returns ranked passages."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 class GenerativeRetriever:
     """Finds passages by letting a model generate their identifiers.
 
-    For each view the model generates identifiers that occur in the corpus. Together with words of the query and
-    probable single tokens they are weighed (`ScoringSettings`), and passages are ranked by the identifiers that they
-    hold. With `ScoringSettings(kind="log_likelihood")` and one view, title or docid, a passage's score is the
+    For each view, the model generates identifiers that occur in the corpus. Words of the query and probable single
+    tokens are added, all are weighted (`ScoringSettings`), and passages are ranked by the identifiers that they
+    contain. With `ScoringSettings(kind="log_likelihood")` and one view, title or docid, the score of a passage is the
     log-likelihood of its identifier.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The student; an encoder-decoder model.
         identifiers ([`Identifiers`]): Tokenizer, views, markers and prompts.
-        index ([`FMIndex`]): Index of the corpus, made with the same tokenizer.
+        index ([`FMIndex`]): Index of the corpus, built with the same tokenizer.
         corpus ([`Corpus`], *optional*): The passages, to be saved with the retriever.
-        settings ([`SearchSettings`], *optional*): How much a search looks at.
+        settings ([`SearchSettings`], *optional*): Limits of a search.
         scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
 
     Raises:
-        ValueError: if model, tokenizer, index, corpus and scoring do not fit each other.
+        ValueError: if model, tokenizer, index, corpus and scoring do not match.
 
     Example:
 
@@ -78,7 +78,7 @@ class GenerativeRetriever:
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
         with generation_mode(model):
-            pass  # Raises if it cannot generate.
+            pass  # Raises if the model cannot generate.
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
             raise DGRValueError(
@@ -87,8 +87,8 @@ class GenerativeRetriever:
             )
         if corpus is not None and len(corpus) != index.num_passages:
             raise DGRValueError(
-                f"The corpus has {len(corpus)} passages, but the index holds {index.num_passages}: the index was made "
-                "of another corpus. Build it again with FMIndex.from_corpus(corpus, identifiers)."
+                f"The corpus has {len(corpus)} passages, but the index holds {index.num_passages}: it was built from "
+                "another corpus. Build it again with FMIndex.from_corpus(corpus, identifiers)."
             )
         if self.scoring.kind == "log_likelihood" and identifiers.views not in (("title",), ("docid",)):
             raise DGRValueError(
@@ -110,33 +110,33 @@ class GenerativeRetriever:
 
         Args:
             queries (`str` or `Sequence[str]`): One query or many.
-            k (`int`, defaults to 10): Passages to return for each query. Fewer are returned where fewer are found.
+            k (`int`, defaults to 10): Passages to return for each query; fewer if fewer are found.
             include (`Sequence[Sequence[str]]`, *optional*):
-                For each query, ids of passages that are scored whether they are found or not, and returned even where
-                they rank below the k best.
+                For each query, ids of passages that are always scored, and returned even if they are not among the k
+                best.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
-                Under several processes each, called with the same arguments, searches for its share of the queries;
-                all return all.
+                With several processes, each is called with the same arguments and searches for its share of the
+                queries; all return the complete result.
 
         Returns:
-            `list[list[Hit]]`: for each query (for one, too) its hits, best first; of equal ones the larger id first.
-            An empty query has none but the included.
+            `list[list[Hit]]`: the hits of each query (also of a single one), best first; of equal ones the larger id
+            first. An empty query has no hits except the included passages.
 
         Raises:
             TypeError: if a query is not a string.
-            ValueError: if k is below 1, or there is not one include list a query.
+            ValueError: if k is below 1, or the number of include lists is not that of the queries.
             KeyError: if an included passage is not in the index.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
-        wrong = next((query for query in queries if not isinstance(query, str)), None)
-        if wrong is not None:
-            raise DGRTypeError(f"A query is {wrong!r} ({type(wrong).__name__}). Give strings.")
+        not_text = next((query for query in queries if not isinstance(query, str)), None)
+        if not_text is not None:
+            raise DGRTypeError(f"A query is {not_text!r} ({type(not_text).__name__}). Give strings.")
         if include is None:
             include = [()] * len(queries)
         if len(include) != len(queries):
             raise DGRValueError(
-                f"There are {len(queries)} queries but {len(include)} include lists. Give one a query, empty where "
-                "nothing is to be included."
+                f"There are {len(queries)} queries but {len(include)} include lists. Give one list per query, which "
+                "may be empty."
             )
         requests = [SearchRequest(query, ids) for query, ids in zip(queries, include, strict=True)]
         engine = SearchEngine(self._parts)
@@ -149,8 +149,11 @@ class GenerativeRetriever:
 
         Args:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
-            k (`int`, defaults to 100): Passages a query.
-            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
+            k (`int`, defaults to 100): Passages per query.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+
+        Returns:
+            [`Rankings`]: the rank list of each query.
         """
         texts = queries_mapping(queries)
         engine = SearchEngine(self._parts)
@@ -169,16 +172,19 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
     ) -> Candidates:
-        """Passages to train on, with the identifiers by which they were found.
+        """Find passages to train on, with the identifiers by which they were found.
 
         Args:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): Training queries.
-            k (`int`, defaults to 100): Passages a query.
+            k (`int`, defaults to 100): Passages per query.
             relevant (`Mapping[str, Mapping[str, int]]`, *optional*):
-                Qrels. Relevant passages (grade above 0) are among the candidates even where they rank below k, each
-                with its title or docid at least; one that nothing led to also with its pseudo-queries and first words.
-                What is added so has credit 0.
-            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): As of `search`.
+                Qrels. Relevant passages (grade above 0) are always among the candidates, each at least with its title
+                or docid; if no identifier led to it, also with its pseudo-queries and first words. The score of the
+                identifiers added this way is 0.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+
+        Returns:
+            [`Candidates`]: the passages of each query.
         """
         return self._candidate_search(queries, k, relevant, accelerator).candidates()
 
@@ -190,16 +196,22 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
     ) -> None:
-        """Write what `candidates` finds to a folder, from where [`Candidates.load_from_disk`] opens it.
+        """Write what `candidates` finds to a folder that [`Candidates.load_from_disk`] opens.
 
-        What is found is on the disk batch by batch, in a file with `.unfinished` after the folder's name (one a
-        process); no process holds all of it. After a kill the same call, by as many processes, goes on and ends alike.
+        Each batch is written to disk when it is done, to a file named after the folder with `.unfinished` appended
+        (one file per process), and no process holds all batches in memory. After an interruption, the same call with
+        the same number of processes resumes from there, with the same result.
 
         Args:
-            path (`str` or `os.PathLike`): The folder; the other arguments are as of `candidates`.
+            path (`str` or `os.PathLike`): The folder.
+            queries (`datasets.Dataset` or `Mapping[str, str]`): See `candidates`.
+            k (`int`, defaults to 100): See `candidates`.
+            relevant (`Mapping[str, Mapping[str, int]]`, *optional*): See `candidates`.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
 
         Raises:
-            FileExistsError, ValueError: if the folder holds other files, or what is unfinished is of another work.
+            FileExistsError: if the folder holds other files.
+            ValueError: if the unfinished file belongs to other queries, settings, weights or another index.
         """
         self._candidate_search(queries, k, relevant, accelerator).save(Path(path))
 
@@ -219,18 +231,18 @@ class GenerativeRetriever:
     # Saving and loading
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write all that a search needs to a folder, which appears only when it is complete.
+        """Write everything that a search needs to a folder, which appears only when it is complete.
 
-        The model (or adapter) and the tokenizer lie in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
-        (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them; beside them are `index/`,
-        `corpus/` if there is one, and `retriever.json`.
+        The model (or adapter) and the tokenizer are in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
+        (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them. The folder also contains
+        `index/`, `retriever.json`, and `corpus/` if the retriever has a corpus.
 
         Args:
             path (`str` or `os.PathLike`): A new or empty folder, or one written by this function before.
 
         Raises:
             FileExistsError: if the folder holds other files.
-            ValueError: if the model is an adapter that does not know its base model.
+            ValueError: if the model is an adapter whose configuration does not name the base model.
         """
         save_retriever(self._parts, Path(path))
 
@@ -247,14 +259,17 @@ class GenerativeRetriever:
 
         Args:
             path (`str` or `os.PathLike`): The folder.
-            settings ([`SearchSettings`], *optional*): In place of the saved ones.
+            settings ([`SearchSettings`], *optional*): Settings to use instead of the saved ones.
             base_model ([`~transformers.PreTrainedModel`], *optional*):
-                Under a saved adapter, in place of the one that its configuration names.
-            model_kwargs: Passed on to `from_pretrained` of the model, for example `dtype` or `device_map`.
+                Base model of a saved adapter, instead of the one that its configuration names.
+            **model_kwargs: Passed on to `from_pretrained` of the model, for example `dtype` or `device_map`.
+
+        Returns:
+            [`GenerativeRetriever`]: the retriever.
 
         Raises:
             FileNotFoundError: if a part is missing.
-            ValueError: if the parts do not belong together, or a newer version wrote them.
+            ValueError: if the parts do not match, or a newer version wrote them.
         """
         parts = load_parts(Path(path), base_model, model_kwargs)
         return cls(**{**vars(parts), "settings": settings or parts.settings})

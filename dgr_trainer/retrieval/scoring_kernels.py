@@ -1,8 +1,11 @@
-"""Compiled kernels of passage scoring: identifiers found in passages, and credited greedily.
+"""Compiled kernels of passage scoring: find identifiers in passages and credit them greedily.
 
-Identifiers are numbered in the order of credit: highest weight first. `token_sets` holds each identifier's distinct
-tokens. An identifier's pattern in the index is a prefix that takes no position (a separator, a marker) and its ids,
-which do.
+Identifiers are numbered in the order of credit: highest weight first. The pattern of an identifier in the index is a
+prefix that takes no position (a separator, a marker) followed by its ids, which do. Arguments of several kernels:
+
+- `lengths` (int64) and `weights` (float64) hold one value per identifier; lengths are those of the ids alone.
+- `token_indptr` and `token_sets` (int64) hold the distinct tokens of each identifier, one set after another.
+- `repetition` is `ScoringSettings.repetition`.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ _FREE = -1
 
 @compiled
 def _slot(table_keys, code):  # type: ignore[no-untyped-def]
-    """Where a (node, token) code is or would be in a hash table whose size is a power of two."""
+    """Slot that holds a (node, token) code, or would hold it, in a hash table whose size is a power of two."""
     mask = np.uint64(len(table_keys) - 1)
     mixed = np.uint64(code) * np.uint64(0x9E3779B97F4A7C15)
-    place = (mixed >> np.uint64(29)) & mask
-    while table_keys[place] != _FREE and table_keys[place] != code:
-        place = (place + np.uint64(1)) & mask
-    return place
+    slot = (mixed >> np.uint64(29)) & mask
+    while table_keys[slot] != _FREE and table_keys[slot] != code:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
 
 
 @compiled
@@ -31,13 +34,14 @@ def build_trie(indptr, tokens, vocab_size):  # type: ignore[no-untyped-def]
     """Put patterns into a trie.
 
     Args:
-        indptr, tokens (`np.ndarray` of int64): The patterns, one after another.
-        vocab_size (`int`): Every token is below it.
+        indptr (`np.ndarray` of int64): Start of each pattern in `tokens`, and their end.
+        tokens (`np.ndarray` of int64): The patterns, one after another.
+        vocab_size (`int`): Upper bound of the tokens.
 
     Returns:
         `tuple`: `first` (int32, node of each first token or -1), the hash table of the other edges (`keys`: node times
         `vocab_size` plus token, `nodes`), `heads` (the first pattern that ends in a node or -1) and `others` (the next
-        pattern that ends where a pattern does, or -1).
+        pattern that ends in the same node as a pattern, or -1).
     """
     size = 16
     while size < 4 * len(tokens):
@@ -46,23 +50,23 @@ def build_trie(indptr, tokens, vocab_size):  # type: ignore[no-untyped-def]
     keys, nodes = np.full(size, _FREE, np.int64), np.zeros(size, np.int32)
     heads = np.full(len(tokens) + 1, -1, np.int32)
     others = np.full(len(indptr) - 1, -1, np.int32)
-    made = _ROOT
+    last_node = _ROOT
     for pattern in range(len(indptr) - 2, -1, -1):
         node = _ROOT
-        for place in range(indptr[pattern], indptr[pattern + 1]):
-            token = tokens[place]
+        for position in range(indptr[pattern], indptr[pattern + 1]):
+            token = tokens[position]
             if node == _ROOT:
                 if first[token] < 0:
-                    made += 1
-                    first[token] = made
+                    last_node += 1
+                    first[token] = last_node
                 node = first[token]
             else:
                 code = node * vocab_size + token
                 slot = _slot(keys, code)
                 if keys[slot] == _FREE:
-                    made += 1
+                    last_node += 1
                     keys[slot] = code
-                    nodes[slot] = made
+                    nodes[slot] = last_node
                 node = nodes[slot]
         others[pattern] = heads[node]
         heads[node] = pattern
@@ -71,20 +75,21 @@ def build_trie(indptr, tokens, vocab_size):  # type: ignore[no-untyped-def]
 
 @compiled
 def _discount(token_indptr, token_sets, identifier, covered, stamp, any_covered, repetition):  # type: ignore[no-untyped-def]
-    """Share of its weight that an identifier keeps, given the tokens that are covered."""
+    """Share of its weight that an identifier keeps, given the covered tokens."""
     if not any_covered:
         return 1.0
     new = 0
-    for place in range(token_indptr[identifier], token_indptr[identifier + 1]):
-        if covered[token_sets[place]] != stamp:
+    for number in range(token_indptr[identifier], token_indptr[identifier + 1]):
+        if covered[token_sets[number]] != stamp:
             new += 1
     return 1.0 - repetition + repetition * (new / (token_indptr[identifier + 1] - token_indptr[identifier]))
 
 
 @compiled
 def _cover(token_indptr, token_sets, identifier, covered, stamp):  # type: ignore[no-untyped-def]
-    for place in range(token_indptr[identifier], token_indptr[identifier + 1]):
-        covered[token_sets[place]] = stamp
+    """Mark the tokens of an identifier as covered."""
+    for number in range(token_indptr[identifier], token_indptr[identifier + 1]):
+        covered[token_sets[number]] = stamp
 
 
 @compiled
@@ -106,11 +111,20 @@ def _credit(  # type: ignore[no-untyped-def]
 
     Args:
         codes (`np.ndarray` of int64): Occurrences as identifier times `span` plus start, ascending.
-        taken (`np.ndarray` of int64): Equals `stamp` where a position is taken.
-        covered (`np.ndarray` of int64): Equals `stamp` where a token is covered.
+        span (`int`): Upper bound of the starts.
+        lengths (`np.ndarray`): See the module.
+        weights (`np.ndarray`): See the module.
+        token_indptr (`np.ndarray`): See the module.
+        token_sets (`np.ndarray`): See the module.
+        repetition (`float`): See the module.
+        taken (`np.ndarray` of int64): Equals `stamp` where a position is taken; changed.
+        covered (`np.ndarray` of int64): Equals `stamp` where a token is covered; changed.
+        stamp (`int`): A number of this passage only.
+        out_credited (`np.ndarray` of int64): Receives the credited identifiers, in the order of credit.
+        out_values (`np.ndarray` of float64): Receives what each of them adds.
 
     Returns:
-        `int`: identifiers credited; they and their values are in `out_credited` and `out_values`.
+        `int`: number of credited identifiers.
     """
     number = 0
     before = -1
@@ -150,8 +164,15 @@ def score_occurrences(  # type: ignore[no-untyped-def]
     """First stage: score the passages in which identifiers were located.
 
     Args:
-        passages, identifiers, starts (`np.ndarray` of int64): The occurrences; those of a passage stand together.
-        lengths (`np.ndarray` of int64), weights (`np.ndarray` of float64): One an identifier.
+        passages (`np.ndarray` of int64): Passage of each occurrence; those of a passage are adjacent.
+        identifiers (`np.ndarray` of int64): Identifier of each occurrence.
+        starts (`np.ndarray` of int64): Position in the passage at which its ids start.
+        lengths (`np.ndarray`): See the module.
+        weights (`np.ndarray`): See the module.
+        token_indptr (`np.ndarray`): See the module.
+        token_sets (`np.ndarray`): See the module.
+        vocab_size (`int`): Upper bound of the tokens.
+        repetition (`float`): See the module.
 
     Returns:
         `tuple`: (passages, int64; their scores, float64).
@@ -162,7 +183,7 @@ def score_occurrences(  # type: ignore[no-untyped-def]
         span = max(span, starts[index] + lengths[identifiers[index]])
     taken, covered = np.full(span, -1, np.int64), np.full(vocab_size, -1, np.int64)
     credited, values = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.float64)
-    found, scores = np.empty(size, np.int64), np.empty(size, np.float64)
+    distinct, scores = np.empty(size, np.int64), np.empty(size, np.float64)
     number = 0
     begin = 0
     while begin < size:
@@ -184,11 +205,11 @@ def score_occurrences(  # type: ignore[no-untyped-def]
             credited,
             values,
         )
-        found[number] = passages[begin]
+        distinct[number] = passages[begin]
         scores[number] = values[:count].sum()
         number += 1
         begin = end
-    return found[:number], scores[:number]
+    return distinct[:number], scores[:number]
 
 
 @compiled
@@ -201,28 +222,38 @@ def score_texts(  # type: ignore[no-untyped-def]
     nodes,
     heads,
     others,
-    skips,
+    prefix_lengths,
     lengths,
     weights,
     token_indptr,
     token_sets,
-    unigrams,
+    unigram_weights,
     repetition,
     with_credits,
 ):
-    """Second stage: find every identifier in the text of passages, credit them, and then the tokens left over.
+    """Second stage: find every identifier in the text of passages, credit them, and then the remaining tokens.
 
     Args:
-        text_indptr, text (`np.ndarray` of int64): The passages' tokens, without separators.
-        first, keys, nodes, heads, others: The trie of the patterns.
-        skips (`np.ndarray` of int64): Tokens of each pattern's prefix.
-        lengths (`np.ndarray` of int64), weights (`np.ndarray` of float64): Without prefix; one an identifier.
-        unigrams (`np.ndarray` of float64, shape `(vocab_size,)`): What each single token is worth.
-        with_credits (`bool`): Whether to return what was credited.
+        text_indptr (`np.ndarray` of int64): Start of each passage in `text`, and their end.
+        text (`np.ndarray` of int64): Tokens of the passages, without separators.
+        separator (`int`): The token between passages.
+        first (`np.ndarray`): See `build_trie`.
+        keys (`np.ndarray`): See `build_trie`.
+        nodes (`np.ndarray`): See `build_trie`.
+        heads (`np.ndarray`): See `build_trie`.
+        others (`np.ndarray`): See `build_trie`.
+        prefix_lengths (`np.ndarray` of int64): Length of the prefix of each pattern.
+        lengths (`np.ndarray`): See the module.
+        weights (`np.ndarray`): See the module.
+        token_indptr (`np.ndarray`): See the module.
+        token_sets (`np.ndarray`): See the module.
+        unigram_weights (`np.ndarray` of float64, shape `(vocab_size,)`): Weight of each single token.
+        repetition (`float`): See the module.
+        with_credits (`bool`): Whether to return the credits.
 
     Returns:
-        `tuple`: `scores` (float64, one a passage), and in the order of credit `credit_indptr` (int64), `credited`
-        (int64: the identifier, or `-1 - token`) and `values` (float64), empty unless asked for.
+        `tuple`: `scores` (float64, one per passage), and in the order of credit `credit_indptr` (int64), `credited`
+        (int64: the identifier, or `-1 - token`) and `values` (float64); the last two are empty without `with_credits`.
     """
     num_passages = len(text_indptr) - 1
     vocab_size = len(first)
@@ -245,7 +276,7 @@ def score_texts(  # type: ignore[no-untyped-def]
         used = 0
         for start in range(size):
             node = first[padded[start]]
-            place = start
+            position = start
             while node > 0:
                 pattern = heads[node]
                 while pattern >= 0:
@@ -253,13 +284,13 @@ def score_texts(  # type: ignore[no-untyped-def]
                         more = np.empty(2 * used, np.int64)
                         more[:used] = codes
                         codes = more
-                    codes[used] = pattern * span + start + skips[pattern]
+                    codes[used] = pattern * span + start + prefix_lengths[pattern]
                     used += 1
                     pattern = others[pattern]
-                place += 1
-                if place == size:
+                position += 1
+                if position == size:
                     break
-                code = node * vocab_size + padded[place]
+                code = node * vocab_size + padded[position]
                 slot = _slot(keys, code)
                 node = nodes[slot] if keys[slot] == code else 0
         codes[:used].sort()
@@ -278,12 +309,12 @@ def score_texts(  # type: ignore[no-untyped-def]
             values,
         )
         any_covered = count > 0
-        for place in range(1, size - 1):
-            token = padded[place]
-            if taken[place] == passage or counted[token] == passage or unigrams[token] <= 0.0:
+        for position in range(1, size - 1):
+            token = padded[position]
+            if taken[position] == passage or counted[token] == passage or unigram_weights[token] <= 0.0:
                 continue
             counted[token] = passage
-            value = unigrams[token]
+            value = unigram_weights[token]
             if any_covered and covered[token] == passage:
                 value *= 1.0 - repetition
             if value > 0.0:

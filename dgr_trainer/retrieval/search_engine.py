@@ -107,21 +107,21 @@ class SearchEngine:
                 [identifier for search in searches.values() for identifier in search.identifiers[number]]
                 for number in range(len(texts))
             ]
-            if self.scoring.kind == "log_likelihood":
-                view = self.identifiers.views[0]
-                additional = [self._identifiers_of_passages(included[number]) for number in with_words]
-            else:
-                view = "substring"
-                additional = [self._query_ngrams(text) for text in texts]
-            new = _without_known(additional, generated)
-            scored = self._score(model, texts, view, new)
-        for number, (query, identifiers, more) in enumerate(zip(with_words, generated, scored, strict=True)):
-            weighted = weigh_identifiers(self.index, identifiers + more, self.scoring)
+            additional = [
+                _without(known, self._additional_identifiers(query, positions))
+                for query, positions, known in zip(
+                    texts, [included[number] for number in with_words], generated, strict=True
+                )
+            ]
+            scored = self._score(model, texts, additional)
+        for number, identifiers in enumerate(generated):
+            weighted = weigh_identifiers(self.index, identifiers + scored[number], self.scoring)
             if "substring" in searches:
                 first_scores = searches["substring"].first_scores[number]
-                results[query] = add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
+                result = add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
             else:
-                results[query] = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
+                result = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
+            results[with_words[number]] = result
         return results
 
     def rank_passages(self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray) -> list[ScoredPassage]:
@@ -155,25 +155,26 @@ class SearchEngine:
         scores = scorer.score(positions)
         return scorer.explain(positions[best_or_included(scores, k, np.isin(positions, included))])
 
-    def _query_ngrams(self, query: str) -> list[MatchedIdentifier]:
-        if "substring" not in self.identifiers.views or not self.settings.query_ngrams:
-            return []
-        return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
-
-    def _identifiers_of_passages(self, positions: np.ndarray) -> list[MatchedIdentifier]:
-        """The one identifier of each of these passages, where the only view is the title or the docid."""
-        return [
-            identifier
-            for position in positions
-            for identifier in passage_identifiers(self.index, self.identifiers, int(position), 0)
-        ]
+    def _additional_identifiers(self, query: str, included: np.ndarray) -> list[MatchedIdentifier]:
+        """Identifiers of a query that do not come from the beam search, without scores; all of the same view."""
+        if self.scoring.kind == "log_likelihood":
+            # The only view is the title or the docid, of which a passage has one.
+            return [
+                identifier
+                for position in included.tolist()
+                for identifier in passage_identifiers(self.index, self.identifiers, position, 0)
+            ]
+        if "substring" in self.identifiers.views and self.settings.query_ngrams:
+            return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
+        return []
 
     def _score(
-        self, model: PreTrainedModel, queries: Sequence[str], view: str, unscored: list[list[MatchedIdentifier]]
+        self, model: PreTrainedModel, queries: Sequence[str], unscored: list[list[MatchedIdentifier]]
     ) -> list[list[MatchedIdentifier]]:
-        """Identifiers of one view for each query, with their log-likelihoods."""
+        """Score the additional identifiers of each query by their log-likelihoods."""
         if not any(unscored):
             return unscored
+        view = self.identifiers.views[0] if self.scoring.kind == "log_likelihood" else "substring"
         prompts = self.identifiers.encode_prompts(queries, view)
         ids = [[identifier.ids for identifier in identifiers] for identifiers in unscored]
         return [
@@ -185,15 +186,10 @@ class SearchEngine:
         ]
 
 
-def _without_known(
-    additional: Sequence[list[MatchedIdentifier]], generated: Sequence[list[MatchedIdentifier]]
-) -> list[list[MatchedIdentifier]]:
-    """The additional identifiers of each query that the search did not generate."""
-    new = []
-    for identifiers, known in zip(additional, generated, strict=True):
-        known_ids = {(identifier.view, identifier.ids) for identifier in known}
-        new.append([identifier for identifier in identifiers if (identifier.view, identifier.ids) not in known_ids])
-    return new
+def _without(known: Sequence[MatchedIdentifier], identifiers: Sequence[MatchedIdentifier]) -> list[MatchedIdentifier]:
+    """The identifiers that are not among the known ones, whatever their scores."""
+    known_ids = {(identifier.view, identifier.ids) for identifier in known}
+    return [identifier for identifier in identifiers if (identifier.view, identifier.ids) not in known_ids]
 
 
 def _hits(passages: Sequence[ScoredPassage], passage_ids: Iterator[str], k: int, included: np.ndarray) -> list[Hit]:

@@ -1,4 +1,4 @@
-"""What a search may spend: beams, lengths of identifiers, rows and passages looked at."""
+"""Limits of a search: beams, lengths of identifiers, and the number of passages that are scored."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,24 +21,25 @@ _AT_LEAST_ONE = (
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How much a search looks at.
+    """Limits of a search.
 
     Args:
-        beam_size (`int`, defaults to 15): Beams of each view. Every child of a beam that is looked at counts as found.
+        beam_size (`int`, defaults to 15): Beams of each view. Every extension of a beam that the search considers is
+            kept as an identifier.
         substring_length (`int`, defaults to 8): Longest substring of a passage that is generated, in tokens.
         title_length (`int`, defaults to 15): Longest title, in tokens, its closing marker included.
         pseudo_query_length (`int`, defaults to 30): Longest pseudo-query, in tokens, its closing marker included.
         docid_length (`int`, defaults to 32): Longest docid, in tokens, the end of sequence included.
         query_ngrams (`bool`, defaults to `True`):
-            Whether words of the query that occur in the corpus are identifiers too (view `"substring"`).
-        query_ngram_words (`int`, defaults to 3): Longest of these, in words.
+            Whether words of the query that occur in the corpus are also identifiers (view `"substring"`).
+        query_ngram_words (`int`, defaults to 3): Longest sequence of such words.
         unigrams (`int`, defaults to 5000):
-            How many of the tokens most probable at the start of a substring score a passage by their own (view
-            `"substring"`). 0 for none.
+            Number of single tokens, the most probable ones at the start of a substring, that add to the score of a
+            passage (view `"substring"`); 0 for none.
         max_occurrences (`int`, defaults to 1500):
-            An identifier that occurs more often does not lead to passages; it scores those found by others.
-        max_passages (`int`, defaults to 1500): Passages that are scored in full.
-        batch_size (`int`, defaults to 20): Queries decoded at once.
+            Identifiers that occur more often are not used to find passages, only to score them.
+        max_passages (`int`, defaults to 1500): Number of passages that are scored in full.
+        batch_size (`int`, defaults to 20): Number of queries decoded together.
 
     The defaults are MINDER's (arXiv 2305.16675).
     """

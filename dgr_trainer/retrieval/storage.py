@@ -1,4 +1,4 @@
-"""A retriever's folder: model and tokenizer as Hugging Face libraries keep them, and the index beside them."""
+"""The folder of a saved retriever: a Hugging Face model folder that also holds the index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class RetrieverParts:
-    """What a [`GenerativeRetriever`] consists of; its arguments, by name."""
+    """The parts of a [`GenerativeRetriever`]: its arguments, by name."""
 
     model: PreTrainedModel | torch.nn.Module
     identifiers: Identifiers
@@ -43,7 +43,7 @@ def save_retriever(parts: RetrieverParts, path: Path) -> None:
     for name, config in getattr(model, "peft_config", {}).items():
         if not config.base_model_name_or_path:
             raise DGRValueError(
-                f"The adapter {name!r} does not know the name or path of its base model, so it could not be loaded "
+                f"The configuration of adapter {name!r} does not name its base model, so it could not be loaded "
                 "again. Save the base model and set base_model_name_or_path in the adapter's configuration, or merge "
                 "the adapter with model.merge_and_unload()."
             )
@@ -71,7 +71,7 @@ def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dic
 def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> RetrieverParts:
     if not (path / DESCRIPTION).is_file():
         raise FileNotFoundError(
-            f"{path} holds no {DESCRIPTION}, so it is no folder of a retriever. Give one that "
+            f"{path} holds no {DESCRIPTION}, so it is not a saved retriever. Give a folder that "
             "GenerativeRetriever.save_pretrained wrote."
         )
     description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
@@ -87,10 +87,10 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
         "the tokenizer": (path / "tokenizer_config.json").is_file(),
         "the index": (path / "index").is_dir(),
     }
-    missing = [name for name, there in present.items() if not there]
+    missing = [name for name, is_present in present.items() if not is_present]
     if missing:
         raise FileNotFoundError(
-            f"The retriever at {path} is not whole: {' and '.join(missing)} missing. Copy the whole folder, or "
+            f"The retriever at {path} is incomplete: {' and '.join(missing)} missing. Copy the whole folder, or "
             "save the retriever again."
         )
     identifiers = Identifiers(
@@ -111,7 +111,8 @@ def _load_model(
     path: Path, is_adapter: bool, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]
 ) -> torch.nn.Module:
     if not is_adapter:
-        return AutoModelForSeq2SeqLM.from_pretrained(path, **model_kwargs).eval()
+        model: torch.nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, **model_kwargs)
+        return model.eval()
     from peft import PeftConfig, PeftModel
 
     if base_model is None:

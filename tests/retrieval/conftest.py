@@ -35,7 +35,7 @@ def every_index(every_view, corpus):
 
 @pytest.fixture(scope="session")
 def text(every_view, passages):
-    """The indexed text: what stands in the corpus, written down plainly."""
+    """The indexed text as one list of token ids."""
     ids = [every_view.eos_token_id]
     for sequence in every_view.encode_passages(passages):
         ids += [*sequence, every_view.eos_token_id]
@@ -43,9 +43,9 @@ def text(every_view, passages):
 
 
 def occurrences(text, pattern):
-    """Places where a pattern starts."""
+    """Positions where a pattern starts."""
     pattern = list(pattern)
-    return [place for place in range(len(text)) if text[place : place + len(pattern)] == pattern]
+    return [start for start in range(len(text)) if text[start : start + len(pattern)] == pattern]
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def count():
 
 @pytest.fixture(scope="session")
 def long_index(every_view):
-    """Random text with frequent and rare tokens: many ranges are wide, and what follows them is not everything."""
+    """Random text with frequent and rare tokens: many ranges are wide, and not every token follows them."""
     rng = np.random.default_rng(0)
     never = every_view.forbidden_token_ids | {every_view.eos_token_id}
     words = rng.permutation([token for token in range(every_view.vocab_size) if token not in never])

@@ -1,4 +1,4 @@
-"""The search in its plainest form, as an oracle: `generate`, everything illegal masked, and an observer.
+"""The search in its simplest form, as an oracle: `generate` with all illegal tokens masked, and an observer.
 
 `MaskEverythingIllegal` searches every hypothesis from its start and masks every token that does not follow it.
 `HypothesisRecorder` sees all children that transformers' beam search weighs, and scores them from the masked scores.
@@ -33,7 +33,7 @@ def plain_search(model, index, identifiers, queries, view, length, num_beams):
 
 
 def encoder_inputs(model, identifiers, queries, view):
-    """Prompts, padded."""
+    """Padded prompts."""
     prompts = identifiers.encode_prompts(queries, view)
     width, pad = max(map(len, prompts)), model.config.pad_token_id
     return {
@@ -43,13 +43,13 @@ def encoder_inputs(model, identifiers, queries, view):
 
 
 def beam_settings(num_beams, length):
-    """Plain beam search for so many tokens, which nothing but its stopping criteria ends earlier."""
+    """Plain beam search for `length` tokens, which only its stopping criteria may end earlier."""
     return GenerationConfig(num_beams=num_beams, do_sample=False, max_new_tokens=length, use_cache=True,
                             early_stopping="never", length_penalty=0.0)  # fmt: skip
 
 
 class MaskEverythingIllegal(LogitsProcessor):
-    """What `IndexConstraint` promises, row by row and without carrying anything from step to step."""
+    """Does what `IndexConstraint` promises, row by row and without state between steps."""
 
     def __init__(self, index, identifiers, view, num_beams):
         self.index, self.identifiers, self.view, self.num_beams = index, identifiers, view, num_beams
@@ -125,7 +125,7 @@ class HypothesisRecorder(StoppingCriteria):
         self._settled = np.zeros(num_queries, dtype=bool)
         # Best complete hypotheses so far, ascending: the first is the one to beat.
         self._finished = np.full((num_queries, constraint.num_beams), -np.inf, dtype=np.float32)
-        # The children of the step before that can go on.
+        # The children of the previous step that can be extended.
         self._ids = np.zeros((num_queries, 0), dtype=np.int64)
         self._scores = np.zeros(num_queries, dtype=np.float32)
         self._open = np.ones(num_queries, dtype=bool)
@@ -177,7 +177,7 @@ class HypothesisRecorder(StoppingCriteria):
         self._settled |= best_open <= self._finished[:, 0]
 
     def identifiers(self) -> list[list[MatchedIdentifier]]:
-        """Identifiers of each query, in the order in which the search came upon them."""
+        """Identifiers of each query, in the order in which the search visited them."""
         found: list[list[MatchedIdentifier]] = [[] for _ in range(self.num_queries)]
         for step in self._steps:
             values = zip(
@@ -193,7 +193,7 @@ class HypothesisRecorder(StoppingCriteria):
 
 
 def _first_of_each(values):
-    """Which values are the first of their equals."""
+    """A mask of the first occurrence of each value."""
     first = np.zeros(len(values), dtype=bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first

@@ -24,8 +24,8 @@ def find(model, index, identifiers, view, queries=QUERIES, beams=5, length=None)
         return search_views(ready, index, identifiers, queries, {view: length or LENGTHS[view]}, beams)[view]
 
 
-def assert_same_hypotheses(found, expected):
-    """The same for each query, but for rounding, which may swap what is about equal."""
+def assert_same_identifiers(found, expected):
+    """The same for each query except for rounding, which may swap identifiers with nearly equal scores."""
     for of_query, others in zip(found, expected, strict=True):
         scores = {(one.ids, one.count): one.score for one in others}
         assert len(of_query) == len(others)
@@ -42,7 +42,7 @@ def teacher_forced(model, prompt, ids):
 
 @pytest.mark.parametrize("beams", [1, 5, 30])
 @pytest.mark.parametrize("view", VIEWS)
-def test_all_that_is_recorded_is_in_the_corpus_and_scored_exactly(
+def test_all_identifiers_occur_in_the_corpus_and_are_scored_exactly(
     student, every_index, every_view, text, count, view, beams
 ):
     model, _ = student
@@ -59,7 +59,7 @@ def test_all_that_is_recorded_is_in_the_corpus_and_scored_exactly(
             assert hypothesis.score == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
-def test_every_child_that_the_search_looks_at_is_recorded(student, every_index, every_view):
+def test_every_child_that_the_search_visits_is_kept(student, every_index, every_view):
     found = find(student[0], every_index, every_view, "substring", beams=7).identifiers
     never = every_view.forbidden_token_ids | {every_view.eos_token_id}
     for hypotheses in found:
@@ -136,7 +136,7 @@ def test_dropout_is_off_and_every_module_keeps_its_mode(bart, corpus):
 
 
 def test_autocast_around_the_forward_pass_is_left_out(bart, corpus):
-    """As Accelerate prepares a model for mixed precision."""
+    """A model as Accelerate prepares it for mixed precision."""
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
@@ -148,7 +148,7 @@ def test_autocast_around_the_forward_pass_is_left_out(bart, corpus):
 
 
 @ignore_peft
-def test_an_adapter_takes_part(bart, corpus):
+def test_an_adapter_is_used(bart, corpus):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)
@@ -202,7 +202,7 @@ def test_adapters_that_work_by_prompts_are_refused(bpe_tokenizer):
 
 @pytest.mark.parametrize("view", ["title", "substring"])
 def test_a_model_in_bfloat16(student, every_index, every_view, view):
-    """Its log-probabilities are summed in float32, so that they are those of its own logits."""
+    """Log-probabilities are summed in float32, so they are those of the model's own logits."""
     model = copy.deepcopy(student[0]).to(torch.bfloat16)
     found = find(model, every_index, every_view, view).identifiers
     for prompt, hypotheses in zip(every_view.encode_prompts(QUERIES, view), found, strict=True):
@@ -212,7 +212,7 @@ def test_a_model_in_bfloat16(student, every_index, every_view, view):
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=read, use_cache=False).logits[0]
             exact = logits.float().log_softmax(-1)[range(len(hypothesis.ids)), list(hypothesis.ids)].sum().item()
-            # bfloat16 has 8 bits; caching and padding round in other places.
+            # bfloat16 has 8 bits; caching and padding change the rounding.
             assert hypothesis.score == pytest.approx(exact, rel=0.03)
 
 
@@ -224,7 +224,7 @@ def test_a_model_in_bfloat16(student, every_index, every_view, view):
 def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
     student, long_index, every_view, view, beams, monkeypatch
 ):
-    """Equal hypotheses, scores and counts, whether wide ranges are tried or listed."""
+    """Equal identifiers, scores and counts, whether tokens are looked up or listed."""
     length = {"title": 9, "substring": 5, "pseudo_query": 14, "docid": 6}[view]
     with generation_mode(student[0]) as ready:
         expected = plain_search(ready, long_index, every_view, QUERIES, view, length, beams)
@@ -233,19 +233,19 @@ def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
         monkeypatch.setattr(legal_tokens, "_LISTED", listed)
         monkeypatch.setattr(legal_tokens, "_TRIED", tried)
         found = find(student[0], long_index, every_view, view, beams=beams, length=length)
-        assert_same_hypotheses(found.identifiers, expected.identifiers)
+        assert_same_identifiers(found.identifiers, expected.identifiers)
         torch.testing.assert_close(found.first_scores, expected.first_scores, rtol=1e-5, atol=1e-5)
 
 
 def test_views_searched_together_find_what_each_finds_alone(student, every_index, every_view):
-    """Views end after different numbers of steps, and one of them may have nothing to say."""
+    """Views end after different numbers of steps, and one of them may have no identifiers."""
     lengths = {"substring": 1, "title": 20, "docid": 3, "pseudo_query": 40}
     with generation_mode(student[0]) as ready:
         together = search_views(ready, every_index, every_view, QUERIES, lengths, 4)
     assert list(together) == list(lengths)
     for view, length in lengths.items():
         alone = find(student[0], every_index, every_view, view, beams=4, length=length)
-        assert_same_hypotheses(together[view].identifiers, alone.identifiers)
+        assert_same_identifiers(together[view].identifiers, alone.identifiers)
         torch.testing.assert_close(together[view].first_scores, alone.first_scores, rtol=1e-5, atol=1e-5)
 
 
@@ -296,7 +296,7 @@ def test_a_model_without_a_cache_is_refused(bart, corpus):
 @pytest.mark.parametrize("view", ["title", "docid"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_only_complete_members_of_a_closed_set_are_found_and_prefixes_are_members_too(student, every_view, view, seed):
-    """Semantic ids: a tree of short codes in which inner nodes are members as leaves are."""
+    """Semantic ids: a tree of short codes in which inner nodes and leaves are members."""
     model, _ = student
     rng = np.random.default_rng(seed)
     never = every_view.forbidden_token_ids | {every_view.eos_token_id}
@@ -306,7 +306,7 @@ def test_only_complete_members_of_a_closed_set_are_found_and_prefixes_are_member
     members = [members[place] for place in rng.choice(len(members), size=40, replace=False)]
     assert sum(one[:depth] in members for one in members for depth in (1, 2) if depth < len(one)) > 10
     around = [every_view.prefix("docid"), ()] if view == "docid" else [(), every_view.end("title")]
-    # The text after a title, or before a docid, says the same codes: it is not to be taken for members.
+    # The text after a title, or before a docid, contains the same codes, which are not members.
     text = rng.choice(codes, size=(len(members), 5)).tolist()
     passages = [[*(of_text if view == "docid" else []), *around[0], *one, *around[1],
                  *(of_text if view == "title" else [])]

@@ -1,4 +1,4 @@
-"""Candidates on the disk: found batch by batch, by processes that may be killed."""
+"""Candidates on the disk: written batch by batch, by processes that may be killed."""
 
 import multiprocessing
 import random
@@ -36,7 +36,7 @@ def asked(queries):
 
 
 def stopped_after(monkeypatch, searches):
-    """Let so many batches be searched for; counts them."""
+    """Interrupt the search after some batches; returns a list that grows with each batch."""
     search, done = SearchEngine.query_identifiers, []
 
     def searching(*arguments):
@@ -64,7 +64,7 @@ def test_what_is_saved_is_what_is_found(made_of, asked, qrels, tmp_path, batch_s
     assert (tmp_path / "saved" / "candidates.json").read_text() == (tmp_path / "found" / "candidates.json").read_text()
 
 
-def test_an_interrupted_search_goes_on(made_of, asked, qrels, tmp_path, monkeypatch):
+def test_an_interrupted_search_resumes(made_of, asked, qrels, tmp_path, monkeypatch):
     one = retriever(made_of)
     one.save_candidates(tmp_path / "whole", asked, 4, qrels)
     for _ in range(3):
@@ -74,12 +74,12 @@ def test_an_interrupted_search_goes_on(made_of, asked, qrels, tmp_path, monkeypa
         assert not (tmp_path / "saved").exists() and (tmp_path / "saved.unfinished").is_file()
     done = stopped_after(monkeypatch, 1)
     one.save_candidates(tmp_path / "saved", asked, 4, qrels)
-    assert len(done) == 1  # Seven queries are four batches, of which three were there.
+    assert len(done) == 1  # Seven queries are four batches, of which three were finished.
     assert table(tmp_path / "saved").equals(table(tmp_path / "whole"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
 
 
-def test_what_is_unfinished_of_something_else_is_refused(made_of, asked, bpe_tokenizer, tmp_path, monkeypatch):
+def test_unfinished_work_with_other_settings_is_refused(made_of, asked, bpe_tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Interruption):
         stopped_after(patched, 2)
         retriever(made_of).save_candidates(tmp_path / "saved", asked, 4)
@@ -97,7 +97,7 @@ def test_what_is_unfinished_of_something_else_is_refused(made_of, asked, bpe_tok
     assert [file.name for file in tmp_path.iterdir()] == ["saved.unfinished"]
 
 
-def test_a_folder_of_the_users_is_refused_before_the_search(made_of, asked, tmp_path, monkeypatch):
+def test_a_folder_with_other_files_is_refused_before_the_search(made_of, asked, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("precious")
     stopped_after(monkeypatch, 0)
     with pytest.raises(FileExistsError, match="holds other files"):
@@ -105,14 +105,14 @@ def test_a_folder_of_the_users_is_refused_before_the_search(made_of, asked, tmp_
 
 
 class Process:
-    """One of several processes, played by threads."""
+    """One of several processes, which are threads here."""
 
     def __init__(self, process_index, num_processes):
         self.process_index, self.num_processes = process_index, num_processes
 
 
 def together(number, run, monkeypatch):
-    """`run(process)` in so many threads, which gather what they have at a barrier."""
+    """Call `run(process)` in several threads, which gather their values at a barrier."""
     meeting, shown, numbers = threading.Barrier(number, timeout=60), {}, threading.local()
 
     def gather_object(own):
@@ -137,7 +137,7 @@ def together(number, run, monkeypatch):
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_processes_write_what_one_writes(made_of, asked, qrels, tmp_path, monkeypatch, number):
-    # Alone in its batch, a query gets the very same numbers whatever the other queries are.
+    # Alone in its batch, a query gets the same numbers to the bit whatever the other queries are.
     retriever(made_of, batch_size=1).save_candidates(tmp_path / "whole", asked, 4, qrels)
     models = {rank: retriever((made_of[0], *made_of[1:]), batch_size=1) for rank in range(number)}
     lock = threading.Lock()

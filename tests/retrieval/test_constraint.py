@@ -18,7 +18,7 @@ def legal_by_looking(text, identifiers, view, ids):
     if end and len(ids) > len(end) and tuple(ids[-len(end) :]) == end:
         return {identifiers.eos_token_id}
     if identifiers.eos_token_id in ids:
-        return set()  # Grown out of a dead end.
+        return set()  # Extends a dead end.
     pattern = [*identifiers.prefix(view), *ids]
     following = {
         text[place + len(pattern)]
@@ -38,7 +38,7 @@ def test_exactly_what_follows_in_the_corpus_is_legal(every_index, every_view, te
     """Random walks, four queries of three beams; every row of every step is checked against the text."""
     rng = np.random.default_rng(0)
     constraint = IndexConstraint(every_index, every_view, view, num_beams=3)
-    size = every_view.vocab_size + 5  # As T5, which embeds more tokens than its tokenizer has.
+    size = every_view.vocab_size + 5  # Like T5, which embeds more tokens than its tokenizer has.
     rows = torch.zeros((12, 1), dtype=torch.long)
     for step in range(9):
         scores = torch.from_numpy(rng.normal(size=(12, size)).astype(np.float32)).log_softmax(-1)
@@ -47,7 +47,7 @@ def test_exactly_what_follows_in_the_corpus_is_legal(every_index, every_view, te
         following = []
         for row, (ids, before, got) in enumerate(zip(rows[:, 1:].tolist(), scores, masked, strict=True)):
             live = torch.nonzero(got > DEAD_END).flatten().tolist()
-            followed = step > 0 or row % 3 == 0  # At first only the first beam of a query counts.
+            followed = step > 0 or row % 3 == 0  # In the first step only the first beam of a query is used.
             legal = legal_by_looking(text, every_view, view, ids) if followed else set()
             assert set(live) == legal
             assert torch.equal(got[live], before[live])
@@ -56,7 +56,7 @@ def test_exactly_what_follows_in_the_corpus_is_legal(every_index, every_view, te
                 assert got[every_view.eos_token_id] == DEAD_END
             following.append(sorted(legal) or [every_view.eos_token_id])
         beams = []
-        for row in range(12):  # Each beam grows from a random beam of its query.
+        for row in range(12):  # Each beam extends a random beam of its query.
             parent = row // 3 * 3 + int(rng.integers(3)) * (step > 0)
             beams.append([*rows[parent].tolist(), int(rng.choice(following[parent]))])
         rows = torch.tensor(beams)
@@ -64,7 +64,7 @@ def test_exactly_what_follows_in_the_corpus_is_legal(every_index, every_view, te
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_ordinary_generation_gives_identifiers_of_the_corpus(student, every_index, every_view, text, count, view):
-    """The constraint by itself, with an end-of-sequence token and no recorder."""
+    """The constraint alone, with an end-of-sequence token and no recorder."""
     model, _ = student
     prompt = torch.tensor(every_view.encode_prompts(["who discovered penicillin"], view))
     settings = GenerationConfig(
@@ -109,13 +109,13 @@ def test_a_view_that_the_corpus_lacks_is_a_dead_end_and_no_nan(bpe_tokenizer):
     assert masked.softmax(dim=-1).isfinite().all()
 
 
-def test_hypotheses_that_fell_from_the_sky_are_refused(every_index, every_view):
+def test_hypotheses_without_their_previous_step_are_refused(every_index, every_view):
     constraint = IndexConstraint(every_index, every_view, "substring")
-    with pytest.raises(ValueError, match="without having seen them grow"):
+    with pytest.raises(ValueError, match="has not seen the step before"):
         constraint(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, every_view.vocab_size)))
 
 
-def test_a_constraint_starts_anew_with_each_search(every_index, every_view):
+def test_each_search_resets_the_constraint(every_index, every_view):
     constraint = IndexConstraint(every_index, every_view, "substring")
     start, scores = torch.zeros((2, 1), dtype=torch.long), torch.zeros((2, every_view.vocab_size))
     first = constraint(start, scores.clone())
@@ -132,7 +132,7 @@ def test_prefixes_match_within_their_query_and_only_usable_ones():
     assert rows[found].tolist() == [1, 3]
 
 
-# Looking up the model's best tokens in place of listing all
+# Looking up the model's best tokens instead of listing all
 
 
 def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, monkeypatch):
@@ -165,7 +165,7 @@ def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, mo
 
 
 def test_scores_elsewhere_than_in_float32_on_the_cpu_are_ranked_by_the_device(long_index, every_view, monkeypatch):
-    """The path of accelerators, taken here with other numbers."""
+    """The code path of accelerators, run here with another dtype."""
     monkeypatch.setattr(legal_tokens, "_LISTED", 0)
     processors = [IndexConstraint(long_index, every_view, "substring", num_beams=2, best=4) for _ in range(2)]
     size = every_view.vocab_size + 5

@@ -26,7 +26,7 @@ def build(passages, first=0, **others):
 
 
 class Board:
-    """Where the processes of a party, threads of one process, show each other what they have."""
+    """Exchanges values between the processes of an index, which are threads here."""
 
     def __init__(self, size):
         self.shown, self.met = [None] * size, threading.Barrier(size)
@@ -177,7 +177,7 @@ def test_what_it_refuses(monkeypatch):
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
 def test_an_id_in_two_parts_is_refused(processes, monkeypatch):
-    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+    monkeypatch.setattr(distributed_ids, "_IDS_PER_EXCHANGE", 2)
     parts = [build([[3, 4]] * 40, 40 * number) for number in range(processes)]
     assert Party(parts).num_passages == 40 * processes
     twice = [*parts[:-1], build([[3, 4]] * 40, 40 * (processes - 1) - 1)]
@@ -191,8 +191,8 @@ def test_an_id_in_two_parts_is_refused(processes, monkeypatch):
         Party([parts[0]] * processes)
 
 
-def test_hashes_that_meet_by_chance_are_no_reason_to_refuse(monkeypatch):
-    monkeypatch.setattr(distributed_ids, "_IDS_AT_ONCE", 2)
+def test_equal_hashes_of_different_ids_are_accepted(monkeypatch):
+    monkeypatch.setattr(distributed_ids, "_IDS_PER_EXCHANGE", 2)
     hashes = RemainingIds.hashes
     monkeypatch.setattr(RemainingIds, "hashes", lambda ids: hashes(ids) % np.uint64(7) << np.uint64(61))
     parts = [build([[3, 4]] * 20, 20 * number) for number in range(3)]
@@ -228,7 +228,7 @@ def test_ids_are_asked_for_together():
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["between questions", "within a question", "in the other", "before answering"])
 def test_an_error_in_one_process_ends_the_others(tmp_path, where):
-    """Nobody waits for a process that has gone, though all of them live on."""
+    """No process waits for one that has failed, though all of them keep running."""
     script = tmp_path / "search.py"
     script.write_text(
         textwrap.dedent(
@@ -322,7 +322,7 @@ def test_a_search_over_two_processes_is_that_over_one_index(tmp_path):
                 assert found[0] == found[1] and all(found[0][0])
                 with index:
                     pass
-                index.close()  # Once more does no harm.
+                index.close()  # Closing twice is allowed.
             (Path(sys.argv[1]) / str(accelerator.process_index)).write_text("done")
             """
         )

@@ -14,7 +14,7 @@ PREFIXES = {"title": (SEPARATOR,), "substring": (), "pseudo_query": (2,), "docid
 
 
 class Views:
-    """As much of `Identifiers` as scoring needs."""
+    """The part of `Identifiers` that scoring uses."""
 
     @staticmethod
     def prefix(view):
@@ -22,14 +22,14 @@ class Views:
 
 
 def places(padded, view, ids):
-    """Where the ids of an identifier start in a passage that stands between separators."""
+    """Positions where the ids of an identifier start in a passage between separators."""
     pattern = [*PREFIXES[view], *ids]
     found = [start for start in range(len(padded)) if padded[start : start + len(pattern)] == pattern]
     return [start + len(PREFIXES[view]) for start in found]
 
 
 def credits_by_hand(passage, weighted, unigrams, repetition):
-    """The module's docstring, word for word. Returns [(what, value)] in the order of credit."""
+    """Follows the module's docstring literally. Returns [((view, ids), value)] in the order of credit."""
     padded = [SEPARATOR, *passage, SEPARATOR]
     taken, covered, credited = set(), set(), []
 

@@ -123,11 +123,11 @@ def test_the_order_of_queries_makes_no_difference(retriever, queries):
             assert [(hit.passage_id, hit.score) for hit in hits] == plain(expected[text])
 
 
-def test_queries_that_say_nothing(retriever):
+def test_queries_without_words(retriever):
     assert retriever.search([]) == []
     assert retriever.search(["", "  \n"]) == [[], []]
     assert len(retriever.search(["", "moon"])[1]) > 0
-    assert retriever.search("xyzzy plugh ???")  # No known word: the model still says something.
+    assert retriever.search("xyzzy plugh ???")  # No known word: the model still generates identifiers.
 
 
 def test_more_passages_asked_for_than_there_are(retriever, by_docid):
@@ -135,7 +135,7 @@ def test_more_passages_asked_for_than_there_are(retriever, by_docid):
     assert len(by_docid.search("sea", k=10_000)[0]) <= 24
 
 
-def test_included_passages_are_scored_whatever_was_found(retriever):
+def test_included_passages_are_always_scored(retriever):
     alone = retriever.search("sea", k=2)[0]
     far = retriever.search("sea", k=24)[0][-1]
     hits = retriever.search("sea", k=2, include=[[far.passage_id, alone[0].passage_id, "p24"]])[0]
@@ -157,7 +157,7 @@ def test_a_score_is_the_likelihood_of_the_docid(by_docid, passages):
     hits = wide.search(query, k=24)[0]
     assert {hit.passage_id: hit.score for hit in hits} == pytest.approx(exact, rel=1e-5)
     assert [hit.passage_id for hit in hits] == sorted(exact, key=lambda id: -exact[id])
-    # A narrow beam does not come upon all of them; what is included is scored all the same.
+    # A narrow beam does not find all of them; included passages are scored anyway.
     worst = hits[-1]
     found = by_docid.search(query, k=1, include=[[worst.passage_id]])[0]
     assert (found[-1].passage_id, found[-1].score) == (worst.passage_id, pytest.approx(worst.score, rel=1e-5))
@@ -185,7 +185,7 @@ def test_rank_gives_the_same_order_as_search(retriever, queries):
         assert rankings[query_id].scores.tolist() == [hit.score for hit in hits]
 
 
-def test_candidates_hold_what_was_found_and_the_relevant(retriever, queries, qrels):
+def test_candidates_are_the_found_and_the_relevant_passages(retriever, queries, qrels):
     candidates = retriever.candidates(queries, k=3, relevant=qrels)
     found = dict(zip(queries["query_id"], retriever.search(queries["query"], k=3), strict=True))
     identifiers, index = retriever.identifiers, retriever.index
@@ -205,7 +205,7 @@ def test_candidates_hold_what_was_found_and_the_relevant(retriever, queries, qre
                     assert {one.view for one in candidate.identifiers} >= {"title", "substring"}
 
 
-def test_relevant_passages_that_nothing_led_to_keep_their_own_identifiers(bpe_tokenizer, identifiers, index):
+def test_relevant_passages_that_were_not_found_have_identifiers(bpe_tokenizer, identifiers, index):
     settings = SearchSettings(beam_size=2, query_ngrams=False, unigrams=0, substring_length=1, title_length=2)
     retriever = GenerativeRetriever(make_bart(bpe_tokenizer), identifiers, index, settings=settings)
     everything = {"q": {f"p{number:02}": 1 for number in range(1, 25)}}
@@ -238,7 +238,7 @@ def test_searching_says_nothing_in_the_log(retriever, caplog):
     assert not caplog.records
 
 
-def test_a_model_in_training_searches_the_same_and_goes_on_training(retriever):
+def test_a_model_in_training_mode_searches_the_same_and_stays_in_it(retriever):
     expected = retriever.search("sea")[0]
     retriever.model.train()
     torch.manual_seed(3)
@@ -249,11 +249,11 @@ def test_a_model_in_training_searches_the_same_and_goes_on_training(retriever):
         retriever.model.eval()
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("k", [0, -3, 2.5])
-def test_a_k_that_means_nothing(retriever, queries, k):
+def test_a_k_below_one_is_refused(retriever, queries, k):
     with pytest.raises(ValueError, match=f"k={k}: ask for at least 1 passage"):
         retriever.search("sea", k=k)
     with pytest.raises(ValueError, match=f"k={k}: ask for at least 1 passage"):
@@ -296,5 +296,5 @@ def test_likelihoods_need_one_identifier_a_passage(bpe_tokenizer, identifiers, i
         )
 
 
-def test_numpy_integers_will_do(retriever):
+def test_numpy_integers_are_accepted(retriever):
     assert len(retriever.search("sea", k=np.int64(1))[0]) == 1

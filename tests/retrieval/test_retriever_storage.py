@@ -72,7 +72,7 @@ def test_an_adapter_without_a_known_base_is_refused(bart, corpus, tmp_path):
     model, tokenizer = bart
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
     adapted.peft_config["default"].base_model_name_or_path = ""
-    with pytest.raises(ValueError, match="The adapter 'default' does not know the name or path of its base model"):
+    with pytest.raises(ValueError, match="The configuration of adapter 'default' does not name its base model"):
         made(adapted, tokenizer, corpus).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
@@ -103,7 +103,7 @@ def test_a_folder_of_something_else(tmp_path, bart, corpus):
 )
 def test_missing_parts_are_named(copied, file, part):
     shutil.rmtree(copied / file) if (copied / file).is_dir() else (copied / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is not whole: {part} missing"):
+    with pytest.raises(FileNotFoundError, match=f"is incomplete: {part} missing"):
         GenerativeRetriever.from_pretrained(copied)
 
 
