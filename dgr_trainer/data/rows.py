@@ -1,4 +1,4 @@
-"""What the readers of queries and judgements yield, whatever the format."""
+"""What the readers of queries and judgements yield in every format."""
 
 from __future__ import annotations
 

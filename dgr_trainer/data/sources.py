@@ -82,7 +82,7 @@ class FileSource:
         return json_object(self.path) if self.name.endswith(".json") else None
 
     def records(self) -> Records:
-        """The records, read anew at every call."""
+        """The records; every call reads the file again."""
         return read_records(self.path)
 
 

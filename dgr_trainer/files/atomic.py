@@ -52,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, so no file can be written there. Give the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     text = mode == "w"
     try:
         with open(temporary, mode, encoding="utf-8" if text else None, newline="\n" if text else None) as file:
@@ -245,7 +245,7 @@ _being_filled: set[Path] = set()
 def _held_folder(path: Path) -> Iterator[Path]:
     """A new folder next to `path`, locked while this process fills it, and deleted if that fails."""
     while True:
-        temporary = _beside(path)
+        temporary = _temporary_path(path)
         temporary.mkdir()
         lock = _lock(temporary)
         if temporary.exists():
@@ -289,7 +289,7 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 

@@ -71,7 +71,7 @@ def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
 def _compressor(raw: IO[bytes], suffix: str) -> Any:
     if suffix == ".gz":
         return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
-    # Arrow closes what it writes to, so it gets a handle of its own on the file.
+    # Arrow closes what it writes to, so it gets a separate handle.
     return pa.CompressedOutputStream(os.fdopen(os.dup(raw.fileno()), "wb"), "zstd")
 
 
