@@ -290,9 +290,9 @@ def distinct_symbols(
     All nodes of a level are visited before those of the next, so that the waits for the memory overlap. There are no
     branches on whether a child exists: an empty one is overwritten by the next.
 
-    `nodes` and `one_children` (`np.ndarray` of int64, shape `(capacity, 3)`) are working memory; `capacity` has to be larger
-    than the number of distinct symbols. `symbols` and `counts` (`np.ndarray` of int64) are written from `start` on.
-    Returns the position after the last symbol.
+    `nodes` and `one_children` (`np.ndarray` of int64, shape `(capacity, 3)`) are working memory; `capacity` has to be
+    larger than the number of distinct symbols. `symbols` and `counts` (`np.ndarray` of int64) are written from `start`
+    on. Returns the position after the last symbol.
     """
     nodes[0, 0], nodes[0, 1], nodes[0, 2] = low, high, 0
     size, level = 1, 0
