@@ -280,7 +280,7 @@ def distinct_symbols(
     low: int,
     high: int,
     nodes: np.ndarray,
-    ones: np.ndarray,
+    one_children: np.ndarray,
     symbols: np.ndarray,
     counts: np.ndarray,
     start: int,
@@ -290,9 +290,9 @@ def distinct_symbols(
     All nodes of a level are visited before those of the next, so that the waits for the memory overlap. There are no
     branches on whether a child exists: an empty one is overwritten by the next.
 
-    `nodes` and `ones` (`np.ndarray` of int64, shape `(capacity, 3)`) are working memory; `capacity` has to be larger
-    than the number of distinct symbols. `symbols` and `counts` (`np.ndarray` of int64) are written from `start` on.
-    Returns the position after the last symbol.
+    `nodes` and `one_children` (`np.ndarray` of int64, shape `(capacity, 3)`) are working memory; `capacity` has to be
+    larger than the number of distinct symbols. `symbols` and `counts` (`np.ndarray` of int64) are written from `start`
+    on. Returns the position after the last symbol.
     """
     nodes[0, 0], nodes[0, 1], nodes[0, 2] = low, high, 0
     size, level = 1, 0
@@ -316,11 +316,15 @@ def distinct_symbols(
             high_ones, _ = rank_and_bit(blocks, first_block, high)
             nodes[kept, 0], nodes[kept, 1], nodes[kept, 2] = low - low_ones, high - high_ones, node
             kept += high - low > high_ones - low_ones
-            ones[right, 0], ones[right, 1], ones[right, 2] = zeros + low_ones, zeros + high_ones, first_one + node
+            one_children[right, 0], one_children[right, 1], one_children[right, 2] = (
+                zeros + low_ones,
+                zeros + high_ones,
+                first_one + node,
+            )
             right += high_ones > low_ones
         for index in range(right):
-            nodes[kept + index, 0] = ones[index, 0]
-            nodes[kept + index, 1] = ones[index, 1]
-            nodes[kept + index, 2] = ones[index, 2]
+            nodes[kept + index, 0] = one_children[index, 0]
+            nodes[kept + index, 1] = one_children[index, 1]
+            nodes[kept + index, 2] = one_children[index, 2]
         size = kept + right
         level += 1

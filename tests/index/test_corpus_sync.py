@@ -1,4 +1,4 @@
-"""Adding to and removing from an index and the corpus beside it, in one step and at the cost of what changes."""
+"""Changing an index and the corpus beside it in one step, without writing what does not change."""
 
 import json
 import multiprocessing
@@ -239,7 +239,7 @@ OLD, NEW = [passage(n) for n in range(10)], [passage(n) for n in range(11) if n 
 
 
 def changed_until_killed(root, identifiers, calls, compact):
-    """In a process of its own: change the folder, and end without notice at the call `calls`."""
+    """In a separate process: change the folder, and exit without notice at the call `calls`."""
     left = [calls]
 
     def counted(function):
@@ -260,7 +260,7 @@ def changed_until_killed(root, identifiers, calls, compact):
 
 
 def check_kills(tmp_path, identifiers, moments, compact):
-    """Kill at these moments; `None` is after a random time. Afterwards the same change is made, if it was not."""
+    """Kill at these moments; `None` is after a random time. Then make the same change, unless it was made."""
     context, outcomes = multiprocessing.get_context("fork"), []
     chance = random.Random(1)
     write(tmp_path / "master", identifiers, OLD)

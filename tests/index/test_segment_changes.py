@@ -24,7 +24,7 @@ def build(passages, **options) -> FMIndex:
 
 
 def check(index, passages, patterns):
-    """Everything the index answers, against the passages that it should hold, in their order."""
+    """Compare all answers of the index with the passages that it should hold, in their order."""
     brute = BruteForce(list(passages.values()), SEPARATOR)
     tokens = Counter(token for passage in passages.values() for token in [*passage, SEPARATOR])
     assert list(index.passage_ids) == list(passages) == [index.passage_ids[n] for n in range(len(passages))]
@@ -236,7 +236,7 @@ NEW = {"b": [3], "c": [], "d": [4, 4]}
 
 
 def changed_until_killed(folder, calls, then):
-    """In a process of its own: change an index on the disk, and end without notice at the call `calls`."""
+    """In a separate process: change an index on the disk, and exit without notice at the call `calls`."""
     left = [calls]
 
     def counted(function):

@@ -59,7 +59,7 @@ def test_adapters_train_in_pieces():
 
 @pytest.mark.parametrize("name", ["bart", "t5"])
 def test_the_backward_pass_draws_the_same_dropout(name, monkeypatch):
-    """Against pieces that keep their activations, so that nothing is drawn again."""
+    """Compared with pieces that keep their activations, so that no dropout is sampled again."""
     model = make(name).train()
     again = scores_and_gradients(model, 30)
     state = torch.get_rng_state()
@@ -73,14 +73,14 @@ def test_the_backward_pass_draws_the_same_dropout(name, monkeypatch):
 
 
 def kept_bytes(model, tokens_at_once, each):
-    """Bytes of the tensors that the forward pass keeps for the backward pass, parameters aside."""
+    """Bytes of the tensors that the forward pass keeps for the backward pass, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # Held, so that no other one gets its place.
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # Referenced, so that its memory is not reused.
         return tensor
 
     input_ids, attention_mask, rows = as_batch(*random_identifiers(each=each))
@@ -89,7 +89,7 @@ def kept_bytes(model, tokens_at_once, each):
     return sum(size for size, _ in kept.values()), rows["prefix_tokens"].numel()
 
 
-def test_long_lists_keep_a_state_a_token_and_no_more():
+def test_long_lists_keep_no_more_than_a_state_per_token():
     model = make("bart").train()
     (short, few), (long, many) = (kept_bytes(model, 120, each) for each in (30, 300))
     whole, _ = kept_bytes(model, None, 300)

@@ -1,4 +1,4 @@
-"""What the hooks of the one forward pass must not change, and what they must keep small."""
+"""What the hooks of the forward pass must not change, and what they must keep small."""
 
 import pytest
 import torch

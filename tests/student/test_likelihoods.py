@@ -1,4 +1,4 @@
-"""Packed scoring against the plainest oracle: one identifier a row, one call a prompt, log-softmax over everything."""
+"""Packed scoring against a simple oracle: one identifier per row, one call per prompt, log-softmax over everything."""
 
 import logging
 
@@ -51,7 +51,7 @@ def test_packed_identifiers_score_as_one_by_one(name, attention):
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_a_decoder_that_cannot_restart_positions_gets_a_row_an_identifier(name, caplog):
+def test_a_decoder_that_cannot_restart_positions_gets_one_row_per_identifier(name, caplog):
     model = make(name, "eager" if name == "led" else "sdpa")
     assert not can_pack(model)
     likelihoods._warned_unpacked.clear()
@@ -109,7 +109,7 @@ def test_the_encoder_reads_each_prompt_once():
     assert rows["encoder"] == 2 and rows["decoder"] > 20
 
 
-def test_rows_without_any_token_give_zeros_and_gradients_of_zero():
+def test_rows_without_tokens_give_zeros_and_gradients_of_zero():
     for name in ("bart", "m2m_100"):
         model = make(name)
         scores = score_tokens(model, *as_batch([[], []], [[], []], [[[5, 6]], [[7]]]))

@@ -10,7 +10,7 @@ QUERY = st.lists(
 
 
 def unpacked(packed, num_prompts):
-    """(prompt, identifier, prefixes its tokens follow) of each query, read back from the arrays alone."""
+    """(prompt, identifier, prefixes that its tokens follow) of each query, read back from the arrays."""
     tokens, depths, ends = (a.reshape(-1, a.shape[-1]) for a in packed[:3])
     prompts, scored = packed.row_prompts.ravel(), packed.scored_prefixes.ravel()
     width = tokens.shape[1]
@@ -46,7 +46,7 @@ def test_nothing_is_lost_mixed_or_put_in_another_order(queries, max_row_tokens):
     assert packed.prefix_tokens.shape[-1] <= max(longest, max_row_tokens)
 
 
-def test_prefixes_are_shared_and_padding_sees_itself_only():
+def test_prefixes_are_shared_and_padding_attends_to_itself_only():
     packed = pack_identifiers([[(7, 8), (7, 8, 9), (7, 8, 9, 4), (5,)], [(1,)]], [[0, 0, 0, 0], [1]], 2, 10)
     assert packed.prefix_tokens.tolist() == [[[-1, 7, 8, 9]], [[-1, -1, -1, -1]]]
     assert packed.prefix_ends.tolist() == [[[4, 4, 4, 4]], [[1, 2, 3, 4]]]
@@ -74,7 +74,7 @@ def test_a_long_identifier_gets_a_row_for_itself_and_what_adds_no_prefix():
     assert packed.label_prefixes.tolist() == [[0, 1, 2, 0, 3, 4]]
 
 
-def test_a_batch_without_identifiers_has_one_empty_row_a_query():
+def test_a_batch_without_identifiers_has_one_empty_row_per_query():
     packed = pack_identifiers([[], []], [[], []], 3, max_row_tokens=8)
     assert packed.prefix_tokens.shape == (2, 1, 1)
     assert (packed.segments == NO_SEGMENT).all() and (packed.labels == IGNORED).all()

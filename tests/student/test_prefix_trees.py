@@ -9,7 +9,7 @@ IDENTIFIERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(t
 
 
 def spelled(tree):
-    """The prefixes in the order of the tree, rebuilt from tokens, depths and ends alone."""
+    """The prefixes in the order of the tree, rebuilt from tokens, depths and ends."""
     found = []
     for place, depth in enumerate(tree.depths):
         above = [other for other in range(place) if tree.ends[other] > place]

@@ -1,4 +1,4 @@
-"""Where weights lie in memory, and what tells them from others."""
+"""The alignment of weights in memory, and the hash that identifies them."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from dgr_trainer.student.weights import align_weights, weights_digest
 
 @pytest.fixture
 def moved(bpe_tokenizer):
-    """A model whose weights lie off the bounds of registers, as those of a mapped file do."""
+    """A model whose weights are not aligned, like those mapped from a file."""
     model = make_bart(bpe_tokenizer)
     for parameter in model.parameters():
         space = torch.empty(parameter.numel() + 3)
@@ -26,11 +26,11 @@ def test_weights_are_aligned_and_the_same(moved):
     assert all(parameter.data_ptr() % 64 == 0 for parameter in moved.parameters())
     after = moved.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
-    # Tied weights are still one.
+    # Tied weights are still tied.
     assert moved.lm_head.weight.data_ptr() == moved.get_input_embeddings().weight.data_ptr()
 
 
-def test_what_is_aligned_is_not_copied(moved):
+def test_aligned_weights_are_not_copied(moved):
     places = [parameter.data_ptr() for parameter in align_weights(moved).parameters()]
     assert [parameter.data_ptr() for parameter in align_weights(moved).parameters()] == places
 
@@ -45,7 +45,7 @@ def test_a_mapped_file_of_any_header_is_aligned(bpe_tokenizer, tmp_path, padding
     assert {parameter.data_ptr() % 64 for parameter in loaded.parameters()} == {0}
 
 
-def test_the_digest_is_of_all_weights(bpe_tokenizer, moved):
+def test_the_digest_covers_all_weights(bpe_tokenizer, moved):
     digest = weights_digest(moved)
     assert digest == weights_digest(align_weights(moved)) == weights_digest(make_bart(bpe_tokenizer))
     with torch.no_grad():
