@@ -129,5 +129,9 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except DGRError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU, torch raises a plain RuntimeError.
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "can't allocate memory" not in str(error):
+                raise
         raise DGRMemoryError(f"There is not enough memory ({one_line(error)}). {advice}") from error

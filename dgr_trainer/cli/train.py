@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
-from dgr_trainer.cli.sources import RETRIEVER_MARKER
+from dgr_trainer.cli.sources import RETRIEVER_MARKER, read_description
 from dgr_trainer.cli.train_inputs import AllOptions, TrainInputs, check, read
 from dgr_trainer.cli.train_options import (
     CollatorOptions,
@@ -27,7 +28,7 @@ from dgr_trainer.cli.train_options import (
     ScoringOptions,
     TrainOptions,
 )
-from dgr_trainer.errors import input_errors
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 
@@ -40,6 +41,16 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "train.yaml"
 _NOT_REPEATED = ("overwrite", "resume_from_checkpoint")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+# Weights in checkpoints: whole, of adapters, of FSDP, of DeepSpeed.
+_WEIGHTS = ("*.safetensors", "*.bin", "pytorch_model_fsdp*", "global_step*")
+# The least values of arguments that transformers does not check before it uses them.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+}
 
 
 def make_parser() -> CommandParser:
@@ -90,6 +101,7 @@ def run(
         options, collator_options, lora, evaluation, pair_options, identifier_options, scoring_options
     )
     check(all_options)
+    _check_arguments(arguments, evaluation)
     output_dir = Path(arguments.output_dir or "")
     checkpoint = _checkpoint(arguments.resume_from_checkpoint, output_dir)
     old_checkpoints = _old_checkpoints(output_dir, resumed=checkpoint is not None, overwrite=options.overwrite)
@@ -129,7 +141,8 @@ def run(
             inputs.identifiers.tokenizer.save_pretrained(folder)
     logger.info("saved: %s", model_folder if retriever is None else retriever_folder)
     if metrics:
-        print(json.dumps({name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}))
+        shown = {name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}
+        print(json.dumps(shown))
 
 
 def _checkpoint(wanted: str | None, output_dir: Path) -> str | None:
@@ -141,12 +154,20 @@ def _checkpoint(wanted: str | None, output_dir: Path) -> str | None:
             raise FileNotFoundError(
                 f"--resume_from_checkpoint: {wanted} is not a checkpoint: it has no trainer_state.json."
             )
-        return wanted
+        return _checked_checkpoint(Path(wanted))
     # The state is written last: a checkpoint that has it is complete.
     complete = [path for path in _checkpoints(output_dir) if (path / "trainer_state.json").is_file()]
     if not complete:
         raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no checkpoint in {output_dir}.")
-    return str(complete[-1])
+    return _checked_checkpoint(complete[-1])
+
+
+def _checked_checkpoint(folder: Path) -> str:
+    """The path of a checkpoint, after a check that its state can be read and that it has weights."""
+    read_description(folder / "trainer_state.json")
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise FileNotFoundError(f"--resume_from_checkpoint: {folder} is not a checkpoint: it has no weights.")
+    return str(folder)
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
@@ -156,7 +177,7 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _old_checkpoints(output_dir: Path, *, resumed: bool, overwrite: bool) -> list[Path]:
-    """Folders to be deleted before training anew."""
+    """Folders of checkpoints to be deleted before training starts again."""
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"--output_dir: {output_dir} is a file. Give a folder.")
     checkpoints = _checkpoints(output_dir)
@@ -166,6 +187,27 @@ def _old_checkpoints(output_dir: Path, *, resumed: bool, overwrite: bool) -> lis
             "resume from the last one, or --overwrite to start again and delete them."
         )
     return checkpoints if overwrite and not resumed else []
+
+
+def _check_arguments(arguments: DistillationTrainingArguments, evaluation: EvaluationOptions) -> None:
+    """Check arguments of the trainer that transformers would refuse only after the data is read."""
+    for name, least in _LEAST.items():
+        if getattr(arguments, name) < least:
+            raise DGRValueError(f"--{name} {getattr(arguments, name)} has to be at least {least}.")
+    if arguments.seed >= 2**32:
+        raise DGRValueError(f"--seed {arguments.seed} has to be less than 2**32.")
+    strategy = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy))
+    if strategy != "no" and evaluation.eval_queries is None:
+        raise DGRValueError(
+            f"--eval_strategy {strategy}: there is nothing to evaluate on. Give --eval_queries and --eval_qrels."
+        )
+    if arguments.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        raise DGRValueError("--use_liger_kernel needs a package that is not installed: pip install liger-kernel.")
+    if arguments.push_to_hub:
+        from huggingface_hub import HfApi
+
+        with input_errors("--push_to_hub: the hub cannot be used", Exception):
+            HfApi(token=arguments.hub_token).whoami()
 
 
 def _check_training(arguments: DistillationTrainingArguments, model: Any) -> None:
@@ -223,11 +265,13 @@ def _trainer(
     from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
     collator = inputs.collator or DataCollatorForSeq2Seq(inputs.identifiers.tokenizer, model=model)
-    return DistillationGenerativeRetrievalTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=inputs.dataset,
-        processing_class=inputs.identifiers.tokenizer,
-        retrieval_evaluator=inputs.evaluator,
-    )
+    # transformers and accelerate check the rest of their arguments here, and which packages these need.
+    with input_errors("`dgr train` cannot use these options", ValueError, ImportError, RuntimeError):
+        return DistillationGenerativeRetrievalTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=inputs.dataset,
+            processing_class=inputs.identifiers.tokenizer,
+            retrieval_evaluator=inputs.evaluator,
+        )

@@ -41,6 +41,14 @@ def one_error(dgr, files, model, tmp_path):
     ("options", "message"),
     [
         (("--eval_strategy", "sometimes"), "invalid choice: 'sometimes'"),
+        (("--per_device_train_batch_size", "0"), "--per_device_train_batch_size 0 has to be at least 1"),
+        (("--gradient_accumulation_steps", "0"), "--gradient_accumulation_steps 0 has to be at least 1"),
+        (("--dataloader_num_workers", "-1"), "--dataloader_num_workers -1 has to be at least 0"),
+        (("--seed", "-1"), "--seed -1 has to be at least 0"),
+        (("--seed", str(2**32)), "has to be less than 2**32"),
+        (("--eval_strategy", "epoch"), "--eval_strategy epoch: there is nothing to evaluate on. Give --eval_queries"),
+        (("--use_liger_kernel",), "pip install liger-kernel"),
+        (("--torch_compile", "--torch_compile_backend", "best"), "cannot use these options: 'BEST' is not a valid"),
         (("--load_best_model_at_end",), "cannot use these options: --load_best_model_at_end requires"),
         (("--lr_scheduler_kwargs", "{bad"), "cannot use these options"),
         (("--accelerator_config", '{"unknown": 1}'), "cannot use these options"),
@@ -63,6 +71,27 @@ def test_training_arguments(one_error, tmp_path, options, message):
 def test_dates_in_a_configuration(one_error, tmp_path):
     (tmp_path / "c.yaml").write_text("run_name: 2024-13-45\n")
     assert "c.yaml is not YAML: month must be in 1..12" in one_error(TRAIN, "--config", tmp_path / "c.yaml")
+
+
+def test_a_hub_that_cannot_be_reached(one_error, monkeypatch):
+    class ConnectError(Exception):
+        """As of an HTTP library, whose errors are no `OSError`s."""
+
+    def whoami(*arguments, **others):
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", whoami)
+    assert "--push_to_hub: the hub cannot be used: Name or service" in one_error(TRAIN, "--push_to_hub")
+
+
+def test_checkpoints(one_error, files, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    state = tmp_path / "checkpoint" / "trainer_state.json"
+    state.write_text("{")
+    resume = ("--resume_from_checkpoint", tmp_path / "checkpoint")
+    assert "trainer_state.json is damaged" in one_error(TRAIN, *resume)
+    state.write_text("{}")
+    assert "checkpoint is not a checkpoint: it has no weights" in one_error(TRAIN, *resume)
 
 
 # Models
@@ -106,7 +135,14 @@ def test_devices(one_error):
     check_device(None)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+    ],
+)
 def test_memory(error):
     with pytest.raises(DGRMemoryError, match=r"There is not enough memory \(.*emory.*\)\. Lower it\."):
         with memory_advice("Lower it."):
