@@ -90,8 +90,7 @@ def input_errors(what: str, *types: type[Exception]) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; the name of its class if it has none."""
-    message = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
-    return " ".join(str(message).split()) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def missing_extra(error: ImportError) -> str | None:

@@ -110,6 +110,8 @@ def run(
         output = output_file("--output", options.output, options.overwrite)
     else:
         output = output_folder("--output", options.output, PAIRS_MARKER, options.overwrite)
+    if options.seed < 0:
+        raise DGRValueError(f"--seed {options.seed} has to be at least 0.")
     source = input_path("CORPUS", positionals.corpus)
     model = model_name("--model", options.model)
     check_split(options.split, options.queries, options.qrels)

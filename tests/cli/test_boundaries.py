@@ -176,6 +176,8 @@ def retriever(files, tmp_path_factory):
         ("retriever.json", "[]", "retriever.json is damaged: it holds a list"),
         ("tokenizer.json", "{", "The tokenizer at"),
         ("model.safetensors", "damaged", "The model at"),
+        ("corpus/corpus.json", "{", "corpus.json is damaged: Expecting property name"),
+        ("corpus/state.json", "{}", "corpus is damaged: '_data_files'"),
     ],
 )
 def test_damaged_retrievers(one_error, retriever, tmp_path, file, content, message):

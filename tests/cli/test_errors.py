@@ -57,6 +57,7 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
             f"{PAIRS} --output TMP/p --queries FILES/no.tsv --qrels FILES/qrels.txt",
             "--queries: FILES/no.tsv does not exist",
         ),
+        (f"{PAIRS} --output TMP/p --seed -1", "--seed -1 has to be at least 0"),
         (f"{PAIRS} --output TMP/p --split train", "--split train selects from a BEIR folder"),
         (f"{RANK} --teacher cross-encoder", "needs its model: --model"),
         (f"{RANK} --teacher cross-encoder --model FILES/bart", "Give --candidates or --run"),
