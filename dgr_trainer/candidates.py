@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.errors import DGRKeyError, DGRValueError
+from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import json_lines, line_location
@@ -220,13 +220,15 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 f"{path} holds no {_META}, so it is not a folder of candidates. Give a folder that "
                 "Candidates.save_to_disk or GenerativeRetriever.save_candidates wrote."
             )
-        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        with input_errors(f"{meta_path} is damaged", ValueError):
+            meta = json.loads(meta_path.read_text(encoding="utf-8"))
         if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
             raise DGRValueError(
                 f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
-        dataset = datasets.load_from_disk(str(path / "dataset"))
+        with input_errors(f"The candidates at {path} are damaged", Exception):
+            dataset = datasets.load_from_disk(str(path / "dataset"))
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
@@ -264,7 +266,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
             raise DGRValueError(
-                f"{line_location(path, number)}: the first line of candidates has to contain corpus_tokens, the number of "
+                f"{line_location(path, number)}: the first line of candidates has to contain corpus_tokens, the "
+                "number of "
                 f"tokens of the corpus, but its fields are {sorted(head)}."
             )
 

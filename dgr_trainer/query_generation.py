@@ -22,7 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.runs.rankings import Rankings
@@ -115,8 +115,9 @@ class PseudoQueryGenerator:
                 raise DGRValueError("The model was given without its tokenizer. Give both, or the name of the model.")
             self.model = model
         else:
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
-            tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
+            with input_errors(f"The model {model} cannot be loaded", Exception):
+                self.model = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
+                tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         if not self.model.config.is_encoder_decoder:
             raise DGRValueError(f"{type(self.model).__name__} is no sequence-to-sequence model, such as T5 or BART.")
         module: torch.nn.Module = align_weights(self.model)

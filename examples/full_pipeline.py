@@ -1,4 +1,4 @@
-"""All stages by API: corpus, index, generation stage, candidates, teacher, distillation, retriever, evaluation.
+"""All stages in Python: corpus, index, generation stage, candidates, teacher, distillation, retriever, evaluation.
 
     python examples/full_pipeline.py
     python examples/full_pipeline.py --model facebook/bart-large --data my-beir-folder --beam_size 15 \\
@@ -6,7 +6,7 @@
         --margin 300 --margin_gap 100 --generation_weight 500
 
 Needs the extra `bm25` for the teacher: pip install "dgr-trainer[bm25]". The default is a small BART with random
-weights on the 24 passages of `examples/data`, which shows how it goes and no more.
+weights on the 24 passages of `examples/data`, which shows only that the stages work.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a generative retriever by distillation, from corpus to table.")
     parser.add_argument("--model", help="A seq2seq checkpoint. Default: a small BART with random weights.")
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data", help="A BEIR folder.")
-    parser.add_argument("--output_dir", type=Path, default=Path("full-pipeline"), help="Where everything goes.")
+    parser.add_argument("--output_dir", type=Path, default=Path("full-pipeline"), help="Folder of all outputs.")
     parser.add_argument("--generation_epochs", type=float, default=20)
     parser.add_argument("--distillation_epochs", type=float, default=10)
-    parser.add_argument("--learning_rate", type=float, default=2e-3, help="Of the generation stage; the second: half.")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="Generation stage; distillation: half.")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--beam_size", type=int, default=5)
     # Margins have the scale of passage scores: tens on a few passages, hundreds on many thousands.
@@ -92,7 +92,7 @@ def main() -> None:
     runs = {"generation only": generation_only.rank(test_queries, k=20)}
     print(f"3. Generation stage: {len(pairs)} pairs")
 
-    # 4. Candidates: what the student finds for the training queries, with the identifiers that earned each its score.
+    # 4. Candidates: what the student finds for the training queries, with the identifiers that make up the scores.
     candidates = generation_only.candidates(queries, k=20, relevant=qrels)
     candidates.save_to_disk(output_dir / "candidates")
     print(f"4. Candidates: {sum(len(candidates.passage_ids(query_id)) for query_id in candidates)}")
@@ -136,8 +136,8 @@ def main() -> None:
     query = test_queries[0]["query"]
     print(f"8. Search: {query}")
     for hit in retriever.search(query, k=3)[0]:
-        earned = ", ".join(f"{retriever.identifier_text(one)!r} {one.score:.0f}" for one in hit.identifiers[:3])
-        print(f"   {hit.score:9.1f}  {corpus.get(hit.passage_id).title}: {earned}")
+        scores = ", ".join(f"{retriever.identifier_text(match)!r} {match.score:.0f}" for match in hit.identifiers[:3])
+        print(f"   {hit.score:9.1f}  {corpus.get(hit.passage_id).title}: {scores}")
 
     # 9. Evaluation
     runs["distilled"] = retriever.rank(test_queries, k=20)

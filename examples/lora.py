@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Distil a teacher into a LoRA adapter of a generative retriever.")
     parser.add_argument("--model", help="A seq2seq checkpoint after the generation stage. Default: a small one.")
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data", help="A BEIR folder.")
-    parser.add_argument("--output_dir", type=Path, default=Path("lora-output"), help="Where everything goes.")
+    parser.add_argument("--output_dir", type=Path, default=Path("lora-output"), help="Folder of all outputs.")
     parser.add_argument("--rank", type=int, default=8, help="Rank of the adapter's matrices.")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=5e-3)
@@ -59,7 +59,7 @@ def main() -> None:
     settings = SearchSettings(beam_size=5)
     common = {"logging_strategy": "epoch", "save_strategy": "no", "report_to": "none"}
 
-    # The base: an adapter is loaded on top of the very weights on which it was trained, so they have to be somewhere.
+    # The base: an adapter is loaded with the weights on which it was trained, so these have to be saved.
     base_path = options.model
     if base_path is None:
         DistillationGenerativeRetrievalTrainer(
@@ -79,7 +79,7 @@ def main() -> None:
         base_path = str(output_dir / "base")
         model.save_pretrained(base_path)
         tokenizer.save_pretrained(base_path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(base_path)  # Now it knows where it lies.
+        model = AutoModelForSeq2SeqLM.from_pretrained(base_path)  # It now knows its path.
 
     # What the base finds, ranked by the teacher.
     base = GenerativeRetriever(model, identifiers, index, settings=settings)
@@ -87,7 +87,7 @@ def main() -> None:
     candidates = base.candidates(queries, k=20, relevant=qrels)
     rankings = BM25Teacher(corpus).rank(queries, candidates.to_rankings())
 
-    # The adapter: any PeftModel that leaves the decoder's input alone is trained as it comes.
+    # The adapter: any PeftModel that does not change the decoder's input can be trained.
     config = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
         r=options.rank,
@@ -120,10 +120,10 @@ def main() -> None:
     weights = output_dir / "retriever" / "adapter_model.safetensors"
     print(f"Adapter: {weights} ({weights.stat().st_size / 1e3:.0f} kB)")
 
-    found, found_again = retriever.rank(test_queries, k=20), loaded.rank(test_queries, k=20)
-    same = all(found[query_id].passage_ids == found_again[query_id].passage_ids for query_id in found)
+    run, loaded_run = retriever.rank(test_queries, k=20), loaded.rank(test_queries, k=20)
+    same = all(run[query_id].passage_ids == loaded_run[query_id].passage_ids for query_id in run)
     print("Loaded again, it ranks", "the same" if same else "DIFFERENTLY")
-    for name, metrics in (("base", before), ("adapter", evaluate_run(found_again, test_qrels))):
+    for name, metrics in (("base", before), ("adapter", evaluate_run(loaded_run, test_qrels))):
         print(f"{name}:", ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()))
 
 

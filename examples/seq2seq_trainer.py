@@ -1,4 +1,4 @@
-"""An ordinary Seq2SeqTrainer script: a question goes in, the title of the passage that answers it comes out.
+"""An ordinary Seq2SeqTrainer script: the input is a question, the output the title of the passage that answers it.
 
     python examples/seq2seq_trainer.py
     python examples/seq2seq_trainer.py --model facebook/bart-base --epochs 10 --learning_rate 3e-5
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     options = parser.parse_args()
 
-    # 1. Data: one identifier string a passage, here its title.
+    # 1. Data: one identifier string per passage, here its title.
     corpus = Corpus.read(options.data)
     identifiers = {passage.id: passage.title for passage in corpus}
     queries, qrels = read_queries(options.data, split="train"), read_qrels(options.data, split="train")
@@ -65,12 +65,12 @@ def main() -> None:
     trainer.train()
     trainer.save_model()
 
-    # 5. Ranking by plain beam search: titles that the model makes up are no passages.
+    # 5. Ranking by plain beam search. Generated titles that belong to no passage are ignored.
     model.eval()
     passage_of = {title: passage_id for passage_id, title in identifiers.items()}
     for split in ("train", "test"):
-        asked, judged = read_queries(options.data, split=split), read_qrels(options.data, split=split)
-        inputs = tokenizer(list(asked["query"]), padding=True, return_token_type_ids=False, return_tensors="pt")
+        queries, qrels = read_queries(options.data, split=split), read_qrels(options.data, split=split)
+        inputs = tokenizer(list(queries["query"]), padding=True, return_token_type_ids=False, return_tensors="pt")
         output = model.generate(
             **inputs.to(model.device),
             num_beams=10,
@@ -80,12 +80,13 @@ def main() -> None:
             output_scores=True,
         )
         titles = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
-        lists: dict[str, dict[str, float]] = {query_id: {} for query_id in asked["query_id"]}
-        for place, (title, score) in enumerate(zip(titles, output.sequences_scores.tolist(), strict=True)):
+        lists: dict[str, dict[str, float]] = {query_id: {} for query_id in queries["query_id"]}
+        for number, (title, score) in enumerate(zip(titles, output.sequences_scores.tolist(), strict=True)):
             if title.strip() in passage_of:
-                lists[asked[place // 10]["query_id"]].setdefault(passage_of[title.strip()], score)
-        metrics = evaluate_run(Rankings(lists), judged, ["hits@1", "hits@5"])
-        print(f"{len(judged)} {split} questions:", ", ".join(f"{name} {of:.3f}" for name, of in metrics.items()))
+                query_id = queries[number // 10]["query_id"]
+                lists[query_id].setdefault(passage_of[title.strip()], score)
+        metrics = evaluate_run(Rankings(lists), qrels, ["hits@1", "hits@5"])
+        print(f"{len(qrels)} {split} questions:", ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 
 
 if __name__ == "__main__":

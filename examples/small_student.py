@@ -16,12 +16,14 @@ from transformers import (
 
 
 def load_student(name_or_path: str | None, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """
-    Loads a model and its tokenizer, or makes small ones.
+    """Load a model and its tokenizer, or make small ones.
 
     Args:
         name_or_path (`str`, *optional*): Name or folder of a sequence-to-sequence checkpoint.
-        texts (`Iterable[str]`): What the small tokenizer is trained on, if there is no checkpoint.
+        texts (`Iterable[str]`): Training texts of the small tokenizer, used if there is no checkpoint.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model and its tokenizer.
     """
     if name_or_path is not None:
         return AutoModelForSeq2SeqLM.from_pretrained(name_or_path), AutoTokenizer.from_pretrained(name_or_path)

@@ -1,4 +1,4 @@
-"""`dgr candidates`: a retriever and training queries to candidates with their matched identifiers."""
+"""`dgr candidates`: find candidates for training queries, with the identifiers that led to them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 
+from dgr_trainer.cli.models import LESS_MEMORY, check_retriever, load_retriever, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
-from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_qrels_of, read_queries_of
+from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group
 
@@ -28,14 +29,14 @@ class CandidatesOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "Qrels whose relevant passages are among the candidates even where they rank below k.",
+            "help": "Qrels; their relevant passages are added to the candidates even if they rank below k.",
         },
     )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
-    k: int = field(default=100, metadata={"help": "Passages a query.", "aliases": ["-k"]})
-    overwrite: bool = field(default=False, metadata={"help": "Replace candidates that are there."})
+    k: int = field(default=100, metadata={"help": "Passages per query.", "aliases": ["-k"]})
+    overwrite: bool = field(default=False, metadata={"help": "Replace existing candidates."})
 
 
 def make_parser() -> CommandParser:
@@ -43,8 +44,8 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [CandidatesOptions, SearchOptions, DeviceOptions],
         command="candidates",
-        description="Find candidates for training queries, with the identifiers by which the student found them. If "
-        "it is interrupted or killed, the same command goes on after the last batch of queries.",
+        description="Find candidates for training queries, with the identifiers by which the student found them. "
+        "After an interruption the same command resumes after the last batch of queries.",
         usage="RETRIEVER --queries FILE --output DIR [options]",
         example="  dgr candidates generation/retriever --queries train.jsonl \\\n"
         "      --qrels train.qrels --output candidates",
@@ -69,6 +70,7 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
             from dgr_trainer.data.queries import check_qrels
 
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
-        retriever.save_candidates(output, queries, options.k, qrels, processes)
+        with memory_advice(LESS_MEMORY):
+            retriever.save_candidates(output, queries, options.k, qrels, processes)
         if is_main_process(processes):
             logger.info("found candidates for %s queries: %s", f"{len(set(queries['query_id'])):,}", output)

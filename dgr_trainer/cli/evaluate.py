@@ -1,4 +1,4 @@
-"""`dgr evaluate`: runs and qrels to metrics, with intervals and tests."""
+"""`dgr evaluate`: measure runs on qrels, with confidence intervals and significance tests."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgr_trainer.cli.derive import default_of
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run, run_names
-from dgr_trainer.cli.tables import comparison_lines, fitted
+from dgr_trainer.cli.tables import comparison_lines, fitted, print_result
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.evaluation.comparison import compare_runs
+from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric
 
 if TYPE_CHECKING:
     from dgr_trainer.runs.rankings import Rankings
@@ -31,35 +34,38 @@ class EvaluateOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "In their place, questions with answers (such as nq-test.qa.csv): a passage is relevant if an "
-            "answer stands in it. Needs --corpus.",
+            "help": "Instead of qrels: questions with answers (such as nq-test.qa.csv); a passage is relevant if it "
+            "contains an answer. Needs --corpus.",
         },
     )
     corpus: str | None = field(
         default=None, metadata={"metavar": "PATH", "help": "With --answers: the passages of the runs."}
     )
     with_title: bool = field(
-        default=False, metadata={"help": "With --answers: look at title and text, not at the text alone."}
+        default=False, metadata={"help": "With --answers: search the title, too, not the text alone."}
     )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as test."}
     )
     metrics: list[str] = field(
-        default_factory=lambda: ["hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10"],
+        default_factory=lambda: list(DEFAULT_METRICS),
         metadata={
             "help": "hits@k, recall@k, precision@k, mrr@k, ndcg@k, map@k; the last three also without a k. With "
             "--answers hits@1 hits@5 hits@20 hits@100, unless others are given."
         },
     )
-    level: float = field(default=0.95, metadata={"help": "Confidence level of the intervals."})
+    level: float = field(
+        default=default_of(compare_runs, "level"), metadata={"help": "Confidence level of the intervals."}
+    )
     relevance_level: int = field(
-        default=1, metadata={"help": "The lowest relevance that counts as relevant: 2 for the passages of TREC DL."}
+        default=default_of(compare_runs, "relevance_level"),
+        metadata={"help": "The lowest grade that counts as relevant: 2 for the passages of TREC DL."},
     )
     per_query: str | None = field(
-        default=None, metadata={"metavar": "FILE", "help": "Write the value of every query to this file, too (TSV)."}
+        default=None, metadata={"metavar": "FILE", "help": "Also write the value of every query to this file (TSV)."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace that file if it is there."})
-    seed: int = field(default=0, metadata={"help": "Seed of intervals and tests."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace that file if it exists."})
+    seed: int = field(default=default_of(compare_runs, "seed"), metadata={"help": "Seed of the intervals and tests."})
     t_test: bool = field(
         default=False, metadata={"help": "Add the p-value of the paired t-test (needs the extra eval)."}
     )
@@ -74,7 +80,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [EvaluateOptions],
         command="evaluate",
-        description="Measure runs on the same qrels. Each is tested against the first.",
+        description="Measure runs on the same qrels. Each run is tested against the first.",
         usage="RUN [RUN ...] --qrels FILE [options]",
         example="  dgr evaluate bm25.trec dgr.trec --qrels test.qrels --metrics hits@5 ndcg@10\n"
         "  dgr evaluate dgr.trec --answers nq-test.qa.csv --corpus psgs_w100.tsv",
@@ -91,23 +97,21 @@ def make_parser() -> CommandParser:
 
 def run(options: EvaluateOptions, positionals: Namespace) -> None:
     """Run `dgr evaluate`."""
-    forms = [f"--{name}" for name in ("json", "markdown", "latex") if getattr(options, name)]
-    if len(forms) > 1:
-        raise DGRValueError(f"{' and '.join(forms)} are forms of the same table. Give one of them.")
+    formats = [f"--{name}" for name in ("json", "markdown", "latex") if getattr(options, name)]
+    if len(formats) > 1:
+        raise DGRValueError(f"{' and '.join(formats)} are formats of the same table. Give one of them.")
     if not 0 <= options.digits <= 12:
         raise DGRValueError(f"--digits {options.digits}: give 0 to 12.")
     if (options.qrels is None) == (options.answers is None):
-        raise DGRValueError("Give either --qrels, or --answers with --corpus: what is relevant has to be known.")
+        raise DGRValueError("Give either --qrels, or --answers with --corpus: they say which passages are relevant.")
     if (options.answers is None) != (options.corpus is None) or (options.with_title and options.answers is None):
         raise DGRValueError(
-            "--answers and --corpus go together (and --with_title with them): answers stand in passages."
+            "--answers and --corpus go together, and --with_title needs both: answers are searched in passages."
         )
     paths = [input_path("RUN", path) for path in positionals.runs]
     check_split(options.split, options.qrels, options.answers)
     per_query = options.per_query and output_file("--per_query", options.per_query, options.overwrite)
     from dgr_trainer.evaluation.answers import ANSWER_METRICS, answer_qrels, check_answer_metrics
-    from dgr_trainer.evaluation.comparison import compare_runs
-    from dgr_trainer.evaluation.metrics import Metric
 
     if options.answers is not None and "metrics" not in positionals.given:
         options.metrics = list(ANSWER_METRICS)
@@ -138,13 +142,14 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
     if per_query:
         comparison.write_per_query(per_query)
     if options.latex:
-        print(comparison.to_latex(digits=options.digits))
+        print_result(comparison.to_latex(digits=options.digits))
     elif options.json:
-        print(json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2))
+        print_result(json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2))
     elif options.markdown:
-        print(comparison.to_markdown(digits=options.digits))
+        print_result(comparison.to_markdown(digits=options.digits))
     else:
-        print("\n".join(fitted(names, lambda labels: comparison_lines(comparison, options.digits, labels))))
+        lines = fitted(names, lambda labels: comparison_lines(comparison, options.digits, labels))
+        print_result("\n".join(lines))
 
 
 def _runs(names: Sequence[str], paths: Sequence[Path]) -> dict[str, Rankings]:

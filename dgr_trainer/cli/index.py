@@ -1,4 +1,4 @@
-"""`dgr index`: corpus to FM-index, and passages into and out of one that is there."""
+"""`dgr index`: index a corpus; add passages to an index, remove them from it, compact and verify it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgr_trainer.cli.models import load_identifiers
 from dgr_trainer.cli.parsing import CommandParser, UsageError
 from dgr_trainer.cli.paths import input_path, model_name, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
     INDEX_MARKER,
     SETTINGS_FILE,
-    load_tokenizer,
-    make_identifiers,
     needed_index,
     open_index,
     read_corpus,
@@ -41,43 +40,44 @@ class IndexOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "Files of pseudo-queries: of `dgr pseudo_queries`, docTTTTTquery, InPars, or a pickle of lists by "
-            "passage id, which is read as data. In place of those in the corpus.",
+            "help": "Files of pseudo-queries, instead of those in the corpus: of `dgr pseudo_queries`, docTTTTTquery, "
+            "InPars, or a pickle of lists by passage id (read as data; no code is run).",
         },
     )
     model: str | None = field(
         default=None,
         metadata={
             "metavar": "MODEL",
-            "help": "The student whose tokenizer is used: a folder, or a name on the hub. With --add by default the "
-            "one that the index was made with.",
+            "help": "The student whose tokenizer is used: a folder, or a name on the hub. With --add, by "
+            "default the one that the index was made with.",
         },
     )
     add: bool = field(default=False, metadata={"help": "Add the passages of CORPUS to the index at --output."})
     remove: str | None = field(
         default=None,
-        metadata={"metavar": "FILE", "help": "Remove passages from the index at --output: a file of ids, one a line."},
+        metadata={
+            "metavar": "FILE",
+            "help": "Remove passages from the index at --output: a file of ids, one per line.",
+        },
     )
-    compact: bool = field(
-        default=False, metadata={"help": "Index what the index at --output holds anew, in one piece."}
-    )
+    compact: bool = field(default=False, metadata={"help": "Rebuild the index at --output in one segment."})
     verify: bool = field(
         default=False,
-        metadata={"help": "Compare all files of the index at --output, and its corpus, with their checksums."},
+        metadata={"help": "Compare all files of the index at --output and of its corpus with their checksums."},
     )
     segment_tokens: int | None = field(
         default=None,
         metadata={
             "metavar": "N",
-            "help": "Index in segments of at most so many tokens, which takes less memory. If it is interrupted, the "
-            "same command goes on after the last segment.",
+            "help": "Index in segments of at most this many tokens, which takes less memory. After an interruption "
+            "the same command resumes after the last segment.",
         },
     )
     save_corpus: bool = field(
         default=True,
-        metadata={"help": "Keep the corpus beside the index, so that retrievers can show passages."},
+        metadata={"help": "Save the corpus with the index, so that retrievers can show passages."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace an index that is there."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing index."})
 
 
 def make_parser() -> CommandParser:
@@ -85,8 +85,8 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [IndexOptions, IdentifierOptions],
         command="index",
-        description="Index a corpus, so that a model can generate what occurs in it; or change an index: remove "
-        "passages, add those of a corpus, and compact it, in this order; or verify it.",
+        description="Index a corpus, so that a model can generate identifiers that occur in it; or change an index: "
+        "remove passages, add those of a corpus, and compact it, in this order; or verify it.",
         usage="[CORPUS] --output DIR [--model MODEL] [options]",
         example="  dgr index corpus.jsonl --model facebook/bart-base --output index\n"
         "  dgr index news.jsonl --output index --add --remove outdated.txt",
@@ -118,20 +118,20 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
 
     settings = IdentifierSettings(**identifier_options.given())
     corpus = _passages(options, positionals.corpus)
-    identifiers = make_identifiers(load_tokenizer(model), settings)
+    identifiers = load_identifiers(model, settings)
 
     from dgr_trainer.index import FMIndex
 
-    beside = output.with_name(f".{output.name}.segments") if options.segment_tokens is not None else None
-    index = FMIndex.from_corpus(corpus, identifiers, folder=beside, segment_tokens=options.segment_tokens)
+    segments = output.with_name(f".{output.name}.segments") if options.segment_tokens is not None else None
+    index = FMIndex.from_corpus(corpus, identifiers, folder=segments, segment_tokens=options.segment_tokens)
     description = {"model": options.model, "identifiers": settings.to_dict()}
     _write(output, index, corpus if options.save_corpus else None, description)
-    if beside is not None:
-        shutil.rmtree(beside)
+    if segments is not None:
+        shutil.rmtree(segments)
 
 
 def _passages(options: IndexOptions, path: str) -> Corpus:
-    """The corpus to index, with the pseudo-queries of the files that were named."""
+    """The corpus to index, with the pseudo-queries of `--pseudo_queries`."""
     files = [input_path("--pseudo_queries", file, folder=False) for file in options.pseudo_queries or ()]
     corpus = read_corpus("CORPUS", path)
     if not files:
@@ -142,21 +142,21 @@ def _passages(options: IndexOptions, path: str) -> Corpus:
 
 
 def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus_path: str | None) -> None:
-    """Remove, add and compact."""
+    """Remove passages from an index, add passages, and compact it."""
     if options.add != (corpus_path is not None):
         raise UsageError(
             "--add takes a CORPUS, whose passages are added."
             if options.add
-            else "a CORPUS is given, but an index that is there is changed. Give --add to add its passages."
+            else "a CORPUS is given without --add. Give --add to add its passages to the index."
         )
     if options.pseudo_queries and not options.add:
-        raise UsageError("--pseudo_queries are those of passages to index: give a CORPUS, and --add to add it.")
+        raise UsageError("--pseudo_queries belong to passages that are indexed. Give a CORPUS, and --add to add it.")
     if options.overwrite or options.segment_tokens is not None:
-        raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of one that is there.")
-    found = needed_index("--output", options.output)
+        raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of an existing one.")
+    folder = needed_index("--output", options.output)
     import numpy as np
 
-    opened, corpus = open_index(found)
+    opened, corpus = open_index(folder)
     index, added = opened, None
     removed = np.empty(0, np.int64)
     if options.remove is not None:
@@ -165,42 +165,42 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
         removed = np.unique(index.passage_positions(ids))
         index = index.remove(ids)
     if corpus_path is not None:
-        model = options.model or found.description.get("model")
+        model = options.model or folder.description.get("model")
         if model is None:
             raise UsageError("--add needs --model: the index does not say with which it was made.")
-        identifiers = make_identifiers(
-            load_tokenizer(model_name("--model", model)), found.settings(identifier_options)
-        )
+        identifiers = load_identifiers(model_name("--model", model), folder.settings(identifier_options))
         added = _passages(options, corpus_path)
         index = index.add_corpus(added, identifiers)
     if options.compact:
         index = index.compact()
     if corpus is None:
-        index.save(found.path)
+        index.save(folder.path)
     else:
         from dgr_trainer.index.corpus_sync import save_changed
 
-        save_changed(found.root, found.marker, opened, index, removed=removed, added=added, compacted=options.compact)
-    _report(index, found.path)
+        save_changed(
+            folder.root, folder.marker, opened, index, removed=removed, added=added, compacted=options.compact
+        )
+    _report(index, folder.path)
 
 
 def _verify(options: IndexOptions, corpus_path: str | None) -> None:
-    """Compare what is on the disk with its checksums."""
+    """Compare the files of an index and its corpus with their checksums."""
     if corpus_path is not None or options.add or options.remove is not None or options.compact or options.overwrite:
-        raise UsageError("--verify looks at an index that is there and changes nothing. Give it with --output only.")
-    found = needed_index("--output", options.output)
+        raise UsageError("--verify reads an existing index and changes nothing. Give it with --output only.")
+    folder = needed_index("--output", options.output)
     from dgr_trainer.data.corpus_folder import verify_corpus
     from dgr_trainer.index import FMIndex
 
-    index = FMIndex.load(found.path, verify=True)
-    if found.corpus is not None:
-        verify_corpus(found.corpus)
-    beside = " and its corpus" if found.corpus is not None else ""
-    logger.info("undamaged: %s (%.1f MB)%s", found.path, index.num_bytes / 1e6, beside)
+    index = FMIndex.load(folder.path, verify=True)
+    if folder.corpus is not None:
+        verify_corpus(folder.corpus)
+    and_corpus = " and its corpus" if folder.corpus is not None else ""
+    logger.info("undamaged: %s (%.1f MB)%s", folder.path, index.num_bytes / 1e6, and_corpus)
 
 
 def _write(output: Path, index: FMIndex, corpus: Corpus | None, description: dict[str, Any]) -> None:
-    """Write an index with its corpus, which take the place of what is there together."""
+    """Write an index and its corpus; together they replace what the folder held."""
     with atomic_folder(output, marker=INDEX_MARKER) as folder:
         index.save(folder, link=True)
         if corpus is not None:

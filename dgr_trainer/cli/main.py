@@ -1,4 +1,8 @@
-"""The command `dgr`: finds the subcommand, runs it, and turns what can go wrong into a message and an exit code."""
+"""The command `dgr`: finds the subcommand, runs it, and turns errors into a message and an exit code.
+
+Errors that the library raises on purpose, `OSError`s and missing optional packages are told in one line. Any other
+error is a bug: it keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,21 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from dgr_trainer._version import __version__
+from dgr_trainer.errors import ISSUES_URL, DGRError, missing_extra, one_line
 
-# A subcommand lives in the module of its name, which is imported only when it is asked for.
+# A subcommand is the module of its name, which is imported only when it is run.
 COMMANDS = {
-    "index": "Index a corpus, so that a model can generate what occurs in it.",
-    "pseudo_queries": "Let a model write pseudo-queries for the passages of a corpus.",
+    "index": "Index a corpus; change or verify an index.",
+    "pseudo_queries": "Write pseudo-queries for passages with a model.",
     "pairs": "Make the training pairs of the generation stage.",
-    "train": "Train a student to generate identifiers, or to rank as a teacher.",
+    "train": "Train a student: the generation stage, or distillation.",
     "candidates": "Find candidates for training queries with a retriever.",
-    "rank": "Let a teacher rank: BM25, Lucene, a cross-encoder, a bi-encoder, an LLM.",
-    "fuse": "Make one run of several: an ensemble of teachers.",
-    "inspect": "Look at runs before training on them: lists, quality, agreement.",
+    "rank": "Rank passages with a teacher: BM25, Lucene, neural models.",
+    "fuse": "Fuse several runs into one: an ensemble of teachers.",
+    "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
-    "quickstart": "Run all stages on the Python standard library's documentation.",
+    "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:
   dgr index corpus.jsonl --model facebook/bart-base --output index
@@ -41,11 +46,9 @@ _FLOW = """the flow:
       --run teacher.trec --output_dir distilled
   dgr search distilled/retriever "a question"
 
-`dgr COMMAND --help` tells the options of a command."""
+`dgr COMMAND --help` lists the options of a command."""
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
-# What the library raises on bad input and on what a machine lacks. Anything else is a fault of ours: a traceback.
-_ANSWERED = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError, ArithmeticError, MemoryError)
+USER_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 70, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments after `dgr`. By default those of the process.
 
     Returns:
-        `int`: the exit code: 0, 2 after an error of the user, 130 after Ctrl-C, 141 when nobody reads the output.
+        `int`: The exit code: 0, 2 after an error of the user, 70 after a bug, 130 after Ctrl-C, 141 if the reader of
+        the output has gone.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = next((place for place, argument in enumerate(arguments) if not argument.startswith("-")), None)
+    command = next((position for position, argument in enumerate(arguments) if not argument.startswith("-")), None)
     head = arguments if command is None else arguments[: command + 1]
     parser = _parser()
     try:
@@ -83,21 +87,43 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
         except SystemExit as exit:
             return _code(exit)
         except KeyboardInterrupt:
-            rest = "its output was not written"
+            advice = "its output was not written"
             if command == "train":
-                rest = "go on from the last whole checkpoint, if there is one, with --resume_from_checkpoint last"
-            print(f"\n{name}: interrupted; {rest}.", file=sys.stderr)
+                advice = "--resume_from_checkpoint last resumes from the last complete checkpoint, if there is one"
+            print(f"\n{name}: interrupted; {advice}.", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:
-            # Whoever read the output has gone. The interpreter would complain once more when it flushes at its end.
+            # The interpreter would complain once more when it flushes standard output at its end.
             _discard_output()
             return BROKEN_PIPE
-        except _ANSWERED as error:
-            if debug:
+        except Exception as error:
+            message = _user_message(error)
+            if message is None or debug:
                 traceback.print_exc()
-            print(f"{name}: {_coloured('error', '31;1')}: {_message(error)}", file=sys.stderr)
+            if message is None:
+                _print_error(
+                    name,
+                    f"this is a bug of dgr-trainer {__version__} or of a library that it uses. Please report it with "
+                    f"the traceback above: {ISSUES_URL}",
+                )
+                return BUG
+            _print_error(name, message)
             return USER_ERROR
     return 0
+
+
+def _user_message(error: Exception) -> str | None:
+    """What to tell the user of an error that is theirs to correct; `None` if it is a bug."""
+    if isinstance(error, (DGRError, OSError)):
+        return one_line(error)
+    extra = missing_extra(error) if isinstance(error, ImportError) else None
+    if extra is not None:
+        return f'{one_line(error)}. Install it with: pip install "dgr-trainer[{extra}]"'
+    return None
+
+
+def _print_error(name: str, message: str) -> None:
+    print(f"{name}: {_coloured('error', '31;1')}: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_TopFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"dgr-trainer {__version__}", help="Tell the version.")
+    parser.add_argument("--version", action="version", version=f"dgr-trainer {__version__}", help="Show the version.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, summary in COMMANDS.items():
@@ -118,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
 class _TopFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, **settings: Any) -> None:
-        super().__init__(prog, **{**settings, "max_help_position": 16})
+        super().__init__(prog, **{**settings, "max_help_position": 20})
 
 
 class _TopParser(argparse.ArgumentParser):
@@ -128,13 +154,6 @@ class _TopParser(argparse.ArgumentParser):
 
 def _code(exit: SystemExit) -> int:
     return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else USER_ERROR
-
-
-def _message(error: BaseException) -> str:
-    # A KeyError prints the repr of its message; an error without one has only its name to tell.
-    if isinstance(error, KeyError) and len(error.args) == 1:
-        return str(error.args[0])
-    return str(error) or type(error).__name__
 
 
 def _coloured(text: str, code: str) -> str:
@@ -147,7 +166,7 @@ def _discard_output() -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
-        pass  # Standard output is no file of the system's (an embedding program put something in its place).
+        pass  # Standard output is not a file of the operating system: an embedding program replaced it.
 
 
 class _Stderr(logging.Handler):
@@ -167,7 +186,7 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def _logs(name: str) -> Iterator[None]:
-    """The library's log on standard error, for as long as a command runs."""
+    """Write the library's log to standard error while a command runs."""
     logger = logging.getLogger("dgr_trainer")
     handler, level = _Stderr(name), logger.level
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""`dgr pairs`: corpus, queries and qrels to the training pairs of the generation stage."""
+"""`dgr pairs`: make the training pairs of the generation stage from a corpus, queries and qrels."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgr_trainer.cli.derive import LibraryOptions, default_of, derived, parameters_of
+from dgr_trainer.cli.models import load_identifiers
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
-from dgr_trainer.cli.settings import IdentifierOptions, PairOptions
+from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
     check_split,
     index_folder,
-    load_tokenizer,
-    make_identifiers,
     read_corpus,
+    read_description,
     read_qrels_of,
     read_queries_of,
 )
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import file_kind, json_lines, line_location
+from dgr_trainer.training.pairs import generation_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +61,28 @@ class PairsOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
-    seed: int = field(default=42, metadata={"help": "Equal seeds give equal pairs."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace pairs that are there."})
+    seed: int = field(default=default_of(generation_pairs, "seed"), metadata={"help": "Equal seeds give equal pairs."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace existing pairs."})
+
+
+@derived(
+    parameters_of(
+        generation_pairs,
+        {
+            "titles_per_query": "Title examples per query and relevant passage; also docid examples.",
+            "substrings_per_query": "Substrings per query and relevant passage.",
+            "pseudo_queries_per_query": "Pseudo-queries per query and relevant passage, at most those of the passage.",
+            "samples_per_passage": "Examples of every view from each passage alone; 0 for none.",
+            "substring_words": "Length of a substring in words.",
+            "temperature": "How evenly substrings are drawn from a passage; higher is more even.",
+        },
+        renamed={"temperature": "substring_temperature"},
+    )
+)
+class PairOptions(LibraryOptions):
+    """Options of `generation_pairs`."""
+
+    _argument_group_name = "generation pairs"
 
 
 def make_parser() -> CommandParser:
@@ -74,7 +96,7 @@ def make_parser() -> CommandParser:
         "      --queries train.jsonl --qrels train.qrels --output pairs",
     )
     parser.add_argument(
-        "corpus", metavar="CORPUS", help="A corpus, or the folder of its index, whose views and markers are then used."
+        "corpus", metavar="CORPUS", help="A corpus, or the folder of its index, whose views and markers then apply."
     )
     return parser
 
@@ -88,6 +110,8 @@ def run(
         output = output_file("--output", options.output, options.overwrite)
     else:
         output = output_folder("--output", options.output, PAIRS_MARKER, options.overwrite)
+    if options.seed < 0:
+        raise DGRValueError(f"--seed {options.seed} has to be at least 0.")
     source = input_path("CORPUS", positionals.corpus)
     model = model_name("--model", options.model)
     check_split(options.split, options.queries, options.qrels)
@@ -99,15 +123,15 @@ def run(
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
 
     from dgr_trainer.identifiers import IdentifierSettings
-    from dgr_trainer.training.pairs import generation_pairs
 
-    found = index_folder(source)
-    settings = (
-        IdentifierSettings(**identifier_options.given()) if found is None else found.settings(identifier_options)
-    )
+    index = index_folder(source)
+    if index is None:
+        settings = IdentifierSettings(**identifier_options.given())
+    else:
+        settings = index.settings(identifier_options)
     corpus = read_corpus("CORPUS", positionals.corpus)
-    identifiers = make_identifiers(load_tokenizer(model), settings)
-    pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, **pair_options.arguments())
+    identifiers = load_identifiers(model, settings)
+    pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, **pair_options.given())
     if as_jsonl:
         with atomic_text(output) as file:
             for row in pairs:
@@ -125,11 +149,11 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
 
     Args:
         path (`pathlib.Path`): The folder or JSON Lines file.
-        fingerprint (`str`): Of the student's tokenizer; pairs of another are refused.
-        vocab_size (`int`): Of the student's tokenizer.
+        fingerprint (`str`): Fingerprint of the student's tokenizer.
+        vocab_size (`int`): Number of its tokens.
 
     Raises:
-        ValueError: if the columns are others, or the pairs were made with another tokenizer.
+        ValueError: if a column is missing, or the pairs were made with another tokenizer.
     """
     import datasets
 
@@ -137,10 +161,11 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
 
     if path.is_dir():
         if not (path / "state.json").is_file():
-            raise DGRValueError(f"--pairs: {path} is no saved datasets.Dataset. `dgr pairs` writes one.")
-        pairs = datasets.load_from_disk(str(path))
+            raise DGRValueError(f"--pairs: {path} is not a saved datasets.Dataset. `dgr pairs` writes one.")
+        with input_errors(f"--pairs: {path} cannot be read", Exception):
+            pairs = datasets.load_from_disk(str(path))
         if (path / PAIRS_MARKER).is_file():
-            made_with = json.loads((path / PAIRS_MARKER).read_text(encoding="utf-8"))["tokenizer_fingerprint"]
+            made_with = str(read_description(path / PAIRS_MARKER).get("tokenizer_fingerprint"))
             if made_with != fingerprint:
                 raise DGRValueError(
                     f"--pairs: {path} was made with another tokenizer (fingerprint {made_with[:12]}..., the "
@@ -167,10 +192,10 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
     for number, record in json_lines(path):
         for name in ("input_ids", "labels"):
             ids = record.get(name)
-            if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
+            if not isinstance(ids, list) or not ids or not all(type(id) is int for id in ids):
                 raise DGRValueError(
                     f"{line_location(path, number)}: {name} has to be a list of token ids, but is {ids!r}. `dgr "
-                    "pairs` writes "
-                    "such files."
+                    "pairs` "
+                    "writes such files."
                 )
         yield {"input_ids": record["input_ids"], "labels": record["labels"]}

@@ -1,4 +1,4 @@
-"""Paths on the command line: what is to be read is there, and what is to be written can be."""
+"""Checks of paths on the command line: inputs exist and can be read, outputs can be written."""
 
 from __future__ import annotations
 
@@ -13,38 +13,42 @@ from dgr_trainer.files.lines import file_kind, listing
 
 
 def input_path(option: str, path: str, *, folder: bool | None = None) -> Path:
-    """A path to be read, after a look whether it is there and readable.
+    """Check that a path to be read exists and can be read.
 
     Args:
-        option (`str`): What the user gave it as, for the message.
+        option (`str`): The option that it was given for, for the message.
         path (`str`): The path.
-        folder (`bool`, *optional*): Whether it has to be a folder, or a file; by default either will do, and so will
-            `irds:ID` and `hf:NAME`, which are no paths.
+        folder (`bool`, *optional*): Whether it has to be a folder (or a file). By default either is accepted, and so
+            are `irds:ID` and `hf:NAME`, which are not paths.
 
     Raises:
-        OSError: if it is not there, of the other kind, or not readable.
+        OSError: if it does not exist, is a file instead of a folder (or the other way round), or cannot be read.
     """
     found = Path(path)
     if folder is None and named_source(path) is not None:
         return found
     restore_folder(found)
     if not found.exists():
-        near = f" Its folder holds: {listing(found.parent)}." if found.parent.is_dir() else " Nor is its folder."
-        raise FileNotFoundError(f"{option}: {path} is not there.{near}")
+        near = f"Its folder holds: {listing(found.parent)}." if found.parent.is_dir() else "Nor does its folder."
+        raise FileNotFoundError(f"{option}: {path} does not exist. {near}")
     if folder is True and not found.is_dir():
         raise NotADirectoryError(f"{option}: {path} is a file, but a folder is needed.")
     if folder is False and found.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but a file is needed. It holds: {listing(found)}.")
     if not os.access(found, os.R_OK | (os.X_OK if found.is_dir() else 0)):
-        raise PermissionError(f"{option}: {path} may not be read by this user.")
+        raise PermissionError(f"{option}: {path} cannot be read by this user.")
     return found
 
 
 def model_name(option: str, name: str) -> str:
-    """Name of a model on the hub, or the absolute path of one on the disk.
+    """Check the name of a model on the hub, or the path of a model on the disk.
+
+    Returns:
+        `str`: The name on the hub, or the absolute path.
 
     Raises:
-        FileNotFoundError: if it can only be a path and is not there, or holds no model.
+        FileNotFoundError: if it can only be a path and does not exist, or holds no model.
+        NotADirectoryError: if it is a file.
     """
     path = Path(name)
     if path.is_dir():
@@ -61,60 +65,73 @@ def model_name(option: str, name: str) -> str:
     return name
 
 
-def output_file(option: str, path: str, overwrite: bool, *, compressed: bool = True) -> Path:
-    """A file to be written.
+def output_file(option: str, path: str, overwrite: bool | None, *, compressed: bool = True) -> Path:
+    """Check that a file can be written.
 
     Args:
-        overwrite (`bool`): Whether a file that is there may be replaced.
-        compressed (`bool`, *optional*, defaults to `True`): Whether the command compresses what it writes, if the name
-            says so. Tables are compressed inside, never as a whole.
+        option (`str`): The option that it was given for, for the message.
+        path (`str`): The path.
+        overwrite (`bool`, *optional*): Whether an existing file may be replaced; `None` if the command never does.
+        compressed (`bool`, *optional*, defaults to `True`): Whether the command compresses a file that is named
+            accordingly. Tables are compressed inside, never as a whole.
+
+    Returns:
+        `pathlib.Path`: The path.
 
     Raises:
-        OSError: if it is there already and must not be overwritten, or cannot be written.
-        ValueError: if its name is that of a compressed file, and this would not be one.
+        OSError: if it exists and must not be replaced, or cannot be written.
+        ValueError: if its name is that of a compressed file, and it would not be one.
     """
-    place = Path(path)
-    if compression(place) and (not compressed or file_kind(place) in ("parquet", "arrow")):
-        raise DGRValueError(f"{option}: {path} would be written as it is. Leave {compression(place)} out of the name.")
-    if place.is_dir():
+    output = Path(path)
+    if compression(output) and (not compressed or file_kind(output) in ("parquet", "arrow")):
+        raise DGRValueError(
+            f"{option}: {path} would not be compressed as its name says. Leave {compression(output)} out of the name."
+        )
+    if output.is_dir():
         raise IsADirectoryError(f"{option}: {path} is a folder, but the output is a file. Give the path of a file.")
-    if place.exists() and not overwrite:
-        raise FileExistsError(f"{option}: {path} is there already. Add --overwrite to replace it.")
-    _check_parent(option, place)
-    return place
+    if output.exists() and not overwrite:
+        advice = "Give another path." if overwrite is None else "Add --overwrite to replace it."
+        raise FileExistsError(f"{option}: {path} exists already. {advice}")
+    _check_parent(option, output)
+    return output
 
 
 def output_folder(option: str, path: str, marker: str, overwrite: bool) -> Path:
-    """A folder to be written.
+    """Check that a folder can be written.
 
     Args:
-        marker (`str`): A file that folders of its kind hold.
-        overwrite (`bool`): Whether one of its kind may be replaced. Others never are.
+        option (`str`): The option that it was given for, for the message.
+        path (`str`): The path.
+        marker (`str`): A file that every folder of this kind holds.
+        overwrite (`bool`): Whether an existing folder of this kind may be replaced. Other folders never are.
+
+    Returns:
+        `pathlib.Path`: The path.
 
     Raises:
-        OSError: if it is there already and must not be replaced, or cannot be written.
+        OSError: if it exists and must not be replaced, or cannot be written.
     """
-    place = Path(path)
-    restore_folder(place)
-    if place.exists() and not place.is_dir():
+    output = Path(path)
+    restore_folder(output)
+    if output.exists() and not output.is_dir():
         raise FileExistsError(f"{option}: {path} is a file, but the output is a folder. Give another path.")
-    if place.is_dir() and any(place.iterdir()):
-        if not (place / marker).is_file():
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / marker).is_file():
             raise FileExistsError(
-                f"{option}: {path} holds other files ({listing(place, 4)}), which are not overwritten. Give a new or "
+                f"{option}: {path} holds other files ({listing(output, 4)}), which are not overwritten. Give a new or "
                 "empty folder."
             )
         if not overwrite:
-            raise FileExistsError(f"{option}: {path} is there already. Add --overwrite to replace it.")
-    _check_parent(option, place)
-    return place
+            raise FileExistsError(f"{option}: {path} exists already. Add --overwrite to replace it.")
+    _check_parent(option, output)
+    return output
 
 
-def _check_parent(option: str, place: Path) -> None:
-    parent = place.absolute().parent
+def _check_parent(option: str, output: Path) -> None:
+    parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise NotADirectoryError(f"{option}: {place} cannot be written, since {parent} is a file.")
+        raise NotADirectoryError(f"{option}: {output} cannot be written, since {parent} is a file.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{option}: {place} cannot be written: this user may not write to {parent}.")
+        raise PermissionError(f"{option}: {output} cannot be written: this user cannot write to {parent}.")

@@ -1,47 +1,55 @@
-"""`dgr pseudo_queries`: corpus to pseudo-queries, written by a model."""
+"""`dgr pseudo_queries`: let a model write pseudo-queries for the passages of a corpus."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+from dgr_trainer.cli.derive import LibraryOptions, derived, parameters_of
+from dgr_trainer.cli.models import check_device, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import model_name, output_file
 from dgr_trainer.cli.settings import DeviceOptions
 from dgr_trainer.cli.sources import read_corpus
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import require_single_process
+from dgr_trainer.query_generation import PseudoQueryGenerator
 
 
-@dataclass
-class GenerationOptions:
+@derived(
+    parameters_of(
+        PseudoQueryGenerator,
+        {
+            "template": "What the model reads of a passage: {title}, {text}.",
+            "queries_per_passage": "Queries to sample for a passage.",
+            "top_k": "Sample from this many of the most probable tokens at each step.",
+            "temperature": "Temperature of the sampling.",
+            "max_new_tokens": "Longest query, in tokens.",
+            "max_passage_tokens": "Longer passages are cut.",
+            "batch_tokens": "Passage tokens in a batch.",
+            "seed": "Seed of the sampling.",
+        },
+    )
+)
+class GenerationOptions(LibraryOptions):
     """Options of `PseudoQueryGenerator`."""
 
     _argument_group_name = "generation"
 
-    template: str = field(default="{text}", metadata={"help": "What the model reads of a passage: {title}, {text}."})
-    queries_per_passage: int = field(default=5, metadata={"help": "Queries to sample for a passage."})
-    top_k: int = field(default=10, metadata={"help": "Tokens to sample from, at each step."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the sampling."})
-    max_new_tokens: int = field(default=64, metadata={"help": "Longest query."})
-    max_passage_tokens: int = field(default=512, metadata={"help": "Longer passages are cut."})
-    batch_tokens: int = field(default=8192, metadata={"help": "Passage tokens in a batch."})
-    seed: int = field(default=42, metadata={"help": "Of the sampling."})
-
 
 @dataclass
 class OutputOptions:
-    """What is read and written."""
+    """The model, the output, and which queries are kept."""
 
     model: str = field(
         metadata={"metavar": "MODEL", "help": "A sequence-to-sequence model: a folder, or a name on the hub."}
     )
     output: str = field(
-        metadata={"metavar": "FILE", "help": "File to write (.jsonl). The same command goes on after an interruption."}
+        metadata={"metavar": "FILE", "help": "File to write (.jsonl). After an interruption the same command resumes."}
     )
     round_trip: int = field(
         default=0,
-        metadata={"help": "Keep a query only if BM25 finds its passage among the first so many; 0 keeps all."},
+        metadata={"help": "Keep a query only if BM25 ranks its passage this high or higher; 0 keeps all."},
     )
 
 
@@ -65,16 +73,15 @@ def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOpt
     require_single_process("dgr pseudo_queries")
     if options.round_trip < 0:
         raise DGRValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
-    output = output_file("--output", options.output, overwrite=False, compressed=False)
+    output = output_file("--output", options.output, overwrite=None, compressed=False)
     model = model_name("--model", options.model)
+    check_device(device.device)
     corpus = read_corpus("CORPUS", positionals.corpus)
     searcher = None
     if options.round_trip:
         from dgr_trainer.teachers.bm25 import BM25Teacher
 
         searcher = BM25Teacher(corpus, progress=False)
-    from dgr_trainer.query_generation import PseudoQueryGenerator
-
-    settings = {one.name: getattr(generation, one.name) for one in fields(generation)}
-    generator = PseudoQueryGenerator(model, **settings, device=device.device, dtype=device.dtype)
-    generator.generate(corpus, output, round_trip=searcher, round_trip_k=options.round_trip or 1)
+    generator = PseudoQueryGenerator(model, **generation.given(), device=device.device, dtype=device.dtype)
+    with memory_advice("Lower --batch_tokens or --queries_per_passage, or give --device cpu."):
+        generator.generate(corpus, output, round_trip=searcher, round_trip_k=options.round_trip or 1)

@@ -1,4 +1,4 @@
-"""`dgr quickstart`: all stages on the documentation of the Python standard library."""
+"""`dgr quickstart`: run all stages on the documentation of the Python standard library."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
-from dgr_trainer.cli.tables import comparison_lines
+from dgr_trainer.cli.tables import comparison_lines, print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import listing
 
-_OWN = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
+_OUTPUTS = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
 
 
 @dataclass
@@ -27,9 +27,7 @@ class QuickstartOptions:
     )
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
     generation_steps: int = field(default=120, metadata={"help": "Steps of the generation stage, of 32 pairs."})
-    made_up: int = field(
-        default=500, metadata={"help": "Questions made up from passages, beside those that were asked."}
-    )
+    made_up: int = field(default=500, metadata={"help": "Questions made up from passages, added to the written ones."})
     candidates: int = field(default=50, metadata={"help": "Passages found for each training question."})
     distillation_epochs: int = field(default=2, metadata={"help": "Epochs of each of the two ranking stages."})
 
@@ -40,7 +38,7 @@ def make_parser() -> CommandParser:
         [QuickstartOptions],
         command="quickstart",
         description="Run all stages on the documentation of the Python standard library, which needs no download: "
-        "index, generation, candidates, teacher, distillation; then compare them on held-out questions.",
+        "index, generation, candidates, teacher, distillation. Then compare the stages on held-out questions.",
         usage="[options]",
         example="  dgr quickstart --output dgr-quickstart",
     )
@@ -49,12 +47,12 @@ def make_parser() -> CommandParser:
 def run(options: QuickstartOptions, positionals: Namespace) -> None:
     """Run `dgr quickstart`."""
     folder = Path(options.output)
-    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if not found <= _OWN:
+    existing = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if not existing <= _OUTPUTS:
         raise FileExistsError(
-            f"--output: {folder} holds other files ({listing(folder, 4)}) than a quickstart's. Give a new folder."
+            f"--output: {folder} holds other files ({listing(folder, 4)}) besides a quickstart. Give a new folder."
         )
-    if not found:
+    if not existing:
         output_folder("--output", options.output, "results.md", overwrite=False)
     settings = asdict(options)
     settings.pop("output")
@@ -71,9 +69,9 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
         result = run_quickstart(
             folder, QuickstartSettings(**settings), report=lambda line: tqdm.write(line, file=sys.stderr)
         )
-    print(f"Held-out questions, after {result.seconds:.0f} seconds:\n", flush=True)
-    print("\n".join(comparison_lines(result.comparison, digits=3)))
-    print(
+    print_result(f"Held-out questions, after {result.seconds:.0f} seconds:\n")
+    print_result("\n".join(comparison_lines(result.comparison, digits=3)))
+    print_result(
         f"\nThe retriever, the runs and the table are in {folder}. Try:\n\n"
         f'  dgr search {result.retriever} "{FIRST_SEARCH}"'
     )

@@ -1,4 +1,4 @@
-"""`dgr search`: queries to passages, with the identifiers that earned each its score."""
+"""`dgr search`: search with a retriever, and show the identifiers that make up each passage's score."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dgr_trainer.cli.models import LESS_MEMORY, check_retriever, load_retriever, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_file
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
-from dgr_trainer.cli.sources import check_retriever, check_split, load_retriever, read_queries_of, write_run
+from dgr_trainer.cli.sources import check_split, read_queries_of, write_run
+from dgr_trainer.cli.tables import print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WIDEST = 100
-_LEGEND = "Under a passage: what an identifier earned it, view, count in the corpus, text."
+_MAX_WIDTH = 100
+_LEGEND = "Under a passage: score of an identifier, view, count in the corpus, text."
 _LINES_OF_TEXT = 3
 
 
@@ -37,9 +39,11 @@ _LINES_OF_TEXT = 3
 class SearchCommandOptions:
     """Options of `dgr search`."""
 
-    k: int = field(default=5, metadata={"help": "Passages a query.", "aliases": ["-k"]})
-    identifiers: int = field(default=5, metadata={"help": "Identifiers to show of a passage; 0 for none."})
-    json: bool = field(default=False, metadata={"help": "Print JSON Lines, one object a query, identifiers complete."})
+    k: int = field(default=5, metadata={"help": "Passages per query.", "aliases": ["-k"]})
+    identifiers: int = field(default=5, metadata={"help": "Identifiers to show under a passage; 0 for none."})
+    json: bool = field(
+        default=False, metadata={"help": "Print JSON Lines: one object per query, with all identifiers."}
+    )
     queries: str | None = field(
         default=None,
         metadata={"metavar": "PATH", "help": "File of queries: JSON Lines, TSV, a BEIR folder, or hf:NAME."},
@@ -51,10 +55,10 @@ class SearchCommandOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "Write a run in place of printing: JSON Lines if named .jsonl, else TREC.",
+            "help": "Write a run instead of printing: JSON Lines if named .jsonl, else TREC.",
         },
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace a run that is there."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing run."})
 
 
 def make_parser() -> CommandParser:
@@ -62,13 +66,13 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [SearchCommandOptions, SearchOptions, DeviceOptions],
         command="search",
-        description="Search with a retriever. Shows passages with the identifiers that earned each its score.",
+        description="Search with a retriever. Shows passages with the identifiers that make up their scores.",
         usage="RETRIEVER [QUERY ...] [options]",
         example='  dgr search retriever "who discovered penicillin" -k 3\n'
         "  dgr search retriever --queries test.jsonl -k 100 --output dgr.trec",
     )
     parser.add_argument("retriever", metavar="RETRIEVER", help="Folder of a retriever.")
-    parser.add_argument("query", metavar="QUERY", nargs="*", help="What to search for; in quotes.")
+    parser.add_argument("query", metavar="QUERY", nargs="*", help="A query in quotes.")
     return parser
 
 
@@ -77,9 +81,9 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
     if bool(positionals.query) == bool(options.queries):
         raise DGRValueError("Give either queries in quotes, or a file of them with --queries.")
     if options.output is not None and not options.queries:
-        raise DGRValueError("A run needs ids of queries: --output goes with --queries.")
+        raise DGRValueError("A run needs query ids: --output goes with --queries.")
     if options.output is not None and options.json:
-        raise DGRValueError("--json prints and --output writes a run. Give one of them.")
+        raise DGRValueError("--json prints, and --output writes a run. Give one of them.")
     if options.k < 1 or options.identifiers < 0:
         raise DGRValueError(
             f"-k {options.k} has to be at least 1, and --identifiers {options.identifiers} at least 0."
@@ -95,10 +99,11 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
     with process_group(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if output is None:
-            asked: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
-            _show(retriever, [*asked, *queries.items()], options, processes)
+            typed: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
+            _show(retriever, [*typed, *queries.items()], options, processes)
             return
-        rankings = retriever.rank(queries, options.k, processes)
+        with memory_advice(LESS_MEMORY):
+            rankings = retriever.rank(queries, options.k, processes)
         if is_main_process(processes):
             write_run(rankings, output)
             logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
@@ -106,43 +111,50 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
 
 def _show(
     retriever: GenerativeRetriever,
-    asked: list[tuple[str | None, str]],
+    queries: list[tuple[str | None, str]],
     options: SearchCommandOptions,
     processes: PartialState | None,
 ) -> None:
     size = retriever.settings.batch_size * (1 if processes is None else processes.num_processes)
-    for start in range(0, len(asked), size):
-        batch = asked[start : start + size]
-        found = retriever.search([text for _, text in batch], options.k, accelerator=processes)
-        for place, ((query_id, query), hits) in enumerate(zip(batch, found, strict=True), start):
+    for start in range(0, len(queries), size):
+        batch = queries[start : start + size]
+        with memory_advice(LESS_MEMORY):
+            results = retriever.search([text for _, text in batch], options.k, accelerator=processes)
+        for number, ((query_id, query), hits) in enumerate(zip(batch, results, strict=True), start):
             if not is_main_process(processes):
                 continue
             if options.json:
-                print(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
+                print_result(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
             else:
-                print("\n".join([""] * (place > 0) + list(_lines(retriever, query, hits, options.identifiers))))
+                separator = [""] if number else []
+                print_result("\n".join([*separator, *_lines(retriever, query, hits, options.identifiers)]))
     if is_main_process(processes) and not options.json and options.identifiers:
-        print(f"\n{_LEGEND}")
+        print_result(f"\n{_LEGEND}")
 
 
 def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hits: list[Hit]) -> dict[str, Any]:
     record: dict[str, Any] = {} if query_id is None else {"query_id": query_id}
     record |= {"query": query, "hits": []}
     for hit in hits:
-        found: dict[str, Any] = {"passage_id": hit.passage_id, "score": hit.score}
+        shown: dict[str, Any] = {"passage_id": hit.passage_id, "score": hit.score}
         if retriever.corpus is not None:
             passage = retriever.corpus.get(hit.passage_id)
-            found |= {"title": passage.title, "text": passage.text}
-        found["identifiers"] = [
-            {"view": one.view, "text": retriever.identifier_text(one), "count": one.count, "score": one.score}
-            for one in hit.identifiers
+            shown |= {"title": passage.title, "text": passage.text}
+        shown["identifiers"] = [
+            {
+                "view": identifier.view,
+                "text": retriever.identifier_text(identifier),
+                "count": identifier.count,
+                "score": identifier.score,
+            }
+            for identifier in hit.identifiers
         ]
-        record["hits"].append(found)
+        record["hits"].append(shown)
     return record
 
 
 def _lines(retriever: GenerativeRetriever, query: str, hits: list[Hit], shown: int) -> Iterator[str]:
-    width = min(_WIDEST, shutil.get_terminal_size((80, 24)).columns)
+    width = min(_MAX_WIDTH, shutil.get_terminal_size((80, 24)).columns)
     yield _bold(_cut(query, width)) if query.strip() else "(an empty query)"
     if not hits:
         yield "  no passage found"
@@ -150,10 +162,10 @@ def _lines(retriever: GenerativeRetriever, query: str, hits: list[Hit], shown: i
         passage = None if retriever.corpus is None else retriever.corpus.get(hit.passage_id)
         title = "" if passage is None else " ".join(passage.title.split())
         score = f"{hit.score:,.1f}"
-        named = f"{title} ({hit.passage_id})" if title and title != hit.passage_id else hit.passage_id
-        named = _cut(named, width - len(score) - 8)
+        heading = f"{title} ({hit.passage_id})" if title and title != hit.passage_id else hit.passage_id
+        heading = _cut(heading, width - len(score) - 8)
         yield ""
-        yield f"{rank:>3}. {_bold(named)}{' ' * (width - 5 - len(named) - len(score))}{score}"
+        yield f"{rank:>3}. {_bold(heading)}{' ' * (width - 5 - len(heading) - len(score))}{score}"
         if passage is not None and passage.text.strip():
             yield from textwrap.wrap(
                 passage.text, width - 5, max_lines=_LINES_OF_TEXT, placeholder=" ...",
@@ -163,14 +175,14 @@ def _lines(retriever: GenerativeRetriever, query: str, hits: list[Hit], shown: i
 
 
 def _identifier_lines(retriever: GenerativeRetriever, hit: Hit, shown: int, width: int) -> Iterator[str]:
-    """The identifiers that earned most: score, view, occurrences in the corpus, text."""
-    ranked = sorted(hit.identifiers, key=lambda one: -one.score)
-    for one in ranked[:shown]:
-        start = f"     {one.score:>10,.1f}  {one.view:<12}  {f'{one.count:,}x':>7}  "
-        yield start + _cut(retriever.identifier_text(one), width - len(start))
+    """The identifiers with the highest scores: score, view, occurrences in the corpus, text."""
+    ranked = sorted(hit.identifiers, key=lambda identifier: -identifier.score)
+    for identifier in ranked[:shown]:
+        start = f"     {identifier.score:>10,.1f}  {identifier.view:<12}  {f'{identifier.count:,}x':>7}  "
+        yield start + _cut(retriever.identifier_text(identifier), width - len(start))
     rest = ranked[shown:] if shown else []
     if rest:
-        yield f"     {sum(one.score for one in rest):>10,.1f}  of {len(rest)} more"
+        yield f"     {sum(identifier.score for identifier in rest):>10,.1f}  of {len(rest)} more"
 
 
 def _cut(text: str, width: int) -> str:

@@ -1,29 +1,27 @@
-"""What subcommands read: folders of indexes and retrievers, corpora, queries, qrels, runs, identifier strings."""
+"""Inputs that several subcommands read: folders of indexes, corpora, queries, qrels, runs, identifier strings."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dgr_trainer.cli.paths import input_path
-from dgr_trainer.cli.settings import DeviceOptions, IdentifierOptions, SearchOptions
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import read_folder
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import file_kind, json_lines, line_location, numbered_lines
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from datasets import Dataset
 
+    from dgr_trainer.cli.settings import IdentifierOptions
     from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.data.queries import Qrels
-    from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+    from dgr_trainer.identifiers import IdentifierSettings
     from dgr_trainer.index import FMIndex
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever
     from dgr_trainer.runs.rankings import Rankings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +32,15 @@ RETRIEVER_MARKER = "retriever.json"
 
 
 class IndexFolder(NamedTuple):
-    """What a folder of `dgr index`, or of a retriever, holds beside the model."""
+    """The folder of an index, or of a retriever.
+
+    Args:
+        root (`pathlib.Path`): The folder.
+        marker (`str`): The file by which its kind is known.
+        path (`pathlib.Path`): The index in it, or the folder itself.
+        corpus (`pathlib.Path`, *optional*): The corpus in it.
+        description (`dict[str, Any]`): Settings that were saved with it.
+    """
 
     root: Path
     marker: str
@@ -43,13 +49,13 @@ class IndexFolder(NamedTuple):
     description: dict[str, Any]
 
     def settings(self, options: IdentifierOptions) -> IdentifierSettings:
-        """Settings of identifiers that the index was made with. Options that say otherwise are refused."""
+        """Settings of identifiers that the index was made with. Raises a `ValueError` if options differ from them."""
         from dgr_trainer.identifiers import IdentifierSettings
 
         given = options.given()
         if "identifiers" not in self.description:
             logger.warning(
-                "%s does not say with which views and markers it was made (it has no %s); taken are %s.",
+                "%s has no %s, which says with which views and markers it was made; using %s.",
                 self.path,
                 SETTINGS_FILE,
                 "those of the options" if given else "the defaults",
@@ -67,55 +73,65 @@ class IndexFolder(NamedTuple):
 
 
 def index_folder(path: Path) -> IndexFolder | None:
-    """What `path` holds if it is a folder of `dgr index`, an index that was saved, or a retriever; else `None`."""
+    """The folder at `path` if it holds an index or a retriever; otherwise `None`.
+
+    Raises:
+        ValueError: if its description is damaged.
+    """
     corpus = path / "corpus" if (path / "corpus" / "corpus.json").is_file() else None
     if (path / RETRIEVER_MARKER).is_file():
-        description = json.loads((path / RETRIEVER_MARKER).read_text(encoding="utf-8"))
-        return IndexFolder(path, RETRIEVER_MARKER, path / "index", corpus, description)
+        return IndexFolder(path, RETRIEVER_MARKER, path / "index", corpus, read_description(path / RETRIEVER_MARKER))
     if (path / INDEX_MARKER).is_file():
-        beside = path / SETTINGS_FILE
-        description = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        return IndexFolder(path, INDEX_MARKER, path, corpus, description)
+        settings = path / SETTINGS_FILE
+        return IndexFolder(path, INDEX_MARKER, path, corpus, read_description(settings) if settings.is_file() else {})
     return None
 
 
-def open_index(found: IndexFolder, fingerprint: str | None = None) -> tuple[FMIndex, Corpus | None]:
-    """Open an index and the corpus beside it, which belong together even if others change them at this moment."""
+def read_description(file: Path) -> dict[str, Any]:
+    """Read the JSON file that describes what a folder holds. Raises a `ValueError` if it is damaged."""
+    with input_errors(f"{file} is damaged", ValueError):
+        description = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(description, dict):
+        raise DGRValueError(f"{file} is damaged: it holds a {type(description).__name__}, but an object is needed.")
+    return description
+
+
+def open_index(folder: IndexFolder, fingerprint: str | None = None) -> tuple[FMIndex, Corpus | None]:
+    """Open an index and its corpus, in one consistent version even while another process changes them."""
     from dgr_trainer.data.corpus import Corpus
     from dgr_trainer.index import FMIndex
 
     return read_folder(
-        found.root,
+        folder.root,
         lambda _: (
-            FMIndex.load(found.path, tokenizer_fingerprint=fingerprint),
-            None if found.corpus is None else Corpus.load_from_disk(found.corpus),
+            FMIndex.load(folder.path, tokenizer_fingerprint=fingerprint),
+            None if folder.corpus is None else Corpus.load_from_disk(folder.corpus),
         ),
     )
 
 
 def needed_index(option: str, path: str) -> IndexFolder:
-    """What the folder of an index or a retriever holds. Raises `ValueError` if it is neither."""
-    folder = input_path(option, path, folder=True)
-    found = index_folder(folder)
-    if found is None:
+    """The folder of an index or a retriever. Raises a `ValueError` if it is neither."""
+    folder = index_folder(input_path(option, path, folder=True))
+    if folder is None:
         raise DGRValueError(
             f"{option}: {path} holds neither an index ({INDEX_MARKER}) nor a retriever ({RETRIEVER_MARKER}). "
             "Make an index with `dgr index`."
         )
-    return found
+    return folder
 
 
 def read_corpus(option: str, path: str) -> Corpus:
     """Read a corpus, or the one in the folder of an index or a retriever."""
     from dgr_trainer.data.corpus import Corpus
 
-    place = input_path(option, path)
-    found = index_folder(place) if place.is_dir() else None
-    if found is None:
-        return Corpus.read(place)
-    if found.corpus is None:
+    source = input_path(option, path)
+    folder = index_folder(source) if source.is_dir() else None
+    if folder is None:
+        return Corpus.read(source)
+    if folder.corpus is None:
         raise DGRValueError(f"{option}: {path} holds an index without its corpus. Give the corpus itself.")
-    return Corpus.load_from_disk(found.corpus)
+    return Corpus.load_from_disk(folder.corpus)
 
 
 def read_queries_of(path: str, split: str | None, option: str = "--queries") -> Dataset:
@@ -135,18 +151,18 @@ def read_qrels_of(path: str, split: str | None, option: str = "--qrels") -> Qrel
 def check_split(split: str | None, *paths: str | None) -> None:
     """Raise a `ValueError` if a split is named, but none of the paths is a folder with splits."""
     if split is not None and not any(path is not None and Path(path).is_dir() for path in paths):
-        raise DGRValueError(f"--split {split} chooses in a BEIR folder, but only files are given. Leave it out.")
+        raise DGRValueError(f"--split {split} selects from a BEIR folder, but only files are given. Leave it out.")
 
 
 def read_run(option: str, path: str) -> Rankings:
-    """Read a run of ours or of another system: TREC, JSON or a table by its name, a saved dataset, or `hf:NAME`."""
+    """Read a run: TREC, JSON or a table, according to its name; a saved dataset; or `hf:NAME`."""
     from dgr_trainer.runs import reading
 
     return reading.read_run(input_path(option, path))
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """Names of runs: as much of their path as tells them apart."""
+    """Names of runs: their file names without the ending, or their paths where these are equal."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise DGRValueError("A run is given twice. Give each once.")
     stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
@@ -161,21 +177,20 @@ def write_run(rankings: Rankings, path: Path) -> None:
 
 
 def read_identifier_strings(option: str, path: str) -> dict[str, str]:
-    """Read one identifier string a passage: JSON Lines with `id` and `identifier`, or two columns (tab-separated).
+    """Read one identifier string per passage: JSON Lines with `id` and `identifier`, or two columns with a tab.
 
     Raises:
-        ValueError: if a line is malformed, an id occurs twice, or there is none.
+        ValueError: if a line is malformed, a passage has two identifiers, or the file is empty.
     """
     from dgr_trainer.data.ids import as_id
 
     file = input_path(option, path, folder=False)
     strings: dict[str, str] = {}
-    rows = _identifier_rows(file)
-    for number, passage_id, string in rows:
+    for number, passage_id, string in _identifier_rows(file):
         where = line_location(path, number)
         key = as_id(passage_id, "passage", where)
         if not isinstance(string, str) or not string.strip():
-            raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. It needs a text.")
+            raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. Give it some text.")
         if strings.setdefault(key, string) != string:
             raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
     if not strings:
@@ -183,13 +198,13 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
     return strings
 
 
-def _identifier_rows(file: Path) -> Any:
+def _identifier_rows(file: Path) -> Iterator[tuple[int, Any, Any]]:
     if file_kind(file) == "jsonl":
         for number, record in json_lines(file):
             id = record.get("id", record.get("_id"))
             if id is None or "identifier" not in record:
                 raise DGRValueError(
-                    f"{line_location(file, number)}: a line needs 'id' and 'identifier'; found are {sorted(record)}."
+                    f"{line_location(file, number)}: a line needs 'id' and 'identifier', but has {sorted(record)}."
                 )
             yield number, id, record["identifier"]
         return
@@ -198,54 +213,7 @@ def _identifier_rows(file: Path) -> Any:
         if len(cells) != 2:
             raise DGRValueError(
                 f"{line_location(file, number)}: {len(cells)} columns, but two are expected: passage id and "
-                "identifier, separated by a tab."
+                "identifier, "
+                "separated by a tab."
             )
-        yield number, *cells
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name)
-
-
-def make_identifiers(tokenizer: Any, settings: IdentifierSettings) -> Identifiers:
-    """Identifiers of a tokenizer."""
-    from dgr_trainer.identifiers import Identifiers
-
-    return Identifiers(tokenizer, settings)
-
-
-def load_retriever(
-    path: Path, search: SearchOptions, device: DeviceOptions, processes: PartialState | None = None
-) -> GenerativeRetriever:
-    """Load a retriever onto a device, with the search settings that were given in place of its own."""
-    import dataclasses
-
-    import torch
-    from transformers.utils import logging as transformers_logging
-
-    from dgr_trainer.retrieval.retriever import GenerativeRetriever
-
-    transformers_logging.disable_progress_bar()
-    retriever = GenerativeRetriever.from_pretrained(path, dtype=getattr(torch, device.dtype))
-    model: torch.nn.Module = retriever.model
-    own = ("cuda" if torch.cuda.is_available() else "cpu") if processes is None else processes.device
-    model.to(device.device or own)
-    retriever.settings = dataclasses.replace(retriever.settings, **search.given())
-    return retriever
-
-
-def check_retriever(path: str, search: SearchOptions) -> Path:
-    """The folder of a retriever, after a look at it and at the search settings."""
-    from dgr_trainer.retrieval.settings import SearchSettings
-
-    folder = input_path("RETRIEVER", path, folder=True)
-    if not (folder / RETRIEVER_MARKER).is_file():
-        raise FileNotFoundError(
-            f"{path} is no folder of a retriever: it has no {RETRIEVER_MARKER}. `dgr train --index ...` writes "
-            "one, and so does GenerativeRetriever.save_pretrained."
-        )
-    SearchSettings(**search.given())
-    return folder
+        yield number, cells[0], cells[1]

@@ -1,11 +1,14 @@
-"""Tables of numbers for the terminal."""
+"""Results on standard output: tables of numbers, and how they are printed."""
 
 from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from dgr_trainer.errors import DGRRuntimeError
 
 if TYPE_CHECKING:
     from dgr_trainer.evaluation.agreement import AgreementTable
@@ -13,19 +16,30 @@ if TYPE_CHECKING:
     from dgr_trainer.runs.statistics import RankListStatistics
 
 Labels = Mapping[str, str]
-"""What a run is called in a table, by its name."""
+"""The label of a run in a table, by the run's name."""
+
+
+def print_result(text: str) -> None:
+    """Print results on standard output. Raises a `RuntimeError` if its encoding lacks one of their characters."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError as error:
+        raise DGRRuntimeError(
+            f"Standard output has the encoding {sys.stdout.encoding}, which lacks {error.object[error.start]!r}. Set "
+            "the environment variable PYTHONIOENCODING=utf-8."
+        ) from error
 
 
 def fitted(names: Sequence[str], *tables: Callable[[Labels], list[str]]) -> list[str]:
-    """Tables about the same runs, which are numbered where the terminal is too narrow for their names.
+    """Fit tables about the same runs to the terminal: where it is too narrow for their names, runs are numbered.
 
     Args:
         names (`Sequence[str]`): Names of the runs.
         tables (`Callable[[Labels], list[str]]`): Each makes the lines of a table with the labels it is given.
 
     Returns:
-        `list[str]`: The lines of all, with an empty one between two tables. Output that goes to no terminal has the
-        names.
+        `list[str]`: The lines of all tables, with an empty line between two. Output that is not for a terminal has
+        the names.
     """
     width = shutil.get_terminal_size((10**6, 24)).columns
     drawn = [table({name: name for name in names}) for table in tables]
@@ -33,11 +47,11 @@ def fitted(names: Sequence[str], *tables: Callable[[Labels], list[str]]) -> list
     if max(len(line) for lines in drawn for line in lines) > width and max(map(len, names)) > len(numbers[names[-1]]):
         drawn = [table(numbers) for table in tables]
         drawn.append([f"{number} {name}" for name, number in numbers.items()])
-    return [line for place, lines in enumerate(drawn) for line in ([""] if place else []) + lines]
+    return [line for number, lines in enumerate(drawn) for line in ([""] if number else []) + lines]
 
 
 def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | None = None) -> list[str]:
-    """A comparison as lines of text: a block for each metric, a line for each run."""
+    """Lines of a comparison: a block for each metric, a line for each run."""
     labels = labels or {name: name for name in comparison.runs}
     width = max(3, *(len(labels[name]) for name in comparison.runs))
     number = digits + 2
@@ -73,7 +87,7 @@ def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | No
 
 
 def agreement_lines(table: AgreementTable, digits: int, labels: Labels) -> list[str]:
-    """Agreement of rankings as lines of text: a line for each pair."""
+    """Lines about the agreement of rankings: one for each pair."""
     rows = [["agreement", f"tau@{table.k}", f"overlap@{table.k}", "queries"]]
     for pair in table.pairs:
         tau = "-" if math.isnan(pair.tau) else f"{pair.tau:.{digits}f}"
@@ -82,33 +96,34 @@ def agreement_lines(table: AgreementTable, digits: int, labels: Labels) -> list[
     return [
         *_aligned(rows),
         "",
-        "tau: Kendall's, of passages both rank; overlap: share of first ones in both.",
+        "tau: Kendall's, of passages in both lists; overlap: share of the first passages.",
     ]
 
 
 def statistics_lines(lists: Mapping[str, RankListStatistics], labels: Labels) -> list[str]:
-    """Statistics of rank lists as lines of text: a column for each run."""
+    """Lines about rank lists: a column for each run."""
     rows: dict[str, list[str]] = {}
-    ranks = dict.fromkeys(rank for one in lists.values() for rank in one.ranks)
-    for one in lists.values():
-        shortest, _, median, _, longest = map(str, one.lengths) if one.lengths else ["-"] * 5
+    ranks = dict.fromkeys(rank for statistics in lists.values() for rank in statistics.ranks)
+    for statistics in lists.values():
+        shortest, _, median, _, longest = map(str, statistics.lengths) if statistics.lengths else ["-"] * 5
         cells = {
-            "queries": f"{one.queries:,}",
-            "  with a rank list": f"{one.lists:,}",
+            "queries": f"{statistics.queries:,}",
+            "  with a rank list": f"{statistics.lists:,}",
             "passages in a list: median": median,
             "  shortest": shortest,
             "  longest": longest,
-            "neighbours of equal score": f"{one.tied:.1%}",
+            "neighbours of equal score": f"{statistics.tied:.1%}",
         }
         if ranks:
-            cells["judged queries with a list"] = f"{one.judged:,}"
+            cells["judged queries with a list"] = f"{statistics.judged:,}"
             for rank in ranks:
-                place = f"at {rank}" if rank[0].isdigit() else rank
-                cells[f"  relevant one {place}"] = _share(one.ranks.get(rank, 0), one.judged)
-            cells["best other above relevant"] = f"{one.above[1]:.4g}" if one.above else "-"
+                position = f"at {rank}" if rank[0].isdigit() else rank
+                cells[f"  relevant one {position}"] = _share(statistics.ranks.get(rank, 0), statistics.judged)
+            cells["best other above relevant"] = f"{statistics.above[1]:.4g}" if statistics.above else "-"
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
-    return _aligned([["rank lists", *(labels[name] for name in lists)], *([name, *of] for name, of in rows.items())])
+    header = ["rank lists", *(labels[name] for name in lists)]
+    return _aligned([header, *([name, *cells] for name, cells in rows.items())])
 
 
 def _p_value(value: float) -> str:
@@ -120,7 +135,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
+    """Lines of a table: the first column aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for first, *rest in rows:

@@ -1,7 +1,8 @@
-"""`dgr train`: a student learns to generate identifiers, or to rank as its teacher does."""
+"""`dgr train`: train a student to generate identifiers, or to rank as its teacher does."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import re
@@ -10,24 +11,46 @@ import sys
 from argparse import Namespace
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dgr_trainer._version import __version__
+from dgr_trainer.cli.models import load_student, memory_advice
+from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
-from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions
-from dgr_trainer.cli.sources import RETRIEVER_MARKER
-from dgr_trainer.cli.train_inputs import TrainInputs, check, read
-from dgr_trainer.cli.train_options import EvaluationOptions, LoraOptions, TrainOptions
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.cli.settings import IdentifierOptions
+from dgr_trainer.cli.sources import RETRIEVER_MARKER, read_description
+from dgr_trainer.cli.train_inputs import AllOptions, TrainInputs, check, read
+from dgr_trainer.cli.train_options import (
+    CollatorOptions,
+    EvaluationOptions,
+    LoraOptions,
+    ScoringOptions,
+    TrainOptions,
+)
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.training.arguments import DistillationTrainingArguments
+
+if TYPE_CHECKING:
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever
+    from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train.yaml"
-_OF_THIS_RUN = ("overwrite", "resume_from_checkpoint")  # Not to be repeated with the other options.
+_NOT_REPEATED = ("overwrite", "resume_from_checkpoint")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+# Weights in checkpoints: whole, of adapters, of FSDP, of DeepSpeed.
+_WEIGHTS = ("*.safetensors", "*.bin", "pytorch_model_fsdp*", "global_step*")
+# The least values of arguments that transformers does not check before it uses them.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+}
 
 
 def make_parser() -> CommandParser:
@@ -35,6 +58,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         [
             TrainOptions,
+            CollatorOptions,
             LoraOptions,
             EvaluationOptions,
             PairOptions,
@@ -44,8 +68,8 @@ def make_parser() -> CommandParser:
         ],
         command="train",
         usage="--stage STAGE --model MODEL --output_dir DIR [options]",
-        description="Train a student. With an index (or a retriever as model) the result is a whole retriever in "
-        "OUTPUT_DIR/retriever, otherwise model and tokenizer in OUTPUT_DIR/model. The options used are kept in "
+        description="Train a student. With an index (or a retriever as model) the result is a retriever in "
+        "OUTPUT_DIR/retriever, otherwise model and tokenizer in OUTPUT_DIR/model. The options are saved in "
         f"OUTPUT_DIR/{CONFIG_FILE}; `dgr train --config` runs them again. `dgr --debug train` shows tracebacks.",
         example="  dgr train --stage generation --model facebook/bart-base --index index \\\n"
         "      --queries train.jsonl --qrels train.qrels --output_dir generation\n"
@@ -54,7 +78,7 @@ def make_parser() -> CommandParser:
         "      --run teacher.trec --output_dir distilled",
         required=("output_dir",),
     )
-    # A hundred arguments of the trainer come after what is this command's own.
+    # The trainer's hundred arguments come after the options of this command.
     trainer_options = parser._action_groups.pop(1)
     trainer_options.title = "training (DistillationTrainingArguments)"
     parser._action_groups.append(trainer_options)
@@ -63,6 +87,7 @@ def make_parser() -> CommandParser:
 
 def run(
     options: TrainOptions,
+    collator_options: CollatorOptions,
     lora: LoraOptions,
     evaluation: EvaluationOptions,
     pair_options: PairOptions,
@@ -72,32 +97,38 @@ def run(
     positionals: Namespace,
 ) -> None:
     """Run `dgr train`."""
-    check(options, lora, evaluation, scoring_options)
+    all_options = AllOptions(
+        options, collator_options, lora, evaluation, pair_options, identifier_options, scoring_options
+    )
+    check(all_options)
+    _check_arguments(arguments, evaluation)
     output_dir = Path(arguments.output_dir or "")
     checkpoint = _checkpoint(arguments.resume_from_checkpoint, output_dir)
-    old = _old_checkpoints(output_dir, resumed=checkpoint is not None, overwrite=options.overwrite)
-    whole = options.overwrite or checkpoint is not None
-    retriever_folder = output_folder("--output_dir", str(output_dir / "retriever"), RETRIEVER_MARKER, whole)
+    old_checkpoints = _old_checkpoints(output_dir, resumed=checkpoint is not None, overwrite=options.overwrite)
+    replace = options.overwrite or checkpoint is not None
+    retriever_folder = output_folder("--output_dir", str(output_dir / "retriever"), RETRIEVER_MARKER, replace)
     is_adapter = lora.lora_r > 0 or (Path(options.model) / "adapter_config.json").is_file()
     model_marker = "adapter_config.json" if is_adapter else "config.json"
-    model_folder = output_folder("--output_dir", str(output_dir / "model"), model_marker, whole)
+    model_folder = output_folder("--output_dir", str(output_dir / "model"), model_marker, replace)
 
-    inputs = read(options, pair_options, identifier_options, scoring_options, evaluation, arguments.seed)
-    model = _student(inputs.model_name, lora)
+    inputs = read(all_options, arguments.seed)
+    model = load_student(inputs.model_name, lora)
+    _check_training(arguments, model)
     retriever = _retriever(model, inputs)
     trainer = _trainer(model, inputs, arguments)
     if trainer.is_world_process_zero():
-        for folder in old:
+        for folder in old_checkpoints:
             shutil.rmtree(folder)
-        given = {name: value for name, value in positionals.given.items() if name not in _OF_THIS_RUN}
+        given = {name: value for name, value in positionals.given.items() if name not in _NOT_REPEATED}
         write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
-        if inputs.collator is not None and inputs.dataset is not None:
+        if inputs.collator is not None:
             from dgr_trainer.runs.statistics import rank_list_statistics
 
             lists = inputs.collator.rankings, inputs.collator.sampler.qrels, inputs.dataset["query_id"]
-            logger.info("what there is to learn from:\n%s", rank_list_statistics(*lists))
+            logger.info("training data:\n%s", rank_list_statistics(*lists))
     # Trainers print what they log; standard output is for the metrics at the end.
-    with redirect_stdout(sys.stderr):
+    advice = "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by as much."
+    with redirect_stdout(sys.stderr), memory_advice(advice):
         trainer.train(resume_from_checkpoint=checkpoint)
         metrics = trainer.evaluate() if inputs.evaluator is not None else {}
     if not trainer.is_world_process_zero():
@@ -110,76 +141,108 @@ def run(
             inputs.identifiers.tokenizer.save_pretrained(folder)
     logger.info("saved: %s", model_folder if retriever is None else retriever_folder)
     if metrics:
-        print(json.dumps({name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}))
+        shown = {name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}
+        print(json.dumps(shown))
 
 
 def _checkpoint(wanted: str | None, output_dir: Path) -> str | None:
-    """The checkpoint to go on from: a path, or the last one in the output folder."""
+    """The checkpoint to resume from: a path, or the last one in the output folder."""
     if wanted is None or wanted.lower() in ("false", ""):
         return None
     if wanted.lower() not in ("last", "true"):
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise FileNotFoundError(
-                f"--resume_from_checkpoint: {wanted} is no checkpoint: it has no trainer_state.json."
+                f"--resume_from_checkpoint: {wanted} is not a checkpoint: it has no trainer_state.json."
             )
-        return wanted
-    found = _checkpoints(output_dir)
-    if not found:
+        return _checked_checkpoint(Path(wanted))
+    # The state is written last: a checkpoint that has it is complete.
+    complete = [path for path in _checkpoints(output_dir) if (path / "trainer_state.json").is_file()]
+    if not complete:
         raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no checkpoint in {output_dir}.")
-    return str(found[-1])
+    return _checked_checkpoint(complete[-1])
+
+
+def _checked_checkpoint(folder: Path) -> str:
+    """The path of a checkpoint, after a check that its state can be read and that it has weights."""
+    read_description(folder / "trainer_state.json")
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise FileNotFoundError(f"--resume_from_checkpoint: {folder} is not a checkpoint: it has no weights.")
+    return str(folder)
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    """Checkpoints that are whole (the state is written last), in their order."""
-    found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
-    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+    """Folders of checkpoints, in the order of their steps."""
+    folders = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
 
 
 def _old_checkpoints(output_dir: Path, *, resumed: bool, overwrite: bool) -> list[Path]:
-    """Folders to be deleted before training anew."""
+    """Folders of checkpoints to be deleted before training starts again."""
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"--output_dir: {output_dir} is a file. Give a folder.")
-    found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    if found and not resumed and not overwrite:
+    checkpoints = _checkpoints(output_dir)
+    if checkpoints and not resumed and not overwrite:
         raise FileExistsError(
-            f"--output_dir: {output_dir} holds checkpoints of an earlier run. Add --resume_from_checkpoint last to go "
-            "on from the last one, or --overwrite to train anew and delete them."
+            f"--output_dir: {output_dir} holds checkpoints of an earlier run. Add --resume_from_checkpoint last to "
+            "resume from the last one, or --overwrite to start again and delete them."
         )
-    return found if overwrite and not resumed else []
+    return checkpoints if overwrite and not resumed else []
 
 
-def _student(name: str, lora: LoraOptions) -> Any:
-    """The model to train, in full precision: whole, with the adapter it was saved with, or with a new one."""
+def _check_arguments(arguments: DistillationTrainingArguments, evaluation: EvaluationOptions) -> None:
+    """Check arguments of the trainer that transformers would refuse only after the data is read."""
+    for name, least in _LEAST.items():
+        if getattr(arguments, name) < least:
+            raise DGRValueError(f"--{name} {getattr(arguments, name)} has to be at least {least}.")
+    if arguments.seed >= 2**32:
+        raise DGRValueError(f"--seed {arguments.seed} has to be less than 2**32.")
+    strategy = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy))
+    if strategy != "no" and evaluation.eval_queries is None:
+        raise DGRValueError(
+            f"--eval_strategy {strategy}: there is nothing to evaluate on. Give --eval_queries and --eval_qrels."
+        )
+    if arguments.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        raise DGRValueError("--use_liger_kernel needs a package that is not installed: pip install liger-kernel.")
+    if arguments.push_to_hub:
+        from huggingface_hub import HfApi
+
+        with input_errors("--push_to_hub: the hub cannot be used", Exception):
+            HfApi(token=arguments.hub_token).whoami()
+
+
+def _check_training(arguments: DistillationTrainingArguments, model: Any) -> None:
+    """Make what transformers and torch would refuse only once training has begun: callbacks, optimizer, schedule."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM
+    from transformers import Trainer, get_scheduler
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-    if (Path(name) / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel
+    with input_errors("--report_to cannot be used", ValueError, RuntimeError, ImportError):
+        for callback in cast(Any, get_reporting_integration_callbacks)(arguments.report_to):
+            callback()
+    if arguments.deepspeed:
+        return
+    optimizer_name = getattr(arguments.optim, "value", arguments.optim)
+    options = f"--optim {optimizer_name} cannot be used with its options"
+    with input_errors(options, ValueError, TypeError, KeyError, RuntimeError, ImportError):
+        make_optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        if not isinstance(make_optimizer, type) or not issubclass(make_optimizer, torch.optim.Optimizer):
+            return
+        if {"params", "model", "optimizer_dict"} & set(settings):
+            return
+        optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], **settings)
+    schedule_name = getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
+    schedule = f"--lr_scheduler_type {schedule_name} cannot be used with its options"
+    with input_errors(schedule, ValueError, TypeError, KeyError):
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=arguments.get_warmup_steps(100),
+            num_training_steps=100,
+            scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
+        )
 
-        if lora.lora_r:
-            raise DGRValueError(
-                f"--lora_r: {name} has an adapter already, which is trained further. Leave --lora_r out."
-            )
-        base = PeftConfig.from_pretrained(name).base_model_name_or_path
-        model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
-        return PeftModel.from_pretrained(model, name, is_trainable=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
-    if not lora.lora_r:
-        return model
-    from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        task_type="SEQ_2_SEQ_LM",
-        r=lora.lora_r,
-        lora_alpha=lora.lora_alpha or 2 * lora.lora_r,
-        lora_dropout=lora.lora_dropout,
-        target_modules=lora.lora_target_modules,
-    )
-    return get_peft_model(model, config)
-
-
-def _retriever(model: Any, inputs: TrainInputs) -> Any:
+def _retriever(model: Any, inputs: TrainInputs) -> GenerativeRetriever | None:
     if inputs.index is None:
         return None
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
@@ -194,17 +257,21 @@ def _retriever(model: Any, inputs: TrainInputs) -> Any:
     )
 
 
-def _trainer(model: Any, inputs: TrainInputs, arguments: DistillationTrainingArguments) -> Any:
+def _trainer(
+    model: Any, inputs: TrainInputs, arguments: DistillationTrainingArguments
+) -> DistillationGenerativeRetrievalTrainer:
     from transformers import DataCollatorForSeq2Seq
 
     from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
     collator = inputs.collator or DataCollatorForSeq2Seq(inputs.identifiers.tokenizer, model=model)
-    return DistillationGenerativeRetrievalTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=inputs.dataset,
-        processing_class=inputs.identifiers.tokenizer,
-        retrieval_evaluator=inputs.evaluator,
-    )
+    # transformers and accelerate check the rest of their arguments here, and which packages these need.
+    with input_errors("`dgr train` cannot use these options", ValueError, ImportError, RuntimeError):
+        return DistillationGenerativeRetrievalTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=inputs.dataset,
+            processing_class=inputs.identifiers.tokenizer,
+            retrieval_evaluator=inputs.evaluator,
+        )

@@ -1,20 +1,19 @@
-"""What `dgr train` reads: checked first, in an order that finds mistakes before anything long is done."""
+"""Inputs of `dgr train`: all are checked before any is read, and read before a model is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dgr_trainer.cli.pairs import read_pairs
+from dgr_trainer.cli.models import load_identifiers
+from dgr_trainer.cli.pairs import PairOptions, read_pairs
 from dgr_trainer.cli.paths import input_path, model_name
-from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions
+from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
     IndexFolder,
     check_split,
     index_folder,
-    load_tokenizer,
-    make_identifiers,
     needed_index,
     open_index,
     read_corpus,
@@ -24,92 +23,122 @@ from dgr_trainer.cli.sources import (
     read_run,
 )
 from dgr_trainer.cli.train_options import (
-    OF_COLLATOR,
-    OF_DISTILLATION,
-    OF_GENERATION,
+    ONLY_DISTILLATION,
+    ONLY_GENERATION,
+    CollatorOptions,
     EvaluationOptions,
     LoraOptions,
+    ScoringOptions,
     TrainOptions,
 )
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifier_weights import ScoringSettings
+from dgr_trainer.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from dgr_trainer.data.corpus import Corpus
+    from dgr_trainer.data.queries import Qrels
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
-    from dgr_trainer.identifier_weights import ScoringSettings
-    from dgr_trainer.identifiers import Identifiers
+    from dgr_trainer.identifiers import Identifiers, IdentifierSettings
     from dgr_trainer.index import FMIndex
-    from dgr_trainer.retrieval.settings import SearchSettings
     from dgr_trainer.training.collator import DistillationCollator
 
 
 @dataclass
+class AllOptions:
+    """All options of `dgr train` that say what is read."""
+
+    train: TrainOptions
+    collator: CollatorOptions
+    lora: LoraOptions
+    evaluation: EvaluationOptions
+    pairs: PairOptions
+    identifiers: IdentifierOptions
+    scoring: ScoringOptions
+
+
+@dataclass
 class TrainInputs:
-    """All that is needed beside the model: data, and what makes a retriever of the model."""
+    """Everything for training except the model: data, and what makes a retriever of the model.
+
+    Args:
+        model_name (`str`): Name or absolute path of the student.
+        identifiers ([`Identifiers`]): Tokenizer and views of the student.
+        index ([`FMIndex`], *optional*): The index, if the result is a retriever.
+        corpus ([`Corpus`], *optional*): The corpus of the index.
+        search ([`SearchSettings`], *optional*): The settings saved with the retriever that is trained further.
+        scoring ([`ScoringSettings`]): How identifiers are weighted.
+        dataset (`datasets.Dataset`): Generation pairs, or the training queries.
+        collator ([`DistillationCollator`], *optional*): Turns queries into batches, for distillation.
+        evaluator ([`RetrievalEvaluator`], *optional*): Evaluates retrieval.
+    """
 
     model_name: str
     identifiers: Identifiers
-    dataset: Dataset
-    collator: DistillationCollator | None
     index: FMIndex | None
     corpus: Corpus | None
     search: SearchSettings | None
-    scoring: ScoringSettings | None
+    scoring: ScoringSettings
+    dataset: Dataset
+    collator: DistillationCollator | None
     evaluator: RetrievalEvaluator | None
 
 
-def check(
-    options: TrainOptions, lora: LoraOptions, evaluation: EvaluationOptions, scoring_options: ScoringOptions
-) -> None:
-    """Look at the options and at the paths in them, before anything is read.
+def check(options: AllOptions) -> None:
+    """Check the options and the paths in them, before anything is read.
 
     Raises:
         ValueError: if options are missing or do not go together.
-        OSError: if a path is not there.
+        OSError: if a path is missing.
     """
-    of_other = OF_DISTILLATION if options.stage == "generation" else (*OF_GENERATION, "corpus")
-    misplaced = [name for name in of_other if getattr(options, name)]
-    if misplaced:
-        raise DGRValueError(f"--{misplaced[0]} has no part in --stage {options.stage}. Leave it out.")
-    check_split(options.split, options.queries, options.qrels)
-    check_split(evaluation.eval_split, evaluation.eval_queries, evaluation.eval_qrels)
-    model_name("--model", options.model)
-    for name in ("queries", "qrels", "corpus", "pairs", "candidates", "run", "identifiers"):
-        if getattr(options, name) is not None:
-            folder = True if name == "candidates" else False if name == "identifiers" else None
-            input_path(f"--{name}", getattr(options, name), folder=folder)
-    found = _index_of(options)
-    if options.stage == "generation":
-        _check_generation(options, found)
+    train, evaluation = options.train, options.evaluation
+    if train.stage == "generation":
+        other_stage = [name for name in ONLY_DISTILLATION if getattr(train, name)] + list(options.collator.given())
     else:
-        _check_distillation(options)
+        other_stage = [name for name in ONLY_GENERATION if getattr(train, name)]
+    if other_stage:
+        raise DGRValueError(f"--{other_stage[0]} has no effect in --stage {train.stage}. Leave it out.")
+    check_split(train.split, train.queries, train.qrels)
+    check_split(evaluation.eval_split, evaluation.eval_queries, evaluation.eval_qrels)
+    model_name("--model", train.model)
+    for name in ("queries", "qrels", "corpus", "pairs", "candidates", "run", "identifiers"):
+        if getattr(train, name) is not None:
+            folder = True if name == "candidates" else False if name == "identifiers" else None
+            input_path(f"--{name}", getattr(train, name), folder=folder)
+    index = _index_of(train)
+    if train.stage == "generation":
+        _check_generation(train, index)
+    else:
+        _check_distillation(train)
     if (evaluation.eval_queries is None) != (evaluation.eval_qrels is None):
         raise DGRValueError("--eval_queries and --eval_qrels go together.")
-    if evaluation.eval_queries is not None and found is None:
+    if evaluation.eval_queries is not None and index is None:
         raise DGRValueError("--eval_queries: retrieval is evaluated with an index. Give --index.")
+    _check_lora(options.lora)
+    ScoringSettings(**options.scoring.given())
+
+
+def _check_lora(lora: LoraOptions) -> None:
     if lora.lora_r < 0 or not 0 <= lora.lora_dropout < 1:
         raise DGRValueError(
             f"--lora_r {lora.lora_r} has to be at least 0, --lora_dropout {lora.lora_dropout} in [0, 1)."
         )
-    without = [one.name for one in fields(lora) if one.name != "lora_r" and getattr(lora, one.name)]
-    if without and not lora.lora_r:
-        raise DGRValueError(f"--{without[0]} says how a LoRA adapter is made, but --lora_r is 0. Give its rank.")
-    from dgr_trainer.identifier_weights import ScoringSettings
-
-    ScoringSettings(**scoring_options.given())
+    given = [option.name for option in fields(lora) if option.name != "lora_r" and getattr(lora, option.name)]
+    if given and not lora.lora_r:
+        raise DGRValueError(f"--{given[0]} is a setting of a LoRA adapter, but --lora_r is 0. Give its rank.")
 
 
-def _check_generation(options: TrainOptions, found: IndexFolder | None) -> None:
+def _check_generation(options: TrainOptions, index: IndexFolder | None) -> None:
     if options.pairs is not None:
         given = [name for name in ("corpus", "queries", "qrels") if getattr(options, name) is not None]
         if given:
-            raise DGRValueError(f"--pairs are made already, so --{given[0]} has no part. Give one or the other.")
-    elif options.corpus is None and (found is None or found.corpus is None):
+            raise DGRValueError(f"--pairs are made already, so --{given[0]} has no effect. Give one or the other.")
+    elif options.corpus is None and (index is None or index.corpus is None):
         raise DGRValueError(
-            "There is nothing to train on. Give --pairs, or a corpus: --corpus, or an --index with its corpus beside "
-            "it (and --queries with --qrels, if there are any)."
+            "There is nothing to train on. Give --pairs, or a corpus: --corpus, or an --index that holds its corpus "
+            "(and --queries with --qrels, if there are any)."
         )
     elif (options.queries is None) != (options.qrels is None):
         raise DGRValueError(
@@ -124,7 +153,7 @@ def _check_distillation(options: TrainOptions) -> None:
     if (options.candidates is None) == (options.identifiers is None):
         raise DGRValueError(
             "--stage distillation needs the identifiers of passages: either --candidates, which `dgr candidates` "
-            "makes, or --identifiers, one string a passage."
+            "makes, or --identifiers, one string per passage."
         )
 
 
@@ -134,150 +163,156 @@ def _index_of(options: TrainOptions) -> IndexFolder | None:
     return index_folder(Path(options.model)) if Path(options.model).is_dir() else None
 
 
-def read(
-    options: TrainOptions,
-    pair_options: PairOptions,
-    identifier_options: IdentifierOptions,
-    scoring_options: ScoringOptions,
-    evaluation: EvaluationOptions,
-    seed: int,
-) -> TrainInputs:
+def read(options: AllOptions, seed: int) -> TrainInputs:
     """Read all inputs, small ones first.
 
+    Args:
+        options ([`AllOptions`]): Options that were checked.
+        seed (`int`): Seed of generation pairs and of the lists that are drawn.
+
     Raises:
-        ValueError, OSError: if something is malformed or does not go together.
+        ValueError: if something is malformed or does not go together.
+        OSError: if something cannot be read.
     """
+    train = options.train
+    queries = read_queries_of(train.queries, train.split) if train.queries else None
+    qrels = read_qrels_of(train.qrels, train.split) if train.qrels else None
+    name = model_name("--model", train.model)
+    folder = _index_of(train)
+    identifiers = load_identifiers(name, _identifier_settings(options, folder))
+    index = corpus = None
+    if folder is not None:
+        index, corpus = open_index(folder, identifiers.fingerprint)
+        index.check_tokenizer(identifiers)
+    search, scoring = _search_and_scoring(options, name)
+    evaluator = None
+    if index is not None and options.evaluation.eval_queries is not None:
+        evaluator = _evaluator(options.evaluation, index, identifiers, search or SearchSettings(), scoring)
+    collator = None
+    if train.stage == "generation":
+        dataset = _pairs(options, identifiers, corpus, queries, qrels, seed)
+    else:
+        assert queries is not None
+        dataset = queries
+        collator = _collator(options, identifiers, index, qrels, scoring, seed)
+    return TrainInputs(name, identifiers, index, corpus, search, scoring, dataset, collator, evaluator)
+
+
+def _identifier_settings(options: AllOptions, folder: IndexFolder | None) -> IdentifierSettings:
+    """Settings of the index, or of the options; with `--identifiers`, a passage's one string is its docid."""
     from dgr_trainer.identifiers import IdentifierSettings
 
-    queries = read_queries_of(options.queries, options.split) if options.queries else None
-    qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
-    name = model_name("--model", options.model)
-    found = _index_of(options)
-    if found is not None:
-        settings = found.settings(identifier_options)
+    if folder is None:
+        settings = IdentifierSettings(**options.identifiers.given())
     else:
-        settings = IdentifierSettings(**identifier_options.given())
-    if options.identifiers is not None:
-        settings = _one_string(settings, found)
-    identifiers = make_identifiers(load_tokenizer(name), settings)
-    index = corpus = None
-    if found is not None:
-        index, corpus = open_index(found, identifiers.fingerprint)
-        index.check_tokenizer(identifiers)
-    search, scoring = _settings(options, index_folder(Path(name)) if Path(name).is_dir() else None, scoring_options)
-    evaluator = None
-    if index is not None and evaluation.eval_queries is not None:
-        evaluator = _evaluator(evaluation, index, identifiers, search, scoring)
-    inputs = TrainInputs(name, identifiers, queries, None, index, corpus, search, scoring, evaluator)
-    if options.stage == "generation":
-        inputs.dataset = _pairs(options, pair_options, inputs, queries, qrels, seed)
-    else:
-        inputs.collator = _collator(options, inputs, qrels, seed)
-    return inputs
-
-
-def _one_string(settings: Any, found: IndexFolder | None) -> Any:
-    """Settings for one identifier string a passage, which is its docid."""
-    if found is None or settings.views == ("docid",):
+        settings = folder.settings(options.identifiers)
+    if options.train.identifiers is None or settings.views == ("docid",):
+        return settings
+    if folder is None:
         return replace(settings, views=("docid",))
     raise DGRValueError(
-        f"--identifiers trains one string a passage, its docid, but the index has the views "
+        f"--identifiers trains one string per passage, its docid, but the index has the views "
         f"{', '.join(settings.views)}. Index the corpus with --views docid and these strings as `docid`, or leave the "
         "index out."
     )
 
 
-def _settings(
-    options: TrainOptions, retriever: IndexFolder | None, scoring_options: ScoringOptions
-) -> tuple[SearchSettings | None, ScoringSettings | None]:
-    """Settings of search and scoring: those of the retriever that is trained further, and what was given."""
-    from dgr_trainer.identifier_weights import ScoringSettings
-    from dgr_trainer.retrieval.settings import SearchSettings
-
+def _search_and_scoring(options: AllOptions, model: str) -> tuple[SearchSettings | None, ScoringSettings]:
+    """Settings saved with the retriever that is trained further, changed by the options."""
+    retriever = index_folder(Path(model)) if Path(model).is_dir() else None
     saved = {} if retriever is None else retriever.description
     search = SearchSettings.from_dict(saved["search"]) if "search" in saved else None
     scoring = ScoringSettings.from_dict(saved["scoring"]) if "scoring" in saved else ScoringSettings()
-    if options.identifiers is not None:
+    if options.train.identifiers is not None:
         scoring = replace(scoring, kind="log_likelihood")
-    return search, replace(scoring, **scoring_options.given())
+    return search, replace(scoring, **options.scoring.given())
 
 
 def _evaluator(
-    evaluation: EvaluationOptions,
+    options: EvaluationOptions,
     index: FMIndex,
     identifiers: Identifiers,
-    search: SearchSettings | None,
-    scoring: ScoringSettings | None,
+    search: SearchSettings,
+    scoring: ScoringSettings,
 ) -> RetrievalEvaluator:
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
-    from dgr_trainer.retrieval.settings import SearchSettings
 
-    search = search or SearchSettings()
-    if evaluation.eval_beam_size is not None:
-        search = replace(search, beam_size=evaluation.eval_beam_size)
-    assert evaluation.eval_queries is not None and evaluation.eval_qrels is not None
+    assert options.eval_queries is not None and options.eval_qrels is not None
+    arguments = options.given()
+    if "beam_size" in arguments:
+        search = replace(search, beam_size=arguments.pop("beam_size"))
     return RetrievalEvaluator(
         index,
         identifiers,
-        read_queries_of(evaluation.eval_queries, evaluation.eval_split, "--eval_queries"),
-        read_qrels_of(evaluation.eval_qrels, evaluation.eval_split, "--eval_qrels"),
-        metrics=evaluation.eval_metrics,
-        k=evaluation.eval_k,
+        read_queries_of(options.eval_queries, options.eval_split, "--eval_queries"),
+        read_qrels_of(options.eval_qrels, options.eval_split, "--eval_qrels"),
         settings=search,
         scoring=scoring,
-        max_queries=evaluation.eval_max_queries,
+        **arguments,
     )
 
 
 def _pairs(
-    options: TrainOptions, pair_options: PairOptions, inputs: TrainInputs, queries: Any, qrels: Any, seed: int
+    options: AllOptions,
+    identifiers: Identifiers,
+    corpus: Corpus | None,
+    queries: Dataset | None,
+    qrels: Qrels | None,
+    seed: int,
 ) -> Dataset:
-    identifiers = inputs.identifiers
-    if options.pairs is not None:
-        return read_pairs(Path(options.pairs), identifiers.fingerprint, identifiers.vocab_size)
+    if options.train.pairs is not None:
+        return read_pairs(Path(options.train.pairs), identifiers.fingerprint, identifiers.vocab_size)
     from dgr_trainer.training.pairs import generation_pairs
 
-    corpus = inputs.corpus if options.corpus is None else read_corpus("--corpus", options.corpus)
+    if options.train.corpus is not None:
+        corpus = read_corpus("--corpus", options.train.corpus)
     assert corpus is not None
-    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **pair_options.arguments())
+    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **options.pairs.given())
 
 
-def _collator(options: TrainOptions, inputs: TrainInputs, qrels: Any, seed: int) -> DistillationCollator:
+def _collator(
+    options: AllOptions,
+    identifiers: Identifiers,
+    index: FMIndex | None,
+    qrels: Qrels | None,
+    scoring: ScoringSettings,
+    seed: int,
+) -> DistillationCollator:
     from dgr_trainer.candidates import Candidates
     from dgr_trainer.training.collator import DistillationCollator
 
-    assert options.run is not None
-    source: Any
-    if options.candidates is not None:
-        source = Candidates.load_from_disk(options.candidates, tokenizer_fingerprint=inputs.identifiers.fingerprint)
+    train = options.train
+    assert train.run is not None
+    passage_identifiers: Candidates | dict[str, str]
+    if train.candidates is not None:
+        passage_identifiers = Candidates.load_from_disk(
+            train.candidates, tokenizer_fingerprint=identifiers.fingerprint
+        )
     else:
-        assert options.identifiers is not None
-        source = read_identifier_strings("--identifiers", options.identifiers)
-        _check_strings(source, inputs)
-    given = {name: getattr(options, name) for name in OF_COLLATOR}
+        assert train.identifiers is not None
+        passage_identifiers = read_identifier_strings("--identifiers", train.identifiers)
+        if index is not None:
+            _check_docids(passage_identifiers, index, identifiers)
     return DistillationCollator(
-        inputs.identifiers,
-        source,
-        read_run("--run", options.run),
+        identifiers,
+        passage_identifiers,
+        read_run("--run", train.run),
         qrels,
-        relevant_first=not options.teacher_order,
-        scoring=inputs.scoring,
+        relevant_first=not train.teacher_order,
+        scoring=scoring,
         seed=seed,
-        **{name: value for name, value in given.items() if value is not None},
+        **options.collator.given(),
     )
 
 
-def _check_strings(strings: dict[str, str], inputs: TrainInputs) -> None:
-    """Refuse identifier strings that are not those of the index."""
-    if inputs.index is None:
-        return
+def _check_docids(strings: dict[str, str], index: FMIndex, identifiers: Identifiers) -> None:
+    """Refuse identifier strings that are not the docids of the index; looks at the first hundred."""
     from dgr_trainer.data.passages import Passage
 
     sample = [Passage(id=id, docid=string) for id, string in list(strings.items())[:100]]
-    identifiers = inputs.identifiers
     for passage, segments in zip(sample, identifiers.encode_segments(sample), strict=True):
-        if not inputs.index.count(identifiers.pattern("docid", identifiers.target("docid", segments.docid))):
+        if not index.count(identifiers.pattern("docid", identifiers.target("docid", segments.docid))):
             raise DGRValueError(
-                f"--identifiers: {passage.docid!r} of passage {passage.id!r} is no docid in the index. Index the "
+                f"--identifiers: {passage.docid!r} of passage {passage.id!r} is not a docid in the index. Index the "
                 "corpus with these strings as `docid`."
             )

@@ -1,14 +1,21 @@
-"""Options of `dgr train`, beside those of `DistillationTrainingArguments`."""
+"""Options of `dgr train`, other than those of `DistillationTrainingArguments`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-# What each stage reads; an option of the other stage is refused.
-OF_GENERATION = ("pairs",)
-OF_COLLATOR = ("list_length", "sampling", "false_negative_margin", "max_row_tokens")
-OF_DISTILLATION = ("candidates", "run", "identifiers", "teacher_order", *OF_COLLATOR)
+from dgr_trainer.cli.derive import LibraryOptions, Setting, derived, parameters_of, settings_of
+from dgr_trainer.cli.settings import AS_SAVED
+from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
+from dgr_trainer.identifier_weights import ScoringSettings
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.sampling import SAMPLINGS
+
+# What one stage only reads; it is refused in the other stage.
+ONLY_GENERATION = ("pairs", "corpus")
+ONLY_DISTILLATION = ("candidates", "run", "identifiers", "teacher_order")
 
 
 @dataclass
@@ -23,7 +30,7 @@ class TrainOptions:
     model: str = field(
         metadata={
             "metavar": "MODEL",
-            "help": "The student: a folder (of a retriever, too), or a name on the hub. BART, T5, or alike.",
+            "help": "The student, such as BART or T5: a folder (also of a retriever), or a name on the hub.",
         }
     )
     index: str | None = field(
@@ -51,7 +58,7 @@ class TrainOptions:
         default=None,
         metadata={
             "metavar": "PATH",
-            "help": "generation: corpus to make pairs of. (default: the one beside the index)",
+            "help": "generation: corpus to make pairs from; by default the one in the index's folder.",
         },
     )
     candidates: str | None = field(
@@ -62,57 +69,81 @@ class TrainOptions:
         default=None,
         metadata={
             "metavar": "FILE",
-            "help": "distillation: in their place, one string a passage: JSON Lines (id, identifier) or TSV.",
+            "help": "distillation: one string per passage instead of candidates: JSON Lines (id, identifier) or TSV.",
         },
     )
     run: str | None = field(
         default=None,
         metadata={"metavar": "FILE", "help": "distillation: the teacher's run, of `dgr rank` (TREC, or .jsonl)."},
     )
-    list_length: int | None = field(
-        default=None, metadata={"help": "distillation: passages in a query's list. (default: 6)"}
-    )
-    sampling: Literal["dgr_paper", "top", "spread", "gap"] | None = field(
-        default=None,
-        metadata={
-            "help": "distillation: draw the list as published, take the teacher's first, draw from all parts of its "
-            "rank list, or take scores far apart. (default: dgr_paper)"
-        },
-    )
-    false_negative_margin: float | None = field(
-        default=None,
-        metadata={
-            "help": "distillation: leave out unjudged passages that the teacher scores above the relevant one by more "
-            "than this. (default: None)"
-        },
-    )
     teacher_order: bool = field(
-        default=False, metadata={"help": "distillation: teach the teacher's order alone, relevant passage or not."}
-    )
-    max_row_tokens: int | None = field(
-        default=None, metadata={"help": "distillation: longest packed row of the decoder. (default: 256)"}
+        default=False,
+        metadata={"help": "distillation: teach the teacher's order alone; do not put the relevant passage first."},
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Train anew where an earlier run was: its checkpoints are deleted."}
+        default=False, metadata={"help": "Start again and delete the checkpoints of an earlier run."}
     )
+
+
+@derived(
+    parameters_of(
+        DistillationCollator,
+        {
+            "list_length": "Passages in a query's list.",
+            "sampling": "Draw the list as published, take the teacher's first passages, draw from all parts of its "
+            "rank list, or take passages whose scores are far apart.",
+            "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
+            "more than this; by default none.",
+            "max_row_tokens": "Longest packed row of the decoder.",
+        },
+        choices={"sampling": SAMPLINGS},
+    )
+)
+class CollatorOptions(LibraryOptions):
+    """Options of `DistillationCollator`."""
+
+    _argument_group_name = "rank lists (distillation)"
 
 
 @dataclass
 class LoraOptions:
-    """A LoRA adapter in place of full fine-tuning."""
+    """A LoRA adapter, trained instead of the whole model."""
 
     _argument_group_name = "LoRA"
 
-    lora_r: int = field(default=0, metadata={"help": "Rank of a LoRA adapter; 0 trains the whole model. (default: 0)"})
-    lora_alpha: int | None = field(default=None, metadata={"help": "Its scale. (default: twice the rank)"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Its dropout. (default: 0.0)"})
+    lora_r: int = field(default=0, metadata={"help": "Rank of a LoRA adapter; 0 trains the whole model."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapter; by default twice its rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter."})
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Modules it is put on, such as q_proj v_proj. (default: peft's for the model)"}
+        default=None,
+        metadata={"help": "Modules that get an adapter, such as q_proj v_proj; by default peft's for the model."},
     )
 
 
-@dataclass
-class EvaluationOptions:
+@derived(settings_of(ScoringSettings, prefix="scoring_", leave_out=("kind",)), stated=AS_SAVED)
+class ScoringOptions(LibraryOptions):
+    """Options of `ScoringSettings`; those that are not given are as saved with the retriever that is trained."""
+
+    _argument_group_name = "scoring of passages (saved with the retriever)"
+
+
+def _evaluation_settings() -> list[Setting]:
+    search = {setting.argument: setting for setting in settings_of(SearchSettings, prefix="eval_")}
+    evaluator = parameters_of(
+        RetrievalEvaluator,
+        {
+            "metrics": "Metrics, as in `dgr evaluate`.",
+            "k": "Passages to search for per query.",
+            "max_queries": "Evaluate on a random sample of this many queries; by default on all.",
+        },
+        prefix="eval_",
+    )
+    beam_size = search["beam_size"]._replace(default=None, help="Beams of each view; by default the retriever's.")
+    return [*evaluator, beam_size]
+
+
+@derived(_evaluation_settings())
+class EvaluationOptions(LibraryOptions):
     """Retrieval while training: metrics such as `eval_hits@10`, for `--eval_strategy` and the best model."""
 
     _argument_group_name = "retrieval at evaluation"
@@ -123,14 +154,5 @@ class EvaluationOptions:
     )
     eval_qrels: str | None = field(default=None, metadata={"metavar": "PATH", "help": "Their qrels."})
     eval_split: str | None = field(
-        default=None, metadata={"metavar": "NAME", "help": "Their split, in a BEIR folder, such as dev."}
+        default=None, metadata={"metavar": "NAME", "help": "Their split in a BEIR folder, such as dev."}
     )
-    eval_metrics: list[str] = field(
-        default_factory=lambda: ["hits@1", "hits@5", "hits@20", "mrr@10", "ndcg@10"],
-        metadata={"help": "Metrics, as of `dgr evaluate`."},
-    )
-    eval_k: int = field(default=100, metadata={"help": "Passages to search for a query."})
-    eval_beam_size: int | None = field(
-        default=None, metadata={"help": "Beams; fewer are faster. (default: the retriever's)"}
-    )
-    eval_max_queries: int | None = field(default=None, metadata={"help": "Evaluate on a sample of so many queries."})

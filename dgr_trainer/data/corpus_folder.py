@@ -17,7 +17,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from dgr_trainer.data.corpus_cache import LAYOUT, MARKER, CorpusDigest, StoredCorpus
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.lines import listing
 from dgr_trainer.files.links import link_tree
 
@@ -72,7 +72,8 @@ def open_corpus(path: Path) -> tuple[Dataset, str | None]:
     """
     facts = _read_facts(path)
     parts, gone = _parts(facts), _removed(path, facts)
-    loaded = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
+    with input_errors(f"The corpus at {path} is damaged", Exception):
+        loaded = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
     for dataset, part in zip(loaded, parts, strict=True):
         if len(dataset) != part["passages"]:
             raise DGRValueError(
@@ -121,7 +122,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
             f"{path} is no saved corpus: it has no {MARKER}. Found: {contents}. "
             "Corpus.read reads corpora in other formats."
         )
-    facts: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    with input_errors(f"{path / MARKER} is damaged", ValueError):
+        facts: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
     if facts.get("layout") not in (LAYOUT, CHANGED_LAYOUT):
         raise DGRValueError(
             f"{path} was saved in layout {facts.get('layout')!r} of a corpus, and this version of dgr-trainer "

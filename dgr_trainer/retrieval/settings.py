@@ -1,7 +1,7 @@
 """Limits of a search: beams, lengths of identifiers, and the number of passages that are scored."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dgr_trainer.errors import DGRValueError
@@ -44,17 +44,23 @@ class SearchSettings:
     The defaults are MINDER's (arXiv 2305.16675).
     """
 
-    beam_size: int = 15
-    substring_length: int = 8
-    title_length: int = 15
-    pseudo_query_length: int = 30
-    docid_length: int = 32
-    query_ngrams: bool = True
-    query_ngram_words: int = 3
-    unigrams: int = 5000
-    max_occurrences: int = 1500
-    max_passages: int = 1500
-    batch_size: int = 20
+    beam_size: int = field(default=15, metadata={"help": "Beams of each view."})
+    substring_length: int = field(default=8, metadata={"help": "Longest substring, in tokens."})
+    title_length: int = field(default=15, metadata={"help": "Longest title, in tokens."})
+    pseudo_query_length: int = field(default=30, metadata={"help": "Longest pseudo-query, in tokens."})
+    docid_length: int = field(default=32, metadata={"help": "Longest docid, in tokens."})
+    query_ngrams: bool = field(
+        default=True, metadata={"help": "Whether words of the query that occur in the corpus are identifiers too."}
+    )
+    query_ngram_words: int = field(default=3, metadata={"help": "Longest sequence of such words."})
+    unigrams: int = field(
+        default=5000, metadata={"help": "Number of single tokens that score passages on their own; 0 for none."}
+    )
+    max_occurrences: int = field(
+        default=1500, metadata={"help": "Identifiers that occur more often score passages, but do not lead to any."}
+    )
+    max_passages: int = field(default=1500, metadata={"help": "Number of passages that are scored in full."})
+    batch_size: int = field(default=20, metadata={"help": "Queries decoded at once."})
 
     def __post_init__(self) -> None:
         for name in (*_AT_LEAST_ONE, "unigrams"):

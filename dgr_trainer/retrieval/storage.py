@@ -12,7 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from dgr_trainer.data.corpus import Corpus
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
@@ -93,12 +93,14 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
             f"The retriever at {path} is incomplete: {' and '.join(missing)} missing. Copy the whole folder, or "
             "save the retriever again."
         )
-    identifiers = Identifiers(
-        AutoTokenizer.from_pretrained(path), IdentifierSettings.from_dict(description["identifiers"])
-    )
+    with input_errors(f"The tokenizer at {path} cannot be loaded", Exception):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    identifiers = Identifiers(tokenizer, IdentifierSettings.from_dict(description["identifiers"]))
     index = FMIndex.load(path / "index", tokenizer_fingerprint=identifiers.fingerprint)
+    with input_errors(f"The model at {path} cannot be loaded", Exception):
+        model = _load_model(path, is_adapter, base_model, model_kwargs)
     return RetrieverParts(
-        model=align_weights(_load_model(path, is_adapter, base_model, model_kwargs)),
+        model=align_weights(model),
         identifiers=identifiers,
         index=index,
         corpus=Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,

@@ -18,8 +18,8 @@ from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.processes import default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
-from dgr_trainer.teachers.pair_teacher import DTYPES
 from dgr_trainer.teachers.passage_vectors import passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest

@@ -15,13 +15,13 @@ from datasets import Dataset
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRMemoryError, DGRValueError
+from dgr_trainer.errors import DGRMemoryError, DGRValueError, input_errors
 from dgr_trainer.processes import Processes, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
 
-DTYPES = ("float32", "bfloat16", "float16")
 _CPU_TOKENS = 2048  # More at once leave the caches: benchmarks/teacher.py --batch_tokens shows it.
 _ACCELERATOR_TOKENS = 16384
 
@@ -159,8 +159,9 @@ class ModelTeacher(PairTeacher):
 
         arguments = dict(model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
-        self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
-        model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
+        with input_errors(f"The model {self.name} cannot be loaded", Exception):
+            self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
+            model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
         if getattr(model, "hf_device_map", None) is None:
             model.to(torch.device(device) if device is not None else default_device(processes))
         self.model = align_weights(model)

@@ -44,7 +44,7 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("index TMP/no.jsonl --model FILES/bart --output TMP/i", "CORPUS: TMP/no.jsonl is not there"),
+        ("index TMP/no.jsonl --model FILES/bart --output TMP/i", "CORPUS: TMP/no.jsonl does not exist"),
         ("index FILES/corpus.jsonl --model TMP/no/model --output TMP/i", "there is no model at 'TMP/no/model'"),
         ("index FILES/corpus.jsonl --model FILES --output TMP/i", "holds no model: it has no config.json"),
         (f"{INDEX} --output FILES", "holds other files"),
@@ -53,8 +53,12 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{INDEX} --output TMP/i --query_end ||", "query_start and query_end are both '||'"),
         (f"{INDEX} --output TMP/i --title_prompt title", "must contain '{query}' once"),
         (f"{PAIRS} --output TMP/p --queries FILES/queries.tsv", "--queries and --qrels go together"),
-        (f"{PAIRS} --output TMP/p --queries FILES/no.tsv --qrels FILES/qrels.txt", "--queries: FILES/no.tsv is not"),
-        (f"{PAIRS} --output TMP/p --split train", "--split train chooses in a BEIR folder"),
+        (
+            f"{PAIRS} --output TMP/p --queries FILES/no.tsv --qrels FILES/qrels.txt",
+            "--queries: FILES/no.tsv does not exist",
+        ),
+        (f"{PAIRS} --output TMP/p --seed -1", "--seed -1 has to be at least 0"),
+        (f"{PAIRS} --output TMP/p --split train", "--split train selects from a BEIR folder"),
         (f"{RANK} --teacher cross-encoder", "needs its model: --model"),
         (f"{RANK} --teacher cross-encoder --model FILES/bart", "Give --candidates or --run"),
         (f"{RANK} --teacher bm25", "--corpus is missing"),
@@ -72,16 +76,16 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{BM25} --candidates FILES/bart", "holds no candidates.json"),
         (f"{BM25} --output FILES/best.trec", "Add --overwrite to replace it"),
         (f"{BM25} --output FILES", "is a folder, but the output is a file"),
-        ("search FILES/bart query", "is no folder of a retriever: it has no retriever.json"),
-        ("search TMP/no query", "RETRIEVER: TMP/no is not there"),
+        ("search FILES/bart query", "is not the folder of a retriever: it has no retriever.json"),
+        ("search TMP/no query", "RETRIEVER: TMP/no does not exist"),
         ("search FILES/bart", "either queries in quotes, or a file"),
         ("search FILES/bart query --queries FILES/queries.tsv", "either queries in quotes, or a file"),
         ("search FILES/bart query --output TMP/run", "--output goes with --queries"),
         ("search FILES/bart --queries FILES/queries.tsv --output TMP/run --json", "Give one of them"),
         ("search FILES/bart query -k 0", "-k 0 has to be at least 1"),
-        ("candidates FILES/bart --queries FILES/queries.tsv --output TMP/c", "is no folder of a retriever"),
+        ("candidates FILES/bart --queries FILES/queries.tsv --output TMP/c", "is not the folder of a retriever"),
         ("candidates FILES/bart --queries FILES/queries.tsv --output TMP/c -k 0", "ask for at least 1"),
-        ("evaluate FILES/best.trec --qrels TMP/no.txt", "--qrels: TMP/no.txt is not there"),
+        ("evaluate FILES/best.trec --qrels TMP/no.txt", "--qrels: TMP/no.txt does not exist"),
         (
             "evaluate FILES --qrels FILES/qrels.txt",
             "is a folder, but a run is a file, or a folder that datasets saved",
@@ -93,23 +97,23 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         ("evaluate FILES/best.trec --qrels FILES/best.trec", "Six columns are a run"),
         (GENERATE, "nothing to train on"),
         (f"{GENERATE} --corpus FILES/corpus.jsonl --qrels FILES/qrels.txt", "--queries and --qrels go together"),
-        (f"{GENERATE} --pairs FILES/bart --corpus FILES/corpus.jsonl", "--corpus has no part"),
-        (f"{GENERATE} --corpus FILES/corpus.jsonl --run FILES/best.trec", "--run has no part in --stage generation"),
+        (f"{GENERATE} --pairs FILES/bart --corpus FILES/corpus.jsonl", "--corpus has no effect"),
+        (f"{GENERATE} --corpus FILES/corpus.jsonl --run FILES/best.trec", "--run has no effect in --stage generation"),
         (f"{GENERATE} --index FILES/bart", "holds neither an index (index.json) nor a retriever"),
-        (f"{GENERATE} --corpus FILES/no.jsonl", "--corpus: FILES/no.jsonl is not there"),
+        (f"{GENERATE} --corpus FILES/no.jsonl", "--corpus: FILES/no.jsonl does not exist"),
         (f"{DISTIL}", "needs the identifiers of passages"),
         (f"{SWAP} --candidates FILES/bart", "needs the identifiers of passages"),
         (f"{TRAIN} --stage distillation --run FILES/best.trec", "needs --queries"),
         (f"{TRAIN} --stage distillation --queries FILES/queries.tsv", "needs --run"),
-        (f"{SWAP} --pairs FILES/bart", "--pairs has no part in --stage distillation"),
+        (f"{SWAP} --pairs FILES/bart", "--pairs has no effect in --stage distillation"),
         (f"{SWAP} --eval_queries FILES/queries.tsv", "--eval_queries and --eval_qrels go together"),
         (f"{SWAP} --eval_queries FILES/queries.tsv --eval_qrels FILES/qrels.txt", "Give --index"),
-        (f"{SWAP} --lora_alpha 8", "--lora_alpha says how a LoRA adapter is made, but --lora_r is 0"),
+        (f"{SWAP} --lora_alpha 8", "--lora_alpha is a setting of a LoRA adapter, but --lora_r is 0"),
         (f"{SWAP} --lora_r -1", "--lora_r -1 has to be at least 0"),
         (f"{SWAP} --ranking_loss hinge", "ranking_loss"),
         (f"{SWAP} --scoring_repetition 2", "repetition=2.0 must lie between 0"),
         (f"{SWAP} --resume_from_checkpoint last", "there is no checkpoint in TMP/out"),
-        (f"{SWAP} --resume_from_checkpoint FILES/bart", "is no checkpoint: it has no trainer_state.json"),
+        (f"{SWAP} --resume_from_checkpoint FILES/bart", "is not a checkpoint: it has no trainer_state.json"),
         (f"{SWAP} --output_dir FILES/corpus.jsonl", "is a file. Give a folder"),
         ("quickstart --output FILES", "holds other files"),
         ("quickstart --output TMP/q --candidates 0", "--candidates 0 is too small"),
@@ -145,7 +149,7 @@ def test_identifier_strings_as_json_lines(files, tmp_path):
     path.write_text('{"id": "p01", "identifier": "Everest"}\n{"_id": 2, "identifier": "K2"}\n')
     assert sources.read_identifier_strings("--identifiers", str(path)) == {"p01": "Everest", "2": "K2"}
     path.write_text('{"id": "p01", "title": "Everest"}\n')
-    with pytest.raises(ValueError, match="line 1: a line needs 'id' and 'identifier'; found are"):
+    with pytest.raises(ValueError, match="line 1: a line needs 'id' and 'identifier', but has"):
         sources.read_identifier_strings("--identifiers", str(path))
 
 
@@ -182,7 +186,7 @@ def test_an_index_that_says_nothing_of_its_views(dgr, files, index, tmp_path):
     FMIndex.load(index).save(tmp_path / "index")
     Corpus.read(files / "corpus.jsonl").save_to_disk(tmp_path / "index" / "corpus")
     found = dgr("pairs", tmp_path / "index", "--model", files / "bart", "--output", tmp_path / "pairs")
-    assert found.code == 0 and "does not say with which views" in found.err
+    assert found.code == 0 and "which says with which views" in found.err
 
 
 def test_identifiers_that_the_index_does_not_hold(dgr, files, index, tmp_path):
@@ -194,7 +198,7 @@ def test_identifiers_that_the_index_does_not_hold(dgr, files, index, tmp_path):
     )
     assert made.code == 0
     found = dgr(*swap, "--index", tmp_path / "docids")  # Its docids are the ids, not the titles.
-    assert found.code == 2 and "'Mount Everest' of passage 'p01' is no docid in the index" in found.err
+    assert found.code == 2 and "'Mount Everest' of passage 'p01' is not a docid in the index" in found.err
 
 
 def test_pairs_of_another_tokenizer(dgr, files, index, tmp_path):
@@ -209,7 +213,7 @@ def test_pairs_of_another_tokenizer(dgr, files, index, tmp_path):
     found = dgr(*train, tmp_path / "pairs.jsonl")
     assert found.code == 2 and "line 1: labels has to be a list of token ids" in found.err
     found = dgr(*train, files / "bart")
-    assert found.code == 2 and "is no saved datasets.Dataset" in found.err
+    assert found.code == 2 and "is not a saved datasets.Dataset" in found.err
 
 
 def test_pairs_with_other_columns(dgr, files, tmp_path):
@@ -252,7 +256,7 @@ def test_paths(tmp_path):
         input_path("--candidates", str(tmp_path / "file"), folder=True)
     with pytest.raises(NotADirectoryError, match="is a file, but a model is a folder or a name on the hub"):
         model_name("--model", str(tmp_path / "file"))
-    with pytest.raises(FileNotFoundError, match="Nor is its folder"):
+    with pytest.raises(FileNotFoundError, match="Nor does its folder"):
         input_path("--queries", str(tmp_path / "no" / "file"))
     assert model_name("--model", "facebook/bart-base") == "facebook/bart-base"
     assert output_file("--output", str(tmp_path / "new" / "run"), False) == tmp_path / "new" / "run"
@@ -263,9 +267,9 @@ def test_permissions(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     (tmp_path / "secret").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in ("closed", "secret"))
-    with pytest.raises(PermissionError, match="x cannot be written: this user may not write to .*closed"):
+    with pytest.raises(PermissionError, match="x cannot be written: this user cannot write to .*closed"):
         output_folder("--output", str(tmp_path / "closed" / "x"), "index.json", False)
-    with pytest.raises(PermissionError, match="may not be read by this user"):
+    with pytest.raises(PermissionError, match="cannot be read by this user"):
         input_path("--run", str(tmp_path / "secret"))
     assert output_folder("--output", str(tmp_path / "open" / "x"), "index.json", False) == tmp_path / "open" / "x"
 

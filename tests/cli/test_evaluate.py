@@ -1,4 +1,4 @@
-"""`dgr evaluate`: its forms, its files, and answers in place of qrels."""
+"""`dgr evaluate`: its formats, its files, and answers instead of qrels."""
 
 import gzip
 import json
@@ -48,18 +48,18 @@ def test_what_is_relevant_has_to_be_known(dgr, files, answered):
         assert found.code == 2 and message in found.err, found.err
 
 
-def test_forms_and_files(dgr, files, tmp_path):
+def test_formats_and_files(dgr, files, tmp_path):
     given = (files / "best.trec", "--qrels", files / "qrels.txt", "--metrics", "hits@1", "mrr@10")
     assert dgr("evaluate", *given, "--latex").out.startswith("\\begin{tabular}{lrr}\n\\toprule\nrun & hits@1 & mrr@10")
     found = dgr("evaluate", *given, "--latex", "--json")
-    assert found.code == 2 and "--json and --latex are forms of the same table" in found.err
+    assert found.code == 2 and "--json and --latex are formats of the same table" in found.err
     values = tmp_path / "values.tsv"
     assert dgr("evaluate", *given, "--per_query", values).code == 0
     lines = [line.split("\t") for line in values.read_text().splitlines()]
     assert lines[0] == ["run", "query_id", "hits@1", "mrr@10"]
     assert {(line[0], *line[2:]) for line in lines[1:]} == {("best", "1.0", "1.0")} and len(lines) > 5
     found = dgr("evaluate", *given, "--per_query", values)
-    assert found.code == 2 and "is there already. Add --overwrite" in found.err
+    assert found.code == 2 and "exists already. Add --overwrite" in found.err
     assert dgr("evaluate", *given, "--per_query", values, "--overwrite").code == 0
 
 
@@ -85,11 +85,11 @@ def test_what_is_written_is_compressed_as_its_name_says(dgr, files, tmp_path):
     assert dgr("evaluate", tmp_path / "run.trec", *of, "--per_query", values).code == 0
     assert gzip.decompress(values.read_bytes()).startswith(b"run\tquery_id\tmrr\n")
     found = dgr("rank", *given, "--output", tmp_path / "run.parquet.gz")
-    assert found.code == 2 and "run.parquet.gz would be written as it is. Leave .gz out of the name" in found.err
+    assert found.code == 2 and "parquet.gz would not be compressed as its name says. Leave .gz out" in found.err
     found = dgr(
         "pseudo_queries", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "q.jsonl.gz"
     )
-    assert found.code == 2 and "q.jsonl.gz would be written as it is" in found.err
+    assert found.code == 2 and "q.jsonl.gz would not be compressed as its name says" in found.err
     assert dgr("rank", *given, "--output", tmp_path / "run.parquet").code == 0
     assert dgr("evaluate", tmp_path / "run.parquet", "--qrels", files / "qrels.txt").code == 0
 

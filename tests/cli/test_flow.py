@@ -85,7 +85,7 @@ def test_flow(dgr, files, work):
     )  # fmt: skip
     assert trained.code == 0, trained.err
     assert "loss_ranking" in trained.err and trained.out == ""
-    assert "what there is to learn from:\nqueries " in trained.err and "first relevant passage " in trained.err
+    assert "training data:\nqueries " in trained.err and "first relevant passage " in trained.err
     final = GenerativeRetriever.from_pretrained(distilled / "retriever")
     assert final.scoring.smoothing == 6
     assert any((a != b).any() for a, b in zip(final.model.parameters(), retriever.model.parameters(), strict=True))
@@ -308,12 +308,12 @@ def test_changes_that_cannot_be_made(dgr, files, tmp_path):
         ((*output, "--add"), "--add takes a CORPUS"),
         ((corpus, *output, "--compact"), "Give --add to add its passages"),
         ((*output, "--compact", "--overwrite"), "are for new indexes"),
-        ((*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"), "are those of passages to index"),
+        ((*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"), "belong to passages that are indexed"),
         ((*output, "--remove", tmp_path / "unknown.txt"), "has the id 'nobody'"),
         ((corpus, *output, "--add"), "is in the index already"),
         ((corpus, "--output", tmp_path / "none"), "required: --model"),
         (("--output", tmp_path / "none"), "required: CORPUS"),
-        ((corpus, "--output", tmp_path / "none", "--add"), "none is not there"),
+        ((corpus, "--output", tmp_path / "none", "--add"), "none does not exist"),
     ]:
         found = dgr("index", *arguments)
         assert found.code == 2 and message in found.err, found.err

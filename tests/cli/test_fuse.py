@@ -41,16 +41,16 @@ def test_it_is_the_fusion_of_the_library(dgr, runs, tmp_path, arguments, expecte
 def test_queries_of_one_run_only_are_told(dgr, runs, tmp_path):
     Rankings({"q1": {"a": 1.0}, "q9": {"a": 1.0}}).to_trec(tmp_path / "other.trec")
     found = dgr("fuse", runs[0], tmp_path / "other.trec", "--output", tmp_path / "fused.parquet")
-    assert found.code == 0 and "2 of 3 queries are not in all runs" in found.err
+    assert found.code == 0 and "2 of 3 queries are missing from some runs" in found.err
     assert set(read_run("RUN", str(tmp_path / "fused.parquet"))) == {"q1", "q2", "q9"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("FIRST",), "There is one run, and nothing to fuse it with"),
+        (("FIRST",), "There is only one run. Give two or more"),
         (("FIRST", "FIRST"), "A run is given twice"),
-        (("FIRST", "SECOND", "--weights", 1), "--weights are 1, but the runs 2"),
+        (("FIRST", "SECOND", "--weights", 1), "There are 1 --weights, but 2 runs"),
         (("FIRST", "SECOND", "--weights", 1, -1), "finite weights of 0 or more"),
         (("FIRST", "SECOND", "--weights", 1, "nan"), "finite weights of 0 or more"),
         (("FIRST", "SECOND", "--normalisation", "z-score"), "--normalisation belongs to --method score"),
@@ -58,7 +58,7 @@ def test_queries_of_one_run_only_are_told(dgr, runs, tmp_path):
         (("FIRST", "SECOND", "--constant", -1), "constant is -1.0, but it has to be 0 or more"),
         (("FIRST", "SECOND", "-k", 0), "are numbers of passages: at least 1"),
         (("FIRST", "SECOND", "--depth", -3), "are numbers of passages: at least 1"),
-        (("FIRST", "no.trec"), "RUN: no.trec is not there"),
+        (("FIRST", "no.trec"), "RUN: no.trec does not exist"),
     ],
 )
 def test_mistakes(dgr, runs, tmp_path, arguments, message):

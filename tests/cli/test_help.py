@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -20,19 +21,31 @@ from dgr_trainer import (
     Seq2SeqTeacher,
     __version__,
 )
+from dgr_trainer.cli import search, train
 from dgr_trainer.cli.evaluate import EvaluateOptions
+from dgr_trainer.cli.fuse import FuseOptions
+from dgr_trainer.cli.inspect import InspectOptions
 from dgr_trainer.cli.main import COMMANDS
+from dgr_trainer.cli.pairs import PairOptions
+from dgr_trainer.cli.pseudo_queries import GenerationOptions
 from dgr_trainer.cli.quickstart import QuickstartOptions
-from dgr_trainer.cli.settings import IdentifierOptions, PairOptions, ScoringOptions, SearchOptions
+from dgr_trainer.cli.settings import IdentifierOptions, SearchOptions
 from dgr_trainer.cli.teachers import TeacherOptions
-from dgr_trainer.cli.train_options import EvaluationOptions, TrainOptions
+from dgr_trainer.cli.train_options import CollatorOptions, EvaluationOptions, ScoringOptions
+from dgr_trainer.evaluation.comparison import compare_runs
+from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS
 from dgr_trainer.identifier_weights import ScoringSettings
-from dgr_trainer.identifiers import IdentifierSettings
+from dgr_trainer.identifiers import VIEWS, IdentifierSettings
+from dgr_trainer.query_generation import PseudoQueryGenerator
 from dgr_trainer.quickstart.pipeline import QuickstartSettings
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.runs.fusion import reciprocal_rank_fusion
+from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.losses import RANKING_LOSSES
 from dgr_trainer.training.pairs import generation_pairs
+from dgr_trainer.training.sampling import SAMPLINGS
 
 # An interpreter that runs `dgr` and tells which modules it has imported.
 _WATCHED = """
@@ -81,45 +94,107 @@ def test_general_help_is_light(arguments):
 def test_help_fits_a_terminal(dgr, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for command in COMMANDS:
-        if command != "train":  # Its choices of optimizers are one long word.
-            assert max(map(len, dgr(command, "--help").out.splitlines())) <= 80, command
+        assert max(map(len, dgr(command, "--help").out.splitlines())) <= 80, command
+    assert max(map(len, dgr("--help").out.splitlines())) <= 80
 
 
 # The options are the library's settings, and keep its defaults.
 
 
-def test_options_are_the_settings_of_the_library():
-    def names(options):
-        return {one.name for one in fields(options)}
+def arguments_of(*options):
+    return {argument for one in options for argument in one.arguments.values()}
 
-    assert names(SearchOptions) == names(SearchSettings)
-    assert {name.removeprefix("scoring_") for name in names(ScoringOptions)} == names(ScoringSettings) - {"kind"}
-    plain = {name for name in names(IdentifierOptions) if not name.endswith("_prompt")}
-    assert plain == names(IdentifierSettings) - {"prompts"}
-    assert {name for name in names(IdentifierOptions) if name.endswith("_prompt")} == {
-        f"{view}_prompt" for view in IdentifierSettings().prompts
-    }
+
+def keywords_of(function):
+    parameters = inspect.signature(function).parameters
+    return {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def test_options_are_the_settings_of_the_library():
+    def names(settings):
+        return {one.name for one in fields(settings)}
+
+    assert arguments_of(SearchOptions) == names(SearchSettings)
+    assert arguments_of(ScoringOptions) == names(ScoringSettings) - {"kind"}
+    assert arguments_of(IdentifierOptions) == names(IdentifierSettings) - {"prompts"} | set(VIEWS)
     assert names(QuickstartOptions) - {"output"} == names(QuickstartSettings)
-    pairs = inspect.signature(generation_pairs).parameters
-    assert set(PairOptions().arguments()) | {"seed", "progress"} == {
-        name for name, parameter in pairs.items() if parameter.kind is parameter.KEYWORD_ONLY
+    assert arguments_of(PairOptions) == keywords_of(generation_pairs) - {"seed", "progress"}
+    assert arguments_of(GenerationOptions) == keywords_of(PseudoQueryGenerator) - {"device", "dtype"}
+    others = {"relevant_first", "generation_targets", "scoring", "seed"}
+    assert arguments_of(CollatorOptions) == keywords_of(DistillationCollator) - others
+    assert arguments_of(EvaluationOptions) == keywords_of(RetrievalEvaluator) - {"settings", "scoring", "seed"} | {
+        "beam_size"
     }
+
+
+def _defaults(function):
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def _settings(settings):
+    return {one.name: one.default for one in fields(settings)}
+
+
+DERIVED = [
+    ("search", SearchOptions, _settings(SearchSettings)),
+    ("train", ScoringOptions, _settings(ScoringSettings)),
+    ("index", IdentifierOptions, _settings(IdentifierSettings) | IdentifierSettings().prompts),
+    ("pairs", PairOptions, _defaults(generation_pairs)),
+    ("train", CollatorOptions, _defaults(DistillationCollator)),
+    ("train", EvaluationOptions, _defaults(RetrievalEvaluator) | {"beam_size": None}),
+    ("pseudo_queries", GenerationOptions, _defaults(PseudoQueryGenerator)),
+]
+
+
+@pytest.mark.parametrize(("command", "options", "defaults"), DERIVED, ids=lambda one: getattr(one, "__name__", ""))
+def test_stated_defaults_typed_as_they_stand_are_those_of_the_library(command, options, defaults):
+    actions = {
+        action.dest: action for action in importlib.import_module(f"dgr_trainer.cli.{command}").make_parser()._actions
+    }
+    for name, argument in options.arguments.items():
+        action, default = actions[name], defaults[argument]
+        assert action.default is None, name
+        if default is None:
+            assert "(default:" not in action.help, name
+            continue
+        stated = re.search(r"\(default: (?:as saved, initially )?(.*)\)$", action.help)[1]
+        values = [action.type(word) for word in shlex.split(stated)]
+        assert (tuple(values) if action.nargs == "+" else values[0]) == default, name
+        assert action.nargs == "+" or len(values) == 1, name
+
+
+def test_choices_are_those_of_the_library():
+    actions = {action.dest: action for action in train.make_parser()._actions}
+    assert tuple(actions["sampling"].choices) == SAMPLINGS
+    assert tuple(actions["views"].choices) == VIEWS
+    assert tuple(actions["ranking_loss"].choices) == tuple(RANKING_LOSSES)
+    dtype = next(action for action in search.make_parser()._actions if action.dest == "dtype")
+    assert tuple(dtype.choices) == DTYPES and dtype.default == DTYPES[0]
+
+
+def test_what_is_not_given_keeps_the_default_of_the_library():
+    for _, options, _ in DERIVED:
+        assert options().given() == {}
+    given = IdentifierOptions(views=["title"], title_prompt="{query} |").given()
+    assert given == {"views": ("title",), "prompts": {"title": "{query} |"}}
+    assert PairOptions(substring_temperature=2.0).given() == {"temperature": 2.0}
+    assert EvaluationOptions(eval_queries="q", eval_k=7).given() == {"k": 7}
 
 
 def test_defaults_are_those_of_the_library():
-    pairs = inspect.signature(generation_pairs).parameters
-    assert PairOptions().arguments() == {name: pairs[name].default for name in PairOptions().arguments()}
     quickstart = QuickstartOptions()
     for one in fields(QuickstartSettings):
         assert getattr(quickstart, one.name) == one.default
-    assert tuple(EvaluateOptions(qrels="").metrics) == tuple(EvaluationOptions().eval_metrics) == DEFAULT_METRICS
+    assert tuple(EvaluateOptions(qrels="").metrics) == tuple(InspectOptions().metrics) == DEFAULT_METRICS
+    assert EvaluateOptions().level == _defaults(compare_runs)["level"]
+    assert FuseOptions(output="").constant == _defaults(reciprocal_rank_fusion)["constant"]
 
 
 def _stated(option):
     return re.search(r"\(default: (.*)\)$", option.metadata["help"])
 
 
-def test_stated_defaults_are_true():
+def test_stated_defaults_of_teachers_are_true():
     teachers = {
         "bm25": BM25Teacher,
         "pyserini": PyseriniTeacher,
@@ -138,18 +213,3 @@ def test_stated_defaults_are_true():
                 assert stated[1].strip("'") == plain, one.name
                 checked += 1
     assert checked >= 12
-    collator = inspect.signature(DistillationCollator).parameters
-    for one in fields(TrainOptions):
-        if one.name in collator and _stated(one):
-            assert _stated(one)[1] == str(collator[one.name].default)
-            checked += 1
-    settings = IdentifierSettings()
-    for one in fields(IdentifierOptions):
-        if one.name.endswith("_prompt"):
-            assert _stated(one)[1] == repr(settings.prompts[one.name.removesuffix("_prompt")])
-        elif one.name != "views":
-            assert _stated(one)[1] == str(getattr(settings, one.name))
-    for one in fields(ScoringOptions):
-        stated = float(re.search(r"\((.*)\)$", one.metadata["help"])[1])
-        assert stated == getattr(ScoringSettings(), one.name.removeprefix("scoring_"))
-    assert checked >= 15

@@ -89,9 +89,9 @@ def test_numbers_are_no_help_to_short_names(monkeypatch):
     [
         (("-k", 0), "-k 0 is a number of passages: at least 1"),
         (("--digits", 20), "--digits 20: give 0 to 12"),
-        (("--metrics", "mrr"), "--metrics measures runs against qrels, and there are none"),
+        (("--metrics", "mrr"), "--metrics measures runs against qrels. Give --qrels"),
         (("--relevance_level", 2), "--relevance_level measures runs against qrels"),
-        (("--split", "test"), "--split test chooses in a BEIR folder"),
+        (("--split", "test"), "--split test selects from a BEIR folder"),
     ],
 )
 def test_mistakes(dgr, paths, arguments, message):

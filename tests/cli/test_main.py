@@ -1,14 +1,34 @@
 """Exit codes, messages, and what an interruption leaves behind."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from dgr_trainer import __version__
 from dgr_trainer.cli import evaluate, main
+from dgr_trainer.cli.parsing import UsageError
+from dgr_trainer.cli.tables import print_result
+from dgr_trainer.errors import (
+    ISSUES_URL,
+    DGRArithmeticError,
+    DGRError,
+    DGRIndexError,
+    DGRKeyError,
+    DGRMemoryError,
+    DGRRuntimeError,
+    DGRTypeError,
+    DGRValueError,
+    MissingPackageError,
+    missing_extra,
+)
 
 DGR = [sys.executable, "-m", "dgr_trainer.cli.main"]
 
@@ -21,7 +41,7 @@ def test_unknown_command(dgr):
 def test_an_error_is_one_message(dgr, files, tmp_path):
     found = dgr("evaluate", tmp_path / "run.trec", "--qrels", files / "qrels.txt")
     assert found.code == 2 and found.out == ""
-    assert found.err.startswith(f"dgr evaluate: error: RUN: {tmp_path / 'run.trec'} is not there.")
+    assert found.err.startswith(f"dgr evaluate: error: RUN: {tmp_path / 'run.trec'} does not exist.")
     assert "Traceback" not in found.err and len(found.err.splitlines()) == 1
 
 
@@ -31,31 +51,99 @@ def test_debug_shows_the_traceback(dgr, files, tmp_path):
         assert found.code == 2 and "Traceback" in found.err and "FileNotFoundError" in found.err
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (KeyError("No passage has the id 'x'."), "error: No passage has the id 'x'.\n"),
-        (ImportError('BM25Teacher needs bm25s: pip install "dgr-trainer[bm25]".'), 'pip install "dgr-trainer[bm25]"'),
-        (OSError(28, "No space left on device", "index/text.npy"), "No space left on device: 'index/text.npy'"),
-        (MemoryError(), "error: MemoryError\n"),
-    ],
-)
-def test_errors_of_the_library(dgr, files, monkeypatch, error, message):
+# What is the user's to correct is one line and status 2; anything else is a bug: traceback and status 70.
+
+
+def failing(monkeypatch, error):
     def fail(*arguments):
         raise error
 
     monkeypatch.setattr(evaluate, "run", fail)
+
+
+FAMILY = [
+    DGRValueError("the message"),
+    DGRTypeError("the message"),
+    DGRKeyError("the message"),
+    DGRIndexError("the message"),
+    DGRRuntimeError("the message"),
+    DGRArithmeticError("the message"),
+    DGRMemoryError("the message"),
+    MissingPackageError("the message"),
+    UsageError("the message"),
+]
+
+
+@pytest.mark.parametrize("error", FAMILY, ids=lambda error: type(error).__name__)
+def test_errors_of_the_family_are_one_line(dgr, files, monkeypatch, error):
+    failing(monkeypatch, error)
     found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
-    assert found.code == 2 and message in found.err and "Traceback" not in found.err
+    assert (found.code, found.out, found.err) == (2, "", "dgr evaluate: error: the message\n")
 
 
-def test_a_fault_of_ours_keeps_its_traceback(dgr, files, monkeypatch):
-    def fail(*arguments):
-        raise AssertionError("impossible")
+def test_the_family_is_complete():
+    assert {type(error) for error in FAMILY} >= set(DGRError.__subclasses__())
 
-    monkeypatch.setattr(evaluate, "run", fail)
-    with pytest.raises(AssertionError, match="impossible"):
-        dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "index/text.npy"), "No space left on device: 'index/text.npy'\n"),
+        (DGRValueError("Two\n  lines."), "error: Two lines.\n"),
+        (DGRMemoryError(), "error: DGRMemoryError\n"),
+        (ModuleNotFoundError("No module named 'bm25s'", name="bm25s"), 'with: pip install "dgr-trainer[bm25]"\n'),
+        (ModuleNotFoundError("No module named 'faiss.x'", name="faiss.x"), 'with: pip install "dgr-trainer[faiss]"\n'),
+    ],
+)
+def test_other_errors_of_the_user_are_one_line(dgr, files, monkeypatch, error, message):
+    failing(monkeypatch, error)
+    found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert found.code == 2 and found.err.endswith(message) and len(found.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("list index out of range"),
+        TypeError("unsupported operand"),
+        ValueError("not of the family"),
+        KeyError("missing"),
+        RuntimeError("impossible"),
+        AssertionError(),
+        MemoryError(),
+        ImportError("cannot import name 'x' from 'dgr_trainer'", name="dgr_trainer"),
+        ModuleNotFoundError("No module named 'other'", name="other"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(dgr, files, monkeypatch, error):
+    failing(monkeypatch, error)
+    found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert found.code == 70 and found.out == ""
+    *traceback, last = found.err.splitlines()
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert traceback[-1].startswith(type(error).__name__) and str(error) in traceback[-1]
+    assert last == (
+        f"dgr evaluate: error: this is a bug of dgr-trainer {__version__} or of a library that it uses. Please report "
+        f"it with the traceback above: {ISSUES_URL}"
+    )
+
+
+def test_the_issue_tracker_and_the_extras_are_those_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Issues"] == ISSUES_URL
+    modules = {"PyStemmer": "Stemmer", "faiss-cpu": "faiss", "sentence-transformers": "sentence_transformers"}
+    for extra, requirements in project["optional-dependencies"].items():
+        for requirement in requirements if extra != "dev" else ():
+            package = re.match(r"[\w-]+", requirement)[0]
+            error = ModuleNotFoundError("missing", name=modules.get(package, package))
+            assert missing_extra(error) == extra, package
+
+
+def test_output_that_the_terminal_cannot_show(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(DGRRuntimeError, match="encoding ascii, which lacks 'é'. Set .* PYTHONIOENCODING=utf-8"):
+        print_result("café")
 
 
 def test_interrupted(dgr, files, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every message that docs/troubleshooting.md explains is one that users get."""
+"""Each message that docs/troubleshooting.md explains is one that the library gives, and each is explained."""
 
 import builtins
 import copy
@@ -45,7 +45,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
 @dataclass
 class Given:
-    """What a provocation may use."""
+    """What a function that provokes a message can use."""
 
     corpus: Corpus
     queries: datasets.Dataset
@@ -258,7 +258,7 @@ WARNINGS: list[Callable[[Given], None]] = [incomplete_queries, same_titles, untr
 
 
 def explained() -> dict[str, re.Pattern[str]]:
-    """The messages of the page, by the heading's text; `...` stands for anything."""
+    """Patterns of the messages on the page, by their text; `...` matches anything."""
     messages = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     patterns: Mapping[str, str] = {message: re.escape(" ".join(message.split())) for message in messages}
     return {message: re.compile(pattern.replace(r"\.\.\.", ".+")) for message, pattern in patterns.items()}

@@ -45,4 +45,4 @@ def test_an_example_runs_in_two_processes(tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "model.safetensors").exists()
-    assert done.stdout.count(" train questions: hits@1") == 2  # Each process says what it found.
+    assert done.stdout.count(" train questions: hits@1") == 2  # Each process prints its metrics.

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(script: str, folder: Path, *options: str) -> str:
-    """Runs a script in a folder, with no network, and returns what it printed."""
+    """Run a script in a folder without a network, and return what it printed."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *options],
