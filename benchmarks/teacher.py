@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     def ours() -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
-            run = teacher.rank(queries, candidates, k=len(names), cache=folder if options.cached else None).to_run()
+            teacher.cache = folder if options.cached else None
+            run = teacher.rank(queries, candidates, k=len(names)).to_run()
         return np.array([run[query_id][passage_id] for query_id, passage_id in names])
 
     def predict() -> np.ndarray:
