@@ -61,7 +61,7 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{RANK} --teacher pyserini", "--corpus is missing"),
         (f"{BM25} --model x", "--model is an option of cross-encoder and seq2seq and"),
         (f"{RANK} --teacher bi-encoder --corpus FILES/corpus.jsonl", "--teacher bi-encoder needs --model"),
-        (f"{RANK} --teacher causal-lm --model FILES/bart", "--teacher causal-lm is a reranker and cannot search the corpus"),
+        (f"{RANK} --teacher causal-lm --model FILES/bart", "causal-lm is a reranker and cannot search"),
         (f"{RANK} --teacher pyserini --cache TMP/c", "--cache is an option of cross-encoder"),
         (f"{RANK} --teacher seq2seq --prompt gpt", "invalid choice: 'gpt'"),
         (f"{BM25} --rm3", "--rm3 is an option of pyserini, not of bm25"),
