@@ -1,14 +1,13 @@
-"""Scores written to a cache and read back by two processes at the same time: SQLite against another implementation.
+"""Scores per second that two processes write to one cache and read back, for SQLite and another implementation.
 
     python benchmarks/score_cache.py [--other FILE.py] [--scores N] [--batch N] [--rounds N]
 
 Each of two processes adds half of the scores in batches, and then looks up all of them. `--other` is a
 module with a class `ScoreStore` of the same methods, such as the append-only files that the library had before:
 
-    git show ff6a423:dgr_trainer/teachers/score_store.py > /tmp/score_store.py
+    git show c33f9f2:dgr_trainer/teachers/score_store.py > /tmp/score_store.py
 
-Both sides run in turn, the first of a round changing each time; what is compared is the median of the rounds. The last
-line is one JSON object.
+Both sides run in alternating order, and the medians of the rounds are compared. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def work(path: str | None, folder: str, count: int, batch: int, process: int, ba
 
 
 def measure(path: str | None, options: argparse.Namespace) -> tuple[float, float]:
-    """Return the seconds that writing and reading took."""
+    """Return how many seconds writing and reading took."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(PROCESSES), context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -87,9 +86,11 @@ def measure(path: str | None, options: argparse.Namespace) -> tuple[float, float
         ]
         for process in processes:
             process.start()
-        measured = [results.get() for _ in processes]
         for process in processes:
             process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit("A process failed.")
+        measured = [results.get() for _ in processes]
     if not all(right for _, _, right in measured):
         raise SystemExit("The scores that were read are not those that were written.")
     return max(seconds for seconds, _, _ in measured), max(seconds for _, seconds, _ in measured)

@@ -72,7 +72,9 @@ def required_candidates(
 
     Args:
         name (`str`): Name of the reranker, for the error.
-        queries, candidates, corpus: As for `candidate_lists`.
+        queries (`Mapping[str, str]`): Query id -> query.
+        candidates (`Rankings`, *optional*): The candidates; their order and scores are not used.
+        corpus (`Corpus`): The passages; candidates that it does not contain are dropped with a warning.
 
     Returns:
         `dict[str, tuple[str, ...]]`: Query id -> passage ids; empty for a query that has no candidates.

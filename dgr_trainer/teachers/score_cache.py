@@ -45,7 +45,7 @@ def content_key(query: bytes, passage: bytes) -> bytes:
 
 
 class ScoreCache:
-    """The cached scores of one model, in a folder that may hold those of several models. Use as a context manager.
+    """The cached scores of one model, in a folder that may contain those of several models. Use as a context manager.
 
     Args:
         path (`str` or `os.PathLike`): Folder of the cache; created if it does not exist.
@@ -64,7 +64,7 @@ class ScoreCache:
             raise NotADirectoryError(f"{folder} is a file, but a cache of scores is a folder. Give another path.")
         if old := next(folder.glob("*/*.scores"), None):
             raise DGRValueError(
-                f"{folder} holds scores in a format that is no longer read, such as {old.relative_to(folder)}. "
+                f"{folder} contains scores in a format that is no longer read, such as {old.relative_to(folder)}. "
                 "Delete the folder or give another one; the scores are then computed again."
             )
         folder.mkdir(parents=True, exist_ok=True)
