@@ -280,13 +280,13 @@ def main() -> None:
     for name, teacher in teachers.items():
         path = options.output / f"{name}.trec"
         if not path.exists():
-            ranked = flow.timed(f"teacher {name}", lambda one=teacher: one.rank(flow.asked, own, options.candidates))
+            ranked = flow.timed(f"teacher {name}", lambda one=teacher: one.rank(flow.asked, own, k=options.candidates))
             ranked.to_trec(path)
         lists[name] = Rankings.from_trec(path)
         # A cross-encoder ranks what BM25 finds.
         pool = None if name == "BM25" else runs["BM25 (teacher)"].top(20)
         runs[f"{name} (teacher)"] = flow.run(
-            f"{name} (teacher)", lambda one=teacher, pool=pool: lambda: one.rank(flow.test, pool, 100)
+            f"{name} (teacher)", lambda one=teacher, pool=pool: lambda: one.rank(flow.test, pool, k=100)
         )
 
     runs[BASELINE] = flow.run(BASELINE, lambda: flow.searching(student))

@@ -1,10 +1,10 @@
-"""Pairs a second: CrossEncoderTeacher against CrossEncoder.predict of sentence-transformers, on the same pairs.
+"""Pairs per second of CrossEncoderTeacher and of CrossEncoder.predict of sentence-transformers, on the same pairs.
 
     python benchmarks/teacher.py --model MODEL [--data BEIR_FOLDER] [--pairs N] [--rounds N]
 
-Passages of mixed lengths: of each one a beginning, most of them short, some whole. Both sides score the same pairs in
-turn, the first of a round changing each time; what is compared is the median of the rounds. Both run with their
-defaults, in the same precision, on the same device and threads. The last line is one JSON object.
+Passages are cut to mixed lengths: most are short, some whole. Both sides score the same pairs in alternating order,
+and the medians of the rounds are compared. Both run with their defaults, in the same precision, on the same device and
+with the same threads. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_length", type=int, default=512)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--batch_tokens", type=int, help="Tokens a batch of CrossEncoderTeacher.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Pairs a batch of CrossEncoder.predict.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Pairs per batch of CrossEncoder.predict.")
     parser.add_argument("--cached", action="store_true", help="Keep the scores of CrossEncoderTeacher in a cache.")
     parser.add_argument("--threads", type=int, help="Threads of torch.")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     def ours() -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
-            run = teacher.rank(queries, candidates, k=len(names), cache=folder if options.cached else None).to_run()
+            teacher.cache = folder if options.cached else None
+            run = teacher.rank(queries, candidates, k=len(names)).to_run()
         return np.array([run[query_id][passage_id] for query_id, passage_id in names])
 
     def predict() -> np.ndarray:
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 def mixed_pairs(options: argparse.Namespace) -> tuple[Corpus, dict[str, str], Rankings]:
-    """Passages cut to mixed lengths, queries, and as many pairs of them as asked for."""
+    """Return passages cut to mixed lengths, queries, and `options.pairs` pairs of them."""
     chance = random.Random(options.seed)
     if options.data is None:
         words = ["sea", "moon", "river", "glass", "engine", "north", "paper", "cold", "king", "bread"]

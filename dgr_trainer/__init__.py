@@ -36,6 +36,7 @@ _HOME_OF = {
     "Seq2SeqTeacher": "dgr_trainer.teachers.seq2seq",
     "ScoringSettings": "dgr_trainer.identifier_weights",
     "SearchSettings": "dgr_trainer.retrieval.settings",
+    "Teacher": "dgr_trainer.teachers.teacher",
     "answer_qrels": "dgr_trainer.evaluation.answers",
     "compare_runs": "dgr_trainer.evaluation.comparison",
     "evaluate_run": "dgr_trainer.evaluation.metrics",

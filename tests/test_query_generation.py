@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 from dgr_trainer import Corpus, Passage, Rankings, query_generation
 from dgr_trainer.data.pseudo_queries import read_pseudo_queries
 from dgr_trainer.files.resume_log import ResumeLog
-from dgr_trainer.query_generation import PseudoQueryGenerator, found_again
+from dgr_trainer.query_generation import PseudoQueryGenerator, queries_that_find
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_unfinished_work_of_another_kind_is_refused(make, corpus, tmp_path):
     with pytest.raises(ValueError, match="does not say how it was made, so it cannot be resumed"):
         make().generate(corpus, tmp_path / "q.jsonl", progress=False)
     (tmp_path / "r.jsonl").touch()
-    with pytest.raises(FileExistsError, match="r.jsonl is there already"):
+    with pytest.raises(FileExistsError, match="r.jsonl exists already"):
         make().generate(corpus, tmp_path / "r.jsonl", progress=False)
 
 
@@ -112,9 +112,9 @@ class Searcher:
 def test_queries_that_do_not_find_their_passage_are_left_out():
     passages = [Passage("p1"), Passage("p2"), Passage("p3")]
     queries = [["ask p1", "ask p2"], ["p1 p2", "what"], []]
-    assert found_again(passages, queries, Searcher(["p1", "p2"]), 2) == [["ask p1"], ["p1 p2"], []]
-    assert found_again(passages, queries, Searcher(["p1", "p2"]), 1) == [["ask p1"], [], []]
-    assert found_again(passages, [[], [], []], Searcher([]), 1) == [[], [], []]
+    assert queries_that_find(passages, queries, Searcher(["p1", "p2"]), 2) == [["ask p1"], ["p1 p2"], []]
+    assert queries_that_find(passages, queries, Searcher(["p1", "p2"]), 1) == [["ask p1"], [], []]
+    assert queries_that_find(passages, [[], [], []], Searcher([]), 1) == [[], [], []]
 
 
 def test_the_round_trip_is_part_of_the_work(make, corpus, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_the_round_trip_is_part_of_the_work(make, corpus, tmp_path, monkeypatch)
     monkeypatch.setattr(generator, "_sample", lambda passages, start: [[p.id, "elsewhere"] for p in passages])
     found = generator.generate(corpus, tmp_path / "p.jsonl", round_trip=Searcher(corpus.ids), progress=False)
     assert dict(found) == {id: (id,) for id in corpus.ids}
-    with pytest.raises(ValueError, match="None of the 48 queries that were made for 24 passages is left"):
+    with pytest.raises(ValueError, match="None of the 48 queries generated for 24 passages is kept"):
         generator.generate(corpus, tmp_path / "q.jsonl", round_trip=Searcher([]), progress=False)
 
 
@@ -168,14 +168,14 @@ def test_settings_that_make_no_sense_are_refused(make, bpe_tokenizer, corpus, tm
         make(top_k=0, batch_tokens=-1)
     with pytest.raises(ValueError, match="temperature=0: has to be above 0"):
         make(temperature=0)
-    with pytest.raises(ValueError, match=r"has fields besides \{title\} and \{text\} \(KeyError\('body'\)\)"):
+    with pytest.raises(ValueError, match=r"has fields other than \{title\} and \{text\} \(KeyError\('body'\)\)"):
         make(template="{body}")
-    with pytest.raises(ValueError, match="has no field, so the model would read the same"):
+    with pytest.raises(ValueError, match="has no field, so the model would read the same text"):
         make(template="text")
     with pytest.raises(ValueError, match="without its tokenizer"):
         PseudoQueryGenerator(make_bart(bpe_tokenizer))
     encoder = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
-    with pytest.raises(ValueError, match="BertModel is no sequence-to-sequence model"):
+    with pytest.raises(ValueError, match="BertModel is not a sequence-to-sequence model"):
         PseudoQueryGenerator(encoder, bpe_tokenizer)
     with pytest.raises(ValueError, match="round_trip_k=0"):
         make().generate(corpus, tmp_path / "p.jsonl", round_trip_k=0)

@@ -1,196 +1,153 @@
-"""Options of the teachers, and the teachers that they make."""
+"""The teachers of `dgr rank`: their names, and their options, which are the fields of their dataclasses.
+
+A field is an option if its metadata has a help text:
+
+    help (`str`): What the setting is. Defaults are added.
+    option (`str`, *optional*, defaults to the name of the field): Name of the option.
+    choices (`Sequence[str]`, *optional*): Allowed values.
+    metavar (`str`, *optional*): Placeholder of the value in the help.
+    type (`type`, *optional*, defaults to that of the field): Type of the option: a plain type or a list of one.
+    parse (`Callable`, *optional*): Turns the value of the option into that of the field.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
+from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRValueError
-
-# Rank only what is given to them.
-RERANKERS = ("cross-encoder", "seq2seq", "causal-lm")
-# Need a model.
-MODELS = (*RERANKERS, "bi-encoder")
-
-# How the help of an option begins: the teachers that it belongs to.
-_OF_RERANKERS = ", ".join(RERANKERS)
-_OF_MODELS = ", ".join(MODELS)
-
-
-@dataclass
-class TeacherOptions:
-    """Options of the teachers, by the names of their arguments; what is not given keeps the library's default."""
-
-    _argument_group_name = "teachers"
-
-    k1: float | None = field(
-        default=None, metadata={"help": "bm25, pyserini: saturation of a repeated term. (default: 0.9)"}
-    )
-    b: float | None = field(
-        default=None, metadata={"help": "bm25, pyserini: how much long passages are held back. (default: 0.4)"}
-    )
-    fields: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "bm25, pyserini: what is searched of a passage. (default: title text)",
-            "choices": ["title", "text", "pseudo_queries"],
-        },
-    )
-    stemmer: str | None = field(
-        default=None,
-        metadata={"help": "bm25: porter, a Snowball algorithm such as german, or none. (default: porter)"},
-    )
-    lucene_index: str | None = field(
-        default=None, metadata={"metavar": "DIR", "help": "pyserini: folder of the Lucene index, kept between calls."}
-    )
-    prebuilt: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "NAME",
-            "help": "pyserini: a prebuilt index, which Anserini downloads, in place of --corpus.",
-        },
-    )
-    similarity: str | None = field(
-        default=None,
-        metadata={
-            "help": "pyserini: BM25, query likelihood, or impacts of an index. (default: bm25)",
-            "choices": ["bm25", "qld", "impact"],
-        },
-    )
-    mu: float | None = field(default=None, metadata={"help": "pyserini: smoothing of qld. (default: 1000.0)"})
-    encoder: str | None = field(
-        default=None, metadata={"metavar": "NAME", "help": "pyserini: Anserini's encoder of queries for impact."}
-    )
-    field_weights: list[str] | None = field(
-        default=None,
-        metadata={"metavar": "FIELD=WEIGHT", "help": "pyserini: search fields by themselves, such as title=2 text=1."},
-    )
-    hits: int | None = field(
-        default=None, metadata={"help": "pyserini: how deep Lucene looks for candidates. (default: 1000)"}
-    )
-    rm3: bool = field(default=False, metadata={"help": "pyserini: expand queries by RM3."})
-    threads: int | None = field(default=None, metadata={"help": "pyserini: threads of Java. (default: 4)"})
-    memory: str | None = field(default=None, metadata={"help": "pyserini: heap of Java. (default: 2g)"})
-    model: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "MODEL",
-            "help": f"{_OF_MODELS}: the model, a folder or a name on the hub; has to be given.",
-        },
-    )
-    query_template: str | None = field(
-        default=None, metadata={"help": "cross-encoder: first segment of the input. (default: '{query}')"}
-    )
-    passage_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "cross-encoder, bi-encoder: passage text of {passage}, {title}, {text}. (default: '{passage}')"
-        },
-    )
-    missing_title: str | None = field(
-        default=None, metadata={"help": "cross-encoder: what {title} becomes where there is none."}
-    )
-    passage_first: bool = field(default=False, metadata={"help": "cross-encoder: the passage is the first segment."})
-    template: str | None = field(default=None, metadata={"help": "cross-encoder: the only segment, instead of two."})
-    prompt: str | None = field(
-        default=None,
-        metadata={
-            "help": "seq2seq, causal-lm: what the model is asked; by default monot5 and qwen3-reranker.",
-            "choices": ["monot5", "qwen3-reranker", "bge-reranker-gemma"],
-        },
-    )
-    query_prefix: str | None = field(
-        default=None, metadata={"help": "bi-encoder: what stands before a query, such as 'query: '."}
-    )
-    passage_prefix: str | None = field(
-        default=None, metadata={"help": "bi-encoder: what stands before a passage, such as 'passage: '."}
-    )
-    vectors: str | None = field(
-        default=None,
-        metadata={"metavar": "DIR", "help": "bi-encoder: folder of the passages' vectors, kept between calls."},
-    )
-    faiss: str | None = field(
-        default=None,
-        metadata={"metavar": "FACTORY", "help": "bi-encoder: search by an index of faiss, such as HNSW32."},
-    )
-    max_length: int | None = field(default=None, metadata={"help": f"{_OF_MODELS}: tokens of an input."})
-    dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": f"{_OF_MODELS}: precision of the model. (default: float32)",
-            "choices": ["float32", "bfloat16", "float16"],
-        },
-    )
-    batch_tokens: int | None = field(
-        default=None,
-        metadata={"help": f"{_OF_RERANKERS}: tokens at once, padding included; by default 2048 on a CPU, else 16384."},
-    )
-    batch_size: int | None = field(default=None, metadata={"help": "bi-encoder: texts at once. (default: 32)"})
-    compile: bool = field(default=False, metadata={"help": f"{_OF_RERANKERS}: compile the model."})
-    device: str | None = field(
-        default=None,
-        metadata={"help": f"{_OF_MODELS}: such as cuda:1; by default a GPU if there is one."},
-    )
-    cache: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "DIR",
-            "help": f"{_OF_RERANKERS}: folder of finished scores, from which the same call goes on after a stop.",
-        },
-    )
-
-    def given(self, teacher: str) -> dict[str, Any]:
-        """Arguments for a teacher. Raises a `ValueError` if there are options of others."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        values = {name: value for name, value in values.items() if value not in (None, False)}
-        for one in fields(self):
-            of = str(one.metadata["help"]).split(":")[0].split(", ")
-            if one.name in values and teacher not in of:
-                raise DGRValueError(
-                    f"--{one.name} is an option of {' and '.join(of)}, not of {teacher}. Leave it out."
-                )
-        return values
+from dgr_trainer.teachers import (
+    BiEncoderTeacher,
+    BM25Teacher,
+    CausalLMTeacher,
+    CrossEncoderTeacher,
+    PyseriniTeacher,
+    Seq2SeqTeacher,
+    Teacher,
+)
 
 
-def make_teacher(name: str, corpus: Any, settings: dict[str, Any]) -> Any:
-    """Make a teacher of its name and the settings that were given."""
-    if name == "bm25":
-        from dgr_trainer.teachers.bm25 import BM25Teacher
+@dataclass(frozen=True)
+class TeacherChoice:
+    """A value of `--teacher`.
 
-        if settings.get("stemmer") == "none":
-            settings["stemmer"] = None
-        return BM25Teacher(corpus, **settings)
-    if name == "pyserini":
-        from dgr_trainer.teachers.lucene.pyserini import RM3, PyseriniTeacher
+    Args:
+        teacher (`type`): Dataclass of the teacher, with the class attributes `needs_candidates` (whether it cannot
+            search the corpus) and `shares_work` (whether several processes can share its work).
+        help (`str`): What it is, in a few words.
+    """
 
-        settings["rm3"] = RM3() if settings.get("rm3") else None
-        if "field_weights" in settings:
-            settings["field_weights"] = _weights(settings["field_weights"])
-        return PyseriniTeacher(corpus, settings.pop("lucene_index", None), **settings)
-    model = settings.pop("model")
-    if name == "bi-encoder":
-        from dgr_trainer.teachers.bi_encoder import BiEncoderTeacher
-
-        return BiEncoderTeacher(model, corpus, **settings)
-    if name == "seq2seq":
-        from dgr_trainer.teachers.seq2seq import Seq2SeqTeacher
-
-        return Seq2SeqTeacher(model, corpus, **settings)
-    if name == "causal-lm":
-        from dgr_trainer.teachers.causal_lm import CausalLMTeacher
-
-        return CausalLMTeacher(model, corpus, **settings)
-    from dgr_trainer.teachers.cross_encoder import CrossEncoderTeacher
-
-    return CrossEncoderTeacher(model, corpus, **settings)
+    teacher: Any
+    help: str
 
 
-def _weights(given: list[str]) -> dict[str, float]:
-    weights = {}
-    for one in given:
-        name, _, weight = one.partition("=")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            raise DGRValueError(f"--field_weights {one}: has the form FIELD=WEIGHT, such as title=2.") from None
-    return weights
+TEACHERS = {
+    "bm25": TeacherChoice(BM25Teacher, "BM25 without Java"),
+    "pyserini": TeacherChoice(PyseriniTeacher, "Lucene through Pyserini (needs Java 21)"),
+    "cross-encoder": TeacherChoice(CrossEncoderTeacher, "a sequence-classification model"),
+    "seq2seq": TeacherChoice(Seq2SeqTeacher, "a sequence-to-sequence model that answers, such as monoT5"),
+    "causal-lm": TeacherChoice(CausalLMTeacher, "a causal language model that answers"),
+    "bi-encoder": TeacherChoice(BiEncoderTeacher, "a model that encodes queries and passages separately"),
+}
+
+
+def settings_of(name: str) -> dict[str, Field[Any]]:
+    """Return the settings that a teacher takes from the command line: name of the option -> field."""
+    settings = [setting for setting in fields(TEACHERS[name].teacher) if "help" in setting.metadata]
+    return {setting.metadata.get("option", setting.name): setting for setting in settings}
+
+
+def given_options(options: Any, name: str) -> dict[str, Any]:
+    """Return the options that were given to a teacher.
+
+    Args:
+        options (`TeacherOptions`): The parsed options.
+        name (`str`): Name of the teacher.
+
+    Returns:
+        `dict[str, Any]`: Name of the option -> value.
+
+    Raises:
+        ValueError: if an option of other teachers was given, or a required one was not.
+    """
+    settings = settings_of(name)
+    given = {option.name: getattr(options, option.name) for option in fields(options)}
+    given = {option: value for option, value in given.items() if value is not None and value is not False}
+    for option in given:
+        if option not in settings:
+            owners = [teacher for teacher in TEACHERS if option in settings_of(teacher)]
+            raise DGRValueError(f"--{option} is an option of {' and '.join(owners)}, not of {name}. Leave it out.")
+    for option, setting in settings.items():
+        if option not in given and setting.default is MISSING:
+            raise DGRValueError(f"--teacher {name} needs --{option}. {setting.metadata['help']}")
+    return given
+
+
+def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> Teacher:
+    """Construct a teacher.
+
+    Args:
+        name (`str`): Its name.
+        corpus (`Corpus`, *optional*): The passages.
+        given (`Mapping[str, Any]`): Options from `given_options`; the teacher has defaults for the others.
+
+    Returns:
+        [`Teacher`]
+    """
+    arguments = {}
+    for option, value in given.items():
+        setting = settings_of(name)[option]
+        parse = setting.metadata.get("parse")
+        arguments[setting.name] = value if parse is None else parse(value)
+    teacher: Teacher = TEACHERS[name].teacher(corpus=corpus, **arguments)
+    return teacher
+
+
+def _make_options() -> type[Any]:
+    """Make a dataclass of the options of all teachers; those that are not given are `None`, or `False` for flags."""
+    settings_by_option: dict[str, dict[str, Field[Any]]] = {}
+    for name in TEACHERS:
+        for option, setting in settings_of(name).items():
+            settings_by_option.setdefault(option, {})[name] = setting
+    options: list[tuple[str, Any, Any]] = []
+    for option, settings in settings_by_option.items():
+        name, setting = next(iter(settings.items()))
+        metadata = {key: setting.metadata[key] for key in ("choices", "metavar") if key in setting.metadata}
+        metadata["help"] = _help(settings)
+        option_type = setting.metadata.get("type") or _plain_type(get_type_hints(TEACHERS[name].teacher)[setting.name])
+        if option_type is bool:
+            options.append((option, bool, field(default=False, metadata=metadata)))
+        else:
+            options.append((option, option_type | None, field(default=None, metadata=metadata)))
+    return make_dataclass("TeacherOptions", options, namespace={"_argument_group_name": "teachers"})
+
+
+def _plain_type(annotation: Any) -> Any:
+    """Return the type of an option for that of a field: `str | PathLike | None` -> `str`, sequences -> lists."""
+    if get_origin(annotation) is Sequence:
+        return list[get_args(annotation)[0]]  # type: ignore[misc]  # The type is known only at runtime.
+    return next(plain for plain in get_args(annotation) or (annotation,) if plain in (bool, int, float, str))
+
+
+def _help(settings: Mapping[str, Field[Any]]) -> str:
+    """Return the help of an option: for which teachers it is, what it is, and the defaults."""
+    teachers_by_help: dict[str, list[str]] = {}
+    defaults: dict[str, str] = {}
+    for name, setting in settings.items():
+        teachers_by_help.setdefault(setting.metadata["help"], []).append(name)
+        if isinstance(setting.default, tuple):
+            defaults[name] = " ".join(setting.default)
+        elif isinstance(setting.default, (int, float, str)) and setting.default is not False and setting.default != "":
+            defaults[name] = str(setting.default)
+    text = " ".join(f"{', '.join(names)}: {meaning}" for meaning, names in teachers_by_help.items())
+    if len(defaults) == len(settings) and len(set(defaults.values())) == 1:
+        return f"{text} (default: {next(iter(defaults.values()))})"
+    if defaults:
+        return f"{text} (default of {', of '.join(f'{name}: {value}' for name, value in defaults.items())})"
+    return text
+
+
+TeacherOptions = _make_options()
+"""Options of all teachers, whose defaults are those of the teachers."""

@@ -1,4 +1,4 @@
-"""Teachers: rankers that turn queries, and the candidates to rank where they need them, into rank lists."""
+"""Teachers: rankers that turn queries, and candidates if they rerank, into rank lists."""
 
 from dgr_trainer.teachers.bi_encoder import BiEncoderTeacher
 from dgr_trainer.teachers.bm25 import BM25Teacher
@@ -7,10 +7,14 @@ from dgr_trainer.teachers.cross_encoder import SIMLM, CrossEncoderTeacher
 from dgr_trainer.teachers.function import FunctionTeacher
 from dgr_trainer.teachers.lucene.pyserini import RM3, PyseriniTeacher
 from dgr_trainer.teachers.lucene.searcher import SearcherTeacher
+from dgr_trainer.teachers.prompts import BGE_RERANKER_GEMMA, MONOT5, QWEN3_RERANKER, Prompt
 from dgr_trainer.teachers.seq2seq import Seq2SeqTeacher
-from dgr_trainer.teachers.templates import Prompt
+from dgr_trainer.teachers.teacher import Teacher
 
 __all__ = [
+    "BGE_RERANKER_GEMMA",
+    "MONOT5",
+    "QWEN3_RERANKER",
     "RM3",
     "SIMLM",
     "BM25Teacher",
@@ -22,4 +26,5 @@ __all__ = [
     "PyseriniTeacher",
     "SearcherTeacher",
     "Seq2SeqTeacher",
+    "Teacher",
 ]

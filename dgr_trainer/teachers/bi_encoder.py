@@ -1,12 +1,12 @@
-"""A bi-encoder as teacher: queries and passages become vectors, each by itself, and near is relevant."""
+"""A bi-encoder as teacher: queries and passages are encoded separately, and ranked by their similarity."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -16,48 +16,49 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError
-from dgr_trainer.processes import default_device, is_main_process, launched_processes, map_across_processes
+from dgr_trainer.processes import Processes, default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
-from dgr_trainer.teachers.passage_vectors import passage_vectors
+from dgr_trainer.teachers.passage_vectors import compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
 
 _SIMILARITIES = ("cosine", "dot")
-_QUERIES_A_BLOCK = 256
+_BLOCK_QUERIES = 256
 
 
+@dataclass(eq=False, repr=False)
 class BiEncoderTeacher:
     """Ranks passages by the similarity of their vectors to the query's.
 
-    The vectors of the passages are computed at the first `rank`, once a corpus. The search is exact. Under
-    `accelerate launch`, the processes share passages and queries, and each returns all rankings.
+    The vectors of the passages are computed once, at the first `rank`. The search is exact. Under `accelerate launch`,
+    the processes share passages and queries, and each returns all rankings.
 
     Args:
-        model_name_or_path (`str` or `os.PathLike`): a model of sentence-transformers, or one of transformers, whose
+        model_name_or_path (`str` or `os.PathLike`): A model of sentence-transformers, or one of transformers, whose
             token vectors are then averaged; a folder or a name on the hub.
-        corpus (`Corpus`): the passages.
-        query_prefix (`str`, *optional*): what stands before a query, such as `"query: "` for E5; by default the prompt
-            that the model has for queries, if any.
-        passage_prefix (`str`, *optional*): what stands before a passage, such as `"passage: "` for E5; by default the
-            prompt that the model has for passages, if any.
-        passage_template (`str`, *optional*, defaults to `"{passage}"`): text of a passage, of `{title}`, `{text}` and
-            `{passage}` (`title: text`, or the one that there is).
-        vectors (`str` or `os.PathLike`, *optional*): folder in which the vectors of the passages are kept, memory-
-            mapped, and gone on with after an interruption; without, they are in memory.
-        faiss (`str`, *optional*): search by an index of faiss, by its factory string such as `"HNSW32"` or
-            `"IVF1024,Flat"`: faster, and no longer exact. By default all vectors are compared.
-        max_length (`int`, *optional*, defaults to the model's): tokens of a text; longer ones are cut.
+        corpus (`Corpus`): The passages.
+        query_prefix (`str`, *optional*): Text before a query, such as `"query: "` for E5; by default the prompt that
+            the model has for queries, if any.
+        passage_prefix (`str`, *optional*): Text before a passage, such as `"passage: "` for E5; by default the prompt
+            that the model has for passages, if any.
+        passage_template (`str`, *optional*, defaults to `"{passage}"`): Text of a passage, of `{title}`, `{text}` and
+            `{passage}` (`title: text`, or whichever of the two is not empty).
+        vectors (`str` or `os.PathLike`, *optional*): Folder that keeps the vectors of the passages, memory-mapped, and
+            from which an interrupted computation resumes; by default they are kept in memory.
+        faiss (`str`, *optional*): Search with a faiss index of this factory string, such as `"HNSW32"` or
+            `"IVF1024,Flat"`: faster, but not exact. By default all vectors are compared.
+        max_length (`int`, *optional*, defaults to the model's): Number of tokens at which texts are cut.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
-        batch_size (`int`, *optional*, defaults to 32): texts a forward pass.
-        device (`str`, *optional*): such as `"cuda:1"`; by default the accelerator if there is one.
-        model_kwargs (`Mapping[str, Any]`, *optional*): further arguments of `SentenceTransformer`, such as `revision`
-            or `trust_remote_code`.
-        progress (`bool`, *optional*, defaults to `True`): whether to show progress bars.
+        batch_size (`int`, *optional*, defaults to 32): Texts per forward pass.
+        device (`str`, *optional*): Such as `"cuda:1"`; by default the accelerator if there is one.
+        model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `SentenceTransformer`, such as
+            `revision` or `trust_remote_code`.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show progress bars.
 
     Raises:
-        ImportError: if sentence-transformers, or faiss where it is asked for, is not installed.
+        ImportError: if sentence-transformers is not installed, or faiss if it is to be used.
         ValueError: if the model's similarity is neither the cosine nor the inner product, or a setting is out of its
             range.
 
@@ -71,80 +72,91 @@ class BiEncoderTeacher:
     ```
     """
 
-    def __init__(
-        self,
-        model_name_or_path: str | os.PathLike[str],
-        corpus: Corpus,
-        query_prefix: str | None = None,
-        passage_prefix: str | None = None,
-        passage_template: str = "{passage}",
-        vectors: str | os.PathLike[str] | None = None,
-        faiss: str | None = None,
-        max_length: int | None = None,
-        dtype: str = "float32",
-        batch_size: int = 32,
-        device: str | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
-        progress: bool = True,
-    ):
-        if dtype not in DTYPES:
-            raise DGRValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
-        if batch_size < 1:
-            raise DGRValueError(f"batch_size is {batch_size}, but a batch has at least 1 text.")
-        check_template("passage_template", passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
-        if faiss is not None:
+    needs_candidates: ClassVar[bool] = False
+    shares_work: ClassVar[bool] = True
+
+    model_name_or_path: str | os.PathLike[str] = field(
+        metadata={"option": "model", "metavar": "MODEL", "help": "The model: a folder or a name on the hub."}
+    )
+    corpus: Corpus
+    query_prefix: str | None = field(default=None, metadata={"help": "Text before a query, such as 'query: '."})
+    passage_prefix: str | None = field(default=None, metadata={"help": "Text before a passage, such as 'passage: '."})
+    passage_template: str = field(
+        default="{passage}", metadata={"help": "Text of a passage, of {passage}, {title} and {text}."}
+    )
+    vectors: str | os.PathLike[str] | None = field(
+        default=None, metadata={"metavar": "DIR", "help": "Folder that keeps the vectors of the passages."}
+    )
+    faiss: str | None = field(
+        default=None, metadata={"metavar": "FACTORY", "help": "Search with a faiss index, such as HNSW32."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens at which inputs are cut; by default the maximum of the model."}
+    )
+    dtype: str = field(default="float32", metadata={"help": "Precision of the model.", "choices": DTYPES})
+    batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
+    device: str | None = field(default=None, metadata={"help": "Such as cuda:1; by default a GPU if there is one."})
+    model_kwargs: Mapping[str, Any] | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise DGRValueError(f"dtype is {self.dtype!r}, but the model can be loaded as one of {DTYPES}.")
+        if self.batch_size < 1:
+            raise DGRValueError(f"batch_size is {self.batch_size}, but a batch has at least 1 text.")
+        check_template("passage_template", self.passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
+        if self.faiss is not None:
             _faiss()
-        self.corpus = corpus
-        self.batch_size = batch_size
-        self.progress = progress
-        self._name = os.fspath(model_name_or_path)
-        self._template = passage_template
-        self._folder = None if vectors is None else Path(vectors)
-        self._factory = faiss
-        self._dtype = dtype
-        self._processes = launched_processes(device)
-        self.model = _load(self._name, dtype, device or str(default_device(self._processes)), model_kwargs or {})
-        if max_length is not None:
-            self.model.max_seq_length = max_length
+        self.name = os.fspath(self.model_name_or_path)
+        self.processes: Processes | None = launched_processes(self.device)
+        device = self.device or str(default_device(self.processes))
+        self.model = _load(self.name, self.dtype, device, self.model_kwargs or {})
+        if self.max_length is not None:
+            self.model.max_seq_length = self.max_length
         similarity = str(self.model.similarity_fn_name)
         if similarity not in _SIMILARITIES:
             raise DGRValueError(
-                f"{self._name} compares vectors by the {similarity} distance, but only {' and '.join(_SIMILARITIES)} "
-                "are searched for here. Load it with model_kwargs={'similarity_fn_name': 'cosine'} if that suits it."
+                f"{self.name} compares vectors by the {similarity} distance, but only {' and '.join(_SIMILARITIES)} "
+                "are supported. Load it with model_kwargs={'similarity_fn_name': 'cosine'} if that suits the model."
             )
         self._normalise = similarity == "cosine"
         prompts = {name.lower(): prompt for name, prompt in (self.model.prompts or {}).items()}
-        self.query_prefix = prompts.get("query", "") if query_prefix is None else query_prefix
-        known = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
-        self.passage_prefix = known if passage_prefix is None else passage_prefix
+        if self.query_prefix is None:
+            self.query_prefix = prompts.get("query", "")
+        if self.passage_prefix is None:
+            names = ("document", "passage", "corpus")
+            self.passage_prefix = next((prompts[name] for name in names if prompts.get(name)), "")
         self._vectors: np.ndarray | None = None
         self._index: Any = None
 
     @property
-    def vectors(self) -> np.ndarray:
-        """`np.ndarray` of shape `(len(corpus), d)`, float32: the vectors of the passages, computed when first read."""
+    def passage_vectors(self) -> np.ndarray:
+        """`np.ndarray` of shape `(len(corpus), d)`, float32: The vectors of the passages, computed on first use."""
         if self._vectors is None:
-            self._vectors = passage_vectors(
+            self._vectors = compute_passage_vectors(
                 self.corpus,
-                lambda positions: self._encode(self._passages(positions), self.passage_prefix),
+                lambda positions: self._encode(self._passages(positions), self.passage_prefix or ""),
                 int(self.model.get_embedding_dimension() or 0),
-                self._settings() if self._folder is not None else {},
-                self._folder,
+                self._settings() if self.vectors is not None else {},
+                self.vectors,
                 self.progress,
-                self._processes,
+                self.processes,
             )
         return self._vectors
 
-    def rank(self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, k: int = 100) -> Rankings:
+    def rank(
+        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+    ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
         Args:
-            queries (`datasets.Dataset` or `Mapping[str, str]`): columns `query_id` and `query`, or id -> query.
-            candidates (`Rankings`, *optional*): where given, just these passages are ranked, and all of them.
-            k (`int`, *optional*, defaults to 100): length of a rank list at most.
+            queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
+            candidates (`Rankings`, *optional*): If given, exactly these passages are ranked; otherwise the whole
+                corpus.
+            k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
 
         Returns:
-            `Rankings`: similarities, best first.
+            `Rankings`: Similarities, best first.
 
         Raises:
             TypeError: if `candidates` is not a `Rankings`.
@@ -152,61 +164,64 @@ class BiEncoderTeacher:
         """
         check_depth(k)
         texts = queries_mapping(queries)
-        wanted = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
-        vectors = self.vectors
+        candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
+        vectors = self.passage_vectors
 
         def search(query_ids: Sequence[str]) -> list[list[tuple[str, float]]]:
-            asked = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix)
-            if wanted is not None:
-                lists = [wanted[query_id] for query_id in query_ids]
-                return [self._of_candidates(*of, vectors) for of in zip(asked, lists, strict=True)]
-            if self._factory is not None:
-                return self._by_faiss(asked, vectors, k)
-            return nearest(asked, vectors, self.corpus.ids, k, self.model.device)
+            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "")
+            if candidate_ids is not None:
+                return [
+                    self._score_candidates(query_vector, candidate_ids[query_id], vectors)
+                    for query_vector, query_id in zip(query_vectors, query_ids, strict=True)
+                ]
+            if self.faiss is not None:
+                return self._search_faiss(query_vectors, vectors, k)
+            return nearest(query_vectors, vectors, self.corpus.ids, k, self.model.device)
 
-        # In the order of their ids, so that the order given changes nothing; and in blocks that are the same for any
-        # number of processes.
+        # Sorted and in fixed blocks, so that neither the order of the queries nor the number of processes changes the
+        # result.
         query_ids = sorted(texts)
-        blocks = [query_ids[start : start + _QUERIES_A_BLOCK] for start in range(0, len(query_ids), _QUERIES_A_BLOCK)]
-        hidden = not self.progress or not is_main_process(self._processes) or len(blocks) == 1
+        blocks = [query_ids[start : start + _BLOCK_QUERIES] for start in range(0, len(query_ids), _BLOCK_QUERIES)]
+        hidden = not self.progress or not is_main_process(self.processes) or len(blocks) == 1
 
-        def searched(own: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
-            return map(search, tqdm(own, desc="Bi-encoder", unit=f"×{_QUERIES_A_BLOCK} queries", disable=hidden))
+        def search_blocks(share: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
+            return map(search, tqdm(share, desc="Bi-encoder", unit=f"×{_BLOCK_QUERIES} queries", disable=hidden))
 
-        found = chain.from_iterable(map_across_processes(blocks, searched, self._processes))
-        lists = dict(zip(query_ids, found, strict=True))
-        return Rankings({query_id: lists[query_id] for query_id in texts}, name=self._name).top(k)
+        results = chain.from_iterable(map_across_processes(blocks, search_blocks, self.processes))
+        lists = dict(zip(query_ids, results, strict=True))
+        return Rankings({query_id: lists[query_id] for query_id in texts}, name=self.name).top(k)
 
-    def _of_candidates(
-        self, asked: np.ndarray, passage_ids: Sequence[str], vectors: np.ndarray
+    def _score_candidates(
+        self, query_vector: np.ndarray, passage_ids: Sequence[str], vectors: np.ndarray
     ) -> list[tuple[str, float]]:
         import torch
 
-        # By torch, whose memory is laid out in the same way in every process.
+        # Computed by torch, whose memory layout is the same in every process.
         passage_ids = sorted(passage_ids)
-        own = torch.tensor(vectors[[self.corpus.position(id) for id in passage_ids]])
-        return list(zip(passage_ids, (own @ torch.tensor(asked)).tolist(), strict=True))
+        candidate_vectors = torch.tensor(vectors[[self.corpus.position(id) for id in passage_ids]])
+        scores = (candidate_vectors @ torch.tensor(query_vector)).tolist()
+        return list(zip(passage_ids, scores, strict=True))
 
-    def _by_faiss(self, asked: np.ndarray, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
+    def _search_faiss(self, query_vectors: np.ndarray, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         faiss = _faiss()
         if self._index is None:
-            index = faiss.index_factory(vectors.shape[1], self._factory, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.index_factory(vectors.shape[1], self.faiss, faiss.METRIC_INNER_PRODUCT)
             if not index.is_trained:
                 index.train(np.ascontiguousarray(vectors))
             for start in range(0, len(vectors), 1 << 16):
                 index.add(np.ascontiguousarray(vectors[start : start + (1 << 16)]))
             self._index = index
-        scores, positions = self._index.search(asked, min(k, len(vectors)))
+        scores, positions = self._index.search(query_vectors, min(k, len(vectors)))
         ids = self.corpus.ids
         return [
-            [(ids[place], score) for place, score in zip(row, of, strict=True) if place >= 0]
-            for row, of in zip(positions.tolist(), scores.tolist(), strict=True)
+            [(ids[position], score) for position, score in zip(row, row_scores, strict=True) if position >= 0]
+            for row, row_scores in zip(positions.tolist(), scores.tolist(), strict=True)
         ]
 
     def _passages(self, positions: list[int]) -> list[str]:
         columns = self.corpus.dataset.select_columns(["id", "title", "text"])[positions]
         passages = map(Passage, columns["id"], columns["title"], columns["text"])
-        return [fill(self._template, "", passage) for passage in passages]
+        return [fill(self.passage_template, "", passage) for passage in passages]
 
     def _encode(self, texts: list[str], prefix: str) -> np.ndarray:
         vectors = self.model.encode(
@@ -217,7 +232,7 @@ class BiEncoderTeacher:
             normalize_embeddings=self._normalise,
             convert_to_tensor=True,
         )
-        return vectors.float().cpu().numpy()
+        return np.asarray(vectors.float().cpu().numpy())
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest
@@ -225,9 +240,9 @@ class BiEncoderTeacher:
         return {
             "weights": weights_digest(self.model),
             "passage_prefix": self.passage_prefix,
-            "passage_template": self._template,
+            "passage_template": self.passage_template,
             "max_length": self.model.max_seq_length,
-            "dtype": self._dtype,
+            "dtype": self.dtype,
             "normalised": self._normalise,
         }
 
@@ -253,6 +268,6 @@ def _faiss() -> Any:
         import faiss
     except ImportError as error:
         raise MissingPackageError(
-            'Searching by an index of faiss needs it: pip install "dgr-trainer[faiss]".'
+            'Searching with a faiss index needs faiss: pip install "dgr-trainer[faiss]".'
         ) from error
     return faiss

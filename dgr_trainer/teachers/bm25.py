@@ -1,12 +1,13 @@
-"""BM25 without Java: Lucene's formula and Lucene's terms, on bm25s."""
+"""BM25 without Java: Lucene's formula and Lucene's terms, computed by bm25s."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -18,32 +19,33 @@ from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.files.atomic import atomic_folder, restore_folder
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.english_analyzer import STOP_WORDS, EnglishAnalyzer
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth, check_fields, passage_text
+from dgr_trainer.teachers.inputs import FIELDS, candidate_lists, check_depth, check_fields, passage_text
 
 _MARKER = "bm25_teacher.json"
 
 
+@dataclass(eq=False, repr=False)
 class BM25Teacher:
-    """Ranks passages by BM25, as Lucene would, with no Java.
+    """Ranks passages by BM25 as Lucene does, without Java.
 
-    The index is built at construction and held in memory. Terms, term weights and the defaults of `k1` and `b` are
-    Lucene's and Anserini's; what differs is that passage lengths are exact, where Lucene rounds them to one byte.
+    The index is built at construction and kept in memory. Terms and term weights are Lucene's, the defaults of `k1`
+    and `b` Anserini's. Passage lengths are exact, whereas Lucene rounds them to one byte.
 
     Args:
-        corpus (`Corpus`): the passages.
-        k1 (`float`, *optional*, defaults to 0.9): how slowly a repeated term saturates.
-        b (`float`, *optional*, defaults to 0.4): how much long passages are held back, 0 to 1.
+        corpus (`Corpus`): The passages.
+        k1 (`float`, *optional*, defaults to 0.9): How slowly a repeated term saturates.
+        b (`float`, *optional*, defaults to 0.4): How strongly long passages are penalised, 0 to 1.
         stemmer (`str`, *optional*, defaults to `"porter"`): `"porter"` as in Lucene, another Snowball algorithm such
             as `"german"`, or `None`.
-        stop_words (`Collection[str]`, *optional*, defaults to Lucene's English ones): words to leave out; `()` keeps
-            all.
-        fields (`Sequence[str]`, *optional*, defaults to `("title", "text")`): what is indexed of a passage; may name
-            `"pseudo_queries"` too.
-        progress (`bool`, *optional*, defaults to `True`): whether to show progress bars.
+        stop_words (`Collection[str]`, *optional*, defaults to Lucene's English ones): Words to leave out; `()`
+            keeps all.
+        fields (`Sequence[str]`, *optional*, defaults to `("title", "text")`): Fields of a passage that are indexed;
+            `"pseudo_queries"` is allowed too.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show progress bars.
 
     Raises:
         ImportError: if bm25s or PyStemmer is not installed.
-        ValueError: if a setting is out of its range, or no passage holds a term.
+        ValueError: if a setting is out of its range, or no passage contains a term.
 
     Source: Robertson and Zaragoza (2009), "The Probabilistic Relevance Framework: BM25 and Beyond"; the variant is
     "Lucene (accurate)" of Kamphuis et al. (2020), "Which BM25 Do You Mean?".
@@ -55,58 +57,58 @@ class BM25Teacher:
     ```
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        k1: float = 0.9,
-        b: float = 0.4,
-        stemmer: str | None = "porter",
-        stop_words: Collection[str] = STOP_WORDS,
-        fields: Sequence[str] = ("title", "text"),
-        progress: bool = True,
-    ):
+    needs_candidates: ClassVar[bool] = False
+    shares_work: ClassVar[bool] = False
+
+    corpus: Corpus
+    k1: float = field(default=0.9, metadata={"help": "How slowly a repeated term saturates."})
+    b: float = field(default=0.4, metadata={"help": "How strongly long passages are penalised, 0 to 1."})
+    stemmer: str | None = field(
+        default="porter",
+        metadata={
+            "help": "porter, a Snowball algorithm such as german, or none.",
+            "parse": lambda name: None if name == "none" else name,
+        },
+    )
+    stop_words: Collection[str] = STOP_WORDS
+    fields: Sequence[str] = field(
+        default=("title", "text"), metadata={"help": "Fields of a passage that are indexed.", "choices": FIELDS}
+    )
+    progress: bool = True
+
+    def __post_init__(self) -> None:
         bm25s = _bm25s()
-        check_bm25(k1, b)
-        self.corpus = corpus
-        self.fields = check_fields(fields)
-        self.progress = progress
-        self._analyzer = EnglishAnalyzer(stemmer, stop_words)
-        self._ids = corpus.ids
+        check_bm25(self.k1, self.b)
+        self.fields = check_fields(self.fields)
+        self._analyzer = EnglishAnalyzer(self.stemmer, self.stop_words)
+        self._ids = self.corpus.ids
         vocabulary: dict[str, int] = {}
         terms = [
             [
                 vocabulary.setdefault(term, len(vocabulary))
                 for term in self._analyzer(passage_text(passage, self.fields))
             ]
-            for passage in tqdm(corpus, desc="Reading passages", disable=not progress)
+            for passage in tqdm(self.corpus, desc="Reading passages", disable=not self.progress)
         ]
         if not vocabulary:
             raise DGRValueError(
-                f"None of the {len(corpus)} passages holds a term in {' or '.join(self.fields)}: "
-                "there is nothing that BM25 could match. Check the corpus and `fields`."
+                f"None of the {len(self.corpus)} passages contains a term in {' or '.join(self.fields)}: "
+                "BM25 cannot match anything. Check the corpus and `fields`."
             )
-        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        self._index.index((terms, vocabulary), create_empty_token=False, show_progress=progress)
+        self._index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
+        self._index.index((terms, vocabulary), create_empty_token=False, show_progress=self.progress)
 
-    @property
-    def k1(self) -> float:
-        """`float`: how slowly a repeated term saturates."""
-        return self._index.k1
-
-    @property
-    def b(self) -> float:
-        """`float`: how much long passages are held back."""
-        return self._index.b
-
-    def rank(self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, k: int = 100) -> Rankings:
+    def rank(
+        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+    ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
         Args:
-            queries (`datasets.Dataset` or `Mapping[str, str]`): columns `query_id` and `query`, or id -> query.
-            candidates (`Rankings`, *optional*): where given, just these passages are scored, and all of them are
-                ranked: one that shares no term with the query scores 0. Otherwise the whole corpus is searched, and
-                what shares no term is not returned: a query of stop words only gets an empty rank list.
-            k (`int`, *optional*, defaults to 100): length of a rank list at most.
+            queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
+            candidates (`Rankings`, *optional*): If given, exactly these passages are ranked: one that shares no term
+                with the query scores 0. Otherwise the whole corpus is searched, and passages that share no term are
+                not returned: a query of stop words only gets an empty rank list.
+            k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
 
         Returns:
             `Rankings`: BM25 scores, best first.
@@ -117,47 +119,47 @@ class BM25Teacher:
         """
         check_depth(k)
         texts = queries_mapping(queries)
-        wanted = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
+        candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         lists = {}
         for query_id, text in tqdm(texts.items(), desc="BM25", unit="query", disable=not self.progress):
             scores = self._scores(text)
-            if wanted is None:
+            if candidate_ids is None:
                 lists[query_id] = self._best(scores, np.flatnonzero(scores > 0), k)
             else:
-                positions = np.array([self.corpus.position(id) for id in wanted[query_id]], dtype=np.int64)
+                positions = np.array([self.corpus.position(id) for id in candidate_ids[query_id]], dtype=np.int64)
                 lists[query_id] = self._best(scores, positions, k)
         return Rankings(lists, name="bm25")
 
     def _scores(self, query: str) -> np.ndarray:
-        # (passages,) float32; a term that the query repeats counts as often as it is there.
+        # (passages,) float32; a term that the query repeats counts every time.
         vocabulary = self._index.vocab_dict
         terms = [vocabulary[term] for term in self._analyzer(query) if term in vocabulary]
         if not terms:
             return np.zeros(len(self.corpus), dtype=np.float32)
-        return self._index.get_scores_from_ids(terms)
+        return np.asarray(self._index.get_scores_from_ids(terms))
 
     def _best(self, scores: np.ndarray, positions: np.ndarray, k: int) -> list[tuple[str, float]]:
         # Equal scores at the cut are decided by passage id, larger first, as everywhere in Rankings.
         if len(positions) > k:
             least = np.partition(scores[positions], -k)[-k]
             positions = positions[scores[positions] >= least]
-        found = [(self._ids[int(position)], float(scores[position])) for position in positions]
-        return sorted(found, key=lambda hit: (hit[1], hit[0]), reverse=True)[:k]
+        hits = [(self._ids[int(position)], float(scores[position])) for position in positions]
+        return sorted(hits, key=lambda hit: (hit[1], hit[0]), reverse=True)[:k]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a folder. The folder appears whole or not at all.
+        """Write the index to a folder in one step: an interruption leaves no partial folder.
 
         Args:
-            path (`str` or `os.PathLike`): the folder. One that `save` wrote before is replaced.
+            path (`str` or `os.PathLike`): The folder. One that `save` wrote before is replaced.
 
         Raises:
-            FileExistsError: if the folder holds something else.
+            FileExistsError: if the folder contains something else.
         """
         settings = {
             "corpus_fingerprint": self.corpus.fingerprint,
             "fields": list(self.fields),
-            "stemmer": self._analyzer.stemmer,
-            "stop_words": sorted(self._analyzer.stop_words),
+            "stemmer": self.stemmer,
+            "stop_words": sorted(self.stop_words),
         }
         with atomic_folder(path, marker=_MARKER) as folder:
             self._index.save(str(folder), show_progress=False)
@@ -165,38 +167,40 @@ class BM25Teacher:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], corpus: Corpus, progress: bool = True) -> BM25Teacher:
-        """Read an index that `save` wrote.
+        """Load an index that `save` wrote.
 
         Args:
-            path (`str` or `os.PathLike`): the folder.
-            corpus (`Corpus`): the corpus it was built on.
-            progress (`bool`, *optional*, defaults to `True`): whether to show progress bars.
+            path (`str` or `os.PathLike`): The folder.
+            corpus (`Corpus`): The corpus that it was built on.
+            progress (`bool`, *optional*, defaults to `True`): Whether to show progress bars.
 
         Returns:
-            `BM25Teacher`: ranks as the one that was saved.
+            `BM25Teacher`: Ranks as the saved one does.
 
         Raises:
-            FileNotFoundError: if the folder holds no index of this class.
+            FileNotFoundError: if the folder contains no index of this class.
             ValueError: if the index was built on another corpus.
         """
         bm25s = _bm25s()
         restore_folder(path)
         marker = Path(path) / _MARKER
         if not marker.is_file():
-            raise FileNotFoundError(f"{path} holds no {_MARKER}: it is not a folder that BM25Teacher.save wrote.")
+            raise FileNotFoundError(f"{path} has no {_MARKER}: it is not a folder that BM25Teacher.save wrote.")
         settings: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
         if settings["corpus_fingerprint"] != corpus.fingerprint:
             raise DGRValueError(
                 f"The BM25 index in {path} was built on another corpus than this one of {len(corpus)} passages. "
-                "Build it anew: BM25Teacher(corpus).save(path)."
+                "Rebuild it with BM25Teacher(corpus).save(path)."
             )
         teacher = cls.__new__(cls)
         teacher.corpus = corpus
         teacher.fields = tuple(settings["fields"])
+        teacher.stemmer, teacher.stop_words = settings["stemmer"], frozenset(settings["stop_words"])
         teacher.progress = progress
-        teacher._analyzer = EnglishAnalyzer(settings["stemmer"], settings["stop_words"])
+        teacher._analyzer = EnglishAnalyzer(teacher.stemmer, teacher.stop_words)
         teacher._ids = corpus.ids
         teacher._index = bm25s.BM25.load(str(path), mmap=True, show_progress=False)
+        teacher.k1, teacher.b = teacher._index.k1, teacher._index.b
         return teacher
 
 
@@ -204,7 +208,7 @@ def check_bm25(k1: float, b: float) -> None:
     """Check the two parameters of BM25.
 
     Args:
-        k1 (`float`): 0 or more.
+        k1 (`float`): At least 0.
         b (`float`): 0 to 1.
 
     Raises:

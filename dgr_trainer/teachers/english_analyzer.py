@@ -1,4 +1,4 @@
-"""How Lucene's English analyzer cuts text into terms, so that BM25 without Java ranks as Lucene does.
+"""Cuts text into terms as Lucene's English analyzer does, so that BM25 without Java ranks as Lucene does.
 
 The steps are those of Anserini's default analyzer: word segmentation (Unicode UAX #29), possessive endings dropped,
 lower case, stop words dropped, Porter stemming.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from typing import cast
 
 from dgr_trainer.errors import DGRValueError, MissingPackageError
 
@@ -20,7 +21,7 @@ STOP_WORDS = frozenset(
     "to was will with".split()
 )
 
-# Scripts that are written without spaces: each character is a term of its own.
+# Scripts that are written without spaces: each character is a term.
 _SINGLE = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _JOINED_LETTERS = r"(?<=[^\W\d_])[.:·'’](?=[^\W\d_])"  # U.S.A, o'clock
 _JOINED_DIGITS = r"(?<=\d)[.,;'’](?=\d)"  # 3.14, 1,000
@@ -33,11 +34,11 @@ class EnglishAnalyzer:
 
     Args:
         stemmer (`str`, *optional*, defaults to `"porter"`): `"porter"` stems as Lucene does; any other name is an
-            algorithm of Snowball (`"english"`, `"german"`, ...), and `None` leaves words as they are.
-        stop_words (`Collection[str]`, *optional*, defaults to Lucene's English ones): lower-cased words to leave out.
+            algorithm of Snowball (`"english"`, `"german"`, ...), and `None` leaves words unchanged.
+        stop_words (`Collection[str]`, *optional*, defaults to Lucene's English ones): Lower-cased words to leave out.
 
     Raises:
-        ImportError: if a stemmer is asked for and PyStemmer is not installed.
+        ImportError: if a stemmer is given and PyStemmer is not installed.
         ValueError: if Snowball has no such stemmer.
     """
 
@@ -51,10 +52,10 @@ class EnglishAnalyzer:
         """Cut a text into terms.
 
         Args:
-            text (`str`): any text.
+            text (`str`): Any text.
 
         Returns:
-            `list[str]`: its terms in order.
+            `list[str]`: Its terms in order.
         """
         words = _ASCII_WORDS.findall(text) if text.isascii() else _unicode_words().findall(text)
         words = [_POSSESSIVE.sub("", word).replace("İ", "i").lower() for word in words]
@@ -71,7 +72,7 @@ class EnglishAnalyzer:
         return term
 
 
-def _stemmer(name: str):  # type: ignore[no-untyped-def]
+def _stemmer(name: str) -> Callable[[str], str]:
     try:
         import Stemmer
     except ImportError as error:
@@ -80,13 +81,13 @@ def _stemmer(name: str):  # type: ignore[no-untyped-def]
         raise DGRValueError(
             f"There is no stemmer {name!r}. Give one of {Stemmer.algorithms()}, or None for no stemming."
         )
-    return Stemmer.Stemmer(name).stemWord
+    return cast(Callable[[str], str], Stemmer.Stemmer(name).stemWord)
 
 
-def _lucene_porter(word: str, stem) -> str:  # type: ignore[no-untyped-def]
-    # Lucene has the three departures from the paper that Porter lists for his own program and that Snowball's
-    # "porter" lacks (https://tartarus.org/martin/PorterStemmer): words of one or two letters stay as they are,
-    # -bli becomes -ble, and -logi becomes -log.
+def _lucene_porter(word: str, stem: Callable[[str], str]) -> str:
+    # Lucene has the three deviations from the paper that Porter lists for his program and that Snowball's "porter"
+    # lacks (https://tartarus.org/martin/PorterStemmer): words of one or two letters are unchanged, -bli becomes -ble,
+    # and -logi becomes -log.
     if len(word) <= 2:
         return word
     singular = word[:-3] + "y" if word.endswith(("blies", "logies")) else word

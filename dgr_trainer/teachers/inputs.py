@@ -1,4 +1,4 @@
-"""What teachers read: the text of a passage, and the candidates that each query asks to have ranked."""
+"""Checks and look-ups that the teachers share: passage fields, the length of rank lists, and candidates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FIELDS = ("title", "text", "pseudo_queries")
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
-    """Check the names of the passage fields a teacher is to read.
+    """Check the names of the passage fields that a teacher reads.
 
     Args:
-        fields (`Sequence[str]`): some of `"title"`, `"text"` and `"pseudo_queries"`.
+        fields (`Sequence[str]`): Some of `"title"`, `"text"` and `"pseudo_queries"`.
 
     Returns:
-        `tuple[str, ...]`: the same names.
+        `tuple[str, ...]`: The same names.
 
     Raises:
         ValueError: if there is none, or one is unknown.
@@ -35,34 +35,60 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def passage_text(passage: Passage, fields: Sequence[str]) -> str:
-    """Join fields of a passage, one a line, empty ones left out.
+    """Join the non-empty fields of a passage, one per line.
 
     Args:
-        passage (`Passage`): the passage.
-        fields (`Sequence[str]`): what `check_fields` returned.
+        passage (`Passage`): The passage.
+        fields (`Sequence[str]`): Names that `check_fields` returned.
 
     Returns:
-        `str`: the text that a lexical teacher indexes.
+        `str`: The text that a lexical teacher indexes.
     """
     texts = {"title": passage.title, "text": passage.text, "pseudo_queries": "\n".join(passage.pseudo_queries)}
     return "\n".join(texts[field] for field in fields if texts[field])
 
 
 def check_depth(k: int) -> int:
-    """Check the length that rank lists are to have at most.
+    """Check the maximum length of rank lists.
 
     Args:
-        k (`int`): the number of passages a query.
+        k (`int`): Number of passages per query.
 
     Returns:
-        `int`: the same number.
+        `int`: The same number.
 
     Raises:
         ValueError: if `k` is not a positive integer.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise DGRValueError(f"k is {k!r}, but it is the length of a rank list: give a positive integer.")
+        raise DGRValueError(f"k is {k!r}, but it is the length of a rank list. Give a positive integer.")
     return k
+
+
+def required_candidates(
+    name: str, queries: Mapping[str, str], candidates: Rankings | None, corpus: Corpus
+) -> dict[str, tuple[str, ...]]:
+    """Look up the candidates of every query for a reranker, which cannot do without.
+
+    Args:
+        name (`str`): Name of the reranker, for the error.
+        queries (`Mapping[str, str]`): Query id -> query.
+        candidates (`Rankings`, *optional*): The candidates; their order and scores are not used.
+        corpus (`Corpus`): The passages; candidates that it does not contain are dropped with a warning.
+
+    Returns:
+        `dict[str, tuple[str, ...]]`: Query id -> passage ids; empty for a query that has no candidates.
+
+    Raises:
+        TypeError: if `candidates` is not a `Rankings`.
+        ValueError: if `candidates` is `None`, or no query has candidates.
+    """
+    if candidates is None:
+        raise DGRValueError(
+            f"{name} is a reranker: it scores given candidates and cannot search the corpus. Give candidates, for "
+            "example BM25Teacher(corpus).rank(queries)."
+        )
+    return candidate_lists(queries, candidates, corpus)
 
 
 def candidate_lists(
@@ -71,12 +97,12 @@ def candidate_lists(
     """Look up the candidates of every query.
 
     Args:
-        queries (`Mapping[str, str]`): query id -> query.
-        candidates (`Rankings`): the candidates; their order and scores are not used.
-        corpus (`Corpus`, *optional*): where given, candidates that it does not hold are dropped, with a warning.
+        queries (`Mapping[str, str]`): Query id -> query.
+        candidates (`Rankings`): The candidates; their order and scores are not used.
+        corpus (`Corpus`, *optional*): If given, candidates that it does not contain are dropped with a warning.
 
     Returns:
-        `dict[str, tuple[str, ...]]`: query id -> passage ids; empty for a query that has no candidates.
+        `dict[str, tuple[str, ...]]`: Query id -> passage ids; empty for a query that has no candidates.
 
     Raises:
         TypeError: if `candidates` is not a `Rankings`.
@@ -84,8 +110,8 @@ def candidate_lists(
     """
     if not isinstance(candidates, Rankings):
         raise DGRTypeError(
-            f"candidates is a {type(candidates).__name__}, but a teacher ranks the passages of a Rankings: "
-            "for example BM25Teacher(corpus).rank(queries), or Rankings.from_trec(path)."
+            f"candidates is a {type(candidates).__name__}, but a teacher ranks the passages of a Rankings. Give one, "
+            "for example BM25Teacher(corpus).rank(queries) or Rankings.from_trec(path)."
         )
     missing = [query_id for query_id in queries if query_id not in candidates]
     if missing and len(missing) == len(queries):
@@ -103,29 +129,29 @@ def candidate_lists(
 
 
 def keep_candidates(
-    found: Mapping[str, Mapping[str, float]], wanted: Mapping[str, Sequence[str]], depth: int, *, positive: bool
+    results: Mapping[str, Mapping[str, float]], candidates: Mapping[str, Sequence[str]], depth: int, *, positive: bool
 ) -> dict[str, dict[str, float]]:
-    """Take the candidates out of what a search has found; the others get a score below all that it gives.
+    """Keep only the candidates of search results; candidates that were not found score below everything found.
 
     Args:
-        found (`Mapping[str, Mapping[str, float]]`): query id -> passage id -> score, of a search `depth` deep.
-        wanted (`Mapping[str, Sequence[str]]`): query id -> candidates.
-        depth (`int`): how deep the search was; what it may have missed is counted in a warning.
-        positive (`bool`): whether the search gives scores above 0 only, so that 0 is below all of them.
+        results (`Mapping[str, Mapping[str, float]]`): Query id -> passage id -> score, of a search `depth` deep.
+        candidates (`Mapping[str, Sequence[str]]`): Query id -> ids of the candidates.
+        depth (`int`): Depth of the search; candidates that may lie below it are counted in a warning.
+        positive (`bool`): Whether all scores of the search are above 0, so that 0 is below them.
 
     Returns:
-        `dict[str, dict[str, float]]`: query id -> candidate -> score.
+        `dict[str, dict[str, float]]`: Query id -> candidate -> score.
     """
     lists = {}
-    unsure = 0
-    for query_id, scores in found.items():
-        below = 0.0 if positive else min(scores.values(), default=0.0) - 1.0
-        lists[query_id] = {passage_id: scores.get(passage_id, below) for passage_id in wanted[query_id]}
-        unsure += len(scores) == depth and len(lists[query_id].keys() - scores.keys())
-    if unsure:
+    uncertain = 0
+    for query_id, scores in results.items():
+        lowest = 0.0 if positive else min(scores.values(), default=0.0) - 1.0
+        lists[query_id] = {passage_id: scores.get(passage_id, lowest) for passage_id in candidates[query_id]}
+        uncertain += len(scores) == depth and len(lists[query_id].keys() - scores.keys())
+    if uncertain:
         logger.warning(
             "%d candidates are not among the first %d passages of the search and score below them; raise `hits`.",
-            unsure,
+            uncertain,
             depth,
         )
     return lists

@@ -1,13 +1,13 @@
-"""The one engine that scores queries with passages: which pairs there are, in which batches, on which process, and
-what need not be scored any more.
+"""Scores pairs of query and passage: deduplicates them, plans batches, shares batches among processes, and caches.
 
-Pairs are taken in the order of query and passage id, cut into chunks, and sorted by length within a chunk. Batches
-follow from the pairs alone. So scores are the same to the last bit whatever was killed in between and however many
-processes shared the batches, as long as they compute alike: on the same kind of device, with as many threads.
+Pairs are sorted by query id and passage id, cut into chunks, and sorted by length within a chunk. Batches depend on
+the pairs alone. So scores are the same to the last bit whatever was interrupted and however many processes share the
+batches, as long as all compute alike: on the same kind of device, with the same number of threads.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -22,30 +22,33 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
 from dgr_trainer.processes import Processes, is_main_process, merge_results, process_rank, wait
-from dgr_trainer.teachers.score_store import KEY, ScoreStore, content_key
+from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
-_PAIRS_A_CHUNK = 8192
+_PAIRS_PER_CHUNK = 8192
 
 
 class PairModel(Protocol):
-    """What the engine asks of a model."""
+    """A model that scores pairs of query and passage."""
 
-    batch_tokens: int
-
+    @abstractmethod
     def content(self, query: str, passage: Passage) -> tuple[bytes, bytes]:
-        """All that the model reads of a query and of a passage."""
+        """Return everything that the model reads of a query and of a passage."""
 
+    @abstractmethod
     def encode(self, pairs: Sequence[tuple[str, Passage]]) -> Sequence[Any]:
-        """Inputs of the model, each by itself."""
+        """Return the inputs of the model, one per pair."""
 
+    @abstractmethod
     def length(self, encoded: Any) -> int:
-        """Number of tokens of an input."""
+        """Return the number of tokens of an input."""
 
+    @abstractmethod
     def score(self, batch: Sequence[Any]) -> np.ndarray:
-        """Scores of inputs: shape `(n,)`, float64."""
+        """Score inputs: shape `(n,)`, float64."""
 
+    @abstractmethod
     def settings(self) -> Mapping[str, object]:
-        """All that scores depend on beside query and passage, in JSON types."""
+        """Return everything that scores depend on besides query and passage, in JSON types."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,26 @@ class Pairs:
     """Queries with the positions of their passages, in the order in which they are scored.
 
     Args:
-        queries (`Mapping[str, str]`): query id -> query.
-        query_ids (`list[str]`): the queries that have passages, sorted.
-        query_of (`np.ndarray` of shape `(n,)`, int32): for each pair, the place of its query in `query_ids`.
-        position_of (`np.ndarray` of shape `(n,)`, int64): for each pair, the position of its passage in the corpus.
+        queries (`Mapping[str, str]`): Query id -> query.
+        query_ids (`list[str]`): Sorted ids of the queries that have passages.
+        query_indices (`np.ndarray` of shape `(n,)`, int32): For each pair, the index of its query in `query_ids`.
+        passage_positions (`np.ndarray` of shape `(n,)`, int64): For each pair, the position of its passage in the
+            corpus.
     """
 
     queries: Mapping[str, str]
     query_ids: list[str]
-    query_of: np.ndarray
-    position_of: np.ndarray
+    query_indices: np.ndarray
+    passage_positions: np.ndarray
 
     @classmethod
-    def of(cls, queries: Mapping[str, str], wanted: Mapping[str, Sequence[str]], corpus: Corpus) -> Pairs:
-        """The pairs of queries and the passages wanted for them, by id."""
-        query_ids = sorted(query_id for query_id, passage_ids in wanted.items() if passage_ids)
-        counts = [len(wanted[query_id]) for query_id in query_ids]
-        positions = (corpus.position(id) for query_id in query_ids for id in sorted(wanted[query_id]))
+    def from_candidates(
+        cls, queries: Mapping[str, str], candidates: Mapping[str, Sequence[str]], corpus: Corpus
+    ) -> Pairs:
+        """Pair queries with their candidates: query id -> passage ids."""
+        query_ids = sorted(query_id for query_id, passage_ids in candidates.items() if passage_ids)
+        counts = [len(candidates[query_id]) for query_id in query_ids]
+        positions = (corpus.position(id) for query_id in query_ids for id in sorted(candidates[query_id]))
         return cls(
             queries,
             query_ids,
@@ -78,22 +84,22 @@ class Pairs:
         )
 
     def __len__(self) -> int:
-        return len(self.query_of)
+        return len(self.query_indices)
 
     def read(self, rows: np.ndarray, corpus: Corpus) -> list[tuple[str, Passage]]:
-        """Query and passage of some of the pairs."""
-        positions, places = np.unique(self.position_of[rows], return_inverse=True)
+        """Return the query and the passage of the given pairs."""
+        positions, indices = np.unique(self.passage_positions[rows], return_inverse=True)
         columns = corpus.dataset.select_columns(["id", "title", "text"])[positions.tolist()]
         passages = [Passage(*row) for row in zip(columns["id"], columns["title"], columns["text"], strict=True)]
         return [
-            (self.queries[self.query_ids[query]], passages[place])
-            for query, place in zip(self.query_of[rows].tolist(), places.tolist(), strict=True)
+            (self.queries[self.query_ids[query]], passages[index])
+            for query, index in zip(self.query_indices[rows].tolist(), indices.tolist(), strict=True)
         ]
 
     def name(self, row: int, corpus: Corpus) -> str:
-        """How errors name a pair."""
-        passage_id = corpus.ids[int(self.position_of[row])]
-        return f"query {self.query_ids[self.query_of[row]]!r} and passage {passage_id!r}"
+        """Return the name of a pair for errors."""
+        passage_id = corpus.ids[int(self.passage_positions[row])]
+        return f"query {self.query_ids[self.query_indices[row]]!r} and passage {passage_id!r}"
 
 
 def score_pairs(
@@ -102,56 +108,58 @@ def score_pairs(
     corpus: Corpus,
     *,
     name: str,
+    batch_tokens: int,
     cache: str | Path | None,
     processes: Processes | None,
     progress: bool,
 ) -> np.ndarray:
-    """Score pairs, each content once.
+    """Score pairs; pairs of equal content are scored once.
 
     Args:
-        model ([`PairModel`]): the model.
-        pairs ([`Pairs`]): what to score.
-        corpus (`Corpus`): the passages.
-        name (`str`): the model's name, for errors and the progress bar.
-        cache (`str` or `pathlib.Path`, *optional*): folder of a [`ScoreStore`]. Every batch is added to it, and what
-            it holds is not scored.
-        processes ([`Processes`], *optional*): who takes part; each scores every so-many-th batch.
-        progress (`bool`): whether to show progress.
+        model ([`PairModel`]): The model.
+        pairs ([`Pairs`]): The pairs.
+        corpus (`Corpus`): The passages.
+        name (`str`): Name of the model, for errors and the progress bar.
+        batch_tokens (`int`): Maximum number of tokens of a batch, padding included.
+        cache (`str` or `pathlib.Path`, *optional*): Folder of a [`ScoreCache`]. New scores are added to it, and pairs
+            that it contains are not scored.
+        processes ([`Processes`], *optional*): The processes, each of which calls this and scores every n-th batch.
+        progress (`bool`): Whether to show progress bars.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, float64: the scores, on every process.
+        `np.ndarray` of shape `(n,)`, float64: The scores, on every process.
 
     Raises:
         FloatingPointError: if the model gives a score that is not a finite number; names the pair.
     """
-    keys, first, inverse = _distinct(model, pairs, corpus, progress and is_main_process(processes))
-    store = ScoreStore(cache, model.settings()) if cache is not None else None
-    wait(processes)  # What all of them have seen in the store is the same.
-    with store if store is not None else nullcontext():
-        scores = np.full(len(keys), np.nan) if store is None else store.scores(keys)
+    keys, first_pairs, content_indices = _distinct(model, pairs, corpus, progress and is_main_process(processes))
+    score_cache = ScoreCache(cache, model.settings()) if cache is not None else None
+    with score_cache if score_cache is not None else nullcontext():
+        scores = np.full(len(keys), np.nan) if score_cache is None else score_cache.scores(keys)
+        wait(processes)  # No process adds scores before all have looked up the known ones.
         known = int(np.isfinite(scores).sum())
-        own = _OwnScores(model, pairs, corpus, name, store, processes)
-        hidden = not progress or not is_main_process(processes)
-        with tqdm(total=len(keys), initial=known, desc=name, unit="pair", disable=hidden) as bar:
-            own.run(keys, first, scores, bar)
+        scorer = _Scorer(model, pairs, corpus, name, batch_tokens, score_cache, processes)
+        with tqdm(
+            total=len(keys),
+            initial=known,
+            desc=name,
+            unit="pair",
+            disable=not progress or not is_main_process(processes),
+        ) as bar:
+            scorer.fill_in(keys, first_pairs, scores, bar)
     scores = merge_results(scores, processes)
-    if store is not None:
-        wait(processes)
-        if is_main_process(processes):
-            store.merge()
-        wait(processes)
-    return scores[inverse]
+    return np.asarray(scores[content_indices])
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Put inputs of like length together, so that none is padded much.
+    """Group inputs of similar length, so that little is padded.
 
     Args:
-        lengths (`np.ndarray` of shape `(n,)`, int64): number of tokens of each input.
-        batch_tokens (`int`): the most tokens of a batch, padding included. An input that is longer is a batch alone.
+        lengths (`np.ndarray` of shape `(n,)`, int64): Number of tokens of each input.
+        batch_tokens (`int`): Maximum number of tokens of a batch, padding included. A longer input is a batch alone.
 
     Yields:
-        `np.ndarray`, int64: positions of the inputs of a batch. The longest inputs come first, so that too little
+        `np.ndarray`, int64: Positions of the inputs of a batch. The longest inputs come first, so that a lack of
         memory shows at once.
     """
     order = np.argsort(-lengths, kind="stable")
@@ -165,23 +173,23 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]
 def _distinct(
     model: PairModel, pairs: Pairs, corpus: Corpus, progress: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct contents in the order of their first pair: keys, first pairs, and the content of each pair."""
-    keys = bytearray()
+    """Return distinct contents in order of appearance: their keys, their first pairs, and each pair's content."""
+    all_keys = bytearray()
     with tqdm(total=len(pairs), desc="Reading pairs", unit="pair", disable=not progress, delay=5) as bar:
-        for start in range(0, len(pairs), _PAIRS_A_CHUNK):
-            chunk = pairs.read(np.arange(start, min(start + _PAIRS_A_CHUNK, len(pairs))), corpus)
+        for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
+            chunk = pairs.read(np.arange(start, min(start + _PAIRS_PER_CHUNK, len(pairs))), corpus)
             for query, passage in chunk:
-                keys += content_key(*model.content(query, passage))
+                all_keys += content_key(*model.content(query, passage))
             bar.update(len(chunk))
-    found, first, inverse = np.unique(np.frombuffer(bytes(keys), KEY), return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return found[order], first[order], places[inverse]
+    keys, first_pairs, inverse = np.unique(np.frombuffer(bytes(all_keys), KEY), return_index=True, return_inverse=True)
+    order = np.argsort(first_pairs)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return keys[order], first_pairs[order], ranks[inverse]
 
 
-class _OwnScores:
-    """Scores the batches of this process that are not known yet."""
+class _Scorer:
+    """Scores this process's share of the batches."""
 
     def __init__(
         self,
@@ -189,49 +197,54 @@ class _OwnScores:
         pairs: Pairs,
         corpus: Corpus,
         name: str,
-        store: ScoreStore | None,
+        batch_tokens: int,
+        cache: ScoreCache | None,
         processes: Processes | None,
     ):
         self.model, self.pairs, self.corpus, self.name = model, pairs, corpus, name
-        self.store = store
-        self.index, self.count = process_rank(processes)
+        self.batch_tokens, self.cache = batch_tokens, cache
+        self.process_index, self.process_count = process_rank(processes)
 
-    def run(self, keys: np.ndarray, first: np.ndarray, scores: np.ndarray, bar: Any) -> None:
+    def fill_in(self, keys: np.ndarray, first_pairs: np.ndarray, scores: np.ndarray, bar: Any) -> None:
+        """Replace the NaN of `scores` that belong to this process's batches."""
         starts = [
             start
-            for start in range(0, len(keys), _PAIRS_A_CHUNK)
-            if np.isnan(scores[start : start + _PAIRS_A_CHUNK]).any()
+            for start in range(0, len(keys), _PAIRS_PER_CHUNK)
+            if np.isnan(scores[start : start + _PAIRS_PER_CHUNK]).any()
         ]
-        # The next chunk is tokenised while the model works.
+        # The next chunk is tokenised while the model computes.
         with ThreadPoolExecutor(1) as tokeniser:
-            ahead = [tokeniser.submit(self._encode, first[start : start + _PAIRS_A_CHUNK]) for start in starts[:1]]
-            for place, start in enumerate(starts):
-                inputs = ahead.pop().result()
-                for following in starts[place + 1 : place + 2]:
-                    ahead.append(tokeniser.submit(self._encode, first[following : following + _PAIRS_A_CHUNK]))
-                lengths = np.array([self.model.length(one) for one in inputs], dtype=np.int64)
-                for number, batch in enumerate(plan_batches(lengths, self.model.batch_tokens)):
-                    # Whose a batch is does not depend on what is known: another job may add to the store meanwhile.
-                    owner = (start // _PAIRS_A_CHUNK + number) % self.count
-                    open_rows = batch[np.isnan(scores[start + batch])]
-                    if owner != self.index or not len(open_rows):
+            pending = [
+                tokeniser.submit(self._encode, first_pairs[start : start + _PAIRS_PER_CHUNK]) for start in starts[:1]
+            ]
+            for number, start in enumerate(starts):
+                inputs = pending.pop().result()
+                for following in starts[number + 1 : number + 2]:
+                    rows = first_pairs[following : following + _PAIRS_PER_CHUNK]
+                    pending.append(tokeniser.submit(self._encode, rows))
+                lengths = np.array([self.model.length(encoded) for encoded in inputs], dtype=np.int64)
+                for batch_number, batch in enumerate(plan_batches(lengths, self.batch_tokens)):
+                    # The owner of a batch does not depend on the cache: another job may add to it meanwhile.
+                    owner = (start // _PAIRS_PER_CHUNK + batch_number) % self.process_count
+                    unknown = batch[np.isnan(scores[start + batch])]
+                    if owner != self.process_index or not len(unknown):
                         continue
-                    found = self._score([inputs[row] for row in open_rows], first[start + open_rows])
-                    if self.store is not None:
-                        self.store.add(keys[start + open_rows], found)
-                    scores[start + open_rows] = found
-                    bar.update(len(open_rows) * self.count)
+                    new_scores = self._score([inputs[row] for row in unknown], first_pairs[start + unknown])
+                    if self.cache is not None:
+                        self.cache.add(keys[start + unknown], new_scores)
+                    scores[start + unknown] = new_scores
+                    bar.update(len(unknown) * self.process_count)
 
     def _encode(self, rows: np.ndarray) -> Sequence[Any]:
         return self.model.encode(self.pairs.read(rows, self.corpus))
 
     def _score(self, inputs: Sequence[Any], rows: np.ndarray) -> np.ndarray:
         scores = self.model.score(inputs)
-        wrong = np.flatnonzero(~np.isfinite(scores))
-        if len(wrong):
-            pair = self.pairs.name(int(rows[wrong[0]]), self.corpus)
+        not_finite = np.flatnonzero(~np.isfinite(scores))
+        if len(not_finite):
+            pair = self.pairs.name(int(rows[not_finite[0]]), self.corpus)
             raise DGRArithmeticError(
-                f"{self.name} gives the score {scores[wrong[0]]} to {pair}. "
-                "Its weights may be damaged, or its precision too narrow for it: try dtype='float32'."
+                f"{self.name} gives the score {scores[not_finite[0]]} to {pair}. "
+                "Its weights may be damaged, or its precision too low: try dtype='float32'."
             )
         return scores

@@ -1,204 +1,214 @@
-"""What all teachers have in common that score a query with a passage: `rank`, and how their models are loaded."""
+"""Teachers that score pairs of query and passage (rerankers), and those among them that are transformers models."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
 
 from dgr_trainer.data.corpus import Corpus
-from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRMemoryError, DGRValueError, input_errors
+from dgr_trainer.errors import DGRMemoryError, DGRValueError
 from dgr_trainer.processes import Processes, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth
-from dgr_trainer.teachers.pair_scoring import Pairs, score_pairs
+from dgr_trainer.teachers.inputs import check_depth, required_candidates
+from dgr_trainer.teachers.pair_scoring import PairModel, Pairs, score_pairs
 
-_CPU_TOKENS = 2048  # More at once leave the caches: benchmarks/teacher.py --batch_tokens shows it.
+_CPU_TOKENS = 2048  # Larger batches do not fit the CPU's caches: see benchmarks/teacher.py --batch_tokens.
 _ACCELERATOR_TOKENS = 16384
 
 
-class PairTeacher(ABC):
-    """Ranks candidates by the score that something gives to each of them with the query.
+class PairTeacher(PairModel, ABC):
+    """Ranks candidates by the score of each with the query. Subclasses make inputs of pairs and scores of inputs.
 
-    What a family adds is how a pair becomes an input, and an input a score.
-
-    Args:
-        name (`str`): the model's name, for errors and as the name of the rankings.
-        corpus (`Corpus`): the passages.
-        batch_tokens (`int`): the most tokens of a batch, padding included.
-        progress (`bool`): whether to show a progress bar.
-        processes ([`Processes`], *optional*): who takes part; left out, this process alone.
+    Attributes:
+        name (`str`): Name of the model, for errors and as the name of the rankings.
+        corpus (`Corpus`): The passages.
+        batch_tokens (`int`, *optional*): Maximum number of tokens of a batch, padding included.
+        cache (`str` or `os.PathLike`, *optional*): Folder of cached scores.
+        progress (`bool`): Whether to show a progress bar.
+        processes ([`Processes`], *optional*): The processes that share the work; `None` for one process alone.
     """
 
-    def __init__(self, name: str, corpus: Corpus, batch_tokens: int, progress: bool, processes: Processes | None):
-        self.name = name
-        self.corpus = corpus
-        self.batch_tokens = batch_tokens
-        self.progress = progress
-        self._processes = processes
+    needs_candidates: ClassVar[bool] = True
+    shares_work: ClassVar[bool] = True
+
+    name: str
+    corpus: Corpus
+    batch_tokens: int | None = None
+    cache: str | os.PathLike[str] | None = None
+    progress: bool = True
+    processes: Processes | None = None
 
     def rank(
-        self,
-        queries: Dataset | Mapping[str, str],
-        candidates: Rankings,
-        k: int = 100,
-        cache: str | os.PathLike[str] | None = None,
+        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
     ) -> Rankings:
         """Rank the candidates of every query. All candidates are scored: give `candidates.top(n)` to score fewer.
 
-        Under `accelerate launch`, the processes share the work, and each returns all rankings.
+        Under `accelerate launch`, the processes share the work, and each returns all rankings. With a `cache`, scores
+        that it contains are not computed: the same call after an interruption resumes, and another call scores only
+        what is new.
 
         Args:
-            queries (`datasets.Dataset` or `Mapping[str, str]`): columns `query_id` and `query`, or id -> query.
-            candidates (`Rankings`): the passages to rank, such as those of `BM25Teacher`.
-            k (`int`, *optional*, defaults to 100): length of a rank list at most.
-            cache (`str` or `os.PathLike`, *optional*): a folder to which every batch of scores is added. What it holds
-                of this model, by the content of query and passage, is not scored: the same call after an interruption
-                goes on from there, and another one scores only what is new. One folder may serve many models.
+            queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
+            candidates (`Rankings`): The passages to rank, such as those of `BM25Teacher`. Required: a reranker cannot
+                search the corpus.
+            k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
 
         Returns:
-            `Rankings`: raw scores, best first. A query without candidates gets an empty rank list.
+            `Rankings`: Raw scores, best first. A query without candidates gets an empty rank list.
 
         Raises:
             FloatingPointError: if a score is not a finite number; names the pair.
             TypeError: if `candidates` is not a `Rankings`.
-            ValueError: if `k` is not positive, or no query has candidates.
+            ValueError: if `k` is not positive, or there are no candidates.
         """
         check_depth(k)
         texts = queries_mapping(queries)
-        wanted = candidate_lists(texts, candidates, self.corpus)
-        pairs = Pairs.of(texts, wanted, self.corpus)
+        passage_ids = required_candidates(type(self).__name__, texts, candidates, self.corpus)
+        pairs = Pairs.from_candidates(texts, passage_ids, self.corpus)
         scores = score_pairs(
             self,
             pairs,
             self.corpus,
             name=self.name,
-            cache=None if cache is None else os.fspath(cache),
-            processes=self._processes,
+            batch_tokens=self.batch_tokens or _CPU_TOKENS,
+            cache=None if self.cache is None else os.fspath(self.cache),
+            processes=self.processes,
             progress=self.progress,
         )
         lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in texts}
-        # Pairs lie in the order of their ids.
         start = 0
         for query_id in pairs.query_ids:
-            passage_ids = sorted(wanted[query_id])
-            lists[query_id] = list(zip(passage_ids, scores[start : start + len(passage_ids)].tolist(), strict=True))
-            start += len(passage_ids)
+            sorted_ids = sorted(passage_ids[query_id])  # the order of the pairs
+            lists[query_id] = list(zip(sorted_ids, scores[start : start + len(sorted_ids)].tolist(), strict=True))
+            start += len(sorted_ids)
         return Rankings(lists, name=self.name).top(k)
 
-    @abstractmethod
-    def content(self, query: str, passage: Passage) -> tuple[bytes, bytes]:
-        """All that is read of a query and of a passage."""
-
-    @abstractmethod
-    def encode(self, pairs: Sequence[tuple[str, Passage]]) -> Sequence[Any]:
-        """Inputs of the model, each by itself."""
-
     def length(self, encoded: Any) -> int:
-        """Number of tokens of an input."""
+        """Return the number of tokens of an input."""
         return len(encoded)
 
-    @abstractmethod
-    def score(self, batch: Sequence[Any]) -> np.ndarray:
-        """Scores of inputs: shape `(n,)`, float64."""
 
-    @abstractmethod
-    def settings(self) -> Mapping[str, object]:
-        """All that scores depend on beside query and passage, in JSON types."""
-
-
+@dataclass(eq=False, repr=False)
 class ModelTeacher(PairTeacher):
-    """A teacher that is a model of transformers.
+    """A reranker that is a model of transformers.
+
+    Subclasses are dataclasses: their fields are the arguments of the constructor, and those with a help text are
+    options of `dgr rank`.
 
     Args:
-        name_or_path (`str` or `os.PathLike`): a folder or a name on the hub.
-        corpus (`Corpus`): the passages.
-        auto_class (`type`): class of transformers that loads the model.
-        max_length (`int`, *optional*): tokens of an input; by default what the model takes.
-        dtype (`str`): one of `"float32"`, `"bfloat16"`, `"float16"`.
-        batch_tokens (`int`, *optional*): the most tokens of a batch, padding included; by default as suits the device.
-        compile (`bool`): whether to compile the model.
-        device (`str`, *optional*): where to compute.
-        model_kwargs (`Mapping[str, Any]`, *optional*): further arguments of `from_pretrained`.
-        progress (`bool`): whether to show a progress bar.
+        model_name_or_path (`str` or `os.PathLike`): A folder or a name on the hub.
+        corpus (`Corpus`): The passages.
+        max_length (`int`, *optional*, defaults to the maximum of the model): Number of tokens at which inputs are cut.
+        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+        batch_tokens (`int`, *optional*, defaults to 2048 on a CPU, else 16384): Maximum number of tokens of a batch,
+            padding included. Inputs of similar length share a batch.
+        compile (`bool`, *optional*, defaults to `False`): Whether to compile the model (`torch.compile`).
+        device (`str`, *optional*): Such as `"cuda:1"`; by default the accelerator if there is one, and that of the
+            process under `accelerate launch`.
+        model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `from_pretrained`.
+        cache (`str` or `os.PathLike`, *optional*): Folder in which scores are cached.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Raises:
         ValueError: if a setting is out of its range, or the model takes fewer than `max_length` tokens.
     """
 
-    def __init__(
-        self,
-        name_or_path: str | os.PathLike[str],
-        corpus: Corpus,
-        auto_class: Any,
-        *,
-        max_length: int | None,
-        dtype: str,
-        batch_tokens: int | None,
-        compile: bool,
-        device: str | None,
-        model_kwargs: Mapping[str, Any] | None,
-        progress: bool,
-    ):
-        check_settings(dtype, batch_tokens, max_length)
-        processes = launched_processes(device)
-        super().__init__(os.fspath(name_or_path), corpus, batch_tokens or _CPU_TOKENS, progress, processes)
+    auto_class: ClassVar[str]  # name of the class of transformers that loads the model
+
+    model_name_or_path: str | os.PathLike[str] = field(
+        metadata={"option": "model", "metavar": "MODEL", "help": "The model: a folder or a name on the hub."}
+    )
+    corpus: Corpus
+    _: KW_ONLY
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens at which inputs are cut; by default the maximum of the model."}
+    )
+    dtype: str = field(default="float32", metadata={"help": "Precision of the model.", "choices": DTYPES})
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": f"Tokens per batch, padding included; by default {_CPU_TOKENS} on a CPU, else "
+            f"{_ACCELERATOR_TOKENS}."
+        },
+    )
+    compile: bool = field(default=False, metadata={"help": "Compile the model."})
+    device: str | None = field(default=None, metadata={"help": "Such as cuda:1; by default a GPU if there is one."})
+    model_kwargs: Mapping[str, Any] | None = None
+    cache: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata={
+            "metavar": "DIR",
+            "help": "Folder that keeps finished scores; the same call resumes from it after an interruption.",
+        },
+    )
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_model_settings(self.dtype, self.batch_tokens, self.max_length)
+        self.name = os.fspath(self.model_name_or_path)
+        self.processes = launched_processes(self.device)
         import torch
-        from transformers import AutoTokenizer
+        import transformers
 
         from dgr_trainer.student.weights import align_weights
 
-        arguments = dict(model_kwargs or {})
+        arguments = dict(self.model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
-        with input_errors(f"The model {self.name} cannot be loaded", Exception):
-            self.tokenizer = AutoTokenizer.from_pretrained(self.name, **shared)
-            model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, dtype), **arguments}).eval()
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self.name, **shared)
+        auto_class = getattr(transformers, self.auto_class)
+        model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, self.dtype), **arguments}).eval()
         if getattr(model, "hf_device_map", None) is None:
-            model.to(torch.device(device) if device is not None else default_device(processes))
-        self.model = align_weights(model)
-        if batch_tokens is None and self.model.device.type != "cpu":
-            self.batch_tokens = _ACCELERATOR_TOKENS
-        self._dtype = dtype
-        self.max_length = self._longest(max_length)
-        # Compiled code, and accelerators, like few different shapes.
-        self._pad_to = 8 if compile or self.model.device.type != "cpu" else 1
-        self._forward = torch.compile(model, dynamic=True) if compile else model
+            model.to(torch.device(self.device) if self.device is not None else default_device(self.processes))
+        self.model: Any = align_weights(model)
+        on_cpu = self.model.device.type == "cpu"
+        if self.batch_tokens is None:
+            self.batch_tokens = _CPU_TOKENS if on_cpu else _ACCELERATOR_TOKENS
+        self.max_length = self._checked_max_length()
+        # Compiled code and accelerators work best with few different shapes.
+        self._pad_to = 8 if self.compile or not on_cpu else 1
+        self._forward = torch.compile(model, dynamic=True) if self.compile else model
 
-    def _longest(self, max_length: int | None) -> int:
+    def _checked_max_length(self) -> int:
         config = self.model.config
         positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        # RoBERTa counts its positions from behind the padding's.
+        # RoBERTa numbers its positions from the one after the padding's.
         if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
             positions -= (config.pad_token_id or 0) + 1
-        limits = [one for one in (positions, self.tokenizer.model_max_length) if one is not None and one < 1_000_000]
-        if max_length is None:
+        limits = [
+            limit for limit in (positions, self.tokenizer.model_max_length) if limit is not None and limit < 1_000_000
+        ]
+        if self.max_length is None:
             return min(limits, default=512)
-        if positions is not None and max_length > positions:
-            raise DGRValueError(f"max_length is {max_length}, but {self.name} has positions for {positions} tokens.")
-        return max_length
+        if positions is not None and self.max_length > positions:
+            raise DGRValueError(
+                f"max_length is {self.max_length}, but {self.name} has positions for {positions} tokens. Give a "
+                "smaller max_length."
+            )
+        return self.max_length
 
     def length(self, encoded: Any) -> int:
-        """Number of tokens of an input, padded as it is."""
+        """Return the number of tokens of an input, its padding to a multiple included."""
         return self._padded_length(len(encoded))
 
     def settings(self) -> Mapping[str, object]:
-        """Weights and tokenizer by a hash of all of them, precision and length."""
+        """Return hashes of weights and tokenizer, the precision and the maximum length."""
         from dgr_trainer.student.weights import weights_digest
 
         return {
             "family": type(self).__name__,
             "weights": weights_digest(self.model),
             "tokenizer": _tokenizer_digest(self.tokenizer),
-            "dtype": self._dtype,
+            "dtype": self.dtype,
             "max_length": self.max_length,
         }
 
@@ -206,7 +216,7 @@ class ModelTeacher(PairTeacher):
         return -(-tokens // self._pad_to) * self._pad_to
 
     def _padded(self, rows: Sequence[np.ndarray], value: int, left: bool = False) -> Any:
-        """Rows of token ids as a tensor `(n, longest)`, int64, on the model's device."""
+        """Return rows of token ids as a tensor `(n, longest)`, int64, on the model's device."""
         import torch
 
         longest = self._padded_length(max(map(len, rows)))
@@ -219,7 +229,7 @@ class ModelTeacher(PairTeacher):
         return torch.from_numpy(padded).to(self.model.device)
 
     def _run(self, **inputs: Any) -> Any:
-        """A forward pass without gradients; says what to do if memory does not suffice."""
+        """Run the model without gradients; the error says what to do if memory does not suffice."""
         import torch
 
         try:
@@ -229,13 +239,13 @@ class ModelTeacher(PairTeacher):
             shape = tuple(next(iter(inputs.values())).shape)
             raise DGRMemoryError(
                 f"{self.name} has no memory for a batch of {shape[0]} inputs of {shape[1]} tokens on "
-                f"{self.model.device}. Give a smaller batch_tokens than {self.batch_tokens}; scores that are in a "
-                "cache are not lost."
+                f"{self.model.device}. Give a smaller batch_tokens than {self.batch_tokens}; cached scores are not "
+                "lost."
             ) from error
 
 
-def check_settings(dtype: str, batch_tokens: int | None, max_length: int | None) -> None:
-    """Check what can be checked before a model is loaded. Raises a `ValueError` if a setting is out of its range."""
+def check_model_settings(dtype: str, batch_tokens: int | None, max_length: int | None) -> None:
+    """Check settings before a model is loaded. Raises a `ValueError` if one is out of its range."""
     if dtype not in DTYPES:
         raise DGRValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
     if batch_tokens is not None and batch_tokens < 1:
@@ -249,7 +259,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     if backend is None:
         text = json.dumps(sorted(tokenizer.get_vocab().items()))
     else:
-        # How a text was cut or padded last is kept in there, too.
+        # The backend also stores how the last text was truncated and padded.
         parts = json.loads(backend.to_str())
         text = json.dumps({name: part for name, part in parts.items() if name not in ("truncation", "padding")})
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

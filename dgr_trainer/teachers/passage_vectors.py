@@ -1,7 +1,7 @@
-"""The vectors of a corpus: computed once, kept in a memory-mapped file, gone on with after an interruption.
+"""The vectors of a corpus: computed once, kept in a memory-mapped file, and resumed after an interruption.
 
-Passages are cut into blocks in the order of the corpus, whatever is done already and whoever computes. So vectors are
-the same to the last bit however often the work was interrupted, and however many processes shared it.
+Passages are encoded in fixed blocks in the order of the corpus. So vectors are the same to the last bit however often
+the work was interrupted and however many processes shared it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -23,12 +23,12 @@ from dgr_trainer.processes import Processes, is_main_process, map_across_process
 _MARKER = "vectors.json"
 _VECTORS = "vectors.npy"
 _PARTIAL = "partial.npy"
-_PROGRESS = "partial.json"  # Those of single processes are named partial-0.json and so on.
-_PASSAGES_A_BLOCK = 4096
+_PROGRESS = "partial.json"  # The files of single processes are named partial-0.json and so on.
+_PASSAGES_PER_BLOCK = 4096
 _FLOAT = np.dtype(np.float32)
 
 
-def passage_vectors(
+def compute_passage_vectors(
     corpus: Corpus,
     encode: Callable[[list[int]], np.ndarray],
     dimensions: int,
@@ -37,52 +37,52 @@ def passage_vectors(
     progress: bool,
     processes: Processes | None = None,
 ) -> np.ndarray:
-    """Compute the vectors of all passages, or find them in a folder.
+    """Compute the vectors of all passages, or load them from a folder.
 
     Args:
-        corpus (`Corpus`): the passages.
-        encode (`Callable`): vectors `(n, dimensions)` of the passages at n positions.
-        dimensions (`int`): length of a vector.
-        settings (`Mapping[str, object]`): what vectors depend on beside the passages, in JSON types.
-        folder (`str` or `os.PathLike`, *optional*): where they are kept; without, in memory.
-        progress (`bool`): whether to show progress.
-        processes ([`Processes`], *optional*): who takes part, each of which calls this; left out, this one alone. The
-            folder has to be one and the same for all of them.
+        corpus (`Corpus`): The passages.
+        encode (`Callable`): Returns the vectors `(n, dimensions)` of the passages at n positions.
+        dimensions (`int`): Length of a vector.
+        settings (`Mapping[str, object]`): What vectors depend on besides the passages, in JSON types.
+        folder (`str` or `os.PathLike`, *optional*): Folder that keeps them; by default they are kept in memory.
+        progress (`bool`): Whether to show progress.
+        processes ([`Processes`], *optional*): The processes that share the work, each of which calls this; all need
+            the same folder.
 
     Returns:
         `np.ndarray` of shape `(len(corpus), dimensions)`, float32; memory-mapped and read-only if there is a folder.
 
     Raises:
-        FileNotFoundError: if a process does not see the folder of the first one.
-        FloatingPointError: if a vector is not of finite numbers; names the passage.
+        FileNotFoundError: if a process does not see the folder of the first process.
+        FloatingPointError: if a vector contains a number that is not finite; names the passage.
         NotADirectoryError: if `folder` is a file.
-        ValueError: if the folder holds vectors of another corpus or made otherwise.
+        ValueError: if the folder contains vectors of another corpus or of other settings.
     """
     work = _Work(corpus, encode, progress, processes)
     if folder is None:
         vectors = np.empty((len(corpus), dimensions), dtype=np.float32)
         starts = work.starts(())
-        for start, found in zip(starts, map_across_processes(starts, work.blocks, processes), strict=True):
-            vectors[start : start + len(found)] = found
+        for start, block in zip(starts, map_across_processes(starts, work.blocks, processes), strict=True):
+            vectors[start : start + len(block)] = block
         return vectors
     path = Path(folder)
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file, but vectors are kept in a folder. Give the path of a folder.")
+        raise NotADirectoryError(f"{path} is a file, but vectors are kept in a folder. Give another path.")
     shape = (len(corpus), dimensions)
-    wanted = {"corpus": corpus.fingerprint, "passages": shape[0], "dimensions": shape[1], **settings}
+    description = {"corpus": corpus.fingerprint, "passages": shape[0], "dimensions": shape[1], **settings}
     if is_main_process(processes):
         path.mkdir(parents=True, exist_ok=True)
         if not (path / _MARKER).is_file():
-            _prepare(path, wanted, shape)
+            _prepare(path, description, shape)
     wait(processes)
     if not (path / _MARKER).is_file():
-        _compute(path, wanted, shape, work)
-    _check(path / _MARKER, wanted)
-    return np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False)
+        _compute(path, description, shape, work)
+    _check(path / _MARKER, description)
+    return cast(np.ndarray, np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False))
 
 
 class _Work:
-    """The blocks of a corpus, and the share of one process."""
+    """Encodes the blocks of a corpus."""
 
     def __init__(
         self,
@@ -95,76 +95,78 @@ class _Work:
         self.progress = progress and is_main_process(processes)
 
     def starts(self, done: Sequence[int]) -> list[int]:
-        """Where the blocks begin that are not done yet."""
-        return sorted(set(range(0, len(self.corpus), _PASSAGES_A_BLOCK)) - set(done))
+        """Return the starts of the blocks that are not done yet."""
+        return sorted(set(range(0, len(self.corpus), _PASSAGES_PER_BLOCK)) - set(done))
 
     def blocks(self, starts: Sequence[int]) -> Iterator[np.ndarray]:
-        """The vectors of some blocks, in their order."""
+        """Yield the vectors of blocks, in their order."""
         _, count = process_rank(self.processes)
-        # What the other processes do meanwhile is counted as done along with this one's.
-        rest = len(self.corpus) - min(len(self.corpus), len(starts) * count * _PASSAGES_A_BLOCK)
+        # The progress of this process stands for that of the others.
+        done = len(self.corpus) - min(len(self.corpus), len(starts) * count * _PASSAGES_PER_BLOCK)
         with tqdm(
-            total=len(self.corpus), initial=rest, desc="Passage vectors", unit="passage", disable=not self.progress
+            total=len(self.corpus), initial=done, desc="Passage vectors", unit="passage", disable=not self.progress
         ) as bar:
             for start in starts:
-                positions = list(range(start, min(start + _PASSAGES_A_BLOCK, len(self.corpus))))
-                found = self.encode(positions)
-                finite = np.isfinite(found).all(axis=1)
+                positions = list(range(start, min(start + _PASSAGES_PER_BLOCK, len(self.corpus))))
+                vectors = self.encode(positions)
+                finite = np.isfinite(vectors).all(axis=1)
                 if not finite.all():
-                    wrong = self.corpus.ids[positions[int(np.argmin(finite))]]
+                    passage_id = self.corpus.ids[positions[int(np.argmin(finite))]]
                     raise DGRArithmeticError(
-                        f"The vector of passage {wrong!r} holds numbers that are not finite. The model's weights may "
-                        "be damaged, or its precision too narrow for it."
+                        f"The vector of passage {passage_id!r} contains numbers that are not finite. The weights "
+                        "of the model may be damaged, or its precision too low: try dtype='float32'."
                     )
-                yield found
+                yield vectors
                 bar.update(min(len(positions) * count, len(self.corpus) - bar.n))
 
 
-def _prepare(path: Path, wanted: Mapping[str, object], shape: tuple[int, int]) -> None:
-    """Put together what earlier processes have written down, and make room for the vectors."""
+def _prepare(path: Path, description: Mapping[str, object], shape: tuple[int, int]) -> None:
+    """Merge the progress of earlier processes, and allocate the file of the vectors."""
     reports = sorted(path.glob(f"{Path(_PROGRESS).stem}*.json"))
-    done = {start for report in reports for start in _check(report, _of_report(wanted))["blocks"]}
+    done = {start for report in reports for start in _check(report, _with_block_size(description))["blocks"]}
     if reports and not (path / _PARTIAL).is_file() and (path / _VECTORS).is_file():
-        os.replace(path / _VECTORS, path / _PARTIAL)  # It was interrupted at its very end.
+        os.replace(path / _VECTORS, path / _PARTIAL)  # The last step was interrupted.
     if not (path / _PARTIAL).is_file():
         done = set()
         np.lib.format.open_memmap(path / _PARTIAL, mode="w+", dtype=np.float32, shape=shape)
-    _write(path / _PROGRESS, {**_of_report(wanted), "blocks": sorted(done)})
+    _write(path / _PROGRESS, {**_with_block_size(description), "blocks": sorted(done)})
     for report in reports:
         if report.name != _PROGRESS:
             report.unlink()
 
 
-def _compute(path: Path, wanted: Mapping[str, object], shape: tuple[int, int], work: _Work) -> None:
+def _compute(path: Path, description: Mapping[str, object], shape: tuple[int, int], work: _Work) -> None:
     index, count = process_rank(work.processes)
     if not (path / _PROGRESS).is_file():
         raise FileNotFoundError(
-            f"Process {index} of {count} does not find {path / _PROGRESS}, which the first one has written. Give a "
-            "folder on a disk that all of them see."
+            f"Process {index} of {count} does not see {path / _PROGRESS}, which the first process has written. Give a "
+            "folder on a disk that all processes share."
         )
-    own = work.starts(_check(path / _PROGRESS, _of_report(wanted))["blocks"])[index::count]
+    share = work.starts(_check(path / _PROGRESS, _with_block_size(description))["blocks"])[index::count]
     finished = []
     with open(path / _PARTIAL, "r+b") as file:
         header = os.fstat(file.fileno()).st_size - shape[0] * shape[1] * _FLOAT.itemsize
-        for start, found in zip(own, work.blocks(own), strict=True):
-            # Not by memory-mapping: on a network's disk, several machines cannot share a page.
+        for start, vectors in zip(share, work.blocks(share), strict=True):
+            # Not memory-mapped: on a network disk, several machines cannot share a page.
             file.seek(header + start * shape[1] * _FLOAT.itemsize)
-            file.write(np.ascontiguousarray(found, dtype=_FLOAT).data)
+            file.write(np.ascontiguousarray(vectors, dtype=_FLOAT).data)
             file.flush()
-            os.fsync(file.fileno())  # The vectors before the word that they are there.
+            os.fsync(file.fileno())  # The vectors have to be on the disk before the progress says so.
             finished.append(start)
-            _write(path / f"{Path(_PROGRESS).stem}-{index}.json", {**_of_report(wanted), "blocks": finished})
+            _write(
+                path / f"{Path(_PROGRESS).stem}-{index}.json", {**_with_block_size(description), "blocks": finished}
+            )
     wait(work.processes)
     if is_main_process(work.processes):
         os.replace(path / _PARTIAL, path / _VECTORS)
-        _write(path / _MARKER, wanted)
+        _write(path / _MARKER, description)
         for report in path.glob(f"{Path(_PROGRESS).stem}*.json"):
             report.unlink()
     wait(work.processes)
 
 
-def _of_report(wanted: Mapping[str, object]) -> dict[str, object]:
-    return {**wanted, "passages_a_block": _PASSAGES_A_BLOCK}
+def _with_block_size(description: Mapping[str, object]) -> dict[str, object]:
+    return {**description, "passages_per_block": _PASSAGES_PER_BLOCK}
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
@@ -172,13 +174,12 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         json.dump(dict(content), file, indent=2)
 
 
-def _check(path: Path, wanted: Mapping[str, object]) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name, value in wanted.items() if found.get(name) != value]
-    if changed:
-        name = changed[0]
-        raise DGRValueError(
-            f"The vectors in {path.parent} were made with {name}={found.get(name)!r}, but now it is {wanted[name]!r}. "
-            "Give another folder, or delete this one."
-        )
-    return found
+def _check(path: Path, description: Mapping[str, object]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in description.items():
+        if content.get(name) != value:
+            raise DGRValueError(
+                f"The vectors in {path.parent} were made with {name}={content.get(name)!r}, but now it is {value!r}. "
+                "Give another folder, or delete this one."
+            )
+    return content

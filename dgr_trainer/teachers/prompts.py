@@ -1,31 +1,127 @@
-"""How the segments of a prompt become the tokens of one input, cut where the passage ends."""
+"""Prompts: what language models are asked about a query and a passage, and the tokens of the question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.teachers.templates import Prompt
+from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 
-_QUERY_SHARE = 0.75  # of what the prompt leaves, at most, where query and passage do not both fit
+_QUERY_SHARE = 0.75  # of the tokens that the prompt leaves, at most, if query and passage do not both fit
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt that asks a language model whether a passage is relevant to a query.
+
+    It is a sequence of segments, each tokenised separately. One of them contains the passage, and is cut at its end if
+    the input is too long; the question after it is never cut.
+
+    Args:
+        segments (`tuple[str, ...]`): Templates of `{query}`, `{title}`, `{text}` and `{passage}` (`title: text`).
+        yes (`str`): The answer that means relevant; one token.
+        no (`str`, *optional*): The answer that means irrelevant; one token. If given, a score is the log-odds of yes
+            against no; if not, the logit of yes.
+        missing_title (`str`, *optional*, defaults to `""`): Text for `{title}` if the passage has no title.
+
+    Raises:
+        ValueError: if a segment has an unknown field, the query is missing, the passage is not in exactly one segment,
+            or an answer is empty.
+    """
+
+    segments: tuple[str, ...]
+    yes: str
+    no: str | None = None
+    missing_title: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "segments", tuple(self.segments))
+        fields_per_segment = [
+            check_template("a segment of the prompt", segment, ("query", *PASSAGE_FIELDS)) for segment in self.segments
+        ]
+        with_passage = sum(any(field in PASSAGE_FIELDS for field in fields) for fields in fields_per_segment)
+        if with_passage != 1:
+            raise DGRValueError(
+                f"{with_passage} of the {len(self.segments)} segments of the prompt contain the passage, but exactly "
+                "one has to: it is cut if the input is too long."
+            )
+        if not any("query" in fields for fields in fields_per_segment):
+            raise DGRValueError("No segment of the prompt has {query}, so every score would ignore it. Add it.")
+        if not self.yes or self.no == "":
+            raise DGRValueError("An answer is empty. Give the words that the model answers, such as 'yes' and 'no'.")
+
+    @property
+    def passage_segment(self) -> int:
+        """`int`: Index of the segment that contains the passage."""
+        has_passage = [any(f"{{{field}}}" in segment for field in PASSAGE_FIELDS) for segment in self.segments]
+        return has_passage.index(True)
+
+    def __call__(self, query: str, passage: Passage) -> tuple[str, ...]:
+        """Fill in the segments."""
+        return tuple(fill(segment, query, passage, self.missing_title) for segment in self.segments)
+
+
+MONOT5 = Prompt(("Query: {query} Document: {passage}", "Relevant:"), yes="true", no="false")
+"""Nogueira et al. (2020), "Document Ranking with a Pretrained Sequence-to-Sequence Model"."""
+
+QWEN3_RERANKER = Prompt(
+    (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+        "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+        "<Query>: {query}\n<Document>: {passage}",
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    ),
+    yes="yes",
+    no="no",
+)
+"""The prompt of the model cards of Qwen3-Reranker."""
+
+BGE_RERANKER_GEMMA = Prompt(
+    (
+        "A: {query}",
+        "\n",
+        "B: {passage}",
+        "\n",
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing "
+        "a prediction of either 'Yes' or 'No'.",
+    ),
+    yes="Yes",
+)
+"""The prompt of the model card of bge-reranker-v2-gemma; the score is the logit of "Yes"."""
+
+PROMPTS = {"monot5": MONOT5, "qwen3-reranker": QWEN3_RERANKER, "bge-reranker-gemma": BGE_RERANKER_GEMMA}
+
+
+def find_prompt(prompt: str | Prompt) -> Prompt:
+    """Return a prompt by its name; a `Prompt` is returned unchanged. Raises a `ValueError` for an unknown name."""
+    if isinstance(prompt, Prompt):
+        return prompt
+    if prompt not in PROMPTS:
+        raise DGRValueError(
+            f"There is no prompt {prompt!r}. The named prompts are {', '.join(PROMPTS)}; or give a Prompt."
+        )
+    return PROMPTS[prompt]
 
 
 class PromptTokens:
     """Tokenises the prompts of queries and passages.
 
     Args:
-        tokenizer: the model's.
-        prompt ([`Prompt`]): the prompt.
-        max_length (`int`): tokens of an input at most, special tokens included.
-        name (`str`): the model's name, for errors.
-        ends (`bool`): whether what the tokenizer puts behind a text belongs there: not where the model is to go on.
+        tokenizer: Tokenizer of the model.
+        prompt ([`Prompt`]): The prompt.
+        max_length (`int`): Maximum number of tokens of an input, special tokens included.
+        name (`str`): Name of the model, for errors.
+        ends (`bool`): Whether the special tokens that the tokenizer puts after a text end the input. They do not for a
+            causal model, which continues the input.
 
     Raises:
-        ValueError: if the prompt itself leaves no room for the passage.
+        ValueError: if the prompt leaves no room for the passage.
     """
 
     def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int, name: str, *, ends: bool):
@@ -42,40 +138,44 @@ class PromptTokens:
             )
 
     def __call__(self, pairs: Sequence[tuple[str, Passage]]) -> list[np.ndarray]:
-        """Token ids of each pair's prompt, int32."""
-        filled = [self.prompt(*pair) for pair in pairs]
-        columns = [self._batch([segments[index] for segments in filled]) for index in range(len(self.prompt.segments))]
+        """Return the token ids of the prompt of each pair: shape `(tokens,)`, int32."""
+        prompts = [self.prompt(*pair) for pair in pairs]
+        columns = [
+            self._segment_tokens([segments[index] for segments in prompts])
+            for index in range(len(self.prompt.segments))
+        ]
         return [np.array(self._joined(list(row)), dtype=np.int32) for row in zip(*columns, strict=True)]
 
     def _joined(self, segments: list[list[int]]) -> list[int]:
-        over = sum(map(len, segments)) - self._room
-        cut = self.prompt.cut
-        if over > 0:
-            # A query that leaves no room for the passage is cut, too, if it is a segment of its own.
+        excess = sum(map(len, segments)) - self._room
+        with_passage = self.prompt.passage_segment
+        if excess > 0:
+            # A query that leaves no room for the passage is cut as well if it has its own segment.
             fixed = sum(
-                len(ids) for index, ids in enumerate(segments) if not self._holds_query(index) and index != cut
+                len(ids) for index, ids in enumerate(segments) if not self._has_query(index) and index != with_passage
             )
             for index in range(len(segments)):
-                if self._holds_query(index) and index != cut:
+                if self._has_query(index) and index != with_passage:
                     segments[index] = segments[index][: max(1, int((self._room - fixed) * _QUERY_SHARE))]
-            others = sum(len(ids) for index, ids in enumerate(segments) if index != cut)
-            segments[cut] = segments[cut][: self._room - others]
+            others = sum(len(ids) for index, ids in enumerate(segments) if index != with_passage)
+            segments[with_passage] = segments[with_passage][: self._room - others]
         return [*self._before, *(token for ids in segments for token in ids), *self._after]
 
-    def _holds_query(self, index: int) -> bool:
+    def _has_query(self, index: int) -> bool:
         return "{query}" in self.prompt.segments[index]
 
-    def _batch(self, texts: list[str]) -> list[list[int]]:
+    def _segment_tokens(self, texts: list[str]) -> list[list[int]]:
         if len(set(texts)) == 1:
             return [self._tokens(texts[:1])[0]] * len(texts)
         return self._tokens(texts)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+        return cast(list[list[int]], encoded["input_ids"])
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before a text and behind it."""
+    """Return the special tokens that the tokenizer puts before a text and after it."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     for start in range(len(whole) - len(plain) + 1):

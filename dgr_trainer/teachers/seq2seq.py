@@ -1,36 +1,38 @@
-"""Sequence-to-sequence rerankers as teachers: monoT5 and its kind, whose first word is the judgement."""
+"""Sequence-to-sequence rerankers as teachers: monoT5 and similar models, which answer with their first token."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.teachers.answer_teacher import AnswerTeacher
-from dgr_trainer.teachers.templates import MONOT5, Prompt
+from dgr_trainer.teachers.prompts import PROMPTS, Prompt
 
 
+@dataclass(eq=False, repr=False)
 class Seq2SeqTeacher(AnswerTeacher):
-    """Ranks candidates by the first token that a sequence-to-sequence model would write.
+    """Ranks candidates by the first token that a sequence-to-sequence model would generate.
 
     The score is the log-odds of "true" against "false", which orders passages as monoT5's log-probability does.
 
     Args:
-        model_name_or_path (`str` or `os.PathLike`): a model that `AutoModelForSeq2SeqLM` loads.
-        corpus (`Corpus`): the passages.
-        prompt (`Prompt` or `str`, *optional*, defaults to monoT5's): what the encoder reads, and the two answers.
-            Multilingual models were trained on others, such as `Prompt(MONOT5.segments, yes="yes", no="no")`.
-        max_length (`int`, *optional*, defaults to 512): tokens of an input; longer passages are cut.
+        model_name_or_path (`str` or `os.PathLike`): A model that `AutoModelForSeq2SeqLM` loads.
+        corpus (`Corpus`): The passages.
+        prompt ([`Prompt`] or `str`, *optional*, defaults to `"monot5"`): The encoder's input and the two answers. Some
+            multilingual models were trained on other answers: `Prompt(MONOT5.segments, yes="yes", no="no")`.
+        max_length (`int`, *optional*, defaults to 512): Number of tokens at which inputs are cut; only passages, and
+            queries that leave no room for them, are cut.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
-        batch_tokens (`int`, *optional*, defaults to 2048 on a CPU, else 16384): tokens of a forward pass at most,
-            padding included. Inputs of like length go together.
-        compile (`bool`, *optional*, defaults to `False`): whether to compile the model (`torch.compile`).
-        device (`str`, *optional*): as for [`CrossEncoderTeacher`].
-        model_kwargs (`Mapping[str, Any]`, *optional*): further arguments of `from_pretrained`.
-        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
+        batch_tokens (`int`, *optional*, defaults to 2048 on a CPU, else 16384): Maximum number of tokens of a batch,
+            padding included. Inputs of similar length share a batch.
+        compile (`bool`, *optional*, defaults to `False`): Whether to compile the model (`torch.compile`).
+        device (`str`, *optional*): As for [`CrossEncoderTeacher`].
+        model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `from_pretrained`.
+        cache (`str` or `os.PathLike`, *optional*): As for [`CrossEncoderTeacher`].
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Raises:
         ValueError: if an answer is not one token of the model, the prompt does not fit, or a setting is out of range.
@@ -44,38 +46,17 @@ class Seq2SeqTeacher(AnswerTeacher):
     ```
     """
 
-    def __init__(
-        self,
-        model_name_or_path: str | os.PathLike[str],
-        corpus: Corpus,
-        prompt: Prompt | str = MONOT5,
-        max_length: int | None = 512,
-        dtype: str = "float32",
-        batch_tokens: int | None = None,
-        compile: bool = False,
-        device: str | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
-        progress: bool = True,
-    ):
-        from transformers import AutoModelForSeq2SeqLM
+    auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    input_ends: ClassVar[bool] = True
 
-        super().__init__(
-            model_name_or_path,
-            corpus,
-            AutoModelForSeq2SeqLM,
-            prompt,
-            ends=True,
-            max_length=max_length,
-            dtype=dtype,
-            batch_tokens=batch_tokens,
-            compile=compile,
-            device=device,
-            model_kwargs=model_kwargs,
-            progress=progress,
-        )
+    prompt: Prompt | str = field(
+        default="monot5", metadata={"help": "Prompt that the model answers.", "choices": tuple(PROMPTS)}
+    )
+    _: KW_ONLY
+    max_length: int | None = field(default=512, metadata={"help": "Tokens at which inputs are cut."})
 
     def score(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """The log-odds of the first token."""
+        """Return the log-odds of the two answers as the first token."""
         start = self.model.config.decoder_start_token_id
         outputs = self._run(
             input_ids=self._padded(batch, self.tokenizer.pad_token_id),

@@ -1,4 +1,4 @@
-"""The nearest vectors, exactly: by inner product, block by block, on any device."""
+"""Exact search for the vectors of largest inner product, block by block, on any device."""
 
 from __future__ import annotations
 
@@ -13,43 +13,46 @@ def nearest(
 ) -> list[list[tuple[str, float]]]:
     """Find the vectors of largest inner product with each query.
 
-    Of equal ones at the cut, those of the larger id are found, as everywhere in `Rankings`.
+    Ties at the cut are decided by id, larger first, as everywhere in `Rankings`.
 
     Args:
-        queries (`np.ndarray` of shape `(n, d)`, float32): the queries.
-        vectors (`np.ndarray` of shape `(m, d)`, float32): the passages; may be memory-mapped.
-        ids (`Sequence[str]`): ids of the passages.
-        k (`int`): how many to find.
-        device (`torch.device`): where to compute.
-        block (`int`, *optional*, defaults to 65,536): how many vectors to hold there at once.
+        queries (`np.ndarray` of shape `(n, d)`, float32): Vectors of the queries.
+        vectors (`np.ndarray` of shape `(m, d)`, float32): Vectors of the passages; may be memory-mapped.
+        ids (`Sequence[str]`): Ids of the passages.
+        k (`int`): Number of passages to find for each query.
+        device (`torch.device`): Where to compute.
+        block (`int`, *optional*, defaults to 65,536): Number of passage vectors on the device at once.
 
     Returns:
-        `list[list[tuple[str, float]]]`: for each query, ids and inner products, best first.
+        `list[list[tuple[str, float]]]`: For each query, ids and inner products, best first.
     """
     import torch
 
-    # Copied into memory of torch's own: the CPU's products round by how their operands lie in memory.
-    asked = torch.tensor(queries, device=device)
+    # Copied into torch's memory: on a CPU, the rounding of products depends on how their operands are aligned.
+    query_vectors = torch.tensor(queries, device=device)
 
     def products(start: int) -> Any:
-        return asked @ torch.tensor(vectors[start : start + block], device=device).T
+        return query_vectors @ torch.tensor(vectors[start : start + block], device=device).T
 
-    # One more than asked for shows whether the cut goes through equal ones.
+    # One passage more than needed shows whether the cut goes through a tie.
     scores = torch.empty(len(queries), 0, device=device)
-    places = torch.empty(len(queries), 0, dtype=torch.long, device=device)
+    positions = torch.empty(len(queries), 0, dtype=torch.long, device=device)
     for start in range(0, len(vectors), block):
-        new = products(start)
-        both = torch.cat([scores, new], dim=1)
-        where = torch.cat([places, torch.arange(start, start + new.shape[1], device=device).expand_as(new)], dim=1)
-        scores, chosen = both.topk(min(k + 1, both.shape[1]), dim=1)
-        places = where.gather(1, chosen)
-    hits = [dict(zip(row, of, strict=True)) for row, of in zip(places.tolist(), scores.tolist(), strict=True)]
+        block_scores = products(start)
+        block_positions = torch.arange(start, start + block_scores.shape[1], device=device).expand_as(block_scores)
+        all_scores = torch.cat([scores, block_scores], dim=1)
+        scores, best = all_scores.topk(min(k + 1, all_scores.shape[1]), dim=1)
+        positions = torch.cat([positions, block_positions], dim=1).gather(1, best)
+    hits = [
+        dict(zip(row_positions, row_scores, strict=True))
+        for row_positions, row_scores in zip(positions.tolist(), scores.tolist(), strict=True)
+    ]
     if scores.shape[1] > k:
         tied = (scores[:, k] == scores[:, k - 1]).nonzero().flatten()
         if len(tied):
             for start in range(0, len(vectors), block):
-                new = products(start)[tied]
-                for row, place in (new >= scores[tied, k - 1 : k]).nonzero().tolist():
-                    hits[int(tied[row])][start + place] = float(new[row, place])
-    named = [[(ids[place], score) for place, score in of.items()] for of in hits]
-    return [sorted(of, key=lambda hit: (hit[1], hit[0]), reverse=True)[:k] for of in named]
+                block_scores = products(start)[tied]
+                for row, column in (block_scores >= scores[tied, k - 1 : k]).nonzero().tolist():
+                    hits[int(tied[row])][start + column] = float(block_scores[row, column])
+    named = [[(ids[position], score) for position, score in row_hits.items()] for row_hits in hits]
+    return [sorted(row_hits, key=lambda hit: (hit[1], hit[0]), reverse=True)[:k] for row_hits in named]

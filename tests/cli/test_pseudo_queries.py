@@ -40,7 +40,7 @@ def test_the_round_trip(dgr, files, tmp_path):
     small = ("--queries_per_passage", 4, "--max_new_tokens", 8, "--device", "cpu")
     found = dgr(*made, *small, "--round_trip", 24)
     assert found.code == 0, found.err
-    assert "find them again" in found.err
+    assert "find their passage" in found.err
     found = dgr(*made[:-1], tmp_path / "r.jsonl", *small, "--round_trip", -1)
     assert found.code == 2 and "--round_trip -1: give a number of passages" in found.err
 

@@ -7,8 +7,7 @@ from dgr_trainer import CausalLMTeacher, Seq2SeqTeacher
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.prompts import PromptTokens
-from dgr_trainer.teachers.templates import BGE_RERANKER_GEMMA, MONOT5, QWEN3_RERANKER, Prompt
+from dgr_trainer.teachers.prompts import BGE_RERANKER_GEMMA, MONOT5, QWEN3_RERANKER, Prompt, PromptTokens
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +89,23 @@ def test_the_passage_is_cut_and_the_question_never(causal):
 def test_a_cache_serves_and_another_prompt_is_another_model(
     seq2seq, corpus, queries, candidates, tmp_path, monkeypatch
 ):
-    teacher = Seq2SeqTeacher(seq2seq, corpus, progress=False)
-    found = teacher.rank(queries, candidates, cache=tmp_path)
+    teacher = Seq2SeqTeacher(seq2seq, corpus, cache=tmp_path, progress=False)
+    found = teacher.rank(queries, candidates)
     monkeypatch.setattr(teacher, "score", None)
-    assert teacher.rank(queries, candidates, cache=tmp_path) == found
-    other = Seq2SeqTeacher(seq2seq, corpus, Prompt(MONOT5.segments, yes="yes", no="no"), progress=False)
-    assert other.rank(queries, candidates, cache=tmp_path) != found
+    assert teacher.rank(queries, candidates) == found
+    prompt = Prompt(MONOT5.segments, yes="yes", no="no")
+    other = Seq2SeqTeacher(seq2seq, corpus, prompt, cache=tmp_path, progress=False)
+    assert other.rank(queries, candidates) != found
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompt": "gpt"}, "There is no prompt 'gpt'. There are monot5, qwen3-reranker, bge-reranker-gemma"),
+        (
+            {"prompt": "gpt"},
+            "There is no prompt 'gpt'. The named prompts are monot5, qwen3-reranker, bge",
+        ),
         ({"max_length": 6}, r"max_length is 6, but the prompt of .* alone has \d+ tokens. Give a larger max_length"),
         ({"prompt": Prompt(MONOT5.segments, yes="relevant")}, r"The answer 'relevant' is the tokens \['r', '##e', "),
         ({"prompt": Prompt(MONOT5.segments, yes="é")}, r"The answer 'é' is the tokens \['<unk>'\]"),

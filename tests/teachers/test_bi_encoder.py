@@ -85,15 +85,15 @@ def test_vectors_are_computed_once_and_memory_mapped(folder, corpus, tmp_path, m
     expected = first.rank({"q": "sea"})
     again = BiEncoderTeacher(folder, corpus, vectors=tmp_path / "vectors", progress=False)
     monkeypatch.setattr(again, "_passages", None)
-    assert again.rank({"q": "sea"}) == expected and isinstance(again.vectors, np.memmap)
+    assert again.rank({"q": "sea"}) == expected and isinstance(again.passage_vectors, np.memmap)
     assert sorted(path.name for path in (tmp_path / "vectors").iterdir()) == ["vectors.json", "vectors.npy"]
     assert BiEncoderTeacher(folder, corpus, progress=False).rank({"q": "sea"}) == expected
 
 
 @pytest.mark.parametrize("fails_at", [1, 3])
 def test_vectors_go_on_after_an_interruption(folder, corpus, tmp_path, monkeypatch, fails_at):
-    monkeypatch.setattr(storage, "_PASSAGES_A_BLOCK", 5)
-    expected = BiEncoderTeacher(folder, corpus, progress=False).vectors
+    monkeypatch.setattr(storage, "_PASSAGES_PER_BLOCK", 5)
+    expected = BiEncoderTeacher(folder, corpus, progress=False).passage_vectors
     teacher = BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False)
     passages, blocks = teacher._passages, []
 
@@ -106,7 +106,7 @@ def test_vectors_go_on_after_an_interruption(folder, corpus, tmp_path, monkeypat
     monkeypatch.setattr(teacher, "_passages", failing)
     with pytest.raises(KeyboardInterrupt):
         teacher.rank({"q": "sea"})
-    assert np.array_equal(teacher.vectors, expected)
+    assert np.array_equal(teacher.passage_vectors, expected)
     assert blocks == sorted([0, 5, 10, 15, 20, 5 * (fails_at - 1)])
 
 
@@ -137,8 +137,8 @@ def test_a_folder_that_not_all_processes_see_is_refused(folder, corpus, tmp_path
             """The first one has written its part where this one does not look."""
 
     teacher = BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False)
-    teacher._processes = Second()
-    with pytest.raises(FileNotFoundError, match="Process 1 of 2 does not find .*Give a folder on a disk that all"):
+    teacher.processes = Second()
+    with pytest.raises(FileNotFoundError, match="Process 1 of 2 does not see .*Give a folder on a disk that all"):
         teacher.rank({"q": "sea"})
 
 
@@ -158,7 +158,7 @@ def test_vectors_that_are_no_numbers_are_refused(folder, corpus):
     teacher = BiEncoderTeacher(folder, corpus, progress=False)
     with torch.no_grad():
         next(teacher.model.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="The vector of passage 'p01' holds numbers that are not finite"):
+    with pytest.raises(FloatingPointError, match="The vector of passage 'p01' contains numbers that are not finite"):
         teacher.rank({"q": "sea"})
 
 

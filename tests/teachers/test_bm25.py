@@ -101,7 +101,7 @@ def test_load_refuses_another_corpus_and_another_folder(teacher, passages, corpu
 
 
 def test_a_corpus_without_terms_is_refused():
-    with pytest.raises(ValueError, match="None of the 1 passages holds a term in title or text"):
+    with pytest.raises(ValueError, match="None of the 1 passages contains a term in title or text"):
         BM25Teacher(Corpus.from_passages([Passage(id="p", text="the of")]), progress=False)
 
 

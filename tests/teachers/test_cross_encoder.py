@@ -137,11 +137,11 @@ def test_scores_are_those_of_sentence_transformers(make_model, corpus, queries, 
 
 
 def test_a_cache_is_of_one_model(make_model, corpus, queries, candidates, tmp_path, monkeypatch):
-    teacher = CrossEncoderTeacher(make_model(1), corpus, progress=False)
-    expected = teacher.rank(queries, candidates, cache=tmp_path)
+    teacher = CrossEncoderTeacher(make_model(1), corpus, cache=tmp_path, progress=False)
+    expected = teacher.rank(queries, candidates)
     with monkeypatch.context() as patch:
         patch.setattr(teacher, "score", None)
-        assert teacher.rank(queries, candidates, cache=tmp_path) == expected
+        assert teacher.rank(queries, candidates) == expected
     for other in (
         CrossEncoderTeacher(make_model(2), corpus, progress=False),
         CrossEncoderTeacher(make_model(1), corpus, max_length=20, progress=False),
@@ -150,10 +150,12 @@ def test_a_cache_is_of_one_model(make_model, corpus, queries, candidates, tmp_pa
         CrossEncoderTeacher(make_model(1), corpus, passage_template="{text}", progress=False),
         CrossEncoderTeacher(make_model(1), corpus, template="{query} {passage}", progress=False),
     ):
-        assert other.rank(queries, candidates, cache=tmp_path) == other.rank(queries, candidates) != expected
+        alone = other.rank(queries, candidates)
+        other.cache = tmp_path
+        assert other.rank(queries, candidates) == alone != expected
     with torch.no_grad():
         list(teacher.model.parameters())[-1].add_(1.0)
-    shifted = teacher.rank(queries, candidates, cache=tmp_path)
+    shifted = teacher.rank(queries, candidates)
     assert shifted["q01"].scores == pytest.approx(expected["q01"].scores + 1, abs=1e-5)
 
 
@@ -226,7 +228,7 @@ def test_folders_of_sentence_transformers(make_model, corpus, candidates, tmp_pa
     assert len(CrossEncoderTeacher(folder, corpus, progress=False).rank({"q01": "x"}, candidates)["q01"].scores) == 6
     second = {"idx": 1, "name": "1", "path": "1_LogitScore", "type": "sentence_transformers.x.LogitScore"}
     (folder / "modules.json").write_text(json.dumps([whole, second]))
-    with pytest.raises(ValueError, match="is made of the modules Transformer, LogitScore of sentence-transformers"):
+    with pytest.raises(ValueError, match="consists of the sentence-transformers modules Transformer, LogitScore"):
         CrossEncoderTeacher(folder, corpus)
 
 
@@ -241,7 +243,7 @@ def test_a_tokenizer_without_padding_is_refused(make_model, corpus, tmp_path):
 
 
 def test_more_labels_are_refused(make_model, corpus):
-    with pytest.raises(ValueError, match="has 3 labels, of which no one is the score of a pair"):
+    with pytest.raises(ValueError, match="has 3 labels, so none of them is the score of a pair"):
         CrossEncoderTeacher(make_model(3), corpus)
 
 
@@ -259,5 +261,5 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(corpus, options, me
 
 
 def test_candidates_are_needed(make_model, corpus):
-    with pytest.raises(TypeError, match="a teacher ranks the passages of a Rankings"):
-        CrossEncoderTeacher(make_model(1), corpus, progress=False).rank({"q": "water"}, None)
+    with pytest.raises(ValueError, match="CrossEncoderTeacher is a reranker: .* Give candidates"):
+        CrossEncoderTeacher(make_model(1), corpus, progress=False).rank({"q": "water"})

@@ -1,9 +1,10 @@
-"""The resumable scorer, killed: at random moments by the system, and in the middle of a write."""
+"""Scoring with a cache, killed: at random moments by the system, and in the middle of a transaction."""
 
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -12,10 +13,10 @@ from teachers.reranker_models import save_cross_encoder
 
 from dgr_trainer.runs.rankings import Rankings
 
-# Loads everything once, then forks a worker for every round; whoever survives writes its rankings. With a budget of
-# bytes, a worker dies in the middle of the write that would go beyond it.
+# Loads everything once, then forks a worker for every round; a worker that is not killed writes its rankings. With a
+# number of inserts, a worker dies in the middle of the transaction after that many of its scores.
 _ROUNDS = """
-import json, os, signal, sys, time
+import faulthandler, json, os, signal, sqlite3, sys, time
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -23,33 +24,33 @@ import torch
 
 torch.set_num_threads(1)
 from dgr_trainer import Corpus, CrossEncoderTeacher, Rankings, read_queries
-from dgr_trainer.teachers import pair_scoring, score_store
+from dgr_trainer.teachers import pair_scoring, score_cache
 
 folder, model, rounds = Path(sys.argv[1]), sys.argv[2], json.load(open(sys.argv[3]))
-pair_scoring._PAIRS_A_CHUNK = 25
+pair_scoring._PAIRS_PER_CHUNK = 25
+score_cache._SECONDS_PER_COMMIT = 0
 corpus = Corpus.read(folder / "corpus.jsonl")
 queries, candidates = read_queries(folder / "queries.tsv"), Rankings.from_trec(folder / "candidates.trec")
 teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, progress=False)
 
 
-def limited(budget):
-    write = os.write
+class Dying(sqlite3.Connection):
+    left = 0
 
-    def cut(descriptor, data):
-        nonlocal budget
-        part = data[: max(0, budget)]
-        budget -= len(data)
-        written = write(descriptor, part)
-        if budget <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return written
-
-    os.write = cut
+    def executemany(self, statement, rows):
+        for row in rows:
+            self.execute(statement, row)
+            Dying.left -= 1
+            if Dying.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
-def worker(cache, output, budget):
-    if budget is not None:
-        limited(budget)
+def worker(cache, output, inserts):
+    faulthandler.dump_traceback_later(100, exit=True)  # A worker that hangs says where.
+    teacher.cache = cache
+    if inserts is not None:
+        Dying.left, connect = inserts, sqlite3.connect
+        sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Dying, **options)
     score = teacher.score
     log = open(folder / "scored.log", "ab", buffering=0)
 
@@ -60,15 +61,15 @@ def worker(cache, output, budget):
         return scores
 
     teacher.score = counted
-    rankings = teacher.rank(queries, candidates, cache=cache)
+    rankings = teacher.rank(queries, candidates)
     rankings.to_jsonl(folder / output)
 
 
-for cache, output, budget, seconds in rounds:
+for cache, output, inserts, seconds in rounds:
     child = os.fork()
     if child == 0:
         try:
-            worker(folder / cache, output, budget)
+            worker(folder / cache, output, inserts)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
@@ -114,11 +115,11 @@ def scored(folder):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_twenty_times_the_result_is_the_same(work):
     """Whatever is killed when, each pair is kept once, and the rankings are the same to the last bit."""
-    pairs, record, head = 12 * 24, 24, 12
+    pairs = 12 * 24
     generator = random.Random(5)
     kills = [("moments", "none.jsonl", None, generator.uniform(0.01, 0.12)) for _ in range(10)]
-    # Together they stay below what there is to write, so that none of them gets through.
-    writes = [("writes", "none.jsonl", generator.randrange(1, pairs * record // 10), None) for _ in range(10)]
+    # Together they insert less than all scores, so that none of them finishes.
+    writes = [("writes", "none.jsonl", generator.randrange(1, pairs // 10), None) for _ in range(10)]
     last = [(name, f"{name}.jsonl", None, None) for name in ("whole", "moments", "writes")]
     codes = run(work, [last[0], *kills, last[1], *writes, last[2]])
     assert codes[0] == codes[11] == codes[22] == 0
@@ -126,17 +127,19 @@ def test_killed_twenty_times_the_result_is_the_same(work):
     assert codes[1:11].count(-signal.SIGKILL) >= 5
     for name in ("whole", "moments", "writes"):
         assert (work / f"{name}.jsonl").read_bytes() == (work / "whole.jsonl").read_bytes()
-        (kept,) = (work / name).glob("*/*.scores")
-        assert kept.name == "merged.scores" and kept.stat().st_size == pairs * record + head
-    # A batch whose write was cut is scored again, and nothing else: at most one batch a kill.
+        (file,) = (work / name).glob("*.sqlite3")
+        with sqlite3.connect(file) as connection:
+            assert connection.execute("SELECT count(*) FROM scores").fetchone() == (pairs,)
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    # Only the batch whose transaction was interrupted is scored again: at most one per kill.
     batches = scored(work)
     assert 0 <= sum(batches) - 3 * pairs <= 20 * max(batches)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_shards_of_workers_at_the_same_time_are_put_together(work):
-    """Two jobs on one cache: neither loses what it wrote, whoever merges first."""
+def test_two_jobs_share_a_cache(work):
+    """Neither loses scores that it wrote."""
     rounds = work / "rounds.json"
     rounds.write_text(json.dumps([("shared", "first.jsonl", None, None)]))
     arguments = [sys.executable, "-c", _ROUNDS, str(work), str(work / "model"), str(rounds)]

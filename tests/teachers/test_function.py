@@ -37,15 +37,15 @@ def test_a_cache_is_of_the_whole_list(corpus, tmp_path):
             raise KeyboardInterrupt
         return overlap(query, passages)
 
-    teacher = FunctionTeacher(score, corpus, progress=False)
+    teacher = FunctionTeacher(score, corpus, cache=tmp_path, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        teacher.rank(QUERIES, CANDIDATES, cache=tmp_path)
+        teacher.rank(QUERIES, CANDIDATES)
     expected = FunctionTeacher(overlap, corpus, progress=False).rank(QUERIES, CANDIDATES)
-    assert teacher.rank(QUERIES, CANDIDATES, cache=tmp_path) == expected and len(calls) == 3
-    assert teacher.rank(QUERIES, CANDIDATES, cache=tmp_path) == expected and len(calls) == 3
-    teacher.rank(QUERIES, Rankings({"q1": {"p01": 1.0, "p20": 2.0}}), cache=tmp_path)
+    assert teacher.rank(QUERIES, CANDIDATES) == expected and len(calls) == 3
+    assert teacher.rank(QUERIES, CANDIDATES) == expected and len(calls) == 3
+    teacher.rank(QUERIES, Rankings({"q1": {"p01": 1.0, "p20": 2.0}}))
     assert len(calls) == 4
-    FunctionTeacher(score, corpus, version="2", progress=False).rank(QUERIES, CANDIDATES, cache=tmp_path)
+    FunctionTeacher(score, corpus, version="2", cache=tmp_path, progress=False).rank(QUERIES, CANDIDATES)
     assert len(calls) == 6
 
 
@@ -64,5 +64,5 @@ def test_wrong_scores_are_refused(corpus, returned, error, message):
 
 
 def test_a_function_is_needed(corpus):
-    with pytest.raises(TypeError, match="function is a str, but it has to be called"):
+    with pytest.raises(TypeError, match="function is a str, which cannot be called"):
         FunctionTeacher("overlap", corpus)

@@ -2,7 +2,13 @@ import pytest
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth, check_fields, passage_text
+from dgr_trainer.teachers.inputs import (
+    candidate_lists,
+    check_depth,
+    check_fields,
+    passage_text,
+    required_candidates,
+)
 
 
 def test_fields_are_joined_and_empty_ones_left_out():
@@ -20,7 +26,7 @@ def test_unknown_fields_are_refused(fields):
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True])
 def test_a_depth_is_a_positive_integer(k):
-    with pytest.raises(ValueError, match="give a positive integer"):
+    with pytest.raises(ValueError, match="Give a positive integer"):
         check_depth(k)
 
 
@@ -44,5 +50,11 @@ def test_candidates_of_other_queries_are_refused(corpus):
 
 
 def test_candidates_are_rankings(corpus):
-    with pytest.raises(TypeError, match=r"candidates is a NoneType.*BM25Teacher\(corpus\).rank\(queries\)"):
-        candidate_lists({"q1": "a"}, None, corpus)
+    with pytest.raises(TypeError, match=r"candidates is a dict.*BM25Teacher\(corpus\).rank\(queries\)"):
+        candidate_lists({"q1": "a"}, {"q1": {"p01": 1.0}}, corpus)
+
+
+def test_a_reranker_needs_candidates(corpus):
+    with pytest.raises(ValueError, match="XTeacher is a reranker: .* cannot search the corpus. Give candidates"):
+        required_candidates("XTeacher", {"q1": "a"}, None, corpus)
+    assert required_candidates("XTeacher", {"q1": "a"}, Rankings({"q1": {"p01": 1.0}}), corpus) == {"q1": ("p01",)}

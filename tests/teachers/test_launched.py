@@ -21,10 +21,11 @@ import torch
 
 from dgr_trainer import BiEncoderTeacher, Corpus, CrossEncoderTeacher, Rankings, read_queries
 from dgr_trainer.processes import process_rank
-from dgr_trainer.teachers import bi_encoder, pair_scoring, passage_vectors
+from dgr_trainer.teachers import bi_encoder, pair_scoring, passage_vectors, score_cache
 
 family, folder, kept, kill_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None, json.loads(sys.argv[4])
-pair_scoring._PAIRS_A_CHUNK, passage_vectors._PASSAGES_A_BLOCK, bi_encoder._QUERIES_A_BLOCK = 50, 3, 4
+pair_scoring._PAIRS_PER_CHUNK, passage_vectors._PASSAGES_PER_BLOCK, bi_encoder._BLOCK_QUERIES = 50, 3, 4
+score_cache._SECONDS_PER_COMMIT = 0
 corpus, queries = Corpus.read(folder / "corpus.jsonl"), read_queries(folder / "queries.tsv")
 model, counts = folder / "model", []
 
@@ -40,17 +41,17 @@ def counted(work):
 
 
 if family == "cross-encoder":
-    teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, progress=False)
-    index = process_rank(teacher._processes)[0]
+    teacher = CrossEncoderTeacher(model, corpus, batch_tokens=300, cache=kept, progress=False)
+    index = process_rank(teacher.processes)[0]
     teacher.score = counted(teacher.score)
-    rankings = teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec"), cache=kept)
+    rankings = teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec"))
 else:
     teacher = BiEncoderTeacher(model, corpus, vectors=kept, progress=False)
-    index = process_rank(teacher._processes)[0]
+    index = process_rank(teacher.processes)[0]
     teacher._passages = counted(teacher._passages)
     rankings = teacher.rank(queries)
     assert teacher.rank(queries, Rankings.from_trec(folder / "candidates.trec")).keys() == rankings.keys()
-    (folder / f"vectors-{index}.bin").write_bytes(teacher.vectors.tobytes())
+    (folder / f"vectors-{index}.bin").write_bytes(teacher.passage_vectors.tobytes())
 rankings.to_jsonl(folder / f"rankings-{index}.jsonl")
 (folder / f"counts-{index}.json").write_text(json.dumps(counts))
 assert torch.get_num_threads() == 1
@@ -100,7 +101,7 @@ def test_two_processes_find_what_one_finds(work):
     launch(work, "cross-encoder", 2, cache, kill_at=[1, 6])
     cached, shares = launch(work, "cross-encoder", 2, cache)
     assert cached == both and 0 < sum(shares) < scored
-    assert [path.name for path in cache.glob("*/*.scores")] == ["merged.scores"]
+    assert [path.suffix for path in cache.iterdir()] == [".sqlite3"]
     again, shares = launch(work, "cross-encoder", 1, cache)
     assert again == [one] and shares == [0]
 

@@ -1,3 +1,5 @@
+import sqlite3
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,14 +11,17 @@ from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers import pair_scoring
 from dgr_trainer.teachers.pair_scoring import plan_batches
 from dgr_trainer.teachers.pair_teacher import PairTeacher
+from dgr_trainer.teachers.score_cache import KEY, ScoreCache
 
 
 class Counting(PairTeacher):
     """Scores depend on what else is in the batch, as padding and kernels make them; and every batch is recorded."""
 
-    def __init__(self, corpus, version=0, processes=None):
-        super().__init__("counting", corpus, 40, False, processes)
-        self.version, self.batches = version, []
+    name, batch_tokens, progress = "counting", 40, False
+
+    def __init__(self, corpus, version=0, processes=None, cache=None):
+        self.corpus, self.version, self.processes, self.cache = corpus, version, processes, cache
+        self.batches = []
 
     def content(self, query, passage):
         return query.encode(), passage.text.encode()
@@ -49,7 +54,7 @@ class Process:
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(pair_scoring, "_PAIRS_A_CHUNK", 7)
+    monkeypatch.setattr(pair_scoring, "_PAIRS_PER_CHUNK", 7)
     corpus = Corpus.from_passages([Passage(f"p{i}", text="word " * (i % 5 + 1) + str(i)) for i in range(12)])
     queries = {f"q{i}": f"query {i}" for i in range(4)}
     candidates = Rankings({q: {f"p{(i + j) % 12}": 0.0 for j in range(6)} for i, q in enumerate(queries)})
@@ -86,23 +91,23 @@ def test_the_same_content_is_scored_once(small):
 
 def test_a_cache_is_by_content(small, tmp_path):
     corpus, queries, candidates = small
-    first = Counting(corpus)
-    expected = first.rank(queries, candidates, cache=tmp_path)
-    again = Counting(corpus)
-    assert again.rank(queries, candidates, cache=tmp_path) == expected and not again.scored
+    first = Counting(corpus, cache=tmp_path)
+    expected = first.rank(queries, candidates)
+    again = Counting(corpus, cache=tmp_path)
+    assert again.rank(queries, candidates) == expected and not again.scored
     # Other ids, another corpus, the same texts: nothing is scored.
     renamed = Corpus.from_passages([Passage(f"x{p.id}", text=p.text) for p in corpus])
     moved = Rankings({f"x{q}": {f"x{p}": 0.0 for p in candidates[q].passage_ids} for q in candidates})
-    other = Counting(renamed)
-    found = other.rank({f"x{q}": text for q, text in queries.items()}, moved, cache=tmp_path)
+    other = Counting(renamed, cache=tmp_path)
+    found = other.rank({f"x{q}": text for q, text in queries.items()}, moved)
     assert not other.scored
     assert found["xq0"].scores.tolist() == expected["q0"].scores.tolist()
     # Another text or another model is scored.
-    changed = Counting(corpus)
-    changed.rank({**queries, "q0": "another query"}, candidates, cache=tmp_path)
+    changed = Counting(corpus, cache=tmp_path)
+    changed.rank({**queries, "q0": "another query"}, candidates)
     assert len(changed.scored) == 6 and all(one.startswith("another query") for one in changed.scored)
-    newer = Counting(corpus, version=1)
-    newer.rank(queries, candidates, cache=tmp_path)
+    newer = Counting(corpus, version=1, cache=tmp_path)
+    newer.rank(queries, candidates)
     assert len(newer.scored) == 24
 
 
@@ -110,7 +115,7 @@ def test_a_cache_is_by_content(small, tmp_path):
 def test_nothing_is_scored_twice_after_an_interruption(small, tmp_path, fails_at):
     corpus, queries, candidates = small
     expected = Counting(corpus).rank(queries, candidates)
-    teacher = Counting(corpus)
+    teacher = Counting(corpus, cache=tmp_path)
     score, calls = teacher.score, []
 
     def failing(batch):
@@ -121,10 +126,9 @@ def test_nothing_is_scored_twice_after_an_interruption(small, tmp_path, fails_at
 
     teacher.score = failing
     with pytest.raises(KeyboardInterrupt):
-        teacher.rank(queries, candidates, cache=tmp_path)
-    assert teacher.rank(queries, candidates, cache=tmp_path) == expected
+        teacher.rank(queries, candidates)
+    assert teacher.rank(queries, candidates) == expected
     assert sorted(teacher.scored) == sorted(set(teacher.scored)) and len(teacher.scored) == 24
-    assert len(list(tmp_path.glob("*/*.scores"))) == 1
 
 
 def test_the_number_of_processes_does_not_matter(small, tmp_path):
@@ -133,33 +137,34 @@ def test_the_number_of_processes_does_not_matter(small, tmp_path):
     for count in (2, 3):
         teachers = []
         for index in range(count):
-            teachers.append(Counting(corpus, processes=Process(index, count)))
+            folder = tmp_path / str((count, index))
+            teachers.append(Counting(corpus, processes=Process(index, count), cache=folder))
             # Alone, a process knows its own scores only; the others are missing.
             with pytest.raises(ValueError, match="is nan"):
-                teachers[-1].rank(queries, candidates, cache=tmp_path / str((count, index)))
+                teachers[-1].rank(queries, candidates)
         scored = [one for teacher in teachers for one in teacher.scored]
         assert sorted(scored) == sorted(set(scored)) and len(scored) == 24
         assert all(teacher.scored for teacher in teachers)
         # Their scores together are those of one.
         together = tmp_path / f"together{count}"
-        for index in range(count):
-            for folder in (tmp_path / str((count, index))).iterdir():
-                target = together / folder.name
-                target.mkdir(parents=True, exist_ok=True)
-                (target / "settings.json").write_bytes((folder / "settings.json").read_bytes())
-                for number, shard in enumerate(folder.glob("*.scores")):
-                    (target / f"{index}-{number}.scores").write_bytes(shard.read_bytes())
-        last = Counting(corpus)
-        assert last.rank(queries, candidates, cache=together) == expected and not last.scored
+        with ScoreCache(together, Counting(corpus).settings()) as cache:
+            for index in range(count):
+                (file,) = (tmp_path / str((count, index))).iterdir()
+                with sqlite3.connect(file) as other:
+                    keys, scores = zip(*other.execute("SELECT key, score FROM scores"), strict=True)
+                cache.add(np.array(keys, KEY), np.array(scores))
+        last = Counting(corpus, cache=together)
+        assert last.rank(queries, candidates) == expected and not last.scored
 
 
 def test_a_score_that_is_no_number_is_refused_with_its_pair(small, tmp_path):
     corpus, queries, candidates = small
-    teacher = Counting(corpus)
+    teacher = Counting(corpus, cache=tmp_path)
     teacher.score = lambda batch: np.full(len(batch), np.inf)
     with pytest.raises(FloatingPointError, match="counting gives the score inf to query 'q0' and passage 'p"):
-        teacher.rank(queries, candidates, cache=tmp_path)
-    assert not list(tmp_path.glob("*/*.scores"))
+        teacher.rank(queries, candidates)
+    with ScoreCache(tmp_path, teacher.settings()) as cache:
+        assert len(cache) == 0
 
 
 def test_k_cuts_and_queries_without_candidates_get_an_empty_list(small):
@@ -168,5 +173,5 @@ def test_k_cuts_and_queries_without_candidates_get_an_empty_list(small):
     cut = Counting(corpus).rank({**queries, "other": "nothing"}, candidates, k=2)
     assert cut["q0"].passage_ids == full["q0"].passage_ids[:2] and full.name == "counting"
     assert cut["other"].passage_ids == ()
-    with pytest.raises(TypeError, match="a teacher ranks the passages of a Rankings"):
-        Counting(corpus).rank(queries, None)
+    with pytest.raises(ValueError, match="Counting is a reranker: .* Give candidates"):
+        Counting(corpus).rank(queries)

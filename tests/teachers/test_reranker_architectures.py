@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from dgr_trainer import CausalLMTeacher, CrossEncoderTeacher
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.templates import BGE_RERANKER_GEMMA
+from dgr_trainer.teachers.prompts import BGE_RERANKER_GEMMA
 
 SIZES = {
     "hidden_size": 16,

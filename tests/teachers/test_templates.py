@@ -36,7 +36,7 @@ def test_title_and_text_are_joined_only_if_both_are_there(title, text, both):
         ({"passage": "{}"}, r"has the field \{\}"),
         ({"query": "Query:"}, r"query_template 'Query:' has no \{query\}, so every score would ignore it"),
         ({"single": "{query}"}, r"template '\{query\}' has no \{passage\} or \{title\} or \{text\}"),
-        ({"single": "{query} {text"}, "is not a template: .* Double a brace that is meant"),
+        ({"single": "{query} {text"}, "is not a template: .* Write {{ and }} for literal braces"),
         ({"single": "{query} {text}", "query": "Q: {query}"}, "Both template and query_template or passage_template"),
     ],
 )

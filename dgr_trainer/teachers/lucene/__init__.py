@@ -1,1 +1,1 @@
-"""Teachers that run Lucene: Pyserini and Anserini, with Java in processes of their own."""
+"""Teachers that run Lucene through Pyserini and Anserini, with Java in separate processes."""

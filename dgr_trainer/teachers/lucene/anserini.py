@@ -1,6 +1,6 @@
-"""Runs Anserini, the Lucene toolkit inside Pyserini, as a program of its own.
+"""Runs Anserini, the Lucene toolkit inside Pyserini, as a separate program.
 
-A Java machine inside the Python process makes forks hang and Ctrl-C kill Python, so it never gets there.
+A Java machine inside the Python process would make forks hang and Ctrl-C kill Python.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dgr_trainer.errors import DGRRuntimeError, MissingPackageError
 logger = logging.getLogger(__name__)
 
 _STACK_TRACE = re.compile(r"^\s+at [\w.$/@]+\(", re.MULTILINE)
-_TAIL = 4000  # characters of a program's output that an error shows
+_TAIL = 4000  # number of characters of the output of a program that an error shows
 
 
 def find_jar() -> Path:
     """Find the Anserini jar of the installed Pyserini, without importing Pyserini.
 
     Returns:
-        `pathlib.Path`: the newest `anserini-*-fatjar.jar` in the package.
+        `pathlib.Path`: The newest `anserini-*-fatjar.jar` in the package.
 
     Raises:
         ImportError: if Pyserini is not installed.
-        FileNotFoundError: if it is, but holds no such jar.
+        FileNotFoundError: if it is installed but contains no such jar.
     """
     spec = importlib.util.find_spec("pyserini")
     if spec is None or not spec.submodule_search_locations:
@@ -46,25 +46,25 @@ def find_jar() -> Path:
 
 
 def run_anserini(java: Path, jar: Path, program: str, arguments: Sequence[str], memory: str) -> str:
-    """Run a program of the jar to its end. Whatever stops the wait, Ctrl-C included, ends the program too.
+    """Run a program of the jar to its end. An interruption of the wait, such as Ctrl-C, ends the program too.
 
     Args:
-        java (`pathlib.Path`): the `java` program.
-        jar (`pathlib.Path`): the Anserini jar.
-        program (`str`): the class to run, such as `"io.anserini.search.SearchCollection"`.
-        arguments (`Sequence[str]`): its arguments.
-        memory (`str`): the most heap it may take, such as `"2g"`.
+        java (`pathlib.Path`): The `java` program.
+        jar (`pathlib.Path`): The Anserini jar.
+        program (`str`): The class to run, such as `"io.anserini.search.SearchCollection"`.
+        arguments (`Sequence[str]`): Its arguments.
+        memory (`str`): Maximum heap, such as `"2g"`.
 
     Returns:
-        `str`: what it printed.
+        `str`: Its output.
 
     Raises:
-        RuntimeError: if it failed, or reported an exception and went on; shows the end of what it printed.
+        RuntimeError: if it failed, or reported an exception and continued; shows the end of its output.
     """
     command = [str(java), f"-Xmx{memory}", "-cp", str(jar), program, *arguments]
     logger.debug("Running %s", command)
     with tempfile.TemporaryFile() as output:
-        # A session of its own keeps the terminal's Ctrl-C to Python, which then decides.
+        # In a new session, Ctrl-C reaches Python only, which then ends the program.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -85,15 +85,15 @@ def run_anserini(java: Path, jar: Path, program: str, arguments: Sequence[str], 
 def _report(text: str) -> str:
     trace = _STACK_TRACE.search(text)
     start = max(0, trace.start() - _TAIL // 2) if trace else max(0, len(text) - _TAIL)
-    return f"It printed:{os.linesep}{text[start : start + _TAIL].strip()}"
+    return f"Its output:{os.linesep}{text[start : start + _TAIL].strip()}"
 
 
 def _advice(text: str, memory: str) -> str:
     if "OutOfMemoryError" in text:
-        return f" It ran out of memory: give more than memory={memory!r}."
+        return f" It ran out of memory. Give more than memory={memory!r}."
     if "prebuilt index metadata" in text:
         return (
-            " Anserini 2 asks GitHub for a list of indexes before it opens any: go online, "
+            " Anserini 2 downloads a list of indexes from GitHub before it opens any. Go online, "
             'or install "pyserini>=1.6,<2", which works offline.'
         )
     return ""

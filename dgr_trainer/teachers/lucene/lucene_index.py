@@ -1,4 +1,4 @@
-"""A Lucene index of a corpus: built once by Anserini, found again as long as corpus and settings are the same."""
+"""A Lucene index of a corpus: built once by Anserini, and reused while corpus and settings are the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dgr_trainer.teachers.lucene.anserini import run_anserini
 logger = logging.getLogger(__name__)
 
 MARKER = "dgr_trainer.json"
-_PASSAGES_A_FILE = 100_000  # Anserini reads one file a thread
+_PASSAGES_PER_FILE = 100_000  # Each thread of Anserini reads one file.
 
 
 def build_index(
@@ -39,32 +40,32 @@ def build_index(
 ) -> bool:
     """Index a corpus with Lucene, unless the folder has its index already.
 
-    The index is one of Pyserini's as well: `LuceneSearcher(path)` opens it. It appears whole or not at all.
+    Pyserini can open the index too: `LuceneSearcher(path)`. An interruption leaves no partial index.
 
     Args:
-        corpus (`Corpus`): the passages.
-        path (`pathlib.Path`): the folder. An index that this function made of other passages is replaced.
-        java (`pathlib.Path`): the `java` program.
-        jar (`pathlib.Path`): the Anserini jar.
-        fields (`Sequence[str]`): what is indexed of a passage.
-        document_vectors (`bool`): whether to store each passage's terms, which RM3 reads.
-        separate_fields (`bool`): whether each field is also indexed by itself, so that it can be weighted.
-        memory (`str`): the most heap Java may take.
-        threads (`int`): number of indexing threads.
-        progress (`bool`): whether to show progress bars.
+        corpus (`Corpus`): The passages.
+        path (`pathlib.Path`): The folder. An index that this function made of other passages is replaced.
+        java (`pathlib.Path`): The `java` program.
+        jar (`pathlib.Path`): The Anserini jar.
+        fields (`Sequence[str]`): Fields of a passage that are indexed.
+        document_vectors (`bool`): Whether to store the terms of each passage, which RM3 reads.
+        separate_fields (`bool`): Whether to index each field separately too, so that it can be weighted.
+        memory (`str`): Maximum heap of Java.
+        threads (`int`): Number of indexing threads.
+        progress (`bool`): Whether to show progress bars.
 
     Returns:
-        `bool`: `True` if the index was built, `False` if it was there.
+        `bool`: `True` if the index was built, `False` if it existed.
 
     Raises:
-        FileExistsError: if the folder holds something else.
+        FileExistsError: if the folder contains something else.
         RuntimeError: if Anserini failed.
         ValueError: if no passage has text in `fields`.
     """
-    wanted = {"corpus_fingerprint": corpus.fingerprint, "fields": list(fields), "jar": jar.name}
-    kept = {"document_vectors": document_vectors, "separate_fields": separate_fields}
-    if _is_there(path, wanted, kept):
-        logger.info("The Lucene index in %s is of this corpus already.", path)
+    identity = {"corpus_fingerprint": corpus.fingerprint, "fields": list(fields), "jar": jar.name}
+    contents = {"document_vectors": document_vectors, "separate_fields": separate_fields}
+    if _exists(path, identity, contents):
+        logger.info("The folder %s contains the Lucene index of this corpus already.", path)
         return False
     with atomic_folder(path, marker=MARKER) as folder:
         collection = folder / "collection"
@@ -80,44 +81,36 @@ def build_index(
                 f"Anserini could not index {failed.group(1)} of {len(corpus)} passages:\n{output[-4000:]}"
             )
         shutil.rmtree(collection)
-        (folder / MARKER).write_text(json.dumps(wanted | kept, indent=2), encoding="utf-8")
+        (folder / MARKER).write_text(json.dumps(identity | contents, indent=2), encoding="utf-8")
     return True
 
 
-def _is_there(path: Path, wanted: dict[str, Any], kept: dict[str, bool]) -> bool:
+def _exists(path: Path, identity: dict[str, Any], contents: dict[str, bool]) -> bool:
     restore_folder(path)
     marker = path / MARKER
     if not marker.is_file():
         return False
-    found = json.loads(marker.read_text(encoding="utf-8"))
-    changed = [name for name, value in wanted.items() if found.get(name) != value]
-    # An index that holds more than is needed serves as well.
-    changed += [name for name, needed in kept.items() if needed and not found.get(name)]
+    saved = json.loads(marker.read_text(encoding="utf-8"))
+    changed = [name for name, value in identity.items() if saved.get(name) != value]
+    # An index that contains more than is needed can be reused.
+    changed += [name for name, needed in contents.items() if needed and not saved.get(name)]
     if changed:
-        logger.warning("The Lucene index in %s has another %s; it is built anew.", path, " and ".join(changed))
+        logger.warning("The Lucene index in %s has another %s; it is rebuilt.", path, " and ".join(changed))
     return not changed
 
 
 def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], separate: bool, progress: bool) -> None:
     folder.mkdir()
     empty = True
-    passages = tqdm(corpus, desc="Writing passages for Lucene", unit="passage", disable=not progress)
-    file = None
-    try:
-        for number, passage in enumerate(passages):
-            if number % _PASSAGES_A_FILE == 0:
-                if file is not None:
-                    file.close()
-                part = folder / f"part-{number // _PASSAGES_A_FILE:05d}.jsonl"
-                file = open(part, "w", encoding="utf-8", newline="\n")
-            contents = passage_text(passage, fields)
-            empty = empty and not contents.strip()
-            row = {name: passage_text(passage, (name,)) for name in fields} if separate else {}
-            row |= {"id": passage.id, "contents": contents}
-            file.write(json.dumps(row) + "\n")  # type: ignore[union-attr]
-    finally:
-        if file is not None:
-            file.close()
+    passages = iter(tqdm(corpus, desc="Writing passages for Lucene", unit="passage", disable=not progress))
+    for number, start in enumerate(range(0, len(corpus), _PASSAGES_PER_FILE)):
+        with open(folder / f"part-{number:05d}.jsonl", "w", encoding="utf-8", newline="\n") as file:
+            for passage in islice(passages, min(_PASSAGES_PER_FILE, len(corpus) - start)):
+                contents = passage_text(passage, fields)
+                empty = empty and not contents.strip()
+                row = {name: passage_text(passage, (name,)) for name in fields} if separate else {}
+                row |= {"id": passage.id, "contents": contents}
+                file.write(json.dumps(row) + "\n")
     if empty:
         raise DGRValueError(
             f"None of the {len(corpus)} passages has text in {' or '.join(fields)}: there is nothing to index. "

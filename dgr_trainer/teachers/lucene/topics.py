@@ -1,4 +1,4 @@
-"""Queries on their way into Lucene and rank lists on their way out: Anserini's topic and run files."""
+"""Anserini's files: topics (the queries that Lucene reads) and runs (the rank lists that it writes)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# What Lucene makes at most one term of: a character of a script without spaces, a symbol, or a run of letters
-# and digits (cut every 255 characters). Its segmentation joins more than this, never less.
+# Units of which Lucene makes at most one term: a character of a script without spaces, a symbol, or a run of letters
+# and digits (cut every 255 characters). Lucene may join several of them, but never splits one.
 _UNITS = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
     r"|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]{1,255}"
@@ -20,10 +20,10 @@ def one_line(query: str) -> str:
     """Put a query on one line: tabs, line ends and control characters become spaces.
 
     Args:
-        query (`str`): the query.
+        query (`str`): The query.
 
     Returns:
-        `str`: the same words; empty if there are none.
+        `str`: The same words; empty if there are none.
     """
     spaced = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in query)
     return " ".join(spaced.split())
@@ -33,11 +33,11 @@ def cut_query(query: str, terms: int) -> tuple[str, bool]:
     """Cut a query before it has too many different terms; Lucene refuses a query of more than 1,024.
 
     Args:
-        query (`str`): the query.
-        terms (`int`): how many different terms it may have.
+        query (`str`): The query.
+        terms (`int`): Maximum number of different terms.
 
     Returns:
-        `tuple[str, bool]`: the query or its beginning, and whether it was cut.
+        `tuple[str, bool]`: The query or its beginning, and whether it was cut.
     """
     seen: set[str] = set()
     for unit in _UNITS.finditer(query):
@@ -51,8 +51,8 @@ def write_topics(queries: Iterable[str], path: Path) -> None:
     """Write queries as a topic file of tab-separated lines. Query number i has the id `str(i)`.
 
     Args:
-        queries (`Iterable[str]`): what `one_line` returned; none empty.
-        path (`pathlib.Path`): the file.
+        queries (`Iterable[str]`): Non-empty results of `one_line`.
+        path (`pathlib.Path`): The file.
     """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for number, query in enumerate(queries):
@@ -63,10 +63,10 @@ def read_run(path: Path) -> Iterator[tuple[int, str, float]]:
     """Read the run file that Anserini wrote for a topic file of `write_topics`.
 
     Args:
-        path (`pathlib.Path`): lines `query Q0 passage rank score tag`. A passage id may hold spaces.
+        path (`pathlib.Path`): The file, lines of `query Q0 passage rank score tag`. A passage id may contain spaces.
 
     Yields:
-        `tuple[int, str, float]`: query number, passage id, score.
+        `tuple[int, str, float]`: Query number, passage id, score.
     """
     with open(path, encoding="utf-8", newline="\n") as file:
         for line in file:

@@ -40,8 +40,8 @@ def test_missing_pyserini_names_the_extra(monkeypatch):
     [
         ("fail", r"SearchCollection failed \(exit status 3\)(.|\n)*the disk is full"),
         ("trace", r"failed \(exit status 0\)(.|\n)*TooManyClauses(.|\n)*at org.apache.lucene"),
-        ("memory", r"It ran out of memory: give more than memory='2g'"),
-        ("offline", r"go online, or install \"pyserini>=1.6,<2\", which works offline"),
+        ("memory", r"It ran out of memory. Give more than memory='2g'"),
+        ("offline", r"Go online, or install \"pyserini>=1.6,<2\", which works offline"),
     ],
 )
 def test_a_failure_shows_what_was_printed(machine, mode, message):

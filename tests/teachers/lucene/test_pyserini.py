@@ -139,7 +139,7 @@ def test_an_index_is_kept_until_the_corpus_or_the_fields_change(make, corpus, pa
     assert programs(machine) == ["IndexCollection"]
     assert sorted(path.name for path in folder.iterdir()) == ["dgr_trainer.json", "segments_1"]
     make(Corpus.from_passages(passages[:5]), folder)
-    assert "has another corpus_fingerprint; it is built anew" in caplog.text
+    assert "has another corpus_fingerprint; it is rebuilt" in caplog.text
     make(Corpus.from_passages(passages[:5]), folder, fields="title")
     make(Corpus.from_passages(passages[:5]), folder, fields="title", rm3=RM3())
     assert len(programs(machine)) == 4
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_java_and_leaves_nothing(machine, tmp_path):
         ({"hits": 0}, "hits is 0, but it has to be at least 1"),
         ({"threads": 0}, "threads is 0"),
         ({"queries_per_run": 0}, "queries_per_run is 0"),
-        ({"memory": "lots"}, "memory is 'lots', but Java wants a number and a unit"),
+        ({"memory": "lots"}, "memory is 'lots', but Java needs a number and a unit"),
         ({"fields": ("body",)}, "it must name at least one of"),
     ],
 )
@@ -230,7 +230,7 @@ def test_settings_out_of_range_are_refused(make, corpus, options, message):
     [
         ({"terms": 0}, "expanded by 1 to 500 terms"),
         ({"passages": 0}, "at least 1 passage"),
-        ({"original_query_weight": 1.5}, "it is a share: 0 to 1"),
+        ({"original_query_weight": 1.5}, "it has to be between 0 and 1"),
     ],
 )
 def test_rm3_out_of_range_is_refused(options, message):
@@ -239,9 +239,9 @@ def test_rm3_out_of_range_is_refused(options, message):
 
 
 def test_nothing_to_search_is_refused(make, corpus, tmp_path):
-    with pytest.raises(ValueError, match="neither a corpus nor an index_dir"):
+    with pytest.raises(ValueError, match="needs passages, but got no corpus, index_dir or prebuilt index"):
         make(None)
-    with pytest.raises(FileNotFoundError, match="holds no Lucene index. Give one, or a corpus to index there"):
+    with pytest.raises(FileNotFoundError, match="contains no Lucene index. Give a folder that does, or a corpus"):
         make(None, tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no Anserini jar at .*missing.jar"):
         PyseriniTeacher(corpus, jar=tmp_path / "missing.jar")
@@ -260,9 +260,9 @@ def test_java_is_looked_for_before_anything_is_written(machine, corpus, tmp_path
         ({"mu": 0}, "mu is 0, but Dirichlet"),
         ({"similarity": "impact"}, "made from the output of a learned model, not from a corpus"),
         ({"encoder": "UniCoil"}, "makes queries for similarity='impact', not for 'bm25'"),
-        ({"field_weights": {"body": 1.0}}, r"names 'body', but the fields that are indexed are \['title', 'text'\]"),
+        ({"field_weights": {"body": 1.0}}, r"names 'body', but the indexed fields are \['title', 'text'\]"),
         ({"field_weights": {"title": -1.0}}, "The weight of field 'title' is -1.0"),
-        ({"prebuilt": "msmarco-v1-passage"}, "is an index already: leave corpus and index_dir out"),
+        ({"prebuilt": "msmarco-v1-passage"}, "names an index: leave out corpus and index_dir"),
     ],
 )
 def test_similarities_and_fields_that_cannot_be_are_refused(make, corpus, options, message):

@@ -54,7 +54,7 @@ def test_a_crash_is_reported_and_harms_nothing():
         teacher.rank({"q1": "piano", "q2": "boom", "q3": "keys"})
     with pytest.raises(RuntimeError, match="no such field"):
         make().rank({"q": "raise"})
-    with pytest.raises(RuntimeError, match=r"made a NoneType, which has no method search\(query, k=...\)"):
+    with pytest.raises(RuntimeError, match=r"returned a NoneType, which has no method search\(query, k=...\)"):
         SearcherTeacher(nothing, progress=False).rank({"q": "x"})
     with pytest.raises(RuntimeError, match="No module named 'no_such_module'"):
         SearcherTeacher("no_such_module:Searcher", progress=False).rank({"q": "x"})
