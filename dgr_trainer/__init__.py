@@ -44,6 +44,7 @@ _HOME_OF = {
     "qrels_from_dataset": "dgr_trainer.data.queries",
     "queries_from_dataset": "dgr_trainer.data.queries",
     "rank_list_statistics": "dgr_trainer.runs.statistics",
+    "read_run": "dgr_trainer.runs.reading",
     "read_pseudo_queries": "dgr_trainer.data.pseudo_queries",
     "read_qrels": "dgr_trainer.data.queries",
     "read_queries": "dgr_trainer.data.queries",

@@ -21,6 +21,7 @@ _EXTRAS = {
     "jnius": "pyserini",
     "matplotlib": "plots",
     "pyserini": "pyserini",
+    "scipy": "eval",
     "sentence_transformers": "bi-encoder",
 }
 """The extra that installs a module, by the module's name."""

@@ -7,6 +7,7 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgr_trainer.cli.models import check_device, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
@@ -71,8 +72,9 @@ def run(options: RankOptions, teacher_options: Any, positionals: Namespace) -> N
     candidates = _read_candidates(options)
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
     with process_group(teacher_options.device) as processes:
-        teacher = make_teacher(options.teacher, corpus, given)
-        rankings = teacher.rank(queries, candidates, k=options.k)
+        with memory_advice("Lower --batch_tokens or --batch_size, or give --device cpu."):
+            teacher = make_teacher(options.teacher, corpus, given)
+            rankings = teacher.rank(queries, candidates, k=options.k)
         if is_main_process(processes):
             write_run(rankings, output)
             logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
@@ -90,6 +92,7 @@ def _check(options: RankOptions, given: dict[str, Any]) -> None:
     without_candidates = options.candidates is None and options.run is None
     if options.depth is not None and without_candidates:
         raise DGRValueError("--depth cuts the lists of --candidates or --run, but neither is given. Leave it out.")
+    check_device(given.get("device"))
     if "model" in given:
         given["model"] = model_name("--model", given["model"])
     if teacher.needs_candidates and without_candidates:

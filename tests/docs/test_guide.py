@@ -103,8 +103,8 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        *("index", "swap", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli", "search-at-scale"),
-        "storage",
+        *("index", "swap", "losses", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli"),
+        *("search-at-scale", "storage"),
     ],
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
