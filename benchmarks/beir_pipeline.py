@@ -2,12 +2,12 @@
 
     python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT [--cross-encoder MODEL]
 
-Each teacher gives a student of its own, distilled from the same generation stage. LTRGR, which needs no teacher, takes
-as many steps, and so does a student that only goes on generating the identifiers of relevant passages. The training
+One student is distilled from each teacher, all from the same generation stage. LTRGR, which needs no teacher, takes
+as many steps, and so does a student that continues the generation stage. The training
 questions of a passage serve as its pseudo-queries; the questions of the other splits are never seen. There are three
 tables: of all test questions, and of those whose passages have training questions or have none.
 
-OUT keeps what each stage made, and the same command goes on from there, while one with other options is refused:
+OUT keeps the result of each stage. The same command resumes from there; a command with other options is refused:
 `student` (after the generation stage), `candidates`, `runs`, `tables.md`. With `--candidates-only` it ends before the
 teachers; train_step.py and train_scaling.py take their batches from such a folder. The last line is one JSON object.
 """
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with train and test splits.")
     parser.add_argument("--student", required=True, help="Pretrained sequence-to-sequence model.")
-    parser.add_argument("--output", type=Path, required=True, help="Folder that is made, or gone on with.")
+    parser.add_argument("--output", type=Path, required=True, help="New folder, or one to resume from.")
     parser.add_argument("--candidates-only", action="store_true", help="End when the candidates are found.")
     parser.add_argument("--cross-encoder", help="Sequence-classification model; left out, there is no such teacher.")
     parser.add_argument("--template", help="Single-segment template of the cross-encoder.")

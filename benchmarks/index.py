@@ -287,7 +287,7 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
 
 
 class NoMarkers:
-    """Stands for [`Identifiers`]: the identifiers here are n-grams without markers."""
+    """Replaces [`Identifiers`]: the identifiers here are n-grams without markers."""
 
     @staticmethod
     def prefix(view: str) -> tuple[int, ...]:

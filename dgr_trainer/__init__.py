@@ -4,7 +4,7 @@ Public names are imported on first use, so that `import dgr_trainer` is fast and
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgr_trainer._version import __version__
 
@@ -57,6 +57,57 @@ _HOME_OF = {
     "margin_rank_loss": "dgr_trainer.training.losses",
     "ranknet_loss": "dgr_trainer.training.losses",
 }
+
+if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
+    from dgr_trainer.candidates import Candidate as Candidate
+    from dgr_trainer.candidates import Candidates as Candidates
+    from dgr_trainer.candidates import MatchedIdentifier as MatchedIdentifier
+    from dgr_trainer.data.corpus import Corpus as Corpus
+    from dgr_trainer.data.passages import Passage as Passage
+    from dgr_trainer.data.pseudo_queries import read_pseudo_queries as read_pseudo_queries
+    from dgr_trainer.data.queries import qrels_from_dataset as qrels_from_dataset
+    from dgr_trainer.data.queries import queries_from_dataset as queries_from_dataset
+    from dgr_trainer.data.queries import read_qrels as read_qrels
+    from dgr_trainer.data.queries import read_queries as read_queries
+    from dgr_trainer.evaluation.answers import answer_qrels as answer_qrels
+    from dgr_trainer.evaluation.comparison import compare_runs as compare_runs
+    from dgr_trainer.evaluation.evaluator import RetrievalEvaluator as RetrievalEvaluator
+    from dgr_trainer.evaluation.metrics import evaluate_run as evaluate_run
+    from dgr_trainer.identifier_weights import ScoringSettings as ScoringSettings
+    from dgr_trainer.identifiers import Identifiers as Identifiers
+    from dgr_trainer.identifiers import IdentifierSettings as IdentifierSettings
+    from dgr_trainer.index import FMIndex as FMIndex
+    from dgr_trainer.query_generation import PseudoQueryGenerator as PseudoQueryGenerator
+    from dgr_trainer.retrieval.hits import Hit as Hit
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
+    from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
+    from dgr_trainer.runs.rankings import Rankings as Rankings
+    from dgr_trainer.runs.reading import read_run as read_run
+    from dgr_trainer.runs.statistics import rank_list_statistics as rank_list_statistics
+    from dgr_trainer.teachers.bi_encoder import BiEncoderTeacher as BiEncoderTeacher
+    from dgr_trainer.teachers.bm25 import BM25Teacher as BM25Teacher
+    from dgr_trainer.teachers.causal_lm import CausalLMTeacher as CausalLMTeacher
+    from dgr_trainer.teachers.cross_encoder import CrossEncoderTeacher as CrossEncoderTeacher
+    from dgr_trainer.teachers.function import FunctionTeacher as FunctionTeacher
+    from dgr_trainer.teachers.lucene.pyserini import PyseriniTeacher as PyseriniTeacher
+    from dgr_trainer.teachers.lucene.searcher import SearcherTeacher as SearcherTeacher
+    from dgr_trainer.teachers.seq2seq import Seq2SeqTeacher as Seq2SeqTeacher
+    from dgr_trainer.teachers.teacher import Teacher as Teacher
+    from dgr_trainer.training.arguments import DistillationTrainingArguments as DistillationTrainingArguments
+    from dgr_trainer.training.collator import DistillationCollator as DistillationCollator
+    from dgr_trainer.training.losses import RankingLoss as RankingLoss
+    from dgr_trainer.training.losses import distilled_ranknet_loss as distilled_ranknet_loss
+    from dgr_trainer.training.losses import kl_divergence_loss as kl_divergence_loss
+    from dgr_trainer.training.losses import lambda_loss as lambda_loss
+    from dgr_trainer.training.losses import listmle_loss as listmle_loss
+    from dgr_trainer.training.losses import listnet_loss as listnet_loss
+    from dgr_trainer.training.losses import margin_mse_loss as margin_mse_loss
+    from dgr_trainer.training.losses import margin_rank_loss as margin_rank_loss
+    from dgr_trainer.training.losses import ranknet_loss as ranknet_loss
+    from dgr_trainer.training.pairs import generation_pairs as generation_pairs
+    from dgr_trainer.training.trainer import (
+        DistillationGenerativeRetrievalTrainer as DistillationGenerativeRetrievalTrainer,
+    )
 
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 

@@ -290,7 +290,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             raise DGRValueError(
                 "These candidates were made with another tokenizer: their fingerprint is "
                 f"{self.tokenizer_fingerprint[:12]}..., the tokenizer's is {fingerprint[:12]}.... Their token ids "
-                "would stand for other words. Use the tokenizer of the model that made them, or make the candidates "
+                "would mean other words. Use the tokenizer of the model that made them, or make the candidates "
                 "again."
             )
 

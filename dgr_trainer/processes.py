@@ -136,7 +136,7 @@ def map_across_processes(
 
 
 def share_of_process(items: Sequence[T], processes: Processes | None) -> Sequence[T]:
-    """The items that this process works on: every n-th, starting with the one of its own number."""
+    """The items that this process works on: every n-th, starting with its rank."""
     rank, num_processes = process_rank(processes)
     return items[rank::num_processes]
 

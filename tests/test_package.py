@@ -1,5 +1,7 @@
 """What `import dgr_trainer` does and does not do."""
 
+import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -94,3 +96,15 @@ def test_the_oldest_versions_are_those_of_the_requirements() -> None:
     pinned = (root / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
     oldest = {re.sub("==", ">=", line) for line in pinned if not line.startswith("#")}
     assert oldest == set(required)
+
+
+@pytest.mark.parametrize("package", ["", ".data", ".evaluation", ".retrieval", ".runs"])
+def test_type_checkers_see_the_names_that_are_imported_on_first_use(package: str) -> None:
+    module = importlib.import_module(f"dgr_trainer{package}")
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = {alias.name: node.module for node in block.body for alias in node.names if alias.asname == alias.name}
+    homes = module._HOME_OF.items()
+    prefix = "" if package == "" else f"dgr_trainer{package}."
+    assert seen == {name: home if home.startswith("dgr_trainer.") else prefix + home for name, home in homes}

@@ -63,7 +63,7 @@ def comparison_lines(comparison: RunComparison, digits: int, labels: Labels | No
     head = f"{'metric':<{label}}  {'run':<{width}}  {'mean':>{number}}  {interval:<{cell}}"
     tested = comparison.baseline is not None
     t_tested = any(
-        value.test and value.test.t_p_value is not None for of in comparison.runs.values() for value in of.values()
+        value.test and value.test.t_p_value is not None for run in comparison.runs.values() for value in run.values()
     )
     tests_head = f"  {'differs':>{number + 1}}  {'p':<5}{'  p(t)' if t_tested else ''}" if tested else ""
     lines = [(head + tests_head).rstrip()]

@@ -4,7 +4,7 @@ The names in `__all__` are public and are imported on first use.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "Corpus": "corpus",
@@ -19,6 +19,19 @@ _HOME_OF = {
     "read_queries": "queries",
     "write_qrels": "queries",
 }
+
+if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
+    from dgr_trainer.data.corpus import Corpus as Corpus
+    from dgr_trainer.data.passages import Passage as Passage
+    from dgr_trainer.data.pseudo_queries import PseudoQueries as PseudoQueries
+    from dgr_trainer.data.pseudo_queries import read_pseudo_queries as read_pseudo_queries
+    from dgr_trainer.data.queries import Qrels as Qrels
+    from dgr_trainer.data.queries import check_qrels as check_qrels
+    from dgr_trainer.data.queries import qrels_from_dataset as qrels_from_dataset
+    from dgr_trainer.data.queries import queries_from_dataset as queries_from_dataset
+    from dgr_trainer.data.queries import read_qrels as read_qrels
+    from dgr_trainer.data.queries import read_queries as read_queries
+    from dgr_trainer.data.queries import write_qrels as write_qrels
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 

@@ -16,7 +16,7 @@ MAX_VOCAB_SIZE = 1 << 24
 class IndexArrays:
     """The arrays of one segment of an FM-index. All are read-only; those of a loaded index are mapped from files.
 
-    A row is a row of the suffix array of the reversed text, so it stands for a position of the text. Rows are sorted
+    A row is a row of the suffix array of the reversed text, so it is a position of the text. Rows are sorted
     by the tokens up to their position, read backwards to the separator before the passage.
     """
 

@@ -133,9 +133,9 @@ class _Quickstart:
         self.stage("Corpus: the documentation of Python's standard library")
         corpus = _with_names_in_words(python_docs_corpus())
         teacher = BM25Teacher(corpus, progress=False)  # Fails now if bm25s is missing, not after minutes of training.
-        asked, asked_qrels = load_questions("train", corpus)
-        tested, tested_qrels = load_questions("test", corpus)
-        self.say(f"  {len(corpus):,} passages; {len(asked)} questions to train on, {len(tested)} held out")
+        training, training_qrels = load_questions("train", corpus)
+        test, test_qrels = load_questions("test", corpus)
+        self.say(f"  {len(corpus):,} passages; {len(training)} questions to train on, {len(test)} held out")
 
         self.stage("Index: every title, substring and pseudo-query, as the student's tokens")
         identifiers = Identifiers(AutoTokenizer.from_pretrained(CHECKPOINT))
@@ -145,13 +145,13 @@ class _Quickstart:
         self.stage("Generation: the student learns to generate the identifiers of the training questions' passages")
         self.say("  It starts from a checkpoint of this package that has read the documentation, but no question.")
         student = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
-        self.train_generation(student, corpus, identifiers, asked, asked_qrels)
+        self.train_generation(student, corpus, identifiers, training, training_qrels)
 
         def retriever(model: PreTrainedModel) -> GenerativeRetriever:
             return GenerativeRetriever(model, identifiers, index, corpus=corpus, settings=SEARCH, scoring=SCORING)
 
         self.stage("Candidates: what the student finds for the training questions, and for made-up ones")
-        queries, qrels = self.training_queries(corpus, asked, asked_qrels)
+        queries, qrels = self.training_queries(corpus, training, training_qrels)
         candidates = retriever(student).candidates(queries, k=self.settings.candidates, relevant=qrels)
 
         self.stage("Teacher: BM25 orders the candidates")
@@ -167,11 +167,11 @@ class _Quickstart:
         )
 
         self.stage("Evaluation on the held-out questions")
-        runs = {"BM25 (teacher)": teacher.rank(tested, k=100)}
+        runs = {"BM25 (teacher)": teacher.rank(test, k=100)}
         for name, model in {"generation only": student, "LTRGR": ltrgr, "DGR": dgr}.items():
-            runs[name] = retriever(model).rank(tested, k=100)
-        comparison = compare_runs(runs, tested_qrels, METRICS, baseline="generation only")
-        self.save(retriever(dgr), runs, tested_qrels, comparison, history)
+            runs[name] = retriever(model).rank(test, k=100)
+        comparison = compare_runs(runs, test_qrels, METRICS, baseline="generation only")
+        self.save(retriever(dgr), runs, test_qrels, comparison, history)
         return QuickstartResult(comparison, self.output_dir / "retriever", time.monotonic() - self.started)
 
     def arguments(self, **others: Any) -> DistillationTrainingArguments:
@@ -222,14 +222,14 @@ class _Quickstart:
         ).train()
 
     def training_queries(
-        self, corpus: Corpus, asked: datasets.Dataset, asked_qrels: Qrels
+        self, corpus: Corpus, training: datasets.Dataset, training_qrels: Qrels
     ) -> tuple[datasets.Dataset, Qrels]:
         """Return the training questions and as many made-up ones as the settings say."""
         seed = self.settings.seed + 1000  # Not the questions that the checkpoint learned from.
         made_up, made_up_qrels = made_up_questions(corpus, 1, seed)
         made_up = made_up.shuffle(seed=seed).select(range(min(self.settings.made_up, len(made_up))))
-        queries = datasets.concatenate_datasets([asked, made_up])
-        return queries, asked_qrels | {query_id: made_up_qrels[query_id] for query_id in made_up["query_id"]}
+        queries = datasets.concatenate_datasets([training, made_up])
+        return queries, training_qrels | {query_id: made_up_qrels[query_id] for query_id in made_up["query_id"]}
 
     def train_ranking(
         self,

@@ -1,7 +1,7 @@
 """Retrieval: constrained decoding, weights of identifiers, scores of passages."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
     "DistributedIndex": "distributed_index",
@@ -10,6 +10,13 @@ _HOME_OF = {
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }
+
+if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
+    from dgr_trainer.retrieval.constraint import IndexConstraint as IndexConstraint
+    from dgr_trainer.retrieval.distributed_index import DistributedIndex as DistributedIndex
+    from dgr_trainer.retrieval.hits import Hit as Hit
+    from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
+    from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 

@@ -122,7 +122,7 @@ def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Ranki
             lists[query_id] = [(hit.document.doc_id, float(hit.score)) for hit in hits]
         else:
             hits = sorted(hits, key=lambda hit: hit.rank)
-            lists[query_id] = [(hit.document.doc_id, float(len(hits) - place)) for place, hit in enumerate(hits)]
+            lists[query_id] = [(hit.document.doc_id, float(len(hits) - index)) for index, hit in enumerate(hits)]
     return Rankings(lists, name)
 
 

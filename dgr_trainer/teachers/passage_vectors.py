@@ -101,7 +101,7 @@ class _Work:
     def blocks(self, starts: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the vectors of blocks, in their order."""
         _, count = process_rank(self.processes)
-        # The progress of this process stands for that of the others.
+        # The progress of this process represents that of the others.
         done = len(self.corpus) - min(len(self.corpus), len(starts) * count * _PASSAGES_PER_BLOCK)
         with tqdm(
             total=len(self.corpus), initial=done, desc="Passage vectors", unit="passage", disable=not self.progress

@@ -50,7 +50,7 @@ class ScoreCache:
     Args:
         path (`str` or `os.PathLike`): Folder of the cache; created if it does not exist.
         settings (`Mapping[str, object]`): What scores depend on besides query and passage (weights, templates,
-            precision), in JSON types. Other settings have a file of their own: scores are never mixed.
+            precision), in JSON types. Other settings get another file: scores are never mixed.
 
     Raises:
         NotADirectoryError: if `path` is a file.

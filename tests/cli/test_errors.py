@@ -53,7 +53,10 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{INDEX} --output TMP/i --query_end ||", "query_start and query_end are both '||'"),
         (f"{INDEX} --output TMP/i --title_prompt title", "must contain '{query}' once"),
         (f"{PAIRS} --output TMP/p --queries FILES/queries.tsv", "--queries and --qrels go together"),
-        (f"{PAIRS} --output TMP/p --queries FILES/no.tsv --qrels FILES/qrels.txt", "--queries: FILES/no.tsv does not exist"),
+        (
+            f"{PAIRS} --output TMP/p --queries FILES/no.tsv --qrels FILES/qrels.txt",
+            "--queries: FILES/no.tsv does not exist",
+        ),
         (f"{PAIRS} --output TMP/p --split train", "--split train selects from a BEIR folder"),
         (f"{RANK} --teacher cross-encoder", "--teacher cross-encoder needs --model"),
         (f"{RANK} --teacher cross-encoder --model FILES/bart", "Give --candidates or --run"),
