@@ -2,10 +2,8 @@
 
     python benchmarks/score_cache.py [--other FILE.py] [--scores N] [--batch N] [--rounds N]
 
-Each of two processes adds half of the scores in batches, and then looks up all of them. `--other` is a
-module with a class `ScoreStore` of the same methods, such as the append-only files that the library had before:
-
-    git show c33f9f2:dgr_trainer/teachers/score_store.py > /tmp/score_store.py
+Each of two processes adds half of the scores in batches, and then looks up all of them. `--other` is a module with a
+class `ScoreStore` of the same methods, such as append-only files of records.
 
 Both sides run in alternating order, and the medians of the rounds are compared. The last line is one JSON object.
 """
