@@ -26,6 +26,7 @@ from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.model_facts import decoder_position_limit
 from dgr_trainer.student.weights import align_weights, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,12 @@ class PseudoQueryGenerator:
         if not self.model.config.is_encoder_decoder:
             raise DGRValueError(
                 f"{type(self.model).__name__} is not a sequence-to-sequence model. Give one, such as T5 or BART."
+            )
+        positions = decoder_position_limit(self.model)
+        if positions is not None and max_new_tokens >= positions:
+            raise DGRValueError(
+                f"max_new_tokens={max_new_tokens}, but the decoder of {type(self.model).__name__} has {positions} "
+                "positions, one of which is the start token. Give a smaller number."
             )
         module: torch.nn.Module = align_weights(self.model)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

@@ -172,6 +172,10 @@ def test_settings_that_make_no_sense_are_refused(make, bpe_tokenizer, corpus, tm
         make(template="{body}")
     with pytest.raises(ValueError, match="has no field, so the model would read the same text"):
         make(template="text")
+    with pytest.raises(
+        ValueError, match="max_new_tokens=5000, but the decoder of BartForConditionalGeneration has .* positions"
+    ):
+        make(max_new_tokens=5000)
     with pytest.raises(ValueError, match="without its tokenizer"):
         PseudoQueryGenerator(make_bart(bpe_tokenizer))
     encoder = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))

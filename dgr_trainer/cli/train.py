@@ -114,6 +114,8 @@ def run(
     inputs = read(all_options, arguments.seed)
     model = load_student(inputs.model_name, lora)
     _check_training(arguments, model)
+    if checkpoint is not None:
+        _check_weights(Path(checkpoint), model)
     retriever = _retriever(model, inputs)
     trainer = _trainer(model, inputs, arguments)
     if trainer.is_world_process_zero():
@@ -168,6 +170,24 @@ def _checked_checkpoint(folder: Path) -> str:
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise FileNotFoundError(f"--resume_from_checkpoint: {folder} is not a checkpoint: it has no weights.")
     return str(folder)
+
+
+def _check_weights(folder: Path, model: Any) -> None:
+    """Check that the weights of a checkpoint are those of this model; weights that processes share are not read."""
+    from safetensors import safe_open
+
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for file in sorted(folder.glob("*.safetensors")):
+        with input_errors(f"--resume_from_checkpoint: {file} is damaged", Exception), safe_open(file, "pt") as weights:
+            for name in weights.keys():
+                # An adapter is saved without its name.
+                prefix, _, parameter = name.rpartition(".")
+                shape = tuple(weights.get_slice(name).get_shape())
+                if shape not in (shapes.get(name), shapes.get(f"{prefix}.default.{parameter}")):
+                    raise DGRValueError(
+                        f"--resume_from_checkpoint: {folder} is a checkpoint of another model: its weight {name} of "
+                        f"shape {shape} does not fit. Give the --model and --lora_r that it was trained with."
+                    )
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import listing
 
@@ -121,7 +121,8 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def _load_saved(folder: Path) -> Dataset | DatasetDict:
-    return load_from_disk(str(folder))
+    with input_errors(f"The dataset at {folder} is damaged", Exception):
+        return load_from_disk(str(folder))
 
 
 def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:

@@ -42,6 +42,15 @@ def start_token_id(model: nn.Module) -> int:
     )
 
 
+def decoder_position_limit(model: nn.Module) -> int | None:
+    """The longest sequence, in tokens, that a decoder with position embeddings takes; `None` if it has none."""
+    base = underlying_model(model)
+    limit = getattr(base.config, "max_position_embeddings", None)
+    if getattr(base.get_decoder(), "embed_positions", None) is None or not isinstance(limit, int):
+        return None
+    return limit
+
+
 def can_pack(model: nn.Module) -> bool:
     """Whether a model's decoder can score several identifiers in one row.
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.student.model_facts import (
     can_pack,
+    decoder_position_limit,
     embedding_rows,
     packing_attention,
     start_token_id,
@@ -119,8 +120,8 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     start_token_id(model)
     if can_pack(model):
         packing_attention(model)
-    limit = getattr(base.config, "max_position_embeddings", None)
-    if getattr(base.get_decoder(), "embed_positions", None) is None or not isinstance(limit, int):
+    limit = decoder_position_limit(model)
+    if limit is None:
         return
     if isinstance(collator.source, StringIdentifiers) and collator.source.longest > limit:
         raise DGRValueError(

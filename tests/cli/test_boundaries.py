@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dgr_trainer.cli.models import check_device, memory_advice
 from dgr_trainer.errors import DGRMemoryError, DGRValueError, input_errors
@@ -92,6 +93,13 @@ def test_checkpoints(one_error, files, tmp_path):
     assert "trainer_state.json is damaged" in one_error(TRAIN, *resume)
     state.write_text("{}")
     assert "checkpoint is not a checkpoint: it has no weights" in one_error(TRAIN, *resume)
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights.write_text("damaged")
+    assert "model.safetensors is damaged" in one_error(TRAIN, *resume)
+    for name, shape in (("model.shared.weight", (3, 3)), ("model.other.weight", (3,))):
+        save_file({name: torch.zeros(shape)}, weights)
+        message = f"a checkpoint of another model: its weight {name} of shape {shape} does not fit"
+        assert message in one_error(TRAIN, *resume)
 
 
 # Models
@@ -200,6 +208,14 @@ def test_data_sets_that_cannot_be_loaded(one_error, tmp_path):
         assert "queries.parquet" in one_error(
             "rank --teacher bm25 --corpus {files}/corpus.jsonl --output {out} --queries", source
         )
+
+
+def test_saved_datasets_that_are_damaged(one_error, tmp_path):
+    (tmp_path / "queries").mkdir()
+    for name in ("state.json", "dataset_info.json"):
+        (tmp_path / "queries" / name).write_text("{")
+    command = "rank --teacher bm25 --corpus {files}/corpus.jsonl --output {out} --queries"
+    assert f"The dataset at {tmp_path / 'queries'} is damaged" in one_error(command, tmp_path / "queries")
 
 
 def test_only_the_named_errors_are_those_of_the_input():
