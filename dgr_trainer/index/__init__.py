@@ -10,9 +10,10 @@ Querying: `FMIndex` takes its `query_methods` from a mixin; `query_dispatch` che
 Changing and saving: `segment_changes` adds, removes and merges segments; `storage` writes them as `array_folders`, and
 `verified_files` remembers which checksums were verified; `corpus_sync` changes an index together with its corpus.
 
-Only `FMIndex` is public.
+`FMIndex` and `save_changed` are public.
 """
 
+from dgr_trainer.index.corpus_sync import save_changed
 from dgr_trainer.index.fm_index import FMIndex
 
-__all__ = ["FMIndex"]
+__all__ = ["FMIndex", "save_changed"]

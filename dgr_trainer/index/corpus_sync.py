@@ -13,7 +13,7 @@ from dgr_trainer.data.corpus_folder import write_changed
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.links import link_tree
-from dgr_trainer.index import FMIndex
+from dgr_trainer.index.fm_index import FMIndex
 from dgr_trainer.index.storage import belongs_to_index, unchanged
 
 CORPUS = "corpus"

@@ -24,7 +24,7 @@ PathLike = str | os.PathLike[str]
 class Triples(NamedTuple):
     """Training triples, by query.
 
-    Args:
+    Attributes:
         qrels (`dict[str, dict[str, int]]`): The relevant passages, with relevance 1.
         negatives ([`Rankings`]): The other passages in the order of the file: candidates for a teacher to rank.
     """

@@ -25,7 +25,7 @@ _BATCH = 1000
 class RankList(NamedTuple):
     """The passages of one query, best first.
 
-    Args:
+    Attributes:
         passage_ids (`tuple[str, ...]`): Ids of the passages.
         scores (`np.ndarray` of shape `(len(passage_ids),)`, float64): Their scores, descending.
     """
