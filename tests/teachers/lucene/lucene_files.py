@@ -63,8 +63,8 @@ def save_faiss_index(teacher: BiEncoderTeacher, corpus: Corpus, folder: Path) ->
     import faiss
 
     folder.mkdir()
-    index = faiss.IndexFlatIP(teacher.vectors.shape[1])
-    index.add(np.ascontiguousarray(teacher.vectors))
+    index = faiss.IndexFlatIP(teacher.passage_vectors.shape[1])
+    index.add(np.ascontiguousarray(teacher.passage_vectors))
     faiss.write_index(index, str(folder / "index"))
     (folder / "docid").write_text("".join(f"{id}\n" for id in corpus.ids))
 
