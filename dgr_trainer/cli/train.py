@@ -176,18 +176,22 @@ def _check_weights(folder: Path, model: Any) -> None:
     """Check that the weights of a checkpoint are those of this model; weights that processes share are not read."""
     from safetensors import safe_open
 
+    other = f"--resume_from_checkpoint: {folder} is a checkpoint of another model"
+    hint = "Give the --model and --lora_r that it was trained with."
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     for file in sorted(folder.glob("*.safetensors")):
+        known = 0
         with input_errors(f"--resume_from_checkpoint: {file} is damaged", Exception), safe_open(file, "pt") as weights:
             for name in weights.keys():
-                # An adapter is saved without its name.
+                # An adapter is saved without its name. Other modules of peft have other names in the model.
                 prefix, _, parameter = name.rpartition(".")
+                expected = shapes.get(name, shapes.get(f"{prefix}.default.{parameter}"))
                 shape = tuple(weights.get_slice(name).get_shape())
-                if shape not in (shapes.get(name), shapes.get(f"{prefix}.default.{parameter}")):
-                    raise DGRValueError(
-                        f"--resume_from_checkpoint: {folder} is a checkpoint of another model: its weight {name} of "
-                        f"shape {shape} does not fit. Give the --model and --lora_r that it was trained with."
-                    )
+                known += expected is not None
+                if expected not in (None, shape):
+                    raise DGRValueError(f"{other}: its weight {name} has the shape {shape}, not {expected}. {hint}")
+        if not known:
+            raise DGRValueError(f"{other}: the model has none of the weights in {file.name}. {hint}")
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:

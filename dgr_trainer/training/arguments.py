@@ -153,10 +153,12 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     @property
     def ranking_loss_settings(self) -> dict[str, Any]:
         """The settings of the ranking loss that were chosen, by name; the others keep the loss's defaults."""
-        chosen = {name: getattr(self, name) for name in _LOSS_SETTINGS}
-        given = {name: value for name, value in chosen.items() if value is not None and value is not False}
         assert not isinstance(self.ranking_loss_kwargs, str)
-        return given | (self.ranking_loss_kwargs or {})
+        return self._given_settings() | (self.ranking_loss_kwargs or {})
+
+    def _given_settings(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in _LOSS_SETTINGS}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
     def with_ranking_loss(self, ranking_loss: str | RankingLoss) -> "DistillationTrainingArguments":
         """A copy of the arguments with another ranking loss.
@@ -189,7 +191,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 ) from None
         if self.ranking_loss_kwargs is not None and not isinstance(self.ranking_loss_kwargs, dict):
             raise DGRValueError(f"ranking_loss_kwargs={self.ranking_loss_kwargs!r} is no mapping of settings by name.")
-        twice = [name for name in _LOSS_SETTINGS if name in (self.ranking_loss_kwargs or {}) and getattr(self, name)]
+        twice = [name for name in self._given_settings() if name in (self.ranking_loss_kwargs or {})]
         if twice:
             raise DGRValueError(
                 f"ranking_loss_kwargs sets {', '.join(twice)}, which is an argument as well. Set it once."
