@@ -53,7 +53,7 @@ TEACHERS = {
 }
 
 
-def settings_of(name: str) -> dict[str, Field[Any]]:
+def teacher_settings(name: str) -> dict[str, Field[Any]]:
     """Return the settings that a teacher takes from the command line: name of the option -> field."""
     settings = [setting for setting in fields(TEACHERS[name].teacher) if "help" in setting.metadata]
     return {setting.metadata.get("option", setting.name): setting for setting in settings}
@@ -72,12 +72,12 @@ def given_options(options: Any, name: str) -> dict[str, Any]:
     Raises:
         ValueError: if an option of other teachers was given, or a required one was not.
     """
-    settings = settings_of(name)
+    settings = teacher_settings(name)
     given = {option.name: getattr(options, option.name) for option in fields(options)}
     given = {option: value for option, value in given.items() if value is not None and value is not False}
     for option in given:
         if option not in settings:
-            owners = [teacher for teacher in TEACHERS if option in settings_of(teacher)]
+            owners = [teacher for teacher in TEACHERS if option in teacher_settings(teacher)]
             raise DGRValueError(f"--{option} is an option of {' and '.join(owners)}, not of {name}. Leave it out.")
     for option, setting in settings.items():
         if option not in given and setting.default is MISSING:
@@ -98,7 +98,7 @@ def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> 
     """
     arguments = {}
     for option, value in given.items():
-        setting = settings_of(name)[option]
+        setting = teacher_settings(name)[option]
         parse = setting.metadata.get("parse")
         arguments[setting.name] = value if parse is None else parse(value)
     teacher: Teacher = TEACHERS[name].teacher(corpus=corpus, **arguments)
@@ -109,7 +109,7 @@ def _make_options() -> type[Any]:
     """Make a dataclass of the options of all teachers; those that are not given are `None`, or `False` for flags."""
     settings_by_option: dict[str, dict[str, Field[Any]]] = {}
     for name in TEACHERS:
-        for option, setting in settings_of(name).items():
+        for option, setting in teacher_settings(name).items():
             settings_by_option.setdefault(option, {})[name] = setting
     options: list[tuple[str, Any, Any]] = []
     for option, settings in settings_by_option.items():

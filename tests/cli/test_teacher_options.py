@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 import pytest
 
 from dgr_trainer.cli import teachers
-from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher, settings_of
+from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher, teacher_settings
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.teachers.lucene.pyserini import RM3
 from dgr_trainer.teachers.prompts import PROMPTS
@@ -17,7 +17,7 @@ HELP = {option.name: option.metadata["help"] for option in fields(TeacherOptions
 @pytest.mark.parametrize("name", TEACHERS)
 def test_options_have_the_names_and_defaults_of_the_constructor(name):
     parameters = inspect.signature(TEACHERS[name].teacher).parameters
-    for option, setting in settings_of(name).items():
+    for option, setting in teacher_settings(name).items():
         assert parameters[setting.name].default == (
             inspect.Parameter.empty if setting.default is MISSING else setting.default
         )
@@ -29,7 +29,7 @@ def test_options_have_the_names_and_defaults_of_the_constructor(name):
             assert f"(default: {shown})" in HELP[option] or f"of {name}: {shown}" in HELP[option]
         # A default is stated once, by the class: the option itself has none.
         assert getattr(TeacherOptions(), option) in (None, False)
-    assert set(parameters) - {setting.name for setting in settings_of(name).values()} <= {
+    assert set(parameters) - {setting.name for setting in teacher_settings(name).values()} <= {
         "corpus", "jar", "model_kwargs", "progress", "queries_per_run", "stop_words"
     }  # fmt: skip
 
@@ -54,9 +54,9 @@ def test_values_become_those_of_the_constructor(monkeypatch):
     class Recording:
         corpus: Corpus | None = None
         index_dir: str | None = field(default=None, metadata={"help": "x", "option": "lucene_index"})
-        rm3: RM3 | None = settings_of("pyserini")["rm3"]
-        field_weights: dict[str, float] | None = settings_of("pyserini")["field_weights"]
-        stemmer: str | None = settings_of("bm25")["stemmer"]
+        rm3: RM3 | None = teacher_settings("pyserini")["rm3"]
+        field_weights: dict[str, float] | None = teacher_settings("pyserini")["field_weights"]
+        stemmer: str | None = teacher_settings("bm25")["stemmer"]
 
         def __post_init__(self):
             made.update(vars(self))
