@@ -18,6 +18,7 @@ import pytest
 import torch
 from sample_corpus import PASSAGES, QRELS, QUERIES
 from tiny_models import TOKENIZERS, make_bart, make_t5
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dgr_trainer.data.corpus import Corpus
@@ -25,6 +26,9 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import Identifiers
 
 datasets.disable_progress_bars()
+# Forked processes share the default lock: a worker killed while it draws a bar would leave it locked for the others.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0  # No thread that may hold the lock during a fork.
 # How long an example takes says more about the machine than about the code. CI judges a change by the same examples
 # every time; elsewhere they are drawn anew.
 hypothesis.settings.register_profile("dgr", deadline=None, derandomize="CI" in os.environ)

@@ -17,8 +17,12 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+import threading
 import torch
+from tqdm import tqdm
 
+tqdm.set_lock(threading.RLock())  # The default one is shared by forked processes: a killed one may leave it locked.
+tqdm.monitor_interval = 0  # No thread that may hold the lock during a fork.
 torch.set_num_threads(1)
 from dgr_trainer import Corpus, query_generation
 from dgr_trainer.files.resume_log import ResumeLog
