@@ -33,10 +33,12 @@ def make(name: str, attention: str = "sdpa", seed: int = 0) -> transformers.PreT
         }  # fmt: skip
         config = transformers.T5GemmaConfig(encoder=side, decoder=side, vocab_size=VOCAB, decoder_start_token_id=0)
         config.pad_token_id = 1
-    elif name in ("t5", "mt5", "umt5"):
+    elif name in ("t5", "mt5", "umt5", "longt5", "switch_transformers"):
         config = transformers.CONFIG_MAPPING[name](
             vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
         )
+        if name == "switch_transformers":
+            config.router_jitter_noise = 0.0  # Routes at random in training.
     elif name == "led":
         config = transformers.LEDConfig(**SIZES, attention_window=[8, 8], max_encoder_position_embeddings=64)
         config.max_decoder_position_embeddings = 64

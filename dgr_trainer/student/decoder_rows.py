@@ -7,8 +7,8 @@ once, and the wrapped model still sees one forward and one backward pass.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
+from dgr_trainer.student.private_copy import copy_if_possible, module_copy
 from dgr_trainer.student.sharding import max_over_processes
 
 _BY_ROW = ("input_ids", "attention_mask")
@@ -45,7 +46,12 @@ def row_pieces(tokens: Tensor, tokens_at_once: int | None, model: nn.Module) -> 
 
 @contextmanager
 def decoder_in_pieces(
-    decoder: nn.Module, pieces: Sequence[slice], row_prompts: Tensor | None, positions: Tensor | None
+    decoder: nn.Module,
+    pieces: Sequence[slice],
+    row_prompts: Tensor | None,
+    positions: Tensor | None,
+    *,
+    copied: bool,
 ) -> Iterator[None]:
     """Make a decoder run its rows in pieces while the context is open.
 
@@ -56,6 +62,9 @@ def decoder_in_pieces(
             prompt r.
         positions (`torch.LongTensor` of shape `(R, T)`, *optional*): The position of each token. By default 0 to
             T - 1 in each row.
+        copied (`bool`):
+            Whether each piece runs on a copy of the decoder's modules that keeps its positions, for activation
+            checkpointing.
 
     Yields:
         `None`: while the decoder runs in pieces.
@@ -63,15 +72,22 @@ def decoder_in_pieces(
     forward = decoder.forward
     replaced = vars(decoder).get("forward")
     signature = inspect.signature(forward)
+    original = copy_if_possible(decoder) if copied else None  # Before its forward is replaced.
 
     def run(rows: slice, named: dict[str, Any]) -> Any:
         inputs = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
         prompts = rows if row_prompts is None else row_prompts[rows]
         inputs |= {name: named[name][prompts] for name in _BY_PROMPT}
-        with ExitStack() as stack:
-            if positions is not None:
-                stack.enter_context(positions_replaced(decoder, positions[rows]))
+        if positions is None:
             return forward(**{**named, **inputs})
+        if original is None:
+            with positions_replaced(decoder, positions[rows]):
+                return forward(**{**named, **inputs})
+        # Activation checkpointing runs layers again in the backward pass, when the modules must still use these
+        # positions. The copy keeps them as long as it is needed.
+        copy = module_copy(original)
+        replace_positions(copy, positions[rows])
+        return copy.forward(**{**named, **inputs})
 
     def last_states(rows: slice, named: dict[str, Any]) -> Tensor:
         states: Tensor = run(rows, named)[0]
@@ -127,21 +143,29 @@ def position_modules(decoder: nn.Module) -> list[nn.Module] | None:
 
 @contextmanager
 def positions_replaced(decoder: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Make a decoder use the given positions, of shape `(R, T)`, for its tokens."""
+    """Make a decoder use the given positions, of shape `(R, T)`, for its tokens, until the context closes."""
+    undo = replace_positions(decoder, positions)
+    try:
+        yield
+    finally:
+        for function in undo:
+            function()
+
+
+def replace_positions(decoder: nn.Module, positions: Tensor) -> list[Callable[[], Any]]:
+    """Make a decoder use the given positions, of shape `(R, T)`, for its tokens; return functions that undo it."""
     modules = position_modules(decoder)
     assert modules is not None
-    with ExitStack() as stack:
-        for module in modules:
-            if hasattr(module, "compute_bias"):
-                stack.enter_context(_bias_replaced(module, positions))
-            else:
-                rotary = module is getattr(decoder, "rotary_emb", None)
-                stack.enter_context(_embedded_positions_replaced(module, positions, rotary))
-        yield
+    undo: list[Callable[[], Any]] = []
+    for module in modules:
+        if hasattr(module, "compute_bias"):
+            undo.append(_replace_bias(module, positions))
+        else:
+            undo += _replace_embedded_positions(module, positions, module is getattr(decoder, "rotary_emb", None))
+    return undo
 
 
-@contextmanager
-def _bias_replaced(module: Any, positions: Tensor) -> Iterator[None]:
+def _replace_bias(module: Any, positions: Tensor) -> Callable[[], Any]:
     """For relative positions: compute the bias between two tokens from the difference of the given positions."""
     compute_bias = module.compute_bias
     distances = (positions.unsqueeze(-1) - positions.unsqueeze(1)).clamp(min=0)
@@ -151,14 +175,10 @@ def _bias_replaced(module: Any, positions: Tensor) -> Iterator[None]:
         return embedding(distances, bias_by_distance.T).permute(0, 3, 1, 2)
 
     module.compute_bias = replaced
-    try:
-        yield
-    finally:
-        del module.compute_bias
+    return lambda: delattr(module, "compute_bias")
 
 
-@contextmanager
-def _embedded_positions_replaced(module: nn.Module, positions: Tensor, rotary: bool) -> Iterator[None]:
+def _replace_embedded_positions(module: nn.Module, positions: Tensor, rotary: bool) -> list[Callable[[], Any]]:
     """Make a module embed the given positions, of shape `(R, T)`, in place of those in its arguments."""
     signature = inspect.signature(module.forward)
 
@@ -171,10 +191,8 @@ def _embedded_positions_replaced(module: nn.Module, positions: Tensor, rotary: b
     def after(_: nn.Module, args: Any, output: Any) -> Any:
         return output if rotary else output.reshape(*positions.shape, output.shape[-1])
 
-    with hooks_installed(
-        module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
-    ):
-        yield
+    handles = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
+    return [handle.remove for handle in handles]
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Runs one forward pass with temporary hooks on the encoder, decoder and output layer.
 
-The wrapped model is called once and everything happens inside that call, so that DDP, FSDP and DeepSpeed see an
-ordinary forward pass. The encoder reads each prompt once. Hooks set the positions of the decoder's tokens, and make
+The model is called once and everything happens inside that call, so that DDP, FSDP and DeepSpeed see an ordinary
+forward pass. The hooks belong to a private copy of its modules (see `private_copy`). The encoder reads each prompt
+once. Hooks set the positions of the decoder's tokens, and make
 the output layer return log-probabilities of the targets instead of logits: logits are computed in pieces, only where a
 target is predicted, and all pieces but the first are recomputed in the backward pass. Long lists go through the
 decoder in pieces of its rows (see `decoder_rows`).
@@ -25,6 +26,8 @@ from dgr_trainer.student.decoder_rows import (
     row_pieces,
 )
 from dgr_trainer.student.log_probabilities import token_log_probabilities
+from dgr_trainer.student.model_facts import underlying_model
+from dgr_trainer.student.private_copy import private_model
 from dgr_trainer.student.sharding import max_over_processes
 
 # Logits that are kept for the backward pass, and logits in each piece that is recomputed.
@@ -53,7 +56,6 @@ class Targets(NamedTuple):
 
 def predict(
     model: nn.Module,
-    base: Any,
     inputs: Mapping[str, Tensor],
     targets: Targets,
     *,
@@ -65,7 +67,6 @@ def predict(
 
     Args:
         model (`nn.Module`): The model, wrapped or not.
-        base (`nn.Module`): The transformers model inside.
         inputs (`Mapping`): `input_ids` and `attention_mask` of P prompts, `decoder_input_ids` of R rows, and their
             `decoder_attention_mask` if they need one.
         targets ([`Targets`]): What to predict.
@@ -84,14 +85,20 @@ def predict(
         ValueError: if the model has no output projection.
     """
     with ExitStack() as stack:
+        model = stack.enter_context(private_model(model))
+        base = underlying_model(model)
         pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
-        if len(pieces) > 1:
-            stack.enter_context(decoder_in_pieces(base.get_decoder(), pieces, row_prompts, positions))
+        # A compiled decoder would be compiled again for each copy, and needs none: it is recomputed from its graph.
+        compiled = is_compiled_module(model) or has_compiled_regions(model)
+        keeps_positions = positions is not None and torch.is_grad_enabled() and not compiled
+        decoder = base.get_decoder()
+        if len(pieces) > 1 or keeps_positions:
+            stack.enter_context(decoder_in_pieces(decoder, pieces, row_prompts, positions, copied=keeps_positions))
         else:
             if positions is not None:
-                stack.enter_context(positions_replaced(base.get_decoder(), positions))
+                stack.enter_context(positions_replaced(decoder, positions))
             if row_prompts is not None:
-                stack.enter_context(prompts_selected(base.get_decoder(), row_prompts))
+                stack.enter_context(prompts_selected(decoder, row_prompts))
         projection = base.get_output_embeddings()
         if projection is None:
             raise DGRValueError(
@@ -107,11 +114,10 @@ def predict(
     if not plain:
         log_p, means = token_log_probabilities(logits.flatten(0, -2), targets.sources, targets.labels)
         return log_p, means[targets.sources]
-    if logits.dtype in (torch.float32, torch.float64):
-        return logits[0], logits[1]
-    # FSDP has cast the outputs to half precision. Its hooks need a gradient of the outputs, so add them with weight 0.
-    zero = 0.0 * logits.sum()
-    return results[0][0] + zero, results[0][1] + zero
+    # Wrappers may have cast the outputs to half precision, so the results are not among them. But the hooks of FSDP
+    # and DDP need a gradient of the outputs: none of their values are added.
+    nothing = logits[..., :0].sum()
+    return results[0][0] + nothing, results[0][1] + nothing
 
 
 def _shapes_may_vary(model: nn.Module) -> AbstractContextManager[Any]:
@@ -131,10 +137,10 @@ def _is_plain(base: Any) -> bool:
 
 @contextmanager
 def _project_to_log_probabilities(projection: nn.Module, base: Any, targets: Targets) -> Iterator[list[Tensor]]:
-    """Make a projection return log p of the targets and its mean over the vocabulary, `(2, C)`.
+    """Make a projection compute log p of the targets and its mean over the vocabulary.
 
     Yields:
-        `list[torch.Tensor]`: gets that result, too, before wrappers of the model change its dtype.
+        `list[torch.Tensor]`: gets both, `(2, C)`. The projection returns zeros `(1, V)` that depend on them.
     """
     bias = getattr(base, "final_logits_bias", None)
     width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
@@ -181,16 +187,11 @@ def _project_to_log_probabilities(projection: nn.Module, base: Any, targets: Tar
         running = False
         log_p = torch.stack([part[0] for part in parts]).sum(0) if len(parts) > 1 else parts[0][0]
         results.append(torch.stack([log_p, torch.cat([part[1] for part in parts])[targets.sources]]))
-        return results[0]
+        # Of a shape that the model can add its bias to.
+        return results[0][:, :0].sum().to(logits.dtype).expand(1, width)
 
     with hooks_installed(projection.register_forward_pre_hook(before), projection.register_forward_hook(after)):
-        try:
-            if bias is not None:
-                base.final_logits_bias = bias.new_zeros(1, 1)  # The hook has added it to the logits already.
-            yield results
-        finally:
-            if bias is not None:
-                base.final_logits_bias = bias
+        yield results
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""Puts a student into generation mode: without wrappers, in evaluation mode, in full precision, without gradients."""
+"""A student in generation mode: without wrappers, in evaluation mode, in full precision, without gradients."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,19 +12,21 @@ from transformers import PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.private_copy import private_model
 
 
 @contextmanager
 def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     """Give a model for generation whose outputs depend on its weights only: no dropout, autocast or gradients.
 
-    On exit, the modules of the given model are back in their modes.
+    The given model is not touched, so that other threads can use it meanwhile, unless it cannot be copied (see
+    `private_copy`): then its modules are back in their modes on exit.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model, wrapped or not.
 
     Yields:
-        [`~transformers.PreTrainedModel`]: the model without wrappers; it shares the weights of the given one.
+        [`~transformers.PreTrainedModel`]: the model without wrappers and adapters around it; it shares the weights.
 
     Raises:
         ValueError: if the adapter adds virtual tokens to the prompt, or the model cannot generate.
@@ -45,17 +46,19 @@ def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             f"{type(base).__name__} is not an encoder-decoder model that can generate. Load the student with "
             "AutoModelForSeq2SeqLM."
         )
-    # A shallow copy shares all parameters and modules; attributes set on it do not change the given model.
-    plain: Any = copy.copy(base)
-    if "_original_forward" in vars(plain):  # Accelerate has wrapped `forward` with autocast.
-        plain.forward = plain._original_forward
     start_token_id(base)  # Raises an error if there is none.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    plain.eval()
-    try:
-        with torch.no_grad(), torch.autocast(next(base.parameters()).device.type, enabled=False):
-            yield plain
-    finally:
-        for module, training in modes:
-            module.training = training
+    with private_model(model) as private:
+        plain: Any = private.get_base_model() if base is not model else private  # type: ignore[operator]
+        patched = vars(plain).get("forward")
+        modes = [(module, module.training) for module in private.modules()]
+        try:
+            if "_original_forward" in vars(plain):  # Accelerate has wrapped `forward` with autocast.
+                plain.forward = plain._original_forward
+            private.eval()
+            with torch.no_grad(), torch.autocast(next(plain.parameters()).device.type, enabled=False):
+                yield plain
+        finally:
+            if patched is not None:
+                plain.forward = patched
+            for module, training in modes:
+                module.training = training

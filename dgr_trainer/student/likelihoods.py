@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dgr_trainer.student.forward_pass import Targets, predict
+from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import can_pack, packing_attention, start_token_id, underlying_model
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.student.prefix_trees import EMPTY
@@ -84,14 +85,15 @@ def score_tokens(
         scored, sources = rows["scored_prefixes"].flatten(), rows["label_prefixes"].flatten()
     else:
         prompts, inputs["decoder_input_ids"], scored, sources = _one_identifier_a_row(rows, start_token_id(model))
+        # Padding follows the tokens, so none of them sees it. Without a mask, some models guess one from token ids.
+        inputs["decoder_attention_mask"] = torch.ones_like(inputs["decoder_input_ids"])
     targets = Targets(scored, sources, labels.clamp(min=0).flatten())
     log_p, mean = predict(
-        model, base, inputs, targets, row_prompts=prompts, positions=positions, tokens_at_once=tokens_at_once
+        model, inputs, targets, row_prompts=prompts, positions=positions, tokens_at_once=tokens_at_once
     )
     return TokenScores(*(flat.view_as(labels).masked_fill(~present, 0.0) for flat in (log_p, mean)))
 
 
-@torch.no_grad()
 def score_identifiers(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -117,9 +119,7 @@ def score_identifiers(
     results = [[0.0] * len(query_identifiers) for query_identifiers in identifiers]
     # Queries with similar numbers of tokens share a batch.
     order = sorted((q for q in range(len(identifiers)) if identifiers[q]), key=lambda q: sum(map(len, identifiers[q])))
-    training = model.training
-    model.eval()
-    try:
+    with generation_mode(model) as student:
         while order:
             batch = _last_batch(order, identifiers, max_batch_tokens)
             order = order[: -len(batch)]
@@ -134,13 +134,11 @@ def score_identifiers(
                 input_ids[b, : len(prompt)] = prompt
                 attention_mask[b, : len(prompt)] = 1
             log_p = score_tokens(
-                model, input_ids.to(device), attention_mask.to(device), rows, tokens_at_once=max_batch_tokens
+                student, input_ids.to(device), attention_mask.to(device), rows, tokens_at_once=max_batch_tokens
             ).log_probabilities
             sums = sum_by_identifier(log_p, rows["segments"], max(map(len, batch_identifiers))).tolist()
             for q, query_sums in zip(batch, sums, strict=True):
                 results[q] = query_sums[: len(identifiers[q])]
-    finally:
-        model.train(training)
     return results
 
 

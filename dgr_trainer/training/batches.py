@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dgr_trainer.student.forward_pass import Targets, predict
 from dgr_trainer.student.likelihoods import TokenScores, score_tokens
-from dgr_trainer.student.model_facts import start_token_id, underlying_model
+from dgr_trainer.student.model_facts import start_token_id
 from dgr_trainer.student.packing import IGNORED
 
 
@@ -45,9 +45,11 @@ def pair_losses(
     targets = batch["labels"].clamp(min=0)
     inputs = targets.roll(1, dims=-1)
     inputs[:, 0] = start_token_id(model)
-    tensors = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"decoder_input_ids": inputs}
+    tensors = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    # Padding follows the tokens, so none of them sees it. Without a mask, some models guess one from token ids.
+    tensors |= {"decoder_input_ids": inputs, "decoder_attention_mask": torch.ones_like(inputs)}
     everywhere = torch.arange(targets.numel(), device=targets.device)
     labels = Targets(everywhere, everywhere, targets.flatten())
-    predicted = predict(model, underlying_model(model), tensors, labels, tokens_at_once=tokens_at_once)
+    predicted = predict(model, tensors, labels, tokens_at_once=tokens_at_once)
     log_p, mean = (values.view_as(targets) for values in predicted)
     return (-(1.0 - smoothing) * log_p - smoothing * mean).masked_fill(~present, 0.0), present

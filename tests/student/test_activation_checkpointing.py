@@ -1,0 +1,82 @@
+"""Losses and gradients with activation checkpointing, which runs layers again in the backward pass."""
+
+import pytest
+import torch
+from architectures import as_batch, make, random_identifiers
+from peft import LoraConfig, get_peft_model
+
+from dgr_trainer.student.likelihoods import score_tokens, sum_by_identifier
+
+PACKED = [
+    "bart", "mbart", "plbart", "pegasus", "marian", "mvp", "blenderbot", "blenderbot-small", "bigbird_pegasus",
+    "t5", "mt5", "umt5", "longt5", "switch_transformers", "t5gemma",
+]  # fmt: skip
+EAGER = {"mvp", "bigbird_pegasus", "longt5", "switch_transformers"}  # They have no other attention.
+CHECKPOINTING = {"off": None, "on": {"use_reentrant": False}, "reentrant": {"use_reentrant": True}}
+
+
+def with_adapter(model):
+    torch.manual_seed(1)
+    pattern = r".*\.(q_proj|v_proj|q|v)"
+    config = LoraConfig(r=4, target_modules=pattern, init_lora_weights=False, lora_dropout=0.0)
+    return get_peft_model(model, config)
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "activation_dropout", "attention_dropout", "dropout_rate", "layerdrop"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)
+    return model.train()
+
+
+def layer_runs(model, counted):
+    """Count how often a layer of the decoder runs its self-attention."""
+    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+    layers = decoder.block if hasattr(decoder, "block") else decoder.layers
+    target = next(
+        module
+        for name, module in layers[-1].named_modules()
+        if name.endswith(("self_attn.q_proj", "SelfAttention.q"))
+    )
+    return target.register_forward_hook(lambda *_: counted.append(1))
+
+
+def loss_and_gradients(model, tokens_at_once, packed=None):
+    input_ids, attention_mask, rows = as_batch(*random_identifiers())
+    scores = score_tokens(model, input_ids, attention_mask, rows, tokens_at_once=tokens_at_once, packed=packed)
+    loss = sum_by_identifier(scores.log_probabilities, rows["segments"], 9).square().mean().sqrt()
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return loss.detach(), gradients
+
+
+@pytest.mark.parametrize("tokens_at_once", [None, 40])
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", PACKED)
+def test_losses_and_gradients_are_those_without_checkpointing(name, adapter, tokens_at_once):
+    # One identifier per row needs no positions, so it is right whatever is run again.
+    model = without_dropout(make(name, "eager" if name in EAGER else "sdpa"))
+    model = with_adapter(model) if adapter else model
+    expected_loss, expected = loss_and_gradients(model, None, packed=False)
+    assert expected
+    for kind, arguments in CHECKPOINTING.items():
+        if arguments is not None:
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
+            if adapter or arguments["use_reentrant"]:
+                model.enable_input_require_grads()
+        runs = []
+        handle = layer_runs(model, runs)
+        loss, gradients = loss_and_gradients(model, tokens_at_once)
+        handle.remove()
+        if tokens_at_once is None:
+            assert len(runs) == (1 if arguments is None else 2), f"{kind}: activations are not checkpointed"
+        torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5, msg=kind)
+        assert gradients.keys() == expected.keys(), kind
+        scale = max(float(gradient.abs().max()) for gradient in expected.values())
+        for key, gradient in expected.items():
+            error = float((gradients[key] - gradient).abs().max()) / scale
+            assert error < 2e-5, f"{kind}: {key} is off by {error}"
