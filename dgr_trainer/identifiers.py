@@ -13,6 +13,7 @@ Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL
 2204.10628).
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,6 +138,8 @@ class Identifiers:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: IdentifierSettings | None = None) -> None:
         self.tokenizer = tokenizer
+        # A fast tokenizer keeps truncation and padding as a state: with those of another thread, ids would be cut.
+        self._own_tokenizer = copy.deepcopy(tokenizer)
         self.settings = settings or IdentifierSettings()
         self.views = self.settings.views
         self.vocab_size = len(tokenizer)
@@ -329,7 +332,9 @@ class Identifiers:
     def _tokenise(self, texts: list[str], specials: bool = False) -> list[list[int]]:
         if not texts:
             return []
-        encoded = self.tokenizer(texts, add_special_tokens=specials, truncation=False, padding=False, verbose=False)
+        encoded = self._own_tokenizer(
+            texts, add_special_tokens=specials, truncation=False, padding=False, verbose=False
+        )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 

@@ -72,7 +72,8 @@ def decoder_in_pieces(
     forward = decoder.forward
     replaced = vars(decoder).get("forward")
     signature = inspect.signature(forward)
-    original = copy_if_possible(decoder) if copied else None  # Before its forward is replaced.
+    # Copied before its forward is replaced.
+    original = copy_if_possible(decoder, position_modules(decoder)) if copied else None
 
     def run(rows: slice, named: dict[str, Any]) -> Any:
         inputs = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
@@ -85,7 +86,7 @@ def decoder_in_pieces(
                 return forward(**{**named, **inputs})
         # Activation checkpointing runs layers again in the backward pass, when the modules must still use these
         # positions. The copy keeps them as long as it is needed.
-        copy = module_copy(original)
+        copy = module_copy(original, position_modules(original))
         replace_positions(copy, positions[rows])
         return copy.forward(**{**named, **inputs})
 

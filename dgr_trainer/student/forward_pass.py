@@ -21,6 +21,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.decoder_rows import (
     decoder_in_pieces,
     hooks_installed,
+    position_modules,
     positions_replaced,
     prompts_selected,
     row_pieces,
@@ -85,7 +86,7 @@ def predict(
         ValueError: if the model has no output projection.
     """
     with ExitStack() as stack:
-        model = stack.enter_context(private_model(model))
+        model = stack.enter_context(private_model(model, _changed_modules(underlying_model(model))))
         base = underlying_model(model)
         pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
         # A compiled decoder would be compiled again for each copy, and needs none: it is recomputed from its graph.
@@ -100,11 +101,6 @@ def predict(
             if row_prompts is not None:
                 stack.enter_context(prompts_selected(decoder, row_prompts))
         projection = base.get_output_embeddings()
-        if projection is None:
-            raise DGRValueError(
-                f"{type(base).__name__}.get_output_embeddings() returns None, so its output projection is unknown. "
-                "Use an architecture that has one, such as BART or T5."
-            )
         plain = _is_plain(base)
         project = _project_to_log_probabilities if plain else _project_selected_states
         results = stack.enter_context(project(projection, base, targets))
@@ -118,6 +114,18 @@ def predict(
     # and DDP need a gradient of the outputs: none of their values are added.
     nothing = logits[..., :0].sum()
     return results[0][0] + nothing, results[0][1] + nothing
+
+
+def _changed_modules(base: Any) -> list[nn.Module]:
+    """The modules that get hooks or another forward pass."""
+    projection = base.get_output_embeddings()
+    if projection is None:
+        raise DGRValueError(
+            f"{type(base).__name__}.get_output_embeddings() returns None, so its output projection is unknown. "
+            "Use an architecture that has one, such as BART or T5."
+        )
+    decoder = base.get_decoder()
+    return [decoder, projection, *(position_modules(decoder) or ())]
 
 
 def _shapes_may_vary(model: nn.Module) -> AbstractContextManager[Any]:

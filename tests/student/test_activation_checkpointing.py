@@ -37,9 +37,7 @@ def layer_runs(model, counted):
     decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     layers = decoder.block if hasattr(decoder, "block") else decoder.layers
     target = next(
-        module
-        for name, module in layers[-1].named_modules()
-        if name.endswith(("self_attn.q_proj", "SelfAttention.q"))
+        module for name, module in layers[-1].named_modules() if name.endswith(("self_attn.q_proj", "SelfAttention.q"))
     )
     return target.register_forward_hook(lambda *_: counted.append(1))
 
