@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from training_inputs import Inputs, add_options, peak_memory
 
-from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.token_scores import sum_by_identifier
 from dgr_trainer.training.batches import score_batch
 from dgr_trainer.training.objective import passage_scores
 from dgr_trainer.training.query_tables import QueryTable

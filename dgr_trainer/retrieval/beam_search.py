@@ -7,20 +7,17 @@ queries leave the batch. The model runs through its own `forward`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from dgr_trainer.candidates import MatchedIdentifier
-from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
+from dgr_trainer.retrieval.decoder import Decoder
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
 from dgr_trainer.student.model_facts import start_token_id
 
@@ -166,73 +163,3 @@ class _ViewBeams:
         unfinished = best_open > self._complete_scores[:, 0]
         beams: np.ndarray = still_open[(rank < self.num_beams) & unfinished[queries[still_open]]]
         return beams
-
-
-class Decoder:
-    """Runs a model's decoder step by step, with its cache.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): An encoder-decoder model.
-        prompts (`list[list[int]]`): Token ids of the encoder's inputs. Each is one row of the first step.
-    """
-
-    def __init__(self, model: Any, prompts: list[list[int]]) -> None:
-        self.model = model
-        self.device = next(model.parameters()).device
-        width = max(map(len, prompts))
-        pad = model.config.pad_token_id or 0
-        ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=self.device)
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=self.device)
-        self._states = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True)[0]
-        self._mask = mask
-        self._cache: Any = None
-        # transformers 5.24 renamed the argument.
-        parameters = inspect.signature(type(model).forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        self._prompt_rows = np.arange(len(prompts))
-        self._rows = self._states, self._mask
-
-    def step(self, parents: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
-        """Read one token per row.
-
-        Args:
-            parents (`np.ndarray` of int64, shape `(rows,)`): The row of the previous step that each row extends. Not
-                used in the first step.
-            tokens (`np.ndarray` of int64, shape `(rows,)`): The tokens.
-
-        Returns:
-            `torch.Tensor` of float32, shape `(rows, vocabulary)`: log-probabilities of the next token.
-
-        Raises:
-            ValueError: if the model returns no encoder-decoder cache.
-        """
-        if self._cache is not None:
-            self._reorder(parents)
-        states, mask = self._rows
-        outputs = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask,
-            decoder_input_ids=torch.from_numpy(tokens).to(self.device)[:, None],
-            use_cache=True,
-            return_dict=True,
-            **{self._cache_name: self._cache},
-        )
-        self._cache = getattr(outputs, self._cache_name)
-        if not isinstance(self._cache, EncoderDecoderCache):
-            raise DGRValueError(
-                f"{type(self.model).__name__} does not return the decoder cache that the search needs. Use a model "
-                "with an EncoderDecoderCache, such as BART or T5."
-            )
-        logits: torch.Tensor = outputs.logits[:, -1]
-        return logits.float().log_softmax(dim=-1)
-
-    def _reorder(self, parents: np.ndarray) -> None:
-        rows = torch.from_numpy(parents).to(self.device)
-        prompt_rows = self._prompt_rows[parents]
-        if np.array_equal(prompt_rows, self._prompt_rows):  # Beams of a prompt share its encoder states.
-            self._cache.self_attention_cache.reorder_cache(rows)
-            return
-        self._cache.reorder_cache(rows)
-        prompts = torch.from_numpy(prompt_rows).to(self.device)
-        self._rows = self._states[prompts], self._mask[prompts]
-        self._prompt_rows = prompt_rows

@@ -19,13 +19,14 @@ from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
+from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import embedding_rows
+from dgr_trainer.student.probing import scoring_way
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -77,8 +78,9 @@ class GenerativeRetriever:
         self.settings = settings or SearchSettings()
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
-        with generation_mode(model):
-            pass  # Raises if the model cannot generate.
+        # Both raise an error if the model cannot be searched with.
+        decodes_with_cache(model)
+        scoring_way(model)
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
             raise DGRValueError(

@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from dgr_trainer.student.private_copy import copy_if_possible, module_copy
-from dgr_trainer.student.sharding import max_over_processes
+from dgr_trainer.student.sharding import is_partitioned_by_deepspeed, max_over_processes
 
 _BY_ROW = ("input_ids", "attention_mask")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
@@ -73,7 +73,7 @@ def decoder_in_pieces(
     replaced = vars(decoder).get("forward")
     signature = inspect.signature(forward)
     # Copied before its forward is replaced.
-    original = copy_if_possible(decoder, position_modules(decoder)) if copied else None
+    original = copy_if_possible(decoder, position_modules(decoder)) if copied and positions is not None else None
 
     def run(rows: slice, named: dict[str, Any]) -> Any:
         inputs = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
@@ -140,6 +140,17 @@ def position_modules(decoder: nn.Module) -> list[nn.Module] | None:
         return [module] if "position_ids" in inspect.signature(module.forward).parameters else None
     biased = [child for child in decoder.modules() if getattr(child, "relative_attention_bias", None) is not None]
     return biased if biased and all(hasattr(child, "compute_bias") for child in biased) else None
+
+
+def loses_positions(decoder: nn.Module) -> bool:
+    """Whether activation checkpointing would compute positions again after those of the call are gone.
+
+    A relative bias is computed inside the layers that are run again in the backward pass. Elsewhere a copy of the
+    decoder keeps the positions, but modules of DeepSpeed cannot be copied.
+    """
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
+    relative = any(hasattr(module, "compute_bias") for module in position_modules(decoder) or ())
+    return checkpointed and relative and is_partitioned_by_deepspeed(decoder)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from dgr_trainer.student.decoder_rows import (
 from dgr_trainer.student.log_probabilities import token_log_probabilities
 from dgr_trainer.student.model_facts import underlying_model
 from dgr_trainer.student.private_copy import private_model
-from dgr_trainer.student.sharding import max_over_processes
+from dgr_trainer.student.sharding import is_partitioned_by_deepspeed, max_over_processes
 
 # Logits that are kept for the backward pass, and logits in each piece that is recomputed.
 _KEPT_LOGITS = 1 << 26
@@ -91,10 +91,10 @@ def predict(
         pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
         # A compiled decoder would be compiled again for each copy, and needs none: it is recomputed from its graph.
         compiled = is_compiled_module(model) or has_compiled_regions(model)
-        keeps_positions = positions is not None and torch.is_grad_enabled() and not compiled
+        copied = torch.is_grad_enabled() and not compiled and not is_partitioned_by_deepspeed(base)
         decoder = base.get_decoder()
-        if len(pieces) > 1 or keeps_positions:
-            stack.enter_context(decoder_in_pieces(decoder, pieces, row_prompts, positions, copied=keeps_positions))
+        if len(pieces) > 1 or (positions is not None and copied):
+            stack.enter_context(decoder_in_pieces(decoder, pieces, row_prompts, positions, copied=copied))
         else:
             if positions is not None:
                 stack.enter_context(positions_replaced(decoder, positions))
@@ -114,6 +114,23 @@ def predict(
     # and DDP need a gradient of the outputs: none of their values are added.
     nothing = logits[..., :0].sum()
     return results[0][0] + nothing, results[0][1] + nothing
+
+
+def predict_plainly(model: nn.Module, inputs: Mapping[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
+    """Compute what `predict` does, with all logits, by a call of the model in which nothing is changed.
+
+    Args:
+        model (`nn.Module`): The model, wrapped or not.
+        inputs (`Mapping`): `input_ids` and `attention_mask` of R prompts, and `decoder_input_ids` of R rows.
+        targets ([`Targets`]): What to predict.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: see `predict`.
+    """
+    outputs = model(**inputs, use_cache=False)
+    logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).flatten(0, -2)
+    log_p, means = token_log_probabilities(logits[targets.states], targets.sources, targets.labels)
+    return log_p, means[targets.sources]
 
 
 def _changed_modules(base: Any) -> list[nn.Module]:

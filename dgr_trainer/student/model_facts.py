@@ -51,13 +51,19 @@ def decoder_position_limit(model: nn.Module) -> int | None:
     return limit
 
 
-def can_pack(model: nn.Module) -> bool:
-    """Whether a model's decoder can score several identifiers in one row.
+def packing_obstacle(model: nn.Module) -> str | None:
+    """Why a model's decoder cannot score several identifiers in one row; `None` if nothing speaks against it.
 
-    It can if the positions of its tokens can be set: if its position embeddings take `position_ids` (BART, Pegasus,
-    Marian, ...), or its positions are rotary or a bias in its attention (T5).
+    Positions of tokens can be set if its position embeddings take `position_ids` (BART, Pegasus, Marian, ...), or its
+    positions are rotary or a bias in its attention (T5). Experts with a capacity drop tokens of long rows.
     """
-    return position_modules(underlying_model(model).get_decoder()) is not None
+    base = underlying_model(model)
+    name = type(base).__name__
+    if position_modules(base.get_decoder()) is None:
+        return f"The decoder of {name} cannot restart its positions inside a row"
+    if getattr(base.config, "expert_capacity", None):
+        return f"The experts of {name} drop tokens of rows that are longer than their capacity"
+    return None
 
 
 def packing_attention(model: nn.Module) -> str:

@@ -12,6 +12,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
+def is_partitioned_by_deepspeed(model: nn.Module) -> bool:
+    """Whether DeepSpeed (ZeRO-3) holds parts of the parameters. Its hooks are those of modules that are not copied."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
 def max_over_processes(num_calls: int, model: nn.Module) -> int:
     """The largest `num_calls` of all processes if the model is sharded; otherwise `num_calls` itself.
 

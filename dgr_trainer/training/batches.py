@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.student.forward_pass import Targets, predict
-from dgr_trainer.student.likelihoods import TokenScores, score_tokens
-from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.packing import IGNORED
+from dgr_trainer.student.probing import scoring_way
+from dgr_trainer.student.token_scores import TokenScores, pair_scores
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], tokens_at_once: int | None = None) -> TokenScores:
@@ -41,15 +41,6 @@ def pair_losses(
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: losses `(B, T)`, 0 at padding, and where there is a token, bool.
     """
-    present = batch["labels"] != IGNORED
-    targets = batch["labels"].clamp(min=0)
-    inputs = targets.roll(1, dims=-1)
-    inputs[:, 0] = start_token_id(model)
-    tensors = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # Padding follows the tokens, so none of them sees it. Without a mask, some models guess one from token ids.
-    tensors |= {"decoder_input_ids": inputs, "decoder_attention_mask": torch.ones_like(inputs)}
-    everywhere = torch.arange(targets.numel(), device=targets.device)
-    labels = Targets(everywhere, everywhere, targets.flatten())
-    predicted = predict(model, tensors, labels, tokens_at_once=tokens_at_once)
-    log_p, mean = (values.view_as(targets) for values in predicted)
-    return (-(1.0 - smoothing) * log_p - smoothing * mean).masked_fill(~present, 0.0), present
+    tokens = pair_scores(model, batch, scoring_way(model, pairs=True), tokens_at_once=tokens_at_once)
+    losses = -(1.0 - smoothing) * tokens.log_probabilities - smoothing * tokens.mean_log_probabilities
+    return losses, batch["labels"] != IGNORED

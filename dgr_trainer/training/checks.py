@@ -9,13 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.student.model_facts import (
-    can_pack,
     decoder_position_limit,
     embedding_rows,
-    packing_attention,
     start_token_id,
     underlying_model,
 )
+from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
@@ -118,8 +117,7 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
         )
     _warn_of_untrained_tokens(model, collator.tokenizer)
     start_token_id(model)
-    if can_pack(model):
-        packing_attention(model)
+    scoring_way(model)
     limit = decoder_position_limit(model)
     if limit is None:
         return

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
-from dgr_trainer.student.likelihoods import TokenScores, sum_by_identifier
+from dgr_trainer.student.token_scores import TokenScores, sum_by_identifier
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins

@@ -20,8 +20,8 @@ from transformers.trainer_utils import EvalLoopOutput, speed_metrics
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
+from dgr_trainer.student.token_scores import sum_by_identifier
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
 from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins

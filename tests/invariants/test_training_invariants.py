@@ -6,7 +6,7 @@ from sample_corpus import QUERIES
 from training_examples import make_collator, make_trainer, query_dataset
 from training_runs import SGD, assert_same_run, quiet_bart, run
 
-from dgr_trainer.student import likelihoods
+from dgr_trainer.student import probing
 
 
 @pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "listnet"])
@@ -54,7 +54,7 @@ def test_accumulation_of_ragged_batches_is_one_batch(bpe_tokenizer, tmp_path):
 
 def test_packed_and_flat_rows_train_alike(bpe_tokenizer, tmp_path, monkeypatch):
     packed = run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, **SGD))
-    monkeypatch.setattr(likelihoods, "can_pack", lambda model: False)
+    monkeypatch.setattr(probing, "packing_obstacle", lambda model: "A test does not want it")
     flat = run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, **SGD))
     assert_same_run(packed, flat)
 

@@ -12,6 +12,7 @@ from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import legal_tokens
 from dgr_trainer.retrieval.beam_search import search_views
+from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.student.generation_mode import generation_mode
 
 QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
@@ -275,19 +276,45 @@ def test_tokens_that_the_model_itself_rules_out_are_not_found(bart, corpus):
         assert all(one.score > -1e4 for one in hypotheses)
 
 
-def test_a_model_without_a_cache_is_refused(bart, corpus):
+def test_a_model_without_a_cache_reads_all_tokens_at_each_step(bart, corpus, caplog):
     model, tokenizer = bart
     identifiers = Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers)
+    expected = find(model, index, identifiers, "title").identifiers
     forward = model.forward
 
     def forgetful(**inputs):
         outputs = forward(**inputs)
-        outputs["cache" if "cache" in outputs else "past_key_values"] = None
+        if inputs.get("use_cache"):
+            outputs["cache" if "cache" in outputs else "past_key_values"] = None
         return outputs
 
     model.forward = forgetful
-    with pytest.raises(ValueError, match="BartForConditionalGeneration does not return the decoder cache"):
-        find(model, FMIndex.from_corpus(corpus, identifiers), identifiers, "title")
+    assert not decodes_with_cache(model)
+    assert "does not return an EncoderDecoderCache" in caplog.text and "slower" in caplog.text
+    for hypotheses, wanted in zip(find(model, index, identifiers, "title").identifiers, expected, strict=True):
+        assert [one.ids for one in hypotheses] == [one.ids for one in wanted]
+        assert [one.score for one in hypotheses] == pytest.approx([one.score for one in wanted], rel=1e-5)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_that_forgets_is_found_out(cached, bart):
+    """Step by step, a decoder has to give what it gives at once."""
+    model, _ = bart
+    forward = model.forward
+
+    def forgetful(**inputs):
+        if inputs.get("encoder_outputs") is not None and (cached or not inputs["use_cache"]):
+            inputs["attention_mask"] = inputs["attention_mask"].clone()
+            inputs["attention_mask"][:, 1:] = 0
+        return forward(**inputs)
+
+    model.forward = forgetful
+    if cached:
+        with pytest.raises(ValueError, match="cannot generate step by step.*off by .*off by .*such as BART or T5"):
+            decodes_with_cache(model)
+    else:
+        assert decodes_with_cache(model)
 
 
 # Closed sets

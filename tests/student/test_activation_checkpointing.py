@@ -5,7 +5,8 @@ import torch
 from architectures import as_batch, make, random_identifiers
 from peft import LoraConfig, get_peft_model
 
-from dgr_trainer.student.likelihoods import score_tokens, sum_by_identifier
+from dgr_trainer.student.likelihoods import score_tokens
+from dgr_trainer.student.token_scores import sum_by_identifier
 
 PACKED = [
     "bart", "mbart", "plbart", "pegasus", "marian", "mvp", "blenderbot", "blenderbot-small", "bigbird_pegasus",
@@ -42,9 +43,9 @@ def layer_runs(model, counted):
     return target.register_forward_hook(lambda *_: counted.append(1))
 
 
-def loss_and_gradients(model, tokens_at_once, packed=None):
+def loss_and_gradients(model, tokens_at_once, way="packed"):
     input_ids, attention_mask, rows = as_batch(*random_identifiers())
-    scores = score_tokens(model, input_ids, attention_mask, rows, tokens_at_once=tokens_at_once, packed=packed)
+    scores = score_tokens(model, input_ids, attention_mask, rows, tokens_at_once=tokens_at_once, way=way)
     loss = sum_by_identifier(scores.log_probabilities, rows["segments"], 9).square().mean().sqrt()
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -59,7 +60,7 @@ def test_losses_and_gradients_are_those_without_checkpointing(name, adapter, tok
     # One identifier per row needs no positions, so it is right whatever is run again.
     model = without_dropout(make(name, "eager" if name in EAGER else "sdpa"))
     model = with_adapter(model) if adapter else model
-    expected_loss, expected = loss_and_gradients(model, None, packed=False)
+    expected_loss, expected = loss_and_gradients(model, None, way="rows")
     assert expected
     for kind, arguments in CHECKPOINTING.items():
         if arguments is not None:

@@ -11,7 +11,8 @@ from training_examples import CHECKPOINTING, make_trainer, query_dataset
 
 from dgr_trainer.student import decoder_rows
 from dgr_trainer.student.decoder_rows import row_pieces
-from dgr_trainer.student.likelihoods import score_tokens, sum_by_identifier
+from dgr_trainer.student.likelihoods import score_tokens
+from dgr_trainer.student.token_scores import sum_by_identifier
 
 
 def scores_and_gradients(model, tokens_at_once, each=9):

@@ -6,7 +6,9 @@ from architectures import as_batch, make, random_identifiers
 from peft import LoraConfig, get_peft_model
 
 from dgr_trainer.student import forward_pass
-from dgr_trainer.student.likelihoods import score_tokens, sum_by_identifier
+from dgr_trainer.student.likelihoods import score_tokens
+from dgr_trainer.student.probing import scoring_way
+from dgr_trainer.student.token_scores import sum_by_identifier
 
 
 def log_likelihoods_and_gradients(model, chosen=lambda model: model.named_parameters()):
@@ -52,6 +54,7 @@ def test_no_more_logits_at_once_than_the_limit(monkeypatch):
     model = make("bart")
     monkeypatch.setattr(forward_pass, "_KEPT_LOGITS", 8 * 120)
     monkeypatch.setattr(forward_pass, "_LOGITS_AT_ONCE", 4 * 120)
+    scoring_way(model)  # Runs the model, too.
     rows = []
     model.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
     log_likelihoods_and_gradients(model)
@@ -115,10 +118,12 @@ def test_outputs_in_half_precision_leave_scores_in_float32():
         torch.testing.assert_close(half_gradients[key], gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_without_a_projection_is_refused(monkeypatch):
+def test_a_model_without_a_projection_has_no_hooks(monkeypatch):
     model = make("t5")
     monkeypatch.setattr(type(model), "get_output_embeddings", lambda self: None)
+    assert scoring_way(model) == "plain"  # Needs nothing but logits.
+    input_ids, attention_mask, rows = as_batch(*random_identifiers())
     with pytest.raises(
         ValueError, match="T5ForConditionalGeneration.get_output_embeddings.. returns None.*BART or T5"
     ):
-        log_likelihoods_and_gradients(model)
+        score_tokens(model, input_ids, attention_mask, rows, way="packed")

@@ -7,9 +7,10 @@ import torch
 from architectures import as_batch, make, random_identifiers
 from tiny_models import make_bart, make_t5
 
-from dgr_trainer.student import likelihoods
-from dgr_trainer.student.likelihoods import score_identifiers, score_tokens, sum_by_identifier
-from dgr_trainer.student.model_facts import can_pack, start_token_id
+from dgr_trainer.student import probing
+from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
+from dgr_trainer.student.model_facts import packing_obstacle, start_token_id
+from dgr_trainer.student.token_scores import sum_by_identifier
 
 PACKED = ["bart", "t5", "mt5", "umt5", "mbart", "pegasus", "marian", "blenderbot", "plbart", "t5gemma"]
 FLAT = ["led", "m2m_100"]
@@ -25,10 +26,10 @@ def oracle(model, prompt, identifier) -> float:
     return float(log_p[range(len(identifier)), identifier].sum())
 
 
-def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=24, packed=None):
+def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=24, way=None):
     """(B, K)"""
     input_ids, attention_mask, rows = as_batch(identifiers, of_prompt, texts, max_row_tokens)
-    scores = score_tokens(model, input_ids, attention_mask, rows, packed=packed)
+    scores = score_tokens(model, input_ids, attention_mask, rows, way=way)
     return sum_by_identifier(scores.log_probabilities, rows["segments"], len(identifiers[0]))
 
 
@@ -36,7 +37,7 @@ def packed_log_likelihoods(model, identifiers, of_prompt, texts, max_row_tokens=
 @pytest.mark.parametrize("name", PACKED)
 def test_packed_identifiers_score_as_one_by_one(name, attention):
     model = make(name, attention)
-    assert can_pack(model)
+    assert packing_obstacle(model) is None
     identifiers, of_prompt, texts = random_identifiers()
     expected = torch.tensor(
         [
@@ -53,8 +54,8 @@ def test_packed_identifiers_score_as_one_by_one(name, attention):
 @pytest.mark.parametrize("name", FLAT)
 def test_a_decoder_that_cannot_restart_positions_gets_one_row_per_identifier(name, caplog):
     model = make(name, "eager" if name == "led" else "sdpa")
-    assert not can_pack(model)
-    likelihoods._warned_unpacked.clear()
+    assert packing_obstacle(model)
+    probing._warned.clear()
     identifiers, of_prompt, texts = random_identifiers()
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         got = packed_log_likelihoods(model, identifiers, of_prompt, texts)
@@ -68,14 +69,15 @@ def test_a_decoder_that_cannot_restart_positions_gets_one_row_per_identifier(nam
 @pytest.mark.parametrize("name", ["bart", "t5", "pegasus"])
 def test_gradients_do_not_depend_on_packing(name):
     gradients = {}
-    for packed in (True, False):
+    for way in ("packed", "rows", "plain"):
         model = make(name)
-        log_likelihoods = packed_log_likelihoods(model, *random_identifiers(), packed=packed)
+        log_likelihoods = packed_log_likelihoods(model, *random_identifiers(), way=way)
         log_likelihoods.square().sum().backward()
-        gradients[packed] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    assert gradients[True].keys() == gradients[False].keys() != set()
-    for name_, gradient in gradients[True].items():
-        torch.testing.assert_close(gradient, gradients[False][name_], atol=2e-3, rtol=1e-4)
+        gradients[way] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert gradients["packed"].keys() == gradients["rows"].keys() == gradients["plain"].keys() != set()
+    for name_, gradient in gradients["packed"].items():
+        for way in ("rows", "plain"):
+            torch.testing.assert_close(gradient, gradients[way][name_], atol=2e-3, rtol=1e-4)
 
 
 def test_rows_may_be_longer_than_the_decoders_position_table():

@@ -3,8 +3,8 @@ import torch
 from transformers.trainer_pt_utils import LabelSmoother
 
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
-from dgr_trainer.student.likelihoods import TokenScores
 from dgr_trainer.student.log_probabilities import token_log_probabilities
+from dgr_trainer.student.token_scores import TokenScores
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.losses import RANKING_LOSSES, distilled_ranknet_loss, margin_rank_loss
 from dgr_trainer.training.objective import RankingObjective, generation_losses, passage_scores

@@ -1,0 +1,197 @@
+"""Finds out by trying in which way a model scores identifiers as it does one by one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.student.decoder_rows import loses_positions
+from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.model_facts import (
+    embedding_rows,
+    packing_attention,
+    packing_obstacle,
+    start_token_id,
+    underlying_model,
+)
+from dgr_trainer.student.packing import pack_identifiers
+from dgr_trainer.student.sharding import is_sharded
+from dgr_trainer.student.token_scores import ScoringWay, sum_by_identifier, token_scores
+
+logger = logging.getLogger(__name__)
+
+_FOUND = "_dgr_scoring_way"
+_warned: set[str] = set()
+
+
+class Samples(NamedTuple):
+    """Prompts and identifiers to try a model with.
+
+    Attributes:
+        prompts (`list[list[int]]`): Token ids of prompts of different lengths.
+        identifiers (`list[list[list[int]]]`): Token ids of identifiers of each prompt; some begin alike.
+    """
+
+    prompts: list[list[int]]
+    identifiers: list[list[list[int]]]
+
+
+def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
+    """The fastest way in which a model's scores of identifiers are those that it gives them one by one.
+
+    The first call scores a few identifiers, which takes some milliseconds, and remembers the result. A model whose
+    weights are sharded, or on no device yet, is judged by its modules alone.
+
+    Args:
+        model (`nn.Module`): A sequence-to-sequence model, wrapped or not.
+        pairs (`bool`, *optional*, defaults to `False`):
+            Whether the model is only trained on pairs; then it is enough that it can be run.
+
+    Returns:
+        `str`: `"packed"`, `"rows"` or `"plain"`, see `token_scores`.
+
+    Raises:
+        ValueError: if the model cannot be run on token ids, or its scores are different in every way.
+    """
+    base = underlying_model(model)
+    implementation = getattr(base.config, "_attn_implementation", None)
+    known = vars(base).get(_FOUND)
+    if known is None or known[0] != implementation:
+        if is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
+            return "rows" if packing_obstacle(base) or loses_positions(base.get_decoder()) else "packed"
+        way, reason = _try_ways(model)
+        known = vars(base)[_FOUND] = (implementation, way, reason)
+    way, reason = known[1:]
+    if pairs:
+        return "plain" if way is None else cast(ScoringWay, way)
+    if way is None:
+        raise DGRValueError(
+            f"{reason}. So it cannot be trained to rank passages. Use another model, such as BART or T5."
+        )
+    name = type(base).__name__
+    if way != "packed" and name not in _warned:
+        _warned.add(name)
+        logger.warning(
+            "%s, so each identifier gets a separate row: the results are the same, but it is slower than a model such "
+            "as BART or T5.",
+            reason,
+        )
+    return "rows" if way == "packed" and loses_positions(base.get_decoder()) else cast(ScoringWay, way)
+
+
+def set_scoring_way(model: nn.Module, way: ScoringWay) -> None:
+    """Have a model score identifiers in a way that was found elsewhere, for example by another process."""
+    base = underlying_model(model)
+    reason = f"Another process found that {type(base).__name__} cannot score packed identifiers"
+    vars(base)[_FOUND] = (getattr(base.config, "_attn_implementation", None), way, reason)
+
+
+def samples(model: nn.Module) -> Samples:
+    """Prompts and identifiers of a few ordinary tokens, the same at every call."""
+    base = underlying_model(model)
+    size = embedding_rows(base)
+    special = {start_token_id(base), *_token_ids(base.config), *_token_ids(getattr(base, "generation_config", None))}
+    ordinary = [token for token in range(size - 1, -1, -1) if token not in special][: max(64, size // 2)]
+    a, b, c, d, e, f = (ordinary[len(ordinary) * number // 6] for number in range(6))
+    return Samples([[a, f, c, d, b], [e, b, d]], [[[a, b, c], [a, b, d, e], [f, a]], [[b], [b, a, c, e, d]]])
+
+
+def log_probabilities(student: Any, prompt: Sequence[int], decoder_inputs: Sequence[int]) -> Tensor:
+    """Log-probabilities of the next token after each decoder input, by one ordinary call of a model.
+
+    Args:
+        student ([`~transformers.PreTrainedModel`]): A model in generation mode.
+        prompt (`Sequence[int]`): Token ids of the encoder's input.
+        decoder_inputs (`Sequence[int]`): Token ids of the decoder's input.
+
+    Returns:
+        `torch.Tensor` of float32, shape `(len(decoder_inputs), vocabulary)`.
+    """
+    ids, tokens = (torch.tensor([row], device=student.device) for row in (prompt, decoder_inputs))
+    outputs = student(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        decoder_input_ids=tokens,
+        decoder_attention_mask=torch.ones_like(tokens),
+        use_cache=False,
+        return_dict=True,
+    )
+    log_p: Tensor = outputs.logits[0].float().log_softmax(-1)
+    return log_p
+
+
+def tolerance(student: Any, expected: Tensor) -> Tensor:
+    """How far log-likelihoods may be from the expected ones, by rounding."""
+    exact = student.dtype in (torch.float32, torch.float64)
+    relative = 0.05 if not exact else 5e-3 if student.device.type != "cpu" else 1e-4
+    return relative * expected.abs().clamp(min=1.0)
+
+
+def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
+    """The first way that is right, if any, and why those before it are not."""
+    base = underlying_model(model)
+    name = type(base).__name__
+    obstacle = packing_obstacle(base)
+    if obstacle is None:
+        packing_attention(base)  # Raises an error that says how to load the model.
+    reasons = [] if obstacle is None else [obstacle]
+    with generation_mode(model) as student:
+        sample = samples(student)
+        try:
+            expected = torch.tensor(list(_one_by_one(student, sample)))
+        except Exception as error:
+            raise DGRValueError(
+                f"{name} cannot be run on the token ids of a prompt and an identifier ({type(error).__name__}: "
+                f"{error}). Use a model that reads and generates text, such as BART or T5 (AutoModelForSeq2SeqLM)."
+            ) from error
+        for way in cast(list[ScoringWay], ["rows", "plain"] if obstacle else ["packed", "rows", "plain"]):
+            try:
+                scores = _score(student, sample, way)
+            except Exception as error:
+                reasons.append(f"{name} fails on {_MEANS[way]} ({type(error).__name__}: {error})")
+                continue
+            differences = torch.where(scores == expected, 0.0, (scores - expected).abs())  # Both may be -inf.
+            if bool((differences <= tolerance(student, expected)).all()):
+                return way, reasons[0] if reasons else ""
+            reasons.append(f"{name} gives {_MEANS[way]} scores that are off by {float(differences.max()):.2g}")
+    return None, "; ".join(reasons)
+
+
+_MEANS = {
+    "packed": "packed identifiers",
+    "rows": "identifiers that share an encoded prompt",
+    "plain": "identifiers in one batch",
+}
+
+
+def _one_by_one(student: Any, sample: Samples) -> Iterator[float]:
+    start = start_token_id(student)
+    for prompt, identifiers in zip(sample.prompts, sample.identifiers, strict=True):
+        for ids in identifiers:
+            log_p = log_probabilities(student, prompt, [start, *ids[:-1]])
+            yield float(log_p.cpu().gather(1, torch.tensor(ids)[:, None]).sum())
+
+
+def _score(student: Any, sample: Samples, way: ScoringWay) -> Tensor:
+    packed = pack_identifiers(sample.identifiers, [[0] * len(ids) for ids in sample.identifiers], 1, 64)
+    rows = {name: torch.from_numpy(array).to(student.device) for name, array in packed._asdict().items()}
+    width = max(map(len, sample.prompts))
+    pad = getattr(student.config, "pad_token_id", None) or 0
+    padded = [prompt + [pad] * (width - len(prompt)) for prompt in sample.prompts]
+    mask = [[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in sample.prompts]
+    input_ids, attention_mask = (torch.tensor(values, device=student.device) for values in (padded, mask))
+    scores = token_scores(student, input_ids, attention_mask, rows, way).log_probabilities
+    sums = sum_by_identifier(scores, rows["segments"], max(map(len, sample.identifiers))).cpu()
+    return torch.cat([row[: len(ids)] for row, ids in zip(sums, sample.identifiers, strict=True)])
+
+
+def _token_ids(config: Any) -> Iterator[int]:
+    """Special tokens that a configuration names."""
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"):
+        value = getattr(config, name, None)
+        yield from value if isinstance(value, list) else () if value is None else (value,)
