@@ -6,49 +6,96 @@ import transformers
 from dgr_trainer.student.packing import pack_identifiers
 
 VOCAB = 120
-SIZES = {
-    "vocab_size": VOCAB,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
-    "init_std": 0.2,
-}
+# Architectures by the way in which they can score identifiers.
+PACKED = [
+    "bart", "mbart", "plbart", "pegasus", "marian", "mvp", "blenderbot", "blenderbot-small", "bigbird_pegasus",
+    "t5", "mt5", "umt5", "longt5", "t5gemma",
+]  # fmt: skip
+ROWS = ["led", "m2m_100", "nllb-moe", "switch_transformers", "pegasus_x", "seamless_m4t", "encoder-decoder"]
+PLAIN = ["fsmt"]
+REFUSED = ["prophetnet"]  # Padding after an identifier changes its scores.
+_EAGER = {"t5gemma", "led", "mvp", "bigbird_pegasus", "longt5", "switch_transformers", "nllb-moe", "pegasus_x",
+          "fsmt", "prophetnet"}  # fmt: skip
+_TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 
 
-def make(name: str, attention: str = "sdpa", seed: int = 0) -> transformers.PreTrainedModel:
+def make(
+    name: str, attention: str = "sdpa", seed: int = 0, vocab: int = VOCAB, **changes
+) -> transformers.PreTrainedModel:
+    """A small random model of an architecture, whose scores differ enough to compare them."""
     torch.manual_seed(seed)
+    config = _config(name, vocab)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    config._attn_implementation = "eager" if name in _EAGER else attention
+    if name == "encoder-decoder":
+        return transformers.EncoderDecoderModel(config).eval()
+    return transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+
+
+def _config(name: str, vocab: int) -> transformers.PreTrainedConfig:
+    sizes = {
+        "vocab_size": vocab,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+        "init_std": 0.2,
+        **_TOKENS,
+    }
     if name == "t5gemma":
         side = {
-            "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "vocab_size": vocab, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3,
         }  # fmt: skip
-        config = transformers.T5GemmaConfig(encoder=side, decoder=side, vocab_size=VOCAB, decoder_start_token_id=0)
+        config = transformers.T5GemmaConfig(encoder=side, decoder=side, vocab_size=vocab, decoder_start_token_id=0)
         config.pad_token_id = 1
-    elif name in ("t5", "mt5", "umt5", "longt5", "switch_transformers"):
+        return config
+    if name in ("t5", "mt5", "umt5", "longt5", "switch_transformers"):
         config = transformers.CONFIG_MAPPING[name](
-            vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+            vocab_size=vocab, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
         )
         if name == "switch_transformers":
+            config.num_sparse_encoder_layers = config.num_sparse_decoder_layers = 1
+            config.num_experts = 4
             config.router_jitter_noise = 0.0  # Routes at random in training.
-    elif name == "led":
-        config = transformers.LEDConfig(**SIZES, attention_window=[8, 8], max_encoder_position_embeddings=64)
+        return config
+    if name == "encoder-decoder":
+        side = transformers.BertConfig(
+            vocab_size=vocab, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=64, initializer_range=0.2,
+        )  # fmt: skip
+        config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(side, side)
+        config.vocab_size = vocab
+        for key, value in _TOKENS.items():
+            setattr(config, key, value)
+        return config
+    if name == "led":
+        config = transformers.LEDConfig(**sizes, attention_window=[8, 8], max_encoder_position_embeddings=64)
         config.max_decoder_position_embeddings = 64
-    else:
-        config = transformers.CONFIG_MAPPING[name](**SIZES)
-    attention = "eager" if name == "t5gemma" else attention  # The only one it has.
-    config._attn_implementation = attention
-    model = transformers.AutoModelForSeq2SeqLM.from_config(config)
-    assert model.config._attn_implementation == attention or name == "led"
-    return model.eval()
+        return config
+    if name == "pegasus_x":
+        return transformers.PegasusXConfig(**sizes, block_size=8, num_global_tokens=4)
+    if name == "nllb-moe":
+        return transformers.NllbMoeConfig(**sizes, num_experts=4, encoder_sparse_step=2, decoder_sparse_step=2)
+    if name == "seamless_m4t":
+        sizes = {key: value for key, value in sizes.items() if key not in ("d_model", "init_std")}
+        return transformers.SeamlessM4TConfig(**sizes, hidden_size=32, initializer_range=0.2)
+    if name == "fsmt":
+        del sizes["vocab_size"]
+        return transformers.FSMTConfig(langs=["en", "de"], src_vocab_size=vocab, tgt_vocab_size=vocab, **sizes)
+    if name == "prophetnet":
+        renamed = {
+            "d_model": "hidden_size", "encoder_layers": "num_encoder_layers", "decoder_layers": "num_decoder_layers",
+            "encoder_attention_heads": "num_encoder_attention_heads",
+            "decoder_attention_heads": "num_decoder_attention_heads",
+        }  # fmt: skip
+        return transformers.ProphetNetConfig(**{renamed.get(key, key): value for key, value in sizes.items()})
+    return transformers.CONFIG_MAPPING[name](**sizes)
 
 
 def random_identifiers(queries: int = 3, prompts: int = 2, each: int = 9, seed: int = 0):

@@ -2,17 +2,12 @@
 
 import pytest
 import torch
-from architectures import as_batch, make, random_identifiers
+from architectures import PACKED, as_batch, make, random_identifiers
 from peft import LoraConfig, get_peft_model
 
 from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.token_scores import sum_by_identifier
 
-PACKED = [
-    "bart", "mbart", "plbart", "pegasus", "marian", "mvp", "blenderbot", "blenderbot-small", "bigbird_pegasus",
-    "t5", "mt5", "umt5", "longt5", "switch_transformers", "t5gemma",
-]  # fmt: skip
-EAGER = {"mvp", "bigbird_pegasus", "longt5", "switch_transformers"}  # They have no other attention.
 CHECKPOINTING = {"off": None, "on": {"use_reentrant": False}, "reentrant": {"use_reentrant": True}}
 
 
@@ -58,7 +53,7 @@ def loss_and_gradients(model, tokens_at_once, way="packed"):
 @pytest.mark.parametrize("name", PACKED)
 def test_losses_and_gradients_are_those_without_checkpointing(name, adapter, tokens_at_once):
     # One identifier per row needs no positions, so it is right whatever is run again.
-    model = without_dropout(make(name, "eager" if name in EAGER else "sdpa"))
+    model = without_dropout(make(name))
     model = with_adapter(model) if adapter else model
     expected_loss, expected = loss_and_gradients(model, None, way="rows")
     assert expected
