@@ -131,3 +131,34 @@ def as_batch(identifiers, of_prompt, texts, max_row_tokens=24):
         input_ids[place, : len(text)] = torch.tensor(text)
         attention_mask[place, : len(text)] = 1
     return input_ids, attention_mask, {name: torch.from_numpy(array) for name, array in packed._asdict().items()}
+
+
+def ordinary_scores(model, identifiers, of_prompt, texts):
+    """(B, K): each identifier in a call of its own, as the labels of an ordinary seq2seq example."""
+    scores = []
+    for query, query_identifiers in enumerate(identifiers):
+        for ids, number in zip(query_identifiers, of_prompt[query], strict=True):
+            prompt = torch.tensor([texts[query][number]])
+            inputs = torch.tensor([[model.config.decoder_start_token_id, *ids[:-1]]])
+            logits = model(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=inputs,
+                decoder_attention_mask=torch.ones_like(inputs), use_cache=False,
+            ).logits  # fmt: skip
+            scores.append(logits[0].log_softmax(-1)[range(len(ids)), list(ids)].sum())
+    return torch.stack(scores).view(len(identifiers), -1)
+
+
+def without_dropout(model):
+    """The model in training mode, but with the same results at every call."""
+    for module in model.modules():
+        for name in ("p", "dropout", "activation_dropout", "attention_dropout", "dropout_rate", "layerdrop"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)
+    return model.train()
+
+
+def checkpoint_activations(model, *, use_reentrant):
+    """Has layers run again in the backward pass; the method was renamed in transformers 5.23."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from architectures import as_batch, random_identifiers
+from architectures import as_batch, checkpoint_activations, random_identifiers, without_dropout
 from peft import LoraConfig, get_peft_model
 from tiny_models import TOKENIZERS, make_bart, make_t5
 
@@ -131,14 +131,8 @@ def test_training_beside_searching(name, checkpointing, corpus):
     retriever = make_retriever(name, corpus, "eval")
     model = retriever.model
     if checkpointing:
-        model.activation_checkpointing_enable()
-        model.enable_input_require_grads()
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(vars(module).get("dropout"), float):
-            module.dropout = 0.0
+        checkpoint_activations(model, use_reentrant=False)
+    without_dropout(model)
     batch = as_batch(*random_identifiers())
 
     def step():

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from architectures import PACKED, as_batch, make, random_identifiers
+from architectures import PACKED, as_batch, checkpoint_activations, make, random_identifiers, without_dropout
 from peft import LoraConfig, get_peft_model
 
 from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.token_scores import sum_by_identifier
 
-CHECKPOINTING = {"off": None, "on": {"use_reentrant": False}, "reentrant": {"use_reentrant": True}}
+CHECKPOINTING = {"off": None, "on": False, "reentrant": True}
 
 
 def with_adapter(model):
@@ -16,16 +16,6 @@ def with_adapter(model):
     pattern = r".*\.(q_proj|v_proj|q|v)"
     config = LoraConfig(r=4, target_modules=pattern, init_lora_weights=False, lora_dropout=0.0)
     return get_peft_model(model, config)
-
-
-def without_dropout(model):
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "activation_dropout", "attention_dropout", "dropout_rate", "layerdrop"):
-            if isinstance(vars(module).get(name), float):
-                setattr(module, name, 0.0)
-    return model.train()
 
 
 def layer_runs(model, counted):
@@ -57,17 +47,15 @@ def test_losses_and_gradients_are_those_without_checkpointing(name, adapter, tok
     model = with_adapter(model) if adapter else model
     expected_loss, expected = loss_and_gradients(model, None, way="rows")
     assert expected
-    for kind, arguments in CHECKPOINTING.items():
-        if arguments is not None:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
-            if adapter or arguments["use_reentrant"]:
-                model.enable_input_require_grads()
+    for kind, use_reentrant in CHECKPOINTING.items():
+        if use_reentrant is not None:
+            checkpoint_activations(model, use_reentrant=use_reentrant)
         runs = []
         handle = layer_runs(model, runs)
         loss, gradients = loss_and_gradients(model, tokens_at_once)
         handle.remove()
         if tokens_at_once is None:
-            assert len(runs) == (1 if arguments is None else 2), f"{kind}: activations are not checkpointed"
+            assert len(runs) == (1 if use_reentrant is None else 2), f"{kind}: activations are not checkpointed"
         torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5, msg=kind)
         assert gradients.keys() == expected.keys(), kind
         scale = max(float(gradient.abs().max()) for gradient in expected.values())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from architectures import PACKED, PLAIN, REFUSED, ROWS, VOCAB, as_batch, make, random_identifiers
+from architectures import PACKED, PLAIN, REFUSED, ROWS, VOCAB, as_batch, make, ordinary_scores, random_identifiers
 
 from dgr_trainer.student import probing
 from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
@@ -17,22 +17,6 @@ WAYS = {**dict.fromkeys(PACKED, "packed"), **dict.fromkeys(ROWS, "rows"), **dict
 @pytest.fixture(autouse=True)
 def _say_again():
     probing._warned.clear()
-
-
-def ordinary_scores(model, identifiers, of_prompt, texts):
-    """(B, K): each identifier in a call of its own, as the labels of an ordinary seq2seq example."""
-    scores = []
-    for query, query_identifiers in enumerate(identifiers):
-        for ids, number in zip(query_identifiers, of_prompt[query], strict=True):
-            prompt = torch.tensor([texts[query][number]])
-            start = model.config.decoder_start_token_id
-            inputs = torch.tensor([[start, *ids[:-1]]])
-            logits = model(
-                input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=inputs,
-                decoder_attention_mask=torch.ones_like(inputs), use_cache=False,
-            ).logits  # fmt: skip
-            scores.append(logits[0].log_softmax(-1)[range(len(ids)), ids].sum())
-    return torch.stack(scores).view(len(identifiers), -1)
 
 
 def gradients_of(model, scores):
