@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from dgr_trainer.errors import DGRValueError
@@ -59,6 +60,8 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
         ValueError: if the model cannot be run on token ids, or its scores are different in every way.
     """
     base = underlying_model(model)
+    if pairs and _learns_a_prompt(model):
+        return "plain"  # The adapter's own forward pass puts its prompt in front.
     implementation = getattr(base.config, "_attn_implementation", None)
     known = vars(base).get(_FOUND)
     if known is None or known[0] != implementation:
@@ -130,6 +133,11 @@ def tolerance(student: Any, expected: Tensor) -> Tensor:
     exact = student.dtype in (torch.float32, torch.float64)
     relative = 0.05 if not exact else 5e-3 if student.device.type != "cpu" else 1e-4
     return relative * expected.abs().clamp(min=1.0)
+
+
+def _learns_a_prompt(model: nn.Module) -> bool:
+    inner: Any = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    return bool(getattr(getattr(inner, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:

@@ -14,11 +14,11 @@ from dgr_trainer.student.model_facts import (
     start_token_id,
     underlying_model,
 )
-from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.objective import RankingObjective
+from dgr_trainer.training.student_check import try_student
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
         )
     _warn_of_untrained_tokens(model, collator.tokenizer)
     start_token_id(model)
-    scoring_way(model)
+    try_student(model, pairs=False)
     limit = decoder_position_limit(model)
     if limit is None:
         return
