@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from dgr_trainer.student.private_copy import copy_if_possible, module_copy
-from dgr_trainer.student.sharding import is_partitioned_by_deepspeed, max_over_processes
+from dgr_trainer.student.sharding import max_over_processes
 
 _BY_ROW = ("input_ids", "attention_mask")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
@@ -142,15 +142,13 @@ def position_modules(decoder: nn.Module) -> list[nn.Module] | None:
     return biased if biased and all(hasattr(child, "compute_bias") for child in biased) else None
 
 
-def loses_positions(decoder: nn.Module) -> bool:
-    """Whether activation checkpointing would compute positions again after those of the call are gone.
+def computes_positions_again(decoder: nn.Module) -> bool:
+    """Whether activation checkpointing computes positions again, in the backward pass, inside the layers.
 
-    A relative bias is computed inside the layers that are run again in the backward pass. Elsewhere a copy of the
-    decoder keeps the positions, but modules of DeepSpeed cannot be copied.
+    A relative bias is. They must still be there then: a copy of the decoder keeps them (see `decoder_in_pieces`).
     """
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
-    relative = any(hasattr(module, "compute_bias") for module in position_modules(decoder) or ())
-    return checkpointed and relative and is_partitioned_by_deepspeed(decoder)
+    return checkpointed and any(hasattr(module, "compute_bias") for module in position_modules(decoder) or ())
 
 
 @contextmanager

@@ -89,9 +89,7 @@ def predict(
         model = stack.enter_context(private_model(model, _changed_modules(underlying_model(model))))
         base = underlying_model(model)
         pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
-        # A compiled decoder would be compiled again for each copy, and needs none: it is recomputed from its graph.
-        compiled = is_compiled_module(model) or has_compiled_regions(model)
-        copied = torch.is_grad_enabled() and not compiled and not is_partitioned_by_deepspeed(base)
+        copied = torch.is_grad_enabled() and can_be_copied(model)
         decoder = base.get_decoder()
         if len(pieces) > 1 or (positions is not None and copied):
             stack.enter_context(decoder_in_pieces(decoder, pieces, row_prompts, positions, copied=copied))
@@ -131,6 +129,12 @@ def predict_plainly(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tar
     logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).flatten(0, -2)
     log_p, means = token_log_probabilities(logits[targets.states], targets.sources, targets.labels)
     return log_p, means[targets.sources]
+
+
+def can_be_copied(model: nn.Module) -> bool:
+    """Whether parts of a model can run on copies: not if each copy would be compiled again, and not with DeepSpeed."""
+    compiled = is_compiled_module(model) or has_compiled_regions(model)
+    return not compiled and not is_partitioned_by_deepspeed(model)
 
 
 def _changed_modules(base: Any) -> list[nn.Module]:

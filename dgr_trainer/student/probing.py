@@ -11,7 +11,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.decoder_rows import loses_positions
+from dgr_trainer.student.decoder_rows import computes_positions_again
+from dgr_trainer.student.forward_pass import can_be_copied
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import (
     embedding_rows,
@@ -62,11 +63,12 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
     base = underlying_model(model)
     if pairs and _learns_a_prompt(model):
         return "plain"  # The adapter's own forward pass puts its prompt in front.
+    loses_positions = not can_be_copied(model) and computes_positions_again(base.get_decoder())
     implementation = getattr(base.config, "_attn_implementation", None)
     known = vars(base).get(_FOUND)
     if known is None or known[0] != implementation:
         if is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
-            return "rows" if packing_obstacle(base) or loses_positions(base.get_decoder()) else "packed"
+            return "rows" if packing_obstacle(base) or loses_positions else "packed"
         way, reason = _try_ways(model)
         known = vars(base)[_FOUND] = (implementation, way, reason)
     way, reason = known[1:]
@@ -84,7 +86,7 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
             "as BART or T5.",
             reason,
         )
-    return "rows" if way == "packed" and loses_positions(base.get_decoder()) else cast(ScoringWay, way)
+    return "rows" if way == "packed" and loses_positions else cast(ScoringWay, way)
 
 
 def set_scoring_way(model: nn.Module, way: ScoringWay) -> None:
