@@ -55,10 +55,12 @@ def test_views_that_are_off_leave_no_trace(bpe_tokenizer):
     passage = Passage("p1", "Nile", "a long river", ("what river",), "d1")
     assert identifiers.encode_passage(passage) == identifiers.encode("a long river")
     docids = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
-    assert docids.encode_passage(Passage("p1", "Nile")) == [
-        *docids.prefix("docid"),
-        *bpe_tokenizer("p1", add_special_tokens=False)["input_ids"],
-    ]
+    ids = bpe_tokenizer("p1", add_special_tokens=False)["input_ids"]
+    assert docids.encode_passage(Passage("p1", "Nile")) == ids
+    assert docids.prefix("docid") == docids.end("docid") == (bpe_tokenizer.eos_token_id,)
+    marked = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",), docid_start="##"))
+    assert marked.encode_passage(Passage("p1", "Nile")) == [*marked.prefix("docid"), *ids]
+    assert len(marked.prefix("docid")) == 1 and marked.eos_token_id not in marked.prefix("docid")
 
 
 def test_no_marker_survives_inside_a_text(tokenizer):

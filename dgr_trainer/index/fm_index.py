@@ -340,13 +340,14 @@ class FMIndex(IndexQueries):
         return index
 
     def check_tokenizer(self, identifiers: Identifiers) -> None:
-        """Check that the index was made with the tokenizer of these identifiers.
+        """Check that the index was made with the tokenizer, the views and the markers of these identifiers.
 
         Args:
             identifiers ([`Identifiers`]): the tokenizer and its settings.
 
         Raises:
-            ValueError: if the index was made with another tokenizer.
+            ValueError: if the index was made with another tokenizer, or has no titles or no docids in the form that
+                these identifiers give them.
         """
         self._check_fingerprint(identifiers.fingerprint)
         if (self.vocab_size, self.separator) != (identifiers.vocab_size, identifiers.eos_token_id):
@@ -355,6 +356,27 @@ class FMIndex(IndexQueries):
                 f"{identifiers.vocab_size} and end-of-sequence id {identifiers.eos_token_id}: the index was made with "
                 "another tokenizer. Build it again with FMIndex.from_corpus(corpus, identifiers)."
             )
+        self._check_views(identifiers)
+
+    def _check_views(self, identifiers: Identifiers) -> None:
+        """Refuse an index without the markers of titles and docids, which stand in every passage that has these."""
+        for view in identifiers.views:
+            name = {"title": "title_end", "docid": "docid_start"}.get(view)
+            marker = identifiers.end(view) if view == "title" else identifiers.prefix(view)
+            if name is not None and not self.count(marker):
+                raise DGRValueError(
+                    f"The index holds no {name}={getattr(identifiers.settings, name)!r}, so it was made without the "
+                    f"view {view!r} or with another marker. Use the IdentifierSettings that the index was made with, "
+                    "or build it again with FMIndex.from_corpus(corpus, identifiers)."
+                )
+        if identifiers.views == ("docid",) and not identifiers.settings.docid_start:
+            # Older versions put a marker before docids also where they are the only view.
+            older = identifiers.encode("##")
+            if older and self.count((self.separator, *older)) == self.num_passages:
+                raise DGRValueError(
+                    "Every docid of the index begins with '##', the marker that older versions put there. Use "
+                    "IdentifierSettings(views=('docid',), docid_start='##'), or build the index again."
+                )
 
     def _check_fingerprint(self, fingerprint: str) -> None:
         if self.tokenizer_fingerprint and fingerprint and fingerprint != self.tokenizer_fingerprint:
