@@ -17,6 +17,7 @@ Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -311,12 +312,9 @@ class Identifiers:
             cut.append(ids)
         return cut
 
-    def prompt_lengths(self, queries: Sequence[str]) -> list[int]:
-        """Number of tokens of the longest prompt of each query, before `max_query_length` cuts it."""
-        if not queries:
-            return []
-        lengths = [[len(ids) for ids in self._prompt_ids([*queries, ""], view)] for view in self.views]
-        return [max(of_query) for of_query in zip(*lengths, strict=True)][:-1]
+    def prompt_lengths(self, queries: Sequence[str], view: str) -> list[int]:
+        """Number of tokens of the prompts of many queries, before `max_query_length` cuts them."""
+        return [len(ids) for ids in self._prompt_ids([*queries, ""], view)][:-1]
 
     def _prompt(self, query: str, view: str) -> str:
         text = self.settings.prompts[self._known(view)].replace("{query}", " ".join(query.split()))
@@ -333,10 +331,8 @@ class Identifiers:
             text = self._prompt(special.as_text(queries[number], normalised=True), view)
             (prompts[number],) = self._encoder.raw([text], special_tokens=True)
             if special.count(prompts[number]) > expected:
-                # The template's own special tokens come first or last.
-                own = set(prompts[-1])
-                ids = [token for token in prompts[number] if token not in own] or prompts[number]
-                raise self._encoder.special_token_error(f"The query {queries[number]!r}", ids)
+                surplus = Counter(prompts[number]) - Counter(prompts[-1])
+                raise self._encoder.special_token_error(f"The query {queries[number]!r}", list(surplus))
         return prompts
 
     def _known(self, view: str) -> str:

@@ -163,7 +163,8 @@ class FMIndex(IndexQueries):
             [`FMIndex`]: the index; in memory, or loaded from `folder`.
 
         Raises:
-            ValueError: as in [`FMIndex.build`].
+            ValueError: as in [`FMIndex.build`]; also if the tokenizer does not know most of the text, or a passage has
+                a docid that holds a marker or has no tokens.
             FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
         """
         settings = IndexSettings(
@@ -173,6 +174,8 @@ class FMIndex(IndexQueries):
             tokenizer_fingerprint=identifiers.fingerprint,
             corpus_fingerprint=corpus.fingerprint,
         )
+
+        _check_script(corpus, identifiers)
 
         def texts(start: int) -> Iterator[TokenText]:
             return read_texts(
@@ -222,6 +225,7 @@ class FMIndex(IndexQueries):
             ValueError: as in [`FMIndex.add`]; also if the index was made with another tokenizer.
         """
         self.check_tokenizer(identifiers)
+        _check_script(corpus, identifiers)
         return self.add(_encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
 
     def remove(self, passage_ids: Iterable[str]) -> FMIndex:
@@ -455,7 +459,20 @@ class FMIndex(IndexQueries):
 def _encoded_passages(
     corpus: Corpus, identifiers: Identifiers, batch_size: int, start: int = 0
 ) -> Iterator[list[int]]:
-    """The token ids of each passage of a corpus, from passage `start`, encoded in batches."""
+    """The token ids of each passage of a corpus, from passage `start`, encoded in batches; warns of unknown text."""
+    from dgr_trainer.identifiers.unknown_text import UnknownText
+
+    unknown = UnknownText(identifiers)
     passages = islice(corpus, start, None)
     while batch := list(islice(passages, batch_size)):
-        yield from identifiers.encode_passages(batch)
+        segments = identifiers.encode_segments(batch)
+        unknown.add(batch, segments)
+        yield from map(identifiers.joined, segments)
+    unknown.report()
+
+
+def _check_script(corpus: Corpus, identifiers: Identifiers) -> None:
+    """Refuse a corpus of which the tokenizer knows too little."""
+    from dgr_trainer.identifiers.unknown_text import check_script
+
+    check_script(corpus, identifiers)

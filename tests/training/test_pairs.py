@@ -1,6 +1,7 @@
 """Generation pairs: what a student learns to generate, from judged queries and from passages alone."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
@@ -70,6 +71,7 @@ def test_substrings_start_near_the_words_of_the_query(bpe_tokenizer):
 
 def test_pairs_from_passages_alone(tokenizer, corpus):
     identifiers = Identifiers(tokenizer, IdentifierSettings(views=VIEWS))
+    corpus = Corpus.from_passages(replace(passage, docid=passage.title) for passage in corpus)
     dataset = generation_pairs(corpus, identifiers, samples_per_passage=2, progress=False)
     # Zebras have no pseudo-query; a passage whose only pseudo-query plays the query has none left to generate.
     assert 24 * 2 * 3 <= len(dataset) <= 24 * 2 * 4
