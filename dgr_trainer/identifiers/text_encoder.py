@@ -10,7 +10,7 @@ from dgr_trainer.identifiers.special_tokens import SpecialTokens
 from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
 
 # Texts after which another one gets the ids that it has inside a text without spaces; the first that works is used.
-_BEFORE_UNSPACED = ("。", "、", "(", ".", ":", "-", "a", "1")
+_BEFORE_UNSPACED = ("。", "、", "(", ".", ":", "-", "a", "e", "1")
 
 
 class TextEncoder:

@@ -19,8 +19,8 @@ _SHOWN = 60
 # Passages whose titles and docids are kept, to show two that become identical.
 _REMEMBERED = 100_000
 _ADVICE = (
-    "Unknown tokens are never generated, and texts that differ only in them cannot be told apart. Use a student whose "
-    "tokenizer knows the script, such as a multilingual or a byte-level one"
+    "Unknown tokens are never generated, so identifiers with one are never found, and texts that differ only in them "
+    "cannot be told apart. Use a student whose tokenizer knows the script, such as a multilingual or a byte-level one"
 )
 
 
@@ -123,11 +123,11 @@ class UnknownText:
         for part, counts in self._parts.items():
             if counts.passages:
                 logger.warning(
-                    "The tokenizer does not know %s of %s characters (%.1g%%) in the %s of %s of %s passages: they "
+                    "The tokenizer does not know %s of %s characters (%s) in the %s of %s of %s passages: they "
                     "become %s unknown tokens, for example in %s. %s, or add tokens.",
                     f"{counts.unknown_characters:,}",
                     f"{counts.characters:,}",
-                    100 * counts.unknown_characters / counts.characters,
+                    f"{counts.unknown_characters / counts.characters:.1%}",
                     _plural(part),
                     f"{counts.passages:,}",
                     f"{self.num_passages:,}",
