@@ -27,7 +27,7 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers.settings import VIEWS, IdentifierSettings
 from dgr_trainer.identifiers.text_encoder import TextEncoder
-from dgr_trainer.identifiers.words import Words
+from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,12 @@ class Identifiers:
     def words(self, text: str, ids: Sequence[int]) -> Words | None:
         """The words of a text and where they start in its ids; `None` where `word_starts` returns every position."""
         return self._encoder.words(text, ids, self._without_markers)
+
+    def split_words(self, text: str) -> Words:
+        """The words of a text; in scripts without spaces, as far as the tokenizer does not join them."""
+        if not is_unspaced(text):
+            return split_words(text)
+        return self.words(text, self.encode_substrings([text])[0]) or split_words(text)
 
     def encode_segments(self, passages: Sequence[Passage]) -> list[PassageSegments]:
         """Ids of each passage's title, body, pseudo-queries and docid; parts that no view uses are empty."""

@@ -21,7 +21,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
 from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
-from dgr_trainer.identifiers.words import Words, split_words
+from dgr_trainer.identifiers.words import Words
 from dgr_trainer.training.prompts import CutQueries
 from dgr_trainer.training.stop_words import StopWords
 
@@ -211,7 +211,7 @@ class _PairMaker:
 
     def _piece(self, passage: Passage, random: np.random.Generator) -> str:
         """A piece of a passage to use as the query: a pseudo-query or consecutive words of the body."""
-        words = split_words(passage.text)
+        words = self.identifiers.split_words(passage.text)
         if passage.pseudo_queries and (not words.spans or random.random() < 0.5):
             return passage.pseudo_queries[random.integers(len(passage.pseudo_queries))]
         start = int(random.integers(max(1, len(words.spans) - self.substring_words + 1)))
@@ -258,7 +258,7 @@ class _PairMaker:
 
     def _overlap(self, query: str, words: Words) -> np.ndarray:
         """Weight of each word of a passage as a start: similarity of its trigram to those of the query, summed."""
-        query_words = split_words(query)
+        query_words = self.identifiers.split_words(query)
         query_grams = [query_words.piece(i, 3) for i in range(len(query_words.spans))]
         passage_grams = [words.piece(i, 3) for i in range(len(words.spans))]
         if not query_grams:

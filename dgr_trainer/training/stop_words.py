@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import Identifiers
-from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
 
 _ENGLISH = frozenset(
     "a about after all also an and any are as at be because been before being between both but by can could did do "
@@ -36,7 +35,7 @@ class StopWords:
         number_of_passages, total, english = 0, 0, 0
         frequencies: Counter[str] = Counter()
         for number in range(0, len(passages), step):
-            words = _words(passages[number].text, identifiers)
+            words = identifiers.split_words(passages[number].text)
             texts = [_plain(words.piece(word, 1)) for word in range(len(words.spans))]
             number_of_passages += bool(texts)
             total += len(texts)
@@ -50,13 +49,6 @@ class StopWords:
     def __contains__(self, word: str) -> bool:
         """Whether a word is a stop word, in any case."""
         return word.lower() in _ENGLISH if self._words is None else _plain(word) in self._words
-
-
-def _words(text: str, identifiers: Identifiers) -> Words:
-    if not is_unspaced(text):
-        return split_words(text)
-    (ids,) = identifiers.encode_substrings([text])
-    return identifiers.words(text, ids) or split_words(text)
 
 
 def _plain(word: str) -> str:
