@@ -22,7 +22,7 @@ from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
 from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
 from dgr_trainer.identifiers.words import Words
-from dgr_trainer.training.prompts import CutQueries
+from dgr_trainer.training.prompts import LostQueries
 from dgr_trainer.training.stop_words import StopWords
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def generation_pairs(
     check_script(corpus, identifiers)
     stop_words = StopWords(corpus if queries is not None and "substring" in identifiers.views else (), identifiers)
     maker = _PairMaker(identifiers, substring_words, temperature, seed, stop_words)
-    unknown, cuts = UnknownText(identifiers), CutQueries(identifiers)
+    unknown, losses = UnknownText(identifiers), LostQueries(identifiers)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
         if queries is not None and qrels is not None:
@@ -108,10 +108,10 @@ def generation_pairs(
             yield from maker.from_passages(corpus, samples_per_passage, unknown)
 
     pairs = dataset_from_rows(
-        _tokenised(examples(), identifiers, cuts), _FEATURES, description="generation pairs" if progress else None
+        _tokenised(examples(), identifiers, losses), _FEATURES, description="generation pairs" if progress else None
     )
     unknown.report()
-    cuts.report()
+    losses.report(len(pairs), "queries of generation pairs")
     if not len(pairs):
         raise DGRValueError(
             "No generation pair could be made: no query has a relevant passage in the corpus, or every count is 0. "
@@ -121,7 +121,7 @@ def generation_pairs(
 
 
 def _tokenised(
-    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers, cuts: CutQueries
+    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers, losses: LostQueries
 ) -> Iterator[dict[str, Any]]:
     """Tokenise prompts in chunks, which is several times faster than one at a time."""
     chunk: list[tuple[str, str, Sequence[int]]] = []
@@ -133,8 +133,9 @@ def _tokenised(
             queries = [chunk[row][1] for row in rows]
             encoded = identifiers.encode_prompts(queries, view, False)
             prompts |= zip(rows, encoded, strict=True)
-            full = [query for query, ids in zip(queries, encoded, strict=True) if len(ids) >= cuts.limit]
-            cuts.add(list(dict.fromkeys(full)), view)
+            full = [query for query, ids in zip(queries, encoded, strict=True) if len(ids) >= losses.limit]
+            losses.add_cut(full, [view])
+            losses.add_unknown([query for query, ids in zip(queries, encoded, strict=True) if losses.unknown in ids])
         eos = identifiers.eos_token_id
         for row, (_, _, ids) in enumerate(chunk):
             yield {"input_ids": prompts[row], "labels": [*ids] if ids[-1] == eos else [*ids, eos]}

@@ -207,9 +207,23 @@ def test_queries_that_are_cut_are_counted(bpe_tokenizer, caplog):
         generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, progress=False,
                          samples_per_passage=0)  # fmt: skip
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("2 queries are cut to max_query_length=20 tokens")
+    # Of each query, three titles and ten substrings.
+    assert message.startswith("26 of 39 queries of generation pairs are cut to max_query_length=20 tokens")
     assert f"(the longest has {max(lengths)})" in message and "for example 'river river" in message
     caplog.clear()
     wide = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title", "substring"), max_query_length=max(lengths)))
     generation_pairs(corpus, wide, queries, {q: {"p": 1} for q in queries}, progress=False, samples_per_passage=0)
     assert not caplog.records
+
+
+def test_queries_that_the_tokenizer_does_not_know_are_counted(unigram_tokenizer, caplog):
+    identifiers = Identifiers(unigram_tokenizer, IdentifierSettings(views=("title",)))
+    corpus = Corpus.from_passages([Passage("p", "river", "a long river")])
+    arguments = {"samples_per_passage": 0, "titles_per_query": 1, "progress": False}
+    queries = {"q1": "river 東京", "q2": "the river", "q3": "大阪"}
+    generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, **arguments)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "2 of 3 queries of generation pairs hold text that the tokenizer does not know" in message
+    queries["q2"] = "京都、？"
+    with pytest.raises(ValueError, match="knows no letter of 2 of 3 queries of generation pairs, for example"):
+        generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, **arguments)

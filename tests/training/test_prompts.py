@@ -120,3 +120,22 @@ def test_a_query_that_is_cut_is_said_once_where_it_is_tokenised_late(where, bpe_
     (message,) = cut_messages(caplog)
     length = len(bpe_tokenizer(query.strip())["input_ids"])
     assert f"its prompt has {length} tokens, but max_query_length is 64" in message
+
+
+@pytest.mark.parametrize("views", [("docid",), ("title", "substring")])
+def test_queries_that_the_tokenizer_does_not_know_are_counted_once(unigram_tokenizer, views, caplog):
+    identifiers = Identifiers(unigram_tokenizer, IdentifierSettings(views=views))
+    texts = ["river 東京", "the river", "大阪", "sea", "town"]
+    dataset = datasets.Dataset.from_dict({"query_id": list("abcde"), "query": texts})
+    with_prompts(dataset, identifiers, progress=False)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert (
+        message.startswith("2 of 5 queries hold text that the tokenizer does not know") and "'river 東京'" in message
+    )
+    caplog.clear()
+    with_prompts(dataset, identifiers, progress=False, report=False)
+    with_prompts(dataset.select([1, 3]), identifiers, progress=False)
+    assert not caplog.records
+    with pytest.raises(ValueError, match="The tokenizer knows no letter of 2 of 3 queries, for example '大阪'"):
+        foreign = datasets.Dataset.from_dict({"query_id": list("abc"), "query": ["大阪", "京都？", "sea"]})
+        with_prompts(foreign, identifiers, progress=False)
