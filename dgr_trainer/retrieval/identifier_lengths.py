@@ -15,8 +15,8 @@ from dgr_trainer.student.model_facts import decoder_position_limit
 
 logger = logging.getLogger(__name__)
 
-# Passages whose identifiers are measured, so that the check of a large index takes a second.
-_MEASURED = 100_000
+# Tokens of the passages whose identifiers are measured, so that the check of a large index takes a second.
+_MEASURED_TOKENS = 10_000_000
 
 
 def generated_lengths(model: nn.Module, identifiers: Identifiers, settings: SearchSettings) -> dict[str, int]:
@@ -56,7 +56,7 @@ def warn_of_lengths(model: nn.Module, index: FMIndex, identifiers: Identifiers, 
 
 
 def longest_identifier(index: FMIndex, prefix: tuple[int, ...], end: tuple[int, ...]) -> int:
-    """Tokens of the longest identifier of a view, in the 100,000 longest passages of an index.
+    """Tokens of the longest identifier of a view, in the longest passages of an index (all, up to 10 million tokens).
 
     Args:
         index ([`FMIndex`]): The index.
@@ -66,7 +66,9 @@ def longest_identifier(index: FMIndex, prefix: tuple[int, ...], end: tuple[int, 
     Returns:
         `int`: the number of its tokens, the closing marker included; 0 if there is none.
     """
-    measured = np.sort(np.argsort(-index.passage_lengths, kind="stable")[:_MEASURED])
+    longest_first = np.argsort(-index.passage_lengths, kind="stable")
+    sizes = np.cumsum(index.passage_lengths[longest_first])
+    measured = np.sort(longest_first[: max(1, np.searchsorted(sizes, _MEASURED_TOKENS, side="right"))])
     indptr, tokens = index.extract_batch(measured)
     text = np.full(len(tokens) + len(measured) + 1, index.separator, np.int64)
     text[np.arange(len(tokens)) + np.repeat(np.arange(1, len(measured) + 1), np.diff(indptr))] = tokens

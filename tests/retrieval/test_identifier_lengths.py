@@ -136,6 +136,16 @@ def test_the_longest_identifier_of_every_view(every_view, every_index, passages,
         assert longest_identifier(every_index, prefix, end) == max(lengths[view]) + len(end)
 
 
+def test_only_the_longest_passages_of_a_large_index_are_measured(bpe_tokenizer, monkeypatch):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
+    passages = passages_with("docid")
+    index = FMIndex.from_corpus(Corpus.from_passages(passages), identifiers, progress=False)
+    longest = max(len(identifiers_of("docid", identifiers, passage)[0]) for passage in passages)
+    for tokens in (1, 200, int(index.passage_lengths.sum())):
+        monkeypatch.setattr("dgr_trainer.retrieval.identifier_lengths._MEASURED_TOKENS", tokens)
+        assert longest_identifier(index, identifiers.prefix("docid"), identifiers.end("docid")) == longest
+
+
 def test_no_identifier_of_a_view(bpe_tokenizer):
     identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("pseudo_query",)))
     index = FMIndex.from_corpus(Corpus.from_passages([Passage("p", "river")]), identifiers, progress=False)
