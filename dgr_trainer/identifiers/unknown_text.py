@@ -10,7 +10,8 @@ import numpy as np
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.identifiers.views import Identifiers, PassageSegments, docid_of
+from dgr_trainer.identifiers.markers import docid_of
+from dgr_trainer.identifiers.views import Identifiers, PassageSegments
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.markers import Markers, docid_of
 from dgr_trainer.identifiers.settings import VIEWS, IdentifierSettings
 from dgr_trainer.identifiers.text_encoder import TextEncoder
 from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
@@ -37,12 +38,6 @@ _FINGERPRINT_PROBES = (
     " Füße, naïve café, ﬁne ½ ２０２６",
     "コーパス 检索 مستند поиск 🔎 @@ || ##",
 )
-_MARKERS = {
-    "title": ("title_end",),
-    "substring": (),
-    "pseudo_query": ("query_start", "query_end"),
-    "docid": ("docid_start",),
-}
 
 
 class PassageSegments(NamedTuple):
@@ -75,8 +70,7 @@ class Identifiers:
         self._encoder = TextEncoder(tokenizer)
         # Ids that represent no text. The end of sequence is not among them: it closes docids.
         self.forbidden_token_ids = self._encoder.special.ids - {self.eos_token_id}
-        self._marker_ids: dict[str, tuple[int, ...]] = {}
-        self._markers = [marker for view in self.views for marker in map(self._marker, _MARKERS[view]) if marker]
+        self._markers = Markers(self.settings, self._encoder)
         self._fingerprint: str | None = None
         self._has_warned = False
 
@@ -90,22 +84,6 @@ class Identifiers:
             " Add one, for example with tokenizer.add_special_tokens({'eos_token': '</s>'}), and resize the model's "
             "embeddings."
         )
-
-    def _marker(self, name: str) -> tuple[int, ...]:
-        if name in self._marker_ids:
-            return self._marker_ids[name]
-        text = getattr(self.settings, name)
-        ids: tuple[int, ...] = (
-            tuple(self._encoder.raw([self._encoder.space + " ".join(text.split())])[0]) if text else ()
-        )
-        if text and (not ids or not self._encoder.special.ids.isdisjoint(ids)):
-            raise DGRValueError(
-                f"The tokenizer turns the marker {name}={text!r} into {list(ids)}, which holds unknown tokens, "
-                "special tokens or nothing. Choose a marker in its vocabulary (IdentifierSettings) or add one with "
-                "tokenizer.add_tokens."
-            )
-        self._marker_ids[name] = ids
-        return ids
 
     @property
     def fingerprint(self) -> str:
@@ -124,7 +102,7 @@ class Identifiers:
 
     def encode_substrings(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts as they stand in the body of a passage, after a space and without markers."""
-        return [self._without_markers(ids) for ids in self._encoder.encode(texts)]
+        return [self._markers.removed_from(ids) for ids in self._encoder.encode(texts)]
 
     def encode_unspaced(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts as they stand in the body of a passage, without a space before them and without markers.
@@ -135,7 +113,7 @@ class Identifiers:
         Returns:
             `list[list[int]]`: ids of each text; none if they cannot be told from those of the text before it.
         """
-        return [self._without_markers(ids) for ids in self._encoder.encode_unspaced(texts)]
+        return [self._markers.removed_from(ids) for ids in self._encoder.encode_unspaced(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, without surrounding space."""
@@ -165,7 +143,7 @@ class Identifiers:
 
     def words(self, text: str, ids: Sequence[int]) -> Words | None:
         """The words of a text and where they start in its ids; `None` where `word_starts` returns every position."""
-        return self._encoder.words(text, ids, self._without_markers)
+        return self._encoder.words(text, ids, self._markers.removed_from)
 
     def split_words(self, text: str) -> Words:
         """The words of a text; in scripts without spaces, as far as the tokenizer does not join them."""
@@ -184,13 +162,13 @@ class Identifiers:
             number, kind = parts[part]
             return f"The {kind} of passage {passages[number].id!r}"
 
-        encoded = iter([self._without_markers(ids) for ids in self._encoder.encode(texts, name)])
+        encoded = iter([self._markers.removed_from(ids) for ids in self._encoder.encode(texts, name)])
         docids: list[list[int]] = [[] for _ in passages]
         if "docid" in self.views:
             # A docid does not occur inside a text, so it is tokenised like an ordinary seq2seq target.
             names = [f"The docid of passage {passage.id!r}" for passage in passages]
             docids = self._encoder.encode([*map(docid_of, passages)], names.__getitem__, spaced=False)
-            self._check_docids(passages, docids)
+            self._markers.check_docids(passages, docids)
         segments = []
         for passage, docid in zip(passages, docids, strict=True):
             title, body = next(encoded), next(encoded)
@@ -205,39 +183,18 @@ class Identifiers:
             )
         return segments
 
-    def _check_docids(self, passages: Sequence[Passage], docids: Sequence[list[int]]) -> None:
-        """Refuse docids that hold a marker, by which they would hold another docid or a pseudo-query."""
-        before = self._marker("docid_start")
-        names = [name for name in ("docid_start", "query_start") if self._marker_ids.get(name)]
-        for passage, docid in zip(passages, docids, strict=True):
-            if not docid:
-                raise DGRValueError(
-                    f"The docid of passage {passage.id!r}, {docid_of(passage)!r}, has no tokens, so nothing can be "
-                    "generated for it. Give the passage another docid, or use a tokenizer that knows its script."
-                )
-            for name in names:
-                marker = self._marker_ids[name]
-                start = 1 if name == "docid_start" else 0
-                if marker[0] in docid and _occurs(marker, [*before, *docid], start):
-                    raise DGRValueError(
-                        f"The docid of passage {passage.id!r}, {docid_of(passage)!r}, holds the marker "
-                        f"{name}={getattr(self.settings, name)!r}, behind which another identifier would begin. "
-                        f"Choose a marker that no docid holds, IdentifierSettings({name}=...), or use docids as the "
-                        "only view."
-                    )
-
     def encode_passages(self, passages: Sequence[Passage]) -> list[list[int]]:
         """Ids of whole passages as the index holds them, without the separator."""
         return [self.joined(segments) for segments in self.encode_segments(passages)]
 
     def joined(self, segments: PassageSegments) -> list[int]:
         """Ids of a whole passage, from those of its parts."""
-        ids = [*segments.title, *self._marker("title_end")] if "title" in self.views else []
+        ids = [*segments.title, *self._markers.ids("title_end")] if "title" in self.views else []
         ids += segments.body
         for pseudo_query in segments.pseudo_queries:
-            ids += [*self._marker("query_start"), *pseudo_query, *self._marker("query_end")]
+            ids += [*self._markers.ids("query_start"), *pseudo_query, *self._markers.ids("query_end")]
         if segments.docid:
-            ids += [*self._marker("docid_start"), *segments.docid]
+            ids += [*self._markers.ids("docid_start"), *segments.docid]
         return ids
 
     def encode_passage(self, passage: Passage) -> list[int]:
@@ -250,9 +207,9 @@ class Identifiers:
         """Ids that precede an identifier of a view in the index; they are neither generated nor scored."""
         match self._known(view):
             case "pseudo_query":
-                return self._marker("query_start")
+                return self._markers.ids("query_start")
             case "docid":
-                return self._marker("docid_start") or (self.eos_token_id,)
+                return self._markers.ids("docid_start") or (self.eos_token_id,)
             case "title":
                 return (self.eos_token_id,)
         return ()
@@ -261,9 +218,9 @@ class Identifiers:
         """Ids that close an identifier of a view, generated and scored; empty for substrings."""
         match self._known(view):
             case "title":
-                return self._marker("title_end")
+                return self._markers.ids("title_end")
             case "pseudo_query":
-                return self._marker("query_end")
+                return self._markers.ids("query_end")
             case "docid":
                 return (self.eos_token_id,)
         return ()
@@ -345,34 +302,6 @@ class Identifiers:
         if view not in VIEWS:
             raise DGRValueError(f"{view!r} is not a view; the views are {', '.join(VIEWS)}.")
         return view
-
-    def _without_markers(self, ids: list[int]) -> list[int]:
-        """Remove tokens from ids until no marker occurs in them, not even one completed by a marker that follows."""
-        markers = self._markers
-        if not any(marker[0] in ids for marker in markers):
-            return ids
-        ids = list(ids)
-        start = 0
-        while start < len(ids):
-            for marker in markers:
-                # A marker may extend past the end: "@" followed by the marker "@@" would close a title too early.
-                if tuple(ids[start : start + len(marker)]) == marker[: len(ids) - start]:
-                    del ids[start]
-                    start = max(0, start - max(map(len, markers)))
-                    break
-            else:
-                start += 1
-        return ids
-
-
-def docid_of(passage: Passage) -> str:
-    """The docid of a passage: by default its id."""
-    return passage.id if passage.docid is None else passage.docid
-
-
-def _occurs(pattern: Sequence[int], ids: Sequence[int], start: int) -> bool:
-    size = len(pattern)
-    return any(tuple(ids[i : i + size]) == tuple(pattern) for i in range(start, len(ids) - size + 1))
 
 
 def _common_suffix_length(a: Sequence[int], b: Sequence[int]) -> int:
