@@ -45,7 +45,7 @@ def warn_of_lengths(model: nn.Module, index: FMIndex, identifiers: Identifiers, 
         if longest > length:
             by_position = positions is not None and length == positions
             limit = "The decoder has" if by_position else f"{view}_length is"
-            advice = "Shorten them." if by_position else f"Leave {view}_length out to generate all of them."
+            advice = "Shorten them." if by_position else f"Raise {view}_length, or leave it out for no limit."
             level = logging.WARNING if view == "docid" or len(identifiers.views) == 1 else logging.INFO
             _say_once(
                 level,

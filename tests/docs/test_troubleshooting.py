@@ -37,6 +37,7 @@ from dgr_trainer import (
     PyseriniTeacher,
     Rankings,
     ScoringSettings,
+    SearchSettings,
     read_pseudo_queries,
     read_queries,
 )
@@ -151,6 +152,13 @@ def marker_in_a_docid(given: Given) -> None:
     identifiers = Identifiers(given.tokenizer, IdentifierSettings(views=("title", "docid")))
     corpus = Corpus.from_passages([Passage("p1", "Nile", docid="river ## 1")])
     FMIndex.from_corpus(corpus, identifiers, progress=False)
+
+
+def short_docids(given: Given) -> None:
+    docids = Identifiers(given.tokenizer, IdentifierSettings(views=("docid",)))
+    corpus = Corpus.from_passages([Passage("p1", "Nile", docid="a long river " * 3)])
+    index = FMIndex.from_corpus(corpus, docids, progress=False)
+    GenerativeRetriever(make_bart(given.tokenizer), docids, index, settings=SearchSettings(docid_length=4))
 
 
 def unknown_script(given: Given) -> None:
@@ -281,6 +289,7 @@ WARNINGS: list[Callable[[Given], None]] = [
     incomplete_queries,
     same_titles,
     same_tokens,
+    short_docids,
     long_queries,
     untrained_tokens,
 ]
