@@ -1,5 +1,7 @@
 """What the collator trains, the index holds and the search finds: one string, one sequence of ids, one score."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import TOKENIZERS, make_bart, make_t5
@@ -21,13 +23,21 @@ QUERY = "where is the river || title || + </s>"
 STRINGS = [
     "river ## mountain", "mountain", "## mountain", "a || b", "b", "a", "b @@", "b @@ c", "c", "@@ c", "||", "##",
     "@@", "river</s>sea", "sea", "</s>", "</s></s> town", "town", "<pad>", "<unk> town", "<s> the <mask> of <pad>",
-    "[SEP] river", "[SEP]", "river [PAD] [CLS]", "[UNK]",
+    "[SEP] river", "[SEP]", "river [PAD] [CLS]", "[UNK]", "<extra_id_0>",
+    "<extra_id_0><extra_id_1>", "a <extra_id_1> b", "en_XX", "river en_XX",
 ]  # fmt: skip
 
 
-@pytest.fixture(params=list(TOKENIZERS))
+def with_added_tokens():
+    """Sentinels and language codes, which are special tokens by name only."""
+    tokenizer = copy.deepcopy(TOKENIZERS["bpe"]())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>", "<extra_id_1>", "en_XX"]})
+    return tokenizer
+
+
+@pytest.fixture(params=[*TOKENIZERS, "added"])
 def student(request):
-    tokenizer = TOKENIZERS[request.param]()
+    tokenizer = with_added_tokens() if request.param == "added" else TOKENIZERS[request.param]()
     return (make_t5 if request.param == "unigram" else make_bart)(tokenizer), tokenizer
 
 
