@@ -169,7 +169,7 @@ class Flow:
         )  # fmt: skip
 
     def retriever(self, model: PreTrainedModel, beam_size: int) -> GenerativeRetriever:
-        settings = SearchSettings(beam_size=beam_size, pseudo_query_length=20, batch_size=10)
+        settings = SearchSettings(beam_size=beam_size, title_length=15, pseudo_query_length=20, batch_size=10)
         return GenerativeRetriever(model, self.identifiers, self.index, settings=settings)
 
     def student(self) -> PreTrainedModel:

@@ -309,7 +309,9 @@ def end_to_end(
     options: argparse.Namespace, model: torch.nn.Module, identifiers: Identifiers, index: FMIndex, queries: list[str]
 ) -> dict[str, Any]:
     """Time complete searches: three views, 100 passages per query."""
-    settings = SearchSettings(beam_size=options.beam_size, batch_size=len(queries))
+    settings = SearchSettings(
+        beam_size=options.beam_size, title_length=15, pseudo_query_length=30, batch_size=len(queries)
+    )
     searcher = GenerativeRetriever(model, identifiers, index, settings=settings)
     times, shares = [], []
     for number in range(options.searches):

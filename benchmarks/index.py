@@ -42,7 +42,7 @@ PASSAGE = 100
 REPEATS = 5
 BEAMS = 150
 IDENTIFIERS = 3_000
-SEARCH = SearchSettings()
+SEARCH = SearchSettings(title_length=15, pseudo_query_length=30)
 VIEWS = ("substring", "title", "pseudo_query")
 GROWTH = ("build_s", "step_ms", "hits_ms", "scoring_ms", "query_ms")
 SIZES = [1_000_000, 10_000_000, 100_000_000]

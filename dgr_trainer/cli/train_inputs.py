@@ -203,13 +203,12 @@ def _identifier_settings(options: AllOptions, folder: IndexFolder | None) -> Ide
     from dgr_trainer.identifiers import IdentifierSettings
 
     if folder is None:
-        settings = IdentifierSettings(**options.identifiers.given())
+        only_docids = {} if options.train.identifiers is None else {"views": ("docid",)}
+        settings = IdentifierSettings(**options.identifiers.given() | only_docids)
     else:
         settings = folder.settings(options.identifiers)
     if options.train.identifiers is None or settings.views == ("docid",):
         return settings
-    if folder is None:
-        return replace(settings, views=("docid",))
     raise DGRValueError(
         f"--identifiers trains one string per passage, its docid, but the index has the views "
         f"{', '.join(settings.views)}. Index the corpus with --views docid and these strings as `docid`, or leave the "

@@ -163,7 +163,8 @@ class FMIndex(IndexQueries):
             [`FMIndex`]: the index; in memory, or loaded from `folder`.
 
         Raises:
-            ValueError: as in [`FMIndex.build`].
+            ValueError: as in [`FMIndex.build`]; also if the tokenizer does not know most of the text, or a passage has
+                a docid that holds a marker or has no tokens.
             FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
         """
         settings = IndexSettings(
@@ -173,6 +174,8 @@ class FMIndex(IndexQueries):
             tokenizer_fingerprint=identifiers.fingerprint,
             corpus_fingerprint=corpus.fingerprint,
         )
+
+        _check_script(corpus, identifiers)
 
         def texts(start: int) -> Iterator[TokenText]:
             return read_texts(
@@ -222,6 +225,7 @@ class FMIndex(IndexQueries):
             ValueError: as in [`FMIndex.add`]; also if the index was made with another tokenizer.
         """
         self.check_tokenizer(identifiers)
+        _check_script(corpus, identifiers)
         return self.add(_encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
 
     def remove(self, passage_ids: Iterable[str]) -> FMIndex:
@@ -340,13 +344,14 @@ class FMIndex(IndexQueries):
         return index
 
     def check_tokenizer(self, identifiers: Identifiers) -> None:
-        """Check that the index was made with the tokenizer of these identifiers.
+        """Check that the index was made with the tokenizer, the views and the markers of these identifiers.
 
         Args:
             identifiers ([`Identifiers`]): the tokenizer and its settings.
 
         Raises:
-            ValueError: if the index was made with another tokenizer.
+            ValueError: if the index was made with another tokenizer, or has no titles or no docids in the form that
+                these identifiers give them.
         """
         self._check_fingerprint(identifiers.fingerprint)
         if (self.vocab_size, self.separator) != (identifiers.vocab_size, identifiers.eos_token_id):
@@ -355,6 +360,27 @@ class FMIndex(IndexQueries):
                 f"{identifiers.vocab_size} and end-of-sequence id {identifiers.eos_token_id}: the index was made with "
                 "another tokenizer. Build it again with FMIndex.from_corpus(corpus, identifiers)."
             )
+        self._check_views(identifiers)
+
+    def _check_views(self, identifiers: Identifiers) -> None:
+        """Refuse an index without the markers of titles and docids, which stand in every passage that has these."""
+        for view in identifiers.views:
+            name = {"title": "title_end", "docid": "docid_start"}.get(view)
+            marker = identifiers.end(view) if view == "title" else identifiers.prefix(view)
+            if name is not None and not self.count(marker):
+                raise DGRValueError(
+                    f"The index holds no {name}={getattr(identifiers.settings, name)!r}, so it was made without the "
+                    f"view {view!r} or with another marker. Use the IdentifierSettings that the index was made with, "
+                    "or build it again with FMIndex.from_corpus(corpus, identifiers)."
+                )
+        if identifiers.views == ("docid",) and not identifiers.settings.docid_start:
+            # Older versions put a marker before docids also where they are the only view.
+            older = identifiers.encode("##")
+            if older and self.count((self.separator, *older)) == self.num_passages:
+                raise DGRValueError(
+                    "Every docid of the index begins with '##', the marker that older versions put there. Use "
+                    "IdentifierSettings(views=('docid',), docid_start='##'), or build the index again."
+                )
 
     def _check_fingerprint(self, fingerprint: str) -> None:
         if self.tokenizer_fingerprint and fingerprint and fingerprint != self.tokenizer_fingerprint:
@@ -433,7 +459,20 @@ class FMIndex(IndexQueries):
 def _encoded_passages(
     corpus: Corpus, identifiers: Identifiers, batch_size: int, start: int = 0
 ) -> Iterator[list[int]]:
-    """The token ids of each passage of a corpus, from passage `start`, encoded in batches."""
+    """The token ids of each passage of a corpus, from passage `start`, encoded in batches; warns of unknown text."""
+    from dgr_trainer.identifiers.unknown_text import UnknownText
+
+    unknown = UnknownText(identifiers)
     passages = islice(corpus, start, None)
     while batch := list(islice(passages, batch_size)):
-        yield from identifiers.encode_passages(batch)
+        segments = identifiers.encode_segments(batch)
+        unknown.add(batch, segments)
+        yield from map(identifiers.joined, segments)
+    unknown.report()
+
+
+def _check_script(corpus: Corpus, identifiers: Identifiers) -> None:
+    """Refuse a corpus of which the tokenizer knows too little."""
+    from dgr_trainer.identifiers.unknown_text import check_script
+
+    check_script(corpus, identifiers)

@@ -66,14 +66,14 @@ def read_texts(
         while chunk := list(islice(iterator, _CHUNK)):
             lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
             tokens = _flat(chunk) if lengths.any() else np.empty(0, np.int64)
-            _check_tokens(tokens, lengths, num_read, vocab_size, separator)
+            chunk_ids = list(islice(ids, len(chunk)))
+            _check_tokens(tokens, lengths, num_read, chunk_ids, vocab_size, separator)
             ends = np.cumsum(lengths + 1) - 1
             text = np.empty(len(tokens) + len(chunk), dtype)
             is_token = np.ones(len(text), bool)
             is_token[ends] = False
             text[is_token] = tokens
             text[ends] = separator
-            chunk_ids = list(islice(ids, len(chunk)))
             if len(chunk_ids) < len(chunk):
                 _raise_unequal(num_read + len(chunk) + sum(1 for _ in iterator), num_read + len(chunk_ids))
             num_read += len(chunk)
@@ -120,15 +120,18 @@ def _raise_unequal(sequences: int, ids: int) -> None:
     )
 
 
-def _check_tokens(tokens: np.ndarray, lengths: np.ndarray, first: int, vocab_size: int, separator: int) -> None:
+def _check_tokens(
+    tokens: np.ndarray, lengths: np.ndarray, first: int, ids: Sequence[str], vocab_size: int, separator: int
+) -> None:
     if tokens.dtype.kind not in "iu":
         raise DGRTypeError(
             f"A sequence among passages {first} to {first + len(lengths) - 1} holds values of type {tokens.dtype}, "
             "but an index is built from token ids. Give sequences of integers, one sequence per passage."
         )
 
-    def passage_of(position: int) -> int:
-        return first + int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+    def passage_of(position: int) -> str:
+        number = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+        return f"{first + number} (id {ids[number]!r})" if number < len(ids) else str(first + number)
 
     outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(outside):

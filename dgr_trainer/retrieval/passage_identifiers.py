@@ -12,7 +12,7 @@ def passage_identifiers(
 ) -> list[MatchedIdentifier]:
     """Title, docid, pseudo-queries and first words of a passage, as far as it has them and the views use them.
 
-    Segments of a passage contain no marker (`Identifiers` removes them), so markers separate the segments.
+    Segments of a passage contain no marker (`Identifiers` sees to it), so markers separate the segments.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -29,7 +29,11 @@ def passage_identifiers(
     if "title" in views:
         title, rest = _split(rest, identifiers.end("title"))
         titles = [title] if title else []
-    if "docid" in views:
+    if views == ("docid",):
+        marker = identifiers.prefix("docid")
+        docid, rest = (rest[len(marker) :] if tuple(rest[: len(marker)]) == marker else rest), []
+        docids = [docid] if docid else []
+    elif "docid" in views:
         rest, docid = _split(rest, identifiers.prefix("docid"))
         docids = [docid] if docid else []
     if "pseudo_query" in views:

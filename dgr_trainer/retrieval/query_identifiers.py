@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,11 +11,9 @@ import torch
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.identifiers.words import is_unspaced, query_words
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.settings import SearchSettings
-
-# Letters and digits, and the marks that may join them into a word (don't, brown-fox, 3.11, os.path, snake_case).
-_WORD = re.compile(r"\w+(?:['’.\-]\w+)*")
 
 
 class QueryIdentifiers(NamedTuple):
@@ -34,7 +31,9 @@ class QueryIdentifiers(NamedTuple):
 def query_ngrams(query: str, index: FMIndex, identifiers: Identifiers, max_words: int) -> list[MatchedIdentifier]:
     """Find words of a query that occur in the corpus, alone and in sequence.
 
-    Spans of 1 to `max_words` words are tried unchanged, in lower case, and with one or all initials in upper case.
+    Spans of 1 to `max_words` words are tried unchanged, in lower case, and with one or all initials in upper case. In
+    scripts without spaces, words are those of `Identifiers.words`, and spans are also tried as they are tokenised in
+    the query and without a space before them.
 
     Args:
         query (`str`): The query.
@@ -45,14 +44,18 @@ def query_ngrams(query: str, index: FMIndex, identifiers: Identifiers, max_words
     Returns:
         `list[MatchedIdentifier]`: identifiers of the view `"substring"`, each once, with score 0.
     """
-    words = list(_WORD.finditer(query))
+    words = query_words(query)
     texts: dict[str, None] = {}
     for first in range(len(words)):
         for last in range(first, min(first + max_words, len(words))):
-            span = query[words[first].start() : words[last].end()]
+            span = query[words[first][0] : words[last][1]]
             lower = span.lower()
             texts |= dict.fromkeys([span, lower, _capital(lower), _capitals(lower), _capitals(span)])
-    patterns = list(dict.fromkeys(tuple(ids) for ids in map(identifiers.encode, texts) if ids))
+    encoded = identifiers.encode_substrings(list(texts))
+    if is_unspaced(query):
+        encoded += identifiers.encode_unspaced([text for text in texts if is_unspaced(text)])
+        encoded += _tokenised_spans(query, identifiers, max_words)
+    patterns = list(dict.fromkeys(tuple(ids) for ids in encoded if ids))
     forbidden = identifiers.forbidden_token_ids | {index.separator}
     patterns = [ids for ids in patterns if not forbidden.intersection(ids)]
     if not patterns:
@@ -70,7 +73,22 @@ def _capital(text: str) -> str:
 
 
 def _capitals(text: str) -> str:
-    return _WORD.sub(lambda word: _capital(word.group()), text)
+    starts = {start for start, _ in query_words(text)}
+    return "".join(letter.upper() if number in starts else letter for number, letter in enumerate(text))
+
+
+def _tokenised_spans(query: str, identifiers: Identifiers, max_words: int) -> list[list[int]]:
+    """Ids of spans of words as they stand in the query."""
+    (ids,) = identifiers.encode_substrings([query])
+    words = identifiers.words(query, ids)
+    if words is None:
+        return []
+    bounds = [*words.starts, len(ids)]
+    return [
+        ids[bounds[first] : bounds[last]]
+        for first in range(len(words.starts))
+        for last in range(first + 1, min(first + max_words, len(words.starts)) + 1)
+    ]
 
 
 def weigh_identifiers(

@@ -21,6 +21,7 @@ from dgr_trainer.processes import Processes, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
@@ -75,7 +76,6 @@ class GenerativeRetriever:
         self.identifiers = identifiers
         self.index = index
         self.corpus = corpus
-        self.settings = settings or SearchSettings()
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
         # Both raise an error if the model cannot be searched with.
@@ -98,6 +98,17 @@ class GenerativeRetriever:
                 f"{', '.join(identifiers.views)}. Use IdentifierSettings(views=('docid',)) or ('title',), or "
                 "ScoringSettings(kind='log_odds')."
             )
+        self.settings = settings or SearchSettings()
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Limits of a search."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: SearchSettings) -> None:
+        warn_of_lengths(self.model, self.index, self.identifiers, settings)
+        self._settings = settings
 
     # Searching
 

@@ -14,6 +14,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import Processes, is_main_process
 from dgr_trainer.retrieval.beam_search import search_views
 from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.identifier_lengths import generated_lengths
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
 from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
@@ -98,7 +99,7 @@ class SearchEngine:
         if not with_words:
             return results
         texts = [queries[number] for number in with_words]
-        lengths = {view: self.settings.length(view) for view in self.identifiers.views}
+        lengths = generated_lengths(self.parts.model, self.identifiers, self.settings)
         with generation_mode(self.parts.model) as model:
             searches = search_views(
                 model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size

@@ -17,6 +17,7 @@ _AT_LEAST_ONE = (
     "query_ngram_words",
     "batch_size",
 )
+_ANY_LENGTH = ("title_length", "pseudo_query_length", "docid_length")
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,12 @@ class SearchSettings:
         beam_size (`int`, defaults to 15): Beams of each view. Every extension of a beam that the search considers is
             kept as an identifier.
         substring_length (`int`, defaults to 8): Longest substring of a passage that is generated, in tokens.
-        title_length (`int`, defaults to 15): Longest title, in tokens, its closing marker included.
-        pseudo_query_length (`int`, defaults to 30): Longest pseudo-query, in tokens, its closing marker included.
-        docid_length (`int`, defaults to 32): Longest docid, in tokens, the end of sequence included.
+        title_length (`int`, *optional*):
+            Longest title that is generated, in tokens, its closing marker included. By default any title of the index.
+        pseudo_query_length (`int`, *optional*):
+            Longest pseudo-query that is generated, in tokens, its closing marker included. By default any.
+        docid_length (`int`, *optional*):
+            Longest docid that is generated, in tokens, the end of sequence included. By default any.
         query_ngrams (`bool`, defaults to `True`):
             Whether words of the query that occur in the corpus are also identifiers (view `"substring"`).
         query_ngram_words (`int`, defaults to 3): Longest sequence of such words.
@@ -41,14 +45,19 @@ class SearchSettings:
         max_passages (`int`, defaults to 1500): Number of passages that are scored in full.
         batch_size (`int`, defaults to 20): Number of queries decoded together.
 
-    The defaults are MINDER's (arXiv 2305.16675).
+    Most defaults are MINDER's (arXiv 2305.16675), which generates titles of up to 15 tokens and pseudo-queries of up
+    to 30. A title, pseudo-query or docid that is longer than its limit is never found.
     """
 
     beam_size: int = field(default=15, metadata={"help": "Beams of each view."})
     substring_length: int = field(default=8, metadata={"help": "Longest substring, in tokens."})
-    title_length: int = field(default=15, metadata={"help": "Longest title, in tokens."})
-    pseudo_query_length: int = field(default=30, metadata={"help": "Longest pseudo-query, in tokens."})
-    docid_length: int = field(default=32, metadata={"help": "Longest docid, in tokens."})
+    title_length: int | None = field(
+        default=None, metadata={"help": "Longest title, in tokens; by default any title of the index."}
+    )
+    pseudo_query_length: int | None = field(
+        default=None, metadata={"help": "Longest pseudo-query, in tokens; by default any."}
+    )
+    docid_length: int | None = field(default=None, metadata={"help": "Longest docid, in tokens; by default any."})
     query_ngrams: bool = field(
         default=True, metadata={"help": "Whether words of the query that occur in the corpus are identifiers too."}
     )
@@ -65,12 +74,15 @@ class SearchSettings:
     def __post_init__(self) -> None:
         for name in (*_AT_LEAST_ONE, "unigrams"):
             value, least = getattr(self, name), 0 if name == "unigrams" else 1
+            if value is None and name in _ANY_LENGTH:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise DGRValueError(f"{name}={value!r} must be a whole number of at least {least}.")
 
-    def length(self, view: str) -> int:
-        """Longest identifier of a view, in tokens."""
-        return int(getattr(self, f"{view}_length"))
+    def length(self, view: str) -> int | None:
+        """Longest identifier of a view that is generated, in tokens; `None` for any."""
+        length: int | None = getattr(self, f"{view}_length")
+        return length
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -15,7 +15,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
-from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.runs.rank_list import RankList
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
@@ -121,7 +121,11 @@ class DistillationCollator:
         max_row_tokens: int = 256,
         seed: int = 42,
     ) -> None:
-        student = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
+        if isinstance(tokenizer, Identifiers):
+            student = tokenizer
+        else:  # Strings need no markers.
+            settings = None if isinstance(identifiers, Candidates) else IdentifierSettings(views=("docid",))
+            student = Identifiers(tokenizer, settings)
         if student.tokenizer.pad_token_id is None:
             raise DGRValueError(
                 f"{type(student.tokenizer).__name__} has no pad_token, so queries of different length cannot be "

@@ -11,6 +11,7 @@ from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.identifiers.unknown_text import UnknownText
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,20 @@ class StringIdentifiers:
 
     Raises:
         TypeError: if a key or value is no string.
-        ValueError: if there is no identifier or an empty one.
+        ValueError: if there is no identifier or an empty one, or the tokenizer does not know most of their text.
     """
 
     def __init__(self, strings: Mapping[str, str], identifiers: Identifiers) -> None:
         if not strings:
             raise DGRValueError("identifiers is empty. Give a mapping from passage id to identifier string.")
-        self.identifiers = Identifiers(identifiers.tokenizer, replace(identifiers.settings, views=("docid",)))
+        # Alone, a docid needs no marker. Beside other views it must hold none, as in their index.
+        beside_others = "docid" in identifiers.views
+        marker = identifiers.settings.docid_start if beside_others else ""
+        self.identifiers = Identifiers(
+            identifiers.tokenizer, replace(identifiers.settings, views=("docid",), docid_start=marker)
+        )
+        encoder = identifiers if beside_others else self.identifiers
+        unknown = UnknownText(self.identifiers)
         for passage_id, string in strings.items():
             if not isinstance(passage_id, str) or not isinstance(string, str):
                 raise DGRTypeError(
@@ -48,12 +56,15 @@ class StringIdentifiers:
         tokens, lengths = [], []
         passages = [Passage(id=passage_id, docid=string) for passage_id, string in strings.items()]
         for start in range(0, len(passages), _BATCH):
-            segments = self.identifiers.encode_segments(passages[start : start + _BATCH])
+            batch = passages[start : start + _BATCH]
+            segments = encoder.encode_segments(batch)
+            unknown.add(batch, segments)
             targets = [self.identifiers.target("docid", segment.docid) for segment in segments]
             lengths.append(np.fromiter(map(len, targets), np.int64, len(targets)))
             tokens.append(np.concatenate([np.asarray(ids, np.int32) for ids in targets]))
         self._tokens = np.concatenate(tokens)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        unknown.report()
         duplicates = len(strings) - len({self._ids(passage_id) for passage_id in strings})
         if duplicates:
             logger.warning(

@@ -20,6 +20,10 @@ from dgr_trainer.data.queries import Qrels, queries_mapping
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
+from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
+from dgr_trainer.identifiers.words import Words
+from dgr_trainer.training.prompts import LostQueries
+from dgr_trainer.training.stop_words import StopWords
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +31,6 @@ _FEATURES = datasets.Features(
     {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
 )
 _CHUNK = 256
-
-# English words that say little about a passage: a substring never starts on one because of the query.
-_STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be because been before being between both but by can could did do "
-    "does for from had has have he her his how i if in into is it its may more most must no not of on one only or "
-    "other our out over she should so some such than that the their them then there these they this those to under "
-    "up was we were what when where which while who whom why will with would you your".split()
-)
 
 
 def generation_pairs(
@@ -65,7 +61,9 @@ def generation_pairs(
             passage, at most those that exist.
         samples_per_passage (`int`, defaults to 1):
             Examples of every view from each passage alone, with a piece of its body or a pseudo-query as the query.
-        substring_words (`int`, defaults to 10): Length of a substring in whitespace words.
+        substring_words (`int`, defaults to 10):
+            Length of a substring in words: whitespace words, and in scripts without spaces Unicode words, or what the
+            tokenizer joins of them.
         temperature (`float`, defaults to 1.0): Temperature of the softmax over the starts of substrings; higher is
             more even.
         seed (`int`, defaults to 42): Equal seeds give equal pairs, whatever the order of queries in mappings.
@@ -76,7 +74,8 @@ def generation_pairs(
         sequence), memory-mapped, unshuffled.
 
     Raises:
-        ValueError: if queries come without qrels, if no pair can be made, or on counts below zero.
+        ValueError: if queries come without qrels, if no pair can be made, on counts below zero, or if the tokenizer
+            does not know most of the passages' text.
     """
     counts = {
         "titles_per_query": titles_per_query,
@@ -93,19 +92,26 @@ def generation_pairs(
         raise DGRValueError(
             "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
         )
-    maker = _PairMaker(identifiers, substring_words, temperature, seed)
+    check_script(corpus, identifiers)
+    stop_words = StopWords(corpus if queries is not None and "substring" in identifiers.views else (), identifiers)
+    maker = _PairMaker(identifiers, substring_words, temperature, seed, stop_words)
+    unknown, losses = UnknownText(identifiers), LostQueries(identifiers)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
         if queries is not None and qrels is not None:
             per_view = {"title": titles_per_query, "docid": titles_per_query}
             per_view |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
-            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, per_view)
+            # Each passage is counted once.
+            counted = None if samples_per_passage else unknown
+            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, per_view, counted)
         if samples_per_passage:
-            yield from maker.from_passages(corpus, samples_per_passage)
+            yield from maker.from_passages(corpus, samples_per_passage, unknown)
 
     pairs = dataset_from_rows(
-        _tokenised(examples(), identifiers), _FEATURES, description="generation pairs" if progress else None
+        _tokenised(examples(), identifiers, losses), _FEATURES, description="generation pairs" if progress else None
     )
+    unknown.report()
+    losses.report(len(pairs), "queries of generation pairs")
     if not len(pairs):
         raise DGRValueError(
             "No generation pair could be made: no query has a relevant passage in the corpus, or every count is 0. "
@@ -115,7 +121,7 @@ def generation_pairs(
 
 
 def _tokenised(
-    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers
+    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers, losses: LostQueries
 ) -> Iterator[dict[str, Any]]:
     """Tokenise prompts in chunks, which is several times faster than one at a time."""
     chunk: list[tuple[str, str, Sequence[int]]] = []
@@ -124,7 +130,12 @@ def _tokenised(
         prompts: dict[int, list[int]] = {}
         for view in sorted({view for view, _, _ in chunk}):
             rows = [row for row, example in enumerate(chunk) if example[0] == view]
-            prompts |= zip(rows, identifiers.encode_prompts([chunk[row][1] for row in rows], view), strict=True)
+            queries = [chunk[row][1] for row in rows]
+            encoded = identifiers.encode_prompts(queries, view, False)
+            prompts |= zip(rows, encoded, strict=True)
+            full = [query for query, ids in zip(queries, encoded, strict=True) if len(ids) >= losses.limit]
+            losses.add_cut(full, [view])
+            losses.add_unknown([query for query, ids in zip(queries, encoded, strict=True) if losses.unknown in ids])
         eos = identifiers.eos_token_id
         for row, (_, _, ids) in enumerate(chunk):
             yield {"input_ids": prompts[row], "labels": [*ids] if ids[-1] == eos else [*ids, eos]}
@@ -140,16 +151,30 @@ def _tokenised(
 class _PairMaker:
     """Yields (view, query, identifier ids) examples; the random numbers depend only on the seed and the ids."""
 
-    def __init__(self, identifiers: Identifiers, substring_words: int, temperature: float, seed: int) -> None:
+    def __init__(
+        self,
+        identifiers: Identifiers,
+        substring_words: int,
+        temperature: float,
+        seed: int,
+        stop_words: StopWords,
+    ) -> None:
         self.identifiers = identifiers
         self.substring_words = substring_words
         self.temperature = temperature
         self.seed = seed
+        self.stop_words = stop_words
 
     def from_queries(
-        self, corpus: Corpus, queries: Mapping[str, str], qrels: Qrels, counts: Mapping[str, int]
+        self,
+        corpus: Corpus,
+        queries: Mapping[str, str],
+        qrels: Qrels,
+        counts: Mapping[str, int],
+        unknown: UnknownText | None,
     ) -> Iterator[tuple[str, str, Sequence[int]]]:
         missing = 0
+        counted: set[str] = set()
         for query_id in sorted(queries):
             for passage_id in sorted(p for p, grade in qrels.get(query_id, {}).items() if grade > 0):
                 if passage_id not in corpus.ids:
@@ -158,16 +183,23 @@ class _PairMaker:
                 random = self._random(query_id, passage_id)
                 query, passage = queries[query_id], corpus.get(passage_id)
                 (segments,) = self.identifiers.encode_segments([passage])
+                if unknown is not None and passage_id not in counted:
+                    counted.add(passage_id)
+                    unknown.add([passage], [segments])
                 for view in self.identifiers.views:
                     for ids in self._targets(view, passage, segments, query, counts[view], random):
                         yield view, query, ids
         if missing:
             logger.warning("%d judged passages are not in the corpus and give no generation pairs.", missing)
 
-    def from_passages(self, corpus: Corpus, samples: int) -> Iterator[tuple[str, str, Sequence[int]]]:
+    def from_passages(
+        self, corpus: Corpus, samples: int, unknown: UnknownText
+    ) -> Iterator[tuple[str, str, Sequence[int]]]:
         for start in range(0, len(corpus), _CHUNK):
             passages = [corpus[i] for i in range(start, min(start + _CHUNK, len(corpus)))]
-            for passage, segments in zip(passages, self.identifiers.encode_segments(passages), strict=True):
+            encoded = self.identifiers.encode_segments(passages)
+            unknown.add(passages, encoded)
+            for passage, segments in zip(passages, encoded, strict=True):
                 random = self._random(passage.id)
                 for _ in range(samples):
                     query = self._piece(passage, random)
@@ -180,11 +212,11 @@ class _PairMaker:
 
     def _piece(self, passage: Passage, random: np.random.Generator) -> str:
         """A piece of a passage to use as the query: a pseudo-query or consecutive words of the body."""
-        words = passage.text.split()
-        if passage.pseudo_queries and (not words or random.random() < 0.5):
+        words = self.identifiers.split_words(passage.text)
+        if passage.pseudo_queries and (not words.spans or random.random() < 0.5):
             return passage.pseudo_queries[random.integers(len(passage.pseudo_queries))]
-        start = int(random.integers(max(1, len(words) - self.substring_words + 1)))
-        return " ".join(words[start : start + self.substring_words]) or passage.title
+        start = int(random.integers(max(1, len(words.spans) - self.substring_words + 1)))
+        return words.piece(start, self.substring_words) or passage.title
 
     def _targets(
         self,
@@ -213,10 +245,11 @@ class _PairMaker:
     ) -> Iterator[tuple[int, ...]]:
         if not body or not count:
             return
-        starts = self.identifiers.word_starts(passage.text, body)
-        weights = self._overlap(query, passage.text.split()) if len(starts) == len(passage.text.split()) else None
+        words = self.identifiers.words(passage.text, body)
+        starts = list(range(len(body))) if words is None else words.starts
         probabilities = None
-        if weights is not None:
+        if words is not None:
+            weights = self._overlap(query, words)
             logits = weights / self.temperature
             probabilities = np.exp(logits - logits.max())
             probabilities /= probabilities.sum()
@@ -224,13 +257,13 @@ class _PairMaker:
         for first in random.choice(len(starts), size=count, p=probabilities):
             yield tuple(body[bounds[first] : bounds[min(first + self.substring_words, len(starts))]])
 
-    def _overlap(self, query: str, words: Sequence[str]) -> np.ndarray:
+    def _overlap(self, query: str, words: Words) -> np.ndarray:
         """Weight of each word of a passage as a start: similarity of its trigram to those of the query, summed."""
-        query_words = query.split()
-        query_grams = [" ".join(query_words[i : i + 3]) for i in range(len(query_words))]
-        passage_grams = [" ".join(words[i : i + 3]) for i in range(len(words))]
+        query_words = self.identifiers.split_words(query)
+        query_grams = [query_words.piece(i, 3) for i in range(len(query_words.spans))]
+        passage_grams = [words.piece(i, 3) for i in range(len(words.spans))]
         if not query_grams:
-            return np.zeros(len(words))
+            return np.zeros(len(passage_grams))
         similarity = process.cdist(query_grams, passage_grams, scorer=fuzz.ratio, dtype=np.float32).sum(axis=0) / 100.0
-        similarity[[word.lower() in _STOP_WORDS for word in words]] = 0.0
+        similarity[[words.piece(i, 1) in self.stop_words for i in range(len(passage_grams))]] = 0.0
         return np.asarray(similarity, dtype=np.float64)

@@ -376,7 +376,7 @@ def _with_prompts(dataset: Any, collator: DistillationCollator, args: Distillati
     if not isinstance(dataset, datasets.Dataset) or not {"query_id", "query"} <= set(dataset.column_names):
         return dataset
     progress = not args.disable_tqdm and args.process_index == 0
-    return with_prompts(dataset, collator.identifiers, progress=progress)
+    return with_prompts(dataset, collator.identifiers, progress=progress, report=args.process_index == 0)
 
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> Iterator[tuple[str, Any]]:

@@ -33,9 +33,11 @@ from dgr_trainer import (
     GenerativeRetriever,
     Identifiers,
     IdentifierSettings,
+    Passage,
     PyseriniTeacher,
     Rankings,
     ScoringSettings,
+    SearchSettings,
     read_pseudo_queries,
     read_queries,
 )
@@ -146,6 +148,33 @@ def unknown_marker(given: Given) -> None:
     Identifiers(given.other_tokenizer, IdentifierSettings(title_end="☃"))
 
 
+def marker_in_a_docid(given: Given) -> None:
+    identifiers = Identifiers(given.tokenizer, IdentifierSettings(views=("title", "docid")))
+    corpus = Corpus.from_passages([Passage("p1", "Nile", docid="river ## 1")])
+    FMIndex.from_corpus(corpus, identifiers, progress=False)
+
+
+def short_docids(given: Given) -> None:
+    docids = Identifiers(given.tokenizer, IdentifierSettings(views=("docid",)))
+    corpus = Corpus.from_passages([Passage("p1", "Nile", docid="a long river " * 3)])
+    index = FMIndex.from_corpus(corpus, docids, progress=False)
+    GenerativeRetriever(make_bart(given.tokenizer), docids, index, settings=SearchSettings(docid_length=4))
+
+
+def unknown_script(given: Given) -> None:
+    DistillationCollator(given.other_tokenizer, {"p1": "東京", "p2": "大阪"}, given.rankings())
+
+
+def same_tokens(given: Given) -> None:
+    strings = given.titles() | {"p98": "nile river", "p99": "NILE RIVER"}
+    DistillationCollator(given.other_tokenizer, strings, given.rankings())
+
+
+def long_queries(given: Given) -> None:
+    ids = given.queries["query_id"][:]
+    given.trainer(train_dataset=datasets.Dataset.from_dict({"query_id": ids, "query": ["river " * 99] * len(ids)}))
+
+
 def lost_base_model(given: Given) -> None:
     identifiers = Identifiers(given.tokenizer)
     base = given.folder / "base"
@@ -245,6 +274,8 @@ ERRORS: list[Callable[[Given], None]] = [
     no_padding,
     small_model,
     unknown_marker,
+    marker_in_a_docid,
+    unknown_script,
     lost_base_model,
     many_views,
     half_a_download,
@@ -254,7 +285,14 @@ ERRORS: list[Callable[[Given], None]] = [
     no_bm25,
     no_java,
 ]
-WARNINGS: list[Callable[[Given], None]] = [incomplete_queries, same_titles, untrained_tokens]
+WARNINGS: list[Callable[[Given], None]] = [
+    incomplete_queries,
+    same_titles,
+    same_tokens,
+    short_docids,
+    long_queries,
+    untrained_tokens,
+]
 
 
 def explained() -> dict[str, re.Pattern[str]]:

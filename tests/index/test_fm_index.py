@@ -373,9 +373,19 @@ def test_check_tokenizer_refuses_another(corpus, bpe_tokenizer, unigram_tokenize
     ("sequences", "options", "error", "match"),
     [
         ([], {}, ValueError, "corpus is empty.*at least one"),
-        ([[5], [6, 2]], {}, ValueError, r"passage 1 holds the separator \(token id 2\).*without special tokens"),
-        ([[5], [], [6, 9]], {}, ValueError, r"passage 2 holds token id 9, which is outside the vocabulary \(0 to 8\)"),
-        ([[-1]], {}, ValueError, "passage 0 holds token id -1, which is outside"),
+        (
+            [[5], [6, 2]],
+            {},
+            ValueError,
+            r"passage 1 \(id '.+'\) holds the separator \(token id 2\).*without special tokens",
+        ),
+        (
+            [[5], [], [6, 9]],
+            {},
+            ValueError,
+            r"passage 2 \(id '.+'\) holds token id 9, which is outside the vocabulary \(0 to 8\)",
+        ),
+        ([[-1]], {}, ValueError, r"passage 0 \(id 'p0'\) holds token id -1, which is outside"),
         ([[5], [1.5]], {}, TypeError, "passages 0 to 1 holds values of type float64"),
         ([["a"]], {}, TypeError, "holds values of type <U1.*sequences of integers"),
         ([[5]], {"passage_ids": ["a", "b"]}, ValueError, "1 sequences but 2 passage ids.*one id for each"),
@@ -395,7 +405,7 @@ def test_input_that_cannot_be_indexed(sequences, options, error, match):
 
 
 def test_the_number_of_a_bad_passage_counts_from_the_start():
-    with pytest.raises(ValueError, match="passage 9001 holds the separator"):
+    with pytest.raises(ValueError, match=r"passage 9001 \(id '.+'\) holds the separator"):
         build([[5, 6]] * 9001 + [[2]])
 
 

@@ -337,16 +337,16 @@ def test_an_interrupted_build_goes_on_where_it_stopped(corpus, bpe_tokenizer, tm
     whole = FMIndex.from_corpus(corpus, identifiers, progress=False)
     options = {"folder": folder, "segment_tokens": whole.num_tokens // 4, "batch_size": 3, "progress": False}
     encoded = []
-    encode = Identifiers.encode_passages
+    joined = Identifiers.joined
 
-    def interrupted(self, passages):
+    def interrupted(self, segments):
         if len(encoded) >= 15 and monkeypatch_active:
             raise KeyboardInterrupt
-        encoded.extend(passages)
-        return encode(self, passages)
+        encoded.append(segments)
+        return joined(self, segments)
 
     monkeypatch.setattr("dgr_trainer.index.token_texts._CHUNK", 4)
-    monkeypatch.setattr(Identifiers, "encode_passages", interrupted)
+    monkeypatch.setattr(Identifiers, "joined", interrupted)
     monkeypatch_active = True
     with pytest.raises(KeyboardInterrupt):
         FMIndex.from_corpus(corpus, identifiers, **options)

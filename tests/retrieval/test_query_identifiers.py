@@ -1,10 +1,16 @@
+import unicodedata
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
+from languages import LANGUAGES, passages_in, tokenizer_for
 
 from dgr_trainer.candidates import MatchedIdentifier
+from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
-from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.query_identifiers import add_unigrams, query_ngrams, weigh_identifiers
 from dgr_trainer.retrieval.settings import SearchSettings
@@ -94,3 +100,49 @@ def test_single_tokens_are_worth_their_log_odds_and_the_best_become_identifiers(
 def test_no_single_tokens_on_request(index):
     result = add_unigrams(index, [], torch.zeros(index.vocab_size), SearchSettings(unigrams=0), ScoringSettings())
     assert result.weighted == [] and not result.unigram_weights.any()
+
+
+FACTS = {
+    "japanese": ("日本で一番高い山は何ですか", 0, ["高い山", "日本で", "一番"]),
+    "chinese": ("中国最长的河流是哪条", 1, ["最长的", "的河流"]),
+    "thai": ("สัตว์บกที่ใหญ่ที่สุดในเอเชียคืออะไร", 1, ["ใหญ่"]),
+    "arabic": ("ما هو أطول نهر في أفريقيا؟", 1, ["أطول نهر", "في أفريقيا"]),
+    "german": ("Welche Zahnradbahn fährt auf den Gipfel?", 0, ["Zahnradbahn", "den Gipfel"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "unigram"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_words_of_queries_in_other_languages(language, kind):
+    """The rare n-grams of a question lead to the passage that answers it."""
+    query, answer, expected = FACTS[language]
+    identifiers = Identifiers(tokenizer_for(language, kind), IdentifierSettings(views=("substring",)))
+    passages = passages_in(language)
+    index = FMIndex.from_corpus(Corpus.from_passages(passages), identifiers, progress=False)
+    found = query_ngrams(query, index, identifiers, 3)
+    bodies = [identifiers.encode_segments([passage])[0].body for passage in passages]
+    votes = Counter()
+    for ngram in found:
+        assert ngram.count == sum(
+            body[start : start + len(ngram.ids)] == list(ngram.ids) for body in bodies for start in range(len(body))
+        )
+        text = identifiers.decode(ngram.ids)
+        assert len(ngram.ids) <= 25
+        for number, passage in enumerate(passages):
+            if text in unicodedata.normalize("NFKC", passage.text) and ngram.count == 1:
+                votes[number] += 1
+    assert len(found) >= 6
+    assert votes.most_common(1)[0][0] == answer
+    texts = {identifiers.decode(ngram.ids) for ngram in found}
+    if kind == "byte_bpe":
+        assert any(word in texts for word in expected)
+
+
+def test_an_ngram_holds_no_marker_and_crosses_no_part_of_a_passage(bpe_tokenizer):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("substring", "pseudo_query")))
+    corpus = Corpus.from_passages([Passage("p", "", "the long river", ("the sea",))])
+    index = FMIndex.from_corpus(corpus, identifiers, progress=False)
+    marker = identifiers.prefix("pseudo_query")
+    assert index.count([*identifiers.encode("river"), *marker, *identifiers.encode("the")]) == 1
+    found = query_ngrams("river || the sea", index, identifiers, 3)
+    assert found and all(marker[0] not in ngram.ids for ngram in found)

@@ -1,13 +1,17 @@
 """Generation pairs: what a student learns to generate, from judged queries and from passages alone."""
 
 import logging
+import unicodedata
+from dataclasses import replace
 
 import pytest
+from languages import KINDS, LANGUAGES, UNSPACED, passages_in, tokenizer_for
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
 from dgr_trainer.training.pairs import generation_pairs
 
 
@@ -70,6 +74,7 @@ def test_substrings_start_near_the_words_of_the_query(bpe_tokenizer):
 
 def test_pairs_from_passages_alone(tokenizer, corpus):
     identifiers = Identifiers(tokenizer, IdentifierSettings(views=VIEWS))
+    corpus = Corpus.from_passages(replace(passage, docid=passage.title) for passage in corpus)
     dataset = generation_pairs(corpus, identifiers, samples_per_passage=2, progress=False)
     # Zebras have no pseudo-query; a passage whose only pseudo-query plays the query has none left to generate.
     assert 24 * 2 * 3 <= len(dataset) <= 24 * 2 * 4
@@ -138,3 +143,87 @@ def test_trains_with_the_plain_trainer(bart, corpus, queries, qrels, tmp_path):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_substrings_in_other_languages(language, kind):
+    """A substring is a phrase of the passage in any script, and so is a piece of a passage that plays the query."""
+    tokenizer = tokenizer_for(language, kind)
+    identifiers = Identifiers(tokenizer, IdentifierSettings(views=("substring",)))
+    corpus = Corpus.from_passages(passages_in(language))
+    index = FMIndex.from_corpus(corpus, identifiers, progress=False)
+    queries = {f"q{n}": passage.title for n, passage in enumerate(corpus)}
+    qrels = {f"q{n}": {passage.id: 1} for n, passage in enumerate(corpus)}
+    dataset = generation_pairs(corpus, identifiers, queries, qrels, progress=False)
+    lengths = [len(row["labels"]) - 1 for row in dataset]
+    bodies = [len(segments.body) for segments in identifiers.encode_segments(list(corpus))]
+    for row in dataset:
+        assert index.count(row["labels"][:-1]) >= 1
+    if language in UNSPACED and kind != "wordpiece":  # The WordPiece tokenizer has whole sentences as tokens.
+        assert max(lengths) <= 35 and sum(lengths) / len(lengths) < sum(bodies) / len(bodies) / 2
+        prompts = [len(row["input_ids"]) for row in dataset]
+        assert max(prompts) <= 50
+        # One word each: a start is the start of a word, and there are many.
+        single = generation_pairs(corpus, identifiers, queries, qrels, substring_words=1, progress=False)
+        starts = {tuple(row["labels"][:-1]) for row in single}
+        assert len(starts) > 60 and max(map(len, starts)) <= 9
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "start"),
+    [
+        ("japanese", "水運に使われる大きな湖", ("大きな湖", "きな湖", "水運に", "運に")),
+        ("chinese", "发源于青藏高原的河流", ("源于", "于青", "青藏", "藏高", "高原")),
+        ("thai", "แม่น้ำเจ้าพระยา", ("แม่น้ำเ", "เจ้าพระ", "จ้าพระ", "้าพระ")),
+        ("german", "Zahnradbahn auf den Gipfel", ("Zahnradbahn", "Gipfel", "eine")),
+        ("arabic", "أطول نهر في أفريقيا", ("أطول", "نهر", "أفريقيا،")),
+    ],
+)
+def test_substrings_start_near_the_words_of_the_query_in_other_languages(language, query, start):
+    identifiers = Identifiers(tokenizer_for(language, "unigram"), IdentifierSettings(views=("substring",)))
+    corpus = Corpus.from_passages(passages_in(language))
+    number = {"japanese": 1, "chinese": 1, "thai": 0, "german": 0, "arabic": 1}[language]
+    arguments = {"samples_per_passage": 0, "substrings_per_query": 300, "progress": False}
+    both = ({"q": query}, {"q": {corpus[number].id: 1}})
+
+    def share(temperature):
+        pairs = generation_pairs(corpus, identifiers, *both, temperature=temperature, **arguments)
+        texts = [unicodedata.normalize("NFKC", identifiers.decode(row["labels"][:-1])) for row in pairs]
+        starts = tuple(unicodedata.normalize("NFKC", one) for one in start)
+        return sum(text.startswith(starts) for text in texts)
+
+    assert share(0.3) > 2 * share(1e6)
+
+
+def test_queries_that_are_cut_are_counted(bpe_tokenizer, caplog):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title", "substring"), max_query_length=20))
+    corpus = Corpus.from_passages([Passage("p", "river", "a long river in the town " * 9)])
+    queries = {"q1": "river " * 40, "q2": "river", "q3": "town " * 30}
+    lengths = [
+        len(ids) for ids in bpe_tokenizer([f" {q.strip()} || title || +" for q in queries.values()])["input_ids"]
+    ]
+    with caplog.at_level(logging.WARNING):
+        generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, progress=False,
+                         samples_per_passage=0)  # fmt: skip
+    (message,) = [record.getMessage() for record in caplog.records]
+    # Of each query, three titles and ten substrings.
+    assert message.startswith("26 of 39 queries of generation pairs are cut to max_query_length=20 tokens")
+    assert f"(the longest has {max(lengths)})" in message and "for example 'river river" in message
+    caplog.clear()
+    wide = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title", "substring"), max_query_length=max(lengths)))
+    generation_pairs(corpus, wide, queries, {q: {"p": 1} for q in queries}, progress=False, samples_per_passage=0)
+    assert not caplog.records
+
+
+def test_queries_that_the_tokenizer_does_not_know_are_counted(unigram_tokenizer, caplog):
+    identifiers = Identifiers(unigram_tokenizer, IdentifierSettings(views=("title",)))
+    corpus = Corpus.from_passages([Passage("p", "river", "a long river")])
+    arguments = {"samples_per_passage": 0, "titles_per_query": 1, "progress": False}
+    queries = {"q1": "river 東京", "q2": "the river", "q3": "大阪"}
+    generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, **arguments)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "2 of 3 queries of generation pairs hold text that the tokenizer does not know" in message
+    queries["q2"] = "京都、？"
+    with pytest.raises(ValueError, match="knows no letter of 2 of 3 queries of generation pairs, for example"):
+        generation_pairs(corpus, identifiers, queries, {q: {"p": 1} for q in queries}, **arguments)

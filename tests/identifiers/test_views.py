@@ -55,10 +55,12 @@ def test_views_that_are_off_leave_no_trace(bpe_tokenizer):
     passage = Passage("p1", "Nile", "a long river", ("what river",), "d1")
     assert identifiers.encode_passage(passage) == identifiers.encode("a long river")
     docids = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
-    assert docids.encode_passage(Passage("p1", "Nile")) == [
-        *docids.prefix("docid"),
-        *bpe_tokenizer("p1", add_special_tokens=False)["input_ids"],
-    ]
+    ids = bpe_tokenizer("p1", add_special_tokens=False)["input_ids"]
+    assert docids.encode_passage(Passage("p1", "Nile")) == ids
+    assert docids.prefix("docid") == docids.end("docid") == (bpe_tokenizer.eos_token_id,)
+    marked = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",), docid_start="##"))
+    assert marked.encode_passage(Passage("p1", "Nile")) == [*marked.prefix("docid"), *ids]
+    assert len(marked.prefix("docid")) == 1 and marked.eos_token_id not in marked.prefix("docid")
 
 
 def test_no_marker_survives_inside_a_text(tokenizer):
@@ -158,6 +160,10 @@ def test_settings_round_trip():
         ({"prompts": {"title": "no place"}}, "must contain '{query}' once"),
         ({"title_end": " "}, "title_end is empty"),
         ({"query_start": "@@"}, "query_start and query_end are both"),
+        ({"docid_start": ""}, "docid_start is empty"),
+        ({"docid_start": " ", "views": ("docid",)}, "docid_start is empty"),
+        ({"max_query_length": 0}, "max_query_length=0 must be a whole number of at least 1"),
+        ({"max_query_length": 9.5}, "max_query_length=9.5 must be a whole number"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments, message):
@@ -190,3 +196,39 @@ def test_a_tokenizer_without_an_end_is_refused():
 def test_markers_outside_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match="turns the marker title_end='@@' into .* unknown tokens"):
         Identifiers(word_tokenizer(eos_token="</s>"))
+
+
+def test_markers_of_views_that_are_not_used_are_not_needed():
+    tokenizer = word_tokenizer(eos_token="</s>")
+    for views in (("substring",), ("docid",)):
+        assert Identifiers(tokenizer, IdentifierSettings(views=views)).encode("code") == [1]
+    for views, marker in ((("pseudo_query",), "query_start"), (("substring", "docid"), "docid_start")):
+        with pytest.raises(ValueError, match=f"turns the marker {marker}="):
+            Identifiers(tokenizer, IdentifierSettings(views=views))
+
+
+@pytest.mark.parametrize("marker", ["</s>", "<pad>", "the </s>"])
+def test_a_marker_is_no_special_token(bpe_tokenizer, marker):
+    with pytest.raises(ValueError, match="turns the marker title_end='.*' into .* special tokens"):
+        Identifiers(bpe_tokenizer, IdentifierSettings(title_end=marker))
+
+
+def test_only_docids_need_no_marker():
+    assert IdentifierSettings(views=("docid",)).docid_start == ""
+    assert IdentifierSettings(views=("docid",), docid_start="##").docid_start == "##"
+    assert IdentifierSettings(views=("title", "docid")).docid_start == IdentifierSettings().docid_start == "##"
+    for settings in (IdentifierSettings(views=("docid",)), IdentifierSettings(views=("docid",), docid_start="##")):
+        assert IdentifierSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_a_docid_without_tokens_is_refused(plain_tokenizer):
+    identifiers = Identifiers(plain_tokenizer, IdentifierSettings(views=("docid",)))
+    with pytest.raises(ValueError, match=r"The docid of passage 'p2', '\\x07', has no tokens"):
+        identifiers.encode_segments([Passage("p1", docid="river"), Passage("p2", docid="\x07")])
+
+
+def test_unused_markers_stay_in_a_text(bpe_tokenizer):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("substring",)))
+    assert identifiers.decode(identifiers.encode_segments([Passage("p", "", "a @@ b || c ## d")])[0].body) == (
+        "a @@ b || c ## d"
+    )

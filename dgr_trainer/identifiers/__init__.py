@@ -1,0 +1,14 @@
+"""Identifiers: views of a passage as tokens, markers and prompts.
+
+Only this package knows the rules of tokenizers: `settings` names the views, their markers and prompts; `views` turns
+passages and queries into token ids, with `markers` between the parts of a passage. `text_encoder` does so for a text,
+and keeps it from being taken for `special_tokens`; `words` finds the words of a text in any script. `unknown_text`
+counts what a tokenizer does not know.
+
+`Identifiers`, `IdentifierSettings` and `PassageSegments` are public.
+"""
+
+from dgr_trainer.identifiers.settings import VIEWS, IdentifierSettings, View
+from dgr_trainer.identifiers.views import Identifiers, PassageSegments
+
+__all__ = ["VIEWS", "IdentifierSettings", "Identifiers", "PassageSegments", "View"]

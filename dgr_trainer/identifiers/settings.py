@@ -1,0 +1,101 @@
+"""The views to use, and the markers and prompts that distinguish them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from dgr_trainer.errors import DGRValueError
+
+View = Literal["title", "substring", "pseudo_query", "docid"]
+VIEWS: tuple[str, ...] = get_args(View)
+
+_DEFAULT_PROMPTS = {
+    "title": "{query} || title || +",
+    "substring": "{query} || body || +",
+    "pseudo_query": "{query} || query || +",
+    "docid": "{query}",
+}
+
+
+@dataclass(frozen=True)
+class IdentifierSettings:
+    """The views to use, and the markers and prompts that distinguish them.
+
+    Args:
+        views (`tuple[str, ...]`, defaults to `("title", "substring", "pseudo_query")`):
+            Views to index and generate: any of `"title"`, `"substring"`, `"pseudo_query"` and `"docid"`.
+        title_end (`str`, defaults to `"@@"`): Closes a title.
+        query_start (`str`, defaults to `"||"`): Opens a pseudo-query.
+        query_end (`str`, defaults to `"@@"`): Closes a pseudo-query.
+        docid_start (`str`, *optional*):
+            Opens a docid in the index. The end-of-sequence token closes it, as in ordinary seq2seq training. By
+            default `"##"` or, if docids are the only view, nothing (`""`): a docid then stands alone and may hold any
+            text.
+        prompts (`Mapping[str, str]`, *optional*):
+            Encoder input of each view, with `{query}` for the query. Views that are not given keep their default.
+        max_query_length (`int`, defaults to 64):
+            Longest prompt in tokens, special tokens included. Longer queries lose their last words; the marker after
+            the query is kept.
+
+    Only views that are used need their markers. The defaults of the first three views are those of MINDER.
+
+    Raises:
+        ValueError: if a view is unknown or repeated, a marker is empty, the two markers of pseudo-queries are equal,
+            a prompt does not contain `{query}` once, or `max_query_length` is below 1.
+    """
+
+    views: tuple[str, ...] = field(
+        default=("title", "substring", "pseudo_query"), metadata={"help": "Kinds of identifiers.", "choices": VIEWS}
+    )
+    title_end: str = field(default="@@", metadata={"help": "Marker that closes a title."})
+    query_start: str = field(default="||", metadata={"help": "Marker before a pseudo-query."})
+    query_end: str = field(default="@@", metadata={"help": "Marker after a pseudo-query."})
+    docid_start: str | None = field(
+        default=None, metadata={"help": "Marker before a docid; by default ##, or none if docids are the only view."}
+    )
+    prompts: Mapping[str, str] = field(default_factory=dict, metadata={"help": "Prompt of each view."})
+    max_query_length: int = field(default=64, metadata={"help": "Longest prompt in tokens; longer queries are cut."})
+
+    def __post_init__(self) -> None:
+        views = (self.views,) if isinstance(self.views, str) else tuple(self.views)
+        unknown = [view for view in views if view not in VIEWS] + [view for view in self.prompts if view not in VIEWS]
+        if unknown or not views or len(set(views)) != len(views):
+            raise DGRValueError(
+                f"views must be one or more of {', '.join(VIEWS)}, each once; got views={list(views)} and prompts for "
+                f"{sorted(self.prompts)}."
+            )
+        only_docids = views == ("docid",)
+        docid_start = ("" if only_docids else "##") if self.docid_start is None else self.docid_start
+        for name in ("title_end", "query_start", "query_end", "docid_start"):
+            text = docid_start if name == "docid_start" else getattr(self, name)
+            if not text.strip() and (name != "docid_start" or text or not only_docids):
+                raise DGRValueError(
+                    f"{name} is empty: a marker needs at least one visible character, for example '@@'."
+                )
+        if len(set(map(str.strip, (self.query_start, self.query_end)))) == 1:
+            raise DGRValueError(
+                f"query_start and query_end are both {self.query_start!r}, so a pseudo-query would look like the "
+                "text between two of them. Use two different markers."
+            )
+        for view, prompt in self.prompts.items():
+            if prompt.count("{query}") != 1:
+                raise DGRValueError(f"The prompt of view {view!r} must contain '{{query}}' once; got {prompt!r}.")
+        if not isinstance(self.max_query_length, int) or self.max_query_length < 1:
+            raise DGRValueError(f"max_query_length={self.max_query_length!r} must be a whole number of at least 1.")
+        object.__setattr__(self, "views", views)
+        object.__setattr__(self, "docid_start", docid_start)
+        object.__setattr__(self, "prompts", {**_DEFAULT_PROMPTS, **self.prompts})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "views": list(self.views)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "IdentifierSettings":
+        """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise DGRValueError(
+                f"Unknown identifier settings: {', '.join(unknown)}. Was this written by a newer version?"
+            )
+        return cls(**{**values, "views": tuple(values.get("views", cls.views))})

@@ -1,0 +1,156 @@
+"""Text to token ids: the rules of tokenizers on leading spaces, special tokens and scripts without spaces."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.special_tokens import SpecialTokens
+from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
+
+# Texts after which another one gets the ids that it has inside a text without spaces; the first that works is used.
+_BEFORE_UNSPACED = ("。", "、", "(", ".", ":", "-", "a", "e", "1")
+
+
+class TextEncoder:
+    """Encodes texts so that a word has the same ids wherever it stands, and no text becomes a special token.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): A tokenizer of any family.
+
+    Attributes:
+        special ([`SpecialTokens`]): Its special tokens.
+        space (`str`): What is put before a text so that its first word gets the ids that it has inside a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        # A fast tokenizer keeps truncation and padding as a state: with those of another thread, ids would be cut.
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.special = SpecialTokens(tokenizer)
+        self.space = self._leading_space()
+
+    def _leading_space(self) -> str:
+        for space in ("", " "):
+            once, twice = self.raw([f"{space}code", f"{space}code code"])
+            if twice == once + once:
+                return space
+        return ""
+
+    def raw(self, texts: list[str], special_tokens: bool = False) -> list[list[int]]:
+        """Ids as the tokenizer gives them, with or without the special tokens around them."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            texts, add_special_tokens=special_tokens, truncation=False, padding=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def encode(
+        self, texts: Sequence[str], name: Callable[[int], str] | None = None, *, spaced: bool = True
+    ) -> list[list[int]]:
+        """Ids of texts, none of them a special token but the unknown one.
+
+        Args:
+            texts (`Sequence[str]`): The texts.
+            name (`Callable[[int], str]`, *optional*): What an error calls the text of a number.
+            spaced (`bool`, defaults to `True`):
+                Whether the words stand inside a text: with single spaces, the first one, too, behind a space.
+
+        Raises:
+            ValueError: if a text becomes a special token.
+        """
+        space = self.space if spaced else ""
+        texts = [" ".join(text.split()) for text in texts] if spaced else texts
+        encoded = self.raw([space + self.special.as_text(text) if text else "" for text in texts])
+        for number, ids in enumerate(encoded):
+            if not self.special.count(ids):
+                continue
+            (ids,) = self.raw([space + self.special.as_text(texts[number], normalised=True)])
+            if self.special.count(ids):
+                raise self.special_token_error(f"The text {texts[number]!r}" if name is None else name(number), ids)
+            encoded[number] = ids
+        return encoded
+
+    def special_token_error(self, what: str, ids: Sequence[int]) -> DGRValueError:
+        """The error for a text whose ids hold a special token."""
+        token = next(token for token in ids if self.special.count([token]))
+        return DGRValueError(
+            f"{what} holds text that the tokenizer turns into its special token {self.tokenizer.decode([token])!r}, "
+            "which would begin, end or hide a part of it. Remove that text."
+        )
+
+    def encode_unspaced(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids that texts have inside a longer text, without a space before them.
+
+        Args:
+            texts (`Sequence[str]`): Words in a script without spaces.
+
+        Returns:
+            `list[list[int]]`: ids of each text; none if they cannot be told from those of the text before it.
+        """
+        found: list[list[int]] = [[] for _ in texts]
+        missing = list(range(len(texts)))
+        for before in _BEFORE_UNSPACED:
+            if not missing:
+                break
+            start, *encoded = self.encode([before, *(before + texts[number] for number in missing)])
+            if self.special.unknown in start:
+                continue
+            for number, ids in zip(missing, encoded, strict=True):
+                if ids[: len(start)] == start:
+                    found[number] = ids[len(start) :]
+            missing = [number for number in missing if not found[number]]
+        return found
+
+    def words(self, text: str, ids: Sequence[int], remove: Callable[[list[int]], list[int]]) -> Words | None:
+        """The words of a text, with where they start in its ids.
+
+        Args:
+            text (`str`): The text.
+            ids (`Sequence[int]`): Its ids, as `encode` gives them, after `remove`.
+            remove (`Callable[[list[int]], list[int]]`): Removes markers from the ids of a text.
+
+        Returns:
+            `Words`, *optional*: the words, joined where one starts inside a token; `None` if that cannot be told.
+        """
+        words = split_words(text)
+        if is_unspaced(text):
+            starts = self._unspaced_starts(words, ids)
+        else:
+            encoded = self.encode([words.piece(number, 1) for number in range(len(words.spans))])
+            starts = _starts_of_parts([remove(part) for part in encoded], ids)
+        return None if starts is None else words.joined(starts)
+
+    def _unspaced_starts(self, words: Words, ids: Sequence[int]) -> list[int | None] | None:
+        """Where each word starts in the ids of a text of which some words are not separated by whitespace."""
+        text, shift = self.space + words.text, len(self.space)
+        if not self.tokenizer.is_fast:
+            bounds = [0, *(start + shift for start, _ in words.spans[1:]), len(text)]
+            parts = [text[left:right] for left, right in zip(bounds[:-1], bounds[1:], strict=True)]
+            return _starts_of_parts(self.raw(parts), ids)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if encoded["input_ids"] != list(ids):  # Markers or special tokens were removed from the text.
+            return None
+        positions: dict[int, int] = {}
+        covered = 0
+        for number, (left, right) in enumerate(encoded["offset_mapping"]):
+            while left < len(text) and text[left].isspace():
+                left += 1
+            if left >= covered:
+                positions.setdefault(left, number)
+            covered = max(covered, right)
+        return [0 if ids else None, *(positions.get(start + shift) for start, _ in words.spans[1:])]
+
+
+def _starts_of_parts(parts: Sequence[Sequence[int]], ids: Sequence[int]) -> list[int | None] | None:
+    """Where each part starts in the ids that they make together; `None` for a part without ids.
+
+    `None` instead of a list if they make other ids.
+    """
+    if [token for part in parts for token in part] != list(ids):
+        return None
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    return [end - len(part) if part else None for end, part in zip(ends, parts, strict=True)]

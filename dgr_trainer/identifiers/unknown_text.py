@@ -1,0 +1,207 @@
+"""Counts what a tokenizer does not know in the texts of passages, and passages that become identical by it."""
+
+import logging
+import unicodedata
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.markers import docid_of
+from dgr_trainer.identifiers.views import Identifiers, PassageSegments
+
+logger = logging.getLogger(__name__)
+
+_SAMPLED = 1000
+_SHOWN = 60
+# Passages whose titles and docids are kept, to show two that become identical.
+_REMEMBERED = 100_000
+_ADVICE = (
+    "Unknown tokens are never generated, so identifiers with one are never found, and texts that differ only in them "
+    "cannot be told apart. Use a student whose tokenizer knows the script, such as a multilingual or a byte-level one"
+)
+
+
+@dataclass
+class _PartCounts:
+    """What is known of one part of the passages: titles, texts, pseudo-queries or docids."""
+
+    passages: int = 0
+    characters: int = 0
+    unknown_characters: int = 0
+    unknown_tokens: int = 0
+    example: str = ""
+
+
+@dataclass
+class _Sameness:
+    """Hashes of the texts and of the ids of titles or docids, to count different texts with equal ids."""
+
+    texts: "array[int]" = field(default_factory=lambda: array("q"))
+    ids: "array[int]" = field(default_factory=lambda: array("q"))
+    first: dict[int, tuple[str, str]] = field(default_factory=dict)
+    example: str = ""
+
+    def add(self, passage_id: str, text: str, ids: Sequence[int]) -> None:
+        key, text_key = hash(tuple(ids)), hash(text)
+        self.texts.append(text_key)
+        self.ids.append(key)
+        if self.example:
+            return
+        if len(self.first) < _REMEMBERED:
+            self.first.setdefault(key, (passage_id, text))
+        other_id, other_text = self.first.get(key, (passage_id, text))
+        if other_text != text:
+            self.example = f"{_shown(other_text)} of {other_id!r} and {_shown(text)} of {passage_id!r}"
+
+    def count(self) -> int:
+        """Passages whose ids another passage with another text has, too."""
+        texts, ids = np.frombuffer(self.texts, np.int64), np.frombuffer(self.ids, np.int64)
+        pairs, copies = np.unique(np.column_stack([ids, texts]), axis=0, return_counts=True)
+        _, which, texts_of_ids = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
+        return int(copies[texts_of_ids[which] > 1].sum())
+
+
+class UnknownText:
+    """Counts the text of passages that a tokenizer loses: what becomes unknown tokens, and what becomes nothing.
+
+    Args:
+        identifiers ([`Identifiers`]): The tokenizer and the views in use; parts without a view are not counted.
+    """
+
+    def __init__(self, identifiers: Identifiers) -> None:
+        self.identifiers = identifiers
+        self.unknown: int | None = identifiers.tokenizer.unk_token_id
+        self.num_passages = 0
+        self._parts: dict[str, _PartCounts] = {}
+        self._same: dict[str, _Sameness] = {}
+        self._silent: dict[str, bool] = {}
+
+    def add(self, passages: Iterable[Passage], segments: Iterable[PassageSegments]) -> None:
+        """Count passages and their segments, as `Identifiers.encode_segments` gives them."""
+        views = self.identifiers.views
+        for passage, segment in zip(passages, segments, strict=True):
+            self.num_passages += 1
+            if "title" in views:
+                self._add("title", passage, [passage.title], [segment.title])
+                if passage.title:
+                    title = " ".join(passage.title.split())
+                    self._same.setdefault("title", _Sameness()).add(passage.id, title, segment.title)
+            if "substring" in views:
+                self._add("text", passage, [passage.text], [segment.body])
+            if "pseudo_query" in views:
+                texts = [text for text in passage.pseudo_queries if text.strip()]
+                ids = segment.pseudo_queries
+                # Those without tokens are left out of the segments.
+                ids = ids if len(ids) == len(texts) else [self.identifiers.encode(text) for text in texts]
+                self._add("pseudo-queries", passage, texts, ids)
+            if "docid" in views:
+                docid = docid_of(passage)
+                self._add("docid", passage, [docid], [segment.docid])
+                self._same.setdefault("docid", _Sameness()).add(passage.id, docid, segment.docid)
+
+    def check(self) -> None:
+        """Refuse passages of which most of the text of a part is lost.
+
+        Raises:
+            ValueError: if the tokenizer does not know more than half of the characters of the titles, the texts, the
+                pseudo-queries or the docids.
+        """
+        for part, counts in self._parts.items():
+            if 2 * counts.unknown_characters > counts.characters:
+                raise DGRValueError(
+                    f"The tokenizer does not know {counts.unknown_characters:,} of {counts.characters:,} characters "
+                    f"in the {_plural(part)} of {self.num_passages:,} passages, for example in {counts.example}. "
+                    f"{_ADVICE}."
+                )
+
+    def report(self) -> None:
+        """Warn of text that is lost and of passages that become identical; refuse if most is lost (see `check`)."""
+        self.check()
+        for part, counts in self._parts.items():
+            if counts.passages:
+                logger.warning(
+                    "The tokenizer does not know %s of %s characters (%s) in the %s of %s of %s passages: they "
+                    "become %s unknown tokens, for example in %s. %s, or add tokens.",
+                    f"{counts.unknown_characters:,}",
+                    f"{counts.characters:,}",
+                    f"{counts.unknown_characters / counts.characters:.1%}",
+                    _plural(part),
+                    f"{counts.passages:,}",
+                    f"{self.num_passages:,}",
+                    f"{counts.unknown_tokens:,}",
+                    counts.example,
+                    _ADVICE,
+                )
+        for part, same in self._same.items():
+            number = same.count()
+            if number:
+                logger.warning(
+                    "%s of %s passages have the same tokens as another passage for a different %s, so nothing tells "
+                    "them apart by it%s.",
+                    f"{number:,}",
+                    f"{self.num_passages:,}",
+                    part,
+                    f": for example {same.example}" if same.example else "",
+                )
+
+    def _add(self, part: str, passage: Passage, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
+        counts = self._parts.setdefault(part, _PartCounts())
+        affected = False
+        for text, ids in zip(texts, encoded, strict=True):
+            size = len(text) - sum(map(str.isspace, text))
+            counts.characters += size
+            lost = self._lost(text, ids) if size else 0
+            if not lost:
+                continue
+            affected = True
+            counts.unknown_characters += min(size, lost)
+            counts.unknown_tokens += list(ids).count(self.unknown) if self.unknown is not None else 0
+            if not counts.example:
+                counts.example = f"the {part} of passage {passage.id!r}: {_shown(text)}"
+        counts.passages += affected
+
+    def _lost(self, text: str, ids: Sequence[int]) -> int:
+        """Characters of a text that its ids do not hold."""
+        is_unknown = self.unknown is not None and self.unknown in ids
+        if ids and not is_unknown and not any(map(self._is_dropped, set(text))):
+            return 0
+        kept = self.identifiers.decode([token for token in ids if token != self.unknown])
+        lost = _size(text) - _size(kept)
+        return max(lost, int(is_unknown or not ids))
+
+    def _is_dropped(self, character: str) -> bool:
+        """Whether a tokenizer makes nothing of a letter or digit (byte-pair encoding without an unknown token)."""
+        if not character.isalnum():
+            return False
+        if character not in self._silent:
+            self._silent[character] = not self.identifiers.decode(self.identifiers.encode(character))
+        return self._silent[character]
+
+
+def check_script(passages: Sequence[Passage], identifiers: Identifiers) -> None:
+    """Refuse passages of which the tokenizer knows too little, by a sample of them, before long work starts.
+
+    Raises:
+        ValueError: see `UnknownText.check`.
+    """
+    step = max(1, len(passages) // _SAMPLED)
+    sample = [passages[number] for number in range(0, len(passages), step)][:_SAMPLED]
+    unknown = UnknownText(identifiers)
+    unknown.add(sample, identifiers.encode_segments(sample))
+    unknown.check()
+
+
+def _size(text: str) -> int:
+    return len("".join(unicodedata.normalize("NFKC", text).split()))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def _plural(part: str) -> str:
+    return part if part.endswith("s") else f"{part}s"
