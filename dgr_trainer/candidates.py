@@ -253,7 +253,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """Read a file in the format of `to_jsonl`.
 
         Args:
-            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
         Returns:
             [`Candidates`]: the candidates.

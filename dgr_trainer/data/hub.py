@@ -7,25 +7,34 @@ After the name come settings in any order, separated by commas: the options `con
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.arrow.arrow import ArrowConfig
+from datasets.packaged_modules.csv.csv import CsvConfig
+from datasets.packaged_modules.json.json import JsonConfig
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
-from dgr_trainer.errors import DGRValueError, input_errors
-from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import listing
+from dgr_trainer.errors import DGRValueError, input_errors, one_line
+from dgr_trainer.files.lines import existing_file, file_kind, listing
 
 PREFIX = "hf:"
 OPTIONS = ("config", "split", "revision", "streaming")
-_BUILDERS = {
-    "json": (".jsonl", ".ndjson", ".json"),
-    "csv": (".csv", ".tsv"),  # With a first line that names the columns.
-    "parquet": (".parquet",),
-    "arrow": (".arrow",),
-}
+_LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,24 @@ class HubSource:
     name: str
     settings: dict[str, str]
 
+    def columns(self, fields: Iterable[str]) -> dict[str, str]:
+        """The columns that the settings name.
+
+        Args:
+            fields (`Iterable[str]`): Fields that are read. A setting may name the column of each.
+
+        Raises:
+            ValueError: if a setting is neither an option nor a field.
+        """
+        fields = list(fields)
+        unknown = [key for key in self.settings if key not in OPTIONS and key not in fields]
+        if unknown:
+            raise DGRValueError(
+                f"{self.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and "
+                f"a column for {', '.join(fields)}."
+            )
+        return {key: value for key, value in self.settings.items() if key in fields}
+
     def load(self, fields: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
         """Load the dataset.
 
@@ -56,15 +83,16 @@ class HubSource:
             ValueError: if a setting is unknown, the dataset cannot be loaded, or it has several splits and none is
                 named.
         """
-        fields = list(fields)
-        unknown = [key for key in self.settings if key not in OPTIONS and key not in fields]
-        if unknown:
-            raise DGRValueError(
-                f"{self.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and "
-                f"a column for {', '.join(fields)}."
-            )
-        columns = {key: value for key, value in self.settings.items() if key in fields}
+        columns = self.columns(fields)
         return _one_split(self, _load(self)), columns
+
+    @property
+    def streaming(self) -> bool:
+        """`bool`: Whether the dataset is to be streamed. A `ValueError` if the setting is neither yes nor no."""
+        streaming = self.settings.get("streaming", "no").lower()
+        if streaming not in ("yes", "no", "true", "false"):
+            raise DGRValueError(f"{self.text}: streaming is {streaming!r}. Say yes or no.")
+        return streaming in ("yes", "true")
 
 
 @dataclass(frozen=True)
@@ -98,7 +126,7 @@ def hub_source(path: str | os.PathLike[str]) -> HubSource | None:
     text = os.fspath(path)
     if not text.startswith(PREFIX):
         return None
-    name, *settings = text.removeprefix(PREFIX).split(",")
+    name, settings = _name_and_settings(text.removeprefix(PREFIX))
     chosen: dict[str, str] = {}
     for setting in settings:
         key, equals, value = (part.strip() for part in setting.partition("="))
@@ -112,7 +140,80 @@ def hub_source(path: str | os.PathLike[str]) -> HubSource | None:
         chosen[key] = value
     if not name.strip():
         raise DGRValueError(f"{text}: the name of the dataset is missing, such as {PREFIX}user/questions.")
-    return HubSource(text, name.strip(), chosen)
+    return HubSource(text, name, chosen)
+
+
+def _name_and_settings(text: str) -> tuple[str, list[str]]:
+    """The name of a dataset, which may be a path that holds commas, and the settings after it."""
+    parts = text.split(",")
+    for count in range(len(parts), 1, -1):
+        path = ",".join(parts[:count])
+        if os.path.lexists(path):
+            return path, parts[count:]
+    return parts[0] if os.path.lexists(parts[0]) else parts[0].strip(), parts[1:]
+
+
+def local_files(hub: HubSource) -> list[Path]:
+    """The files on the disk that a name stands for and that this library reads itself, so that its rules hold.
+
+    Args:
+        hub ([`HubSource`]): The name.
+
+    Returns:
+        `list[pathlib.Path]`: A file, or the files of one split in a folder, in order; none if `datasets` has to load
+        it: a dataset of the Hub, a folder that it saved, or one of files of other kinds.
+
+    Raises:
+        FileNotFoundError: if it is a path and nothing is there.
+        ValueError: if an option does not apply to files on the disk, or there are several splits and none is named.
+    """
+    hub.streaming  # noqa: B018  It is checked; files are read row by row with either.
+    path = Path(hub.name)
+    if path.is_dir():
+        return [] if is_saved_dataset(path) else _folder_files(hub, path)
+    if not path.exists() and (path.is_absolute() or hub.name.startswith((".", "~")) or file_kind(path)):
+        neighbours = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else ""
+        raise FileNotFoundError(f"{hub.text}: {hub.name} is not there.{neighbours}")
+    if not path.exists():
+        return []
+    path = existing_file(path)
+    if not file_kind(path):
+        raise DGRValueError(
+            f"{hub.text}: the name does not tell the format. Name it .jsonl, .csv, .tsv, .parquet or .arrow."
+        )
+    useless = [name for name in ("config", "revision") if name in hub.settings]
+    if useless:
+        raise DGRValueError(f"{hub.text}: a file has no {' and no '.join(useless)}. Leave it out.")
+    if hub.settings.get("split", "train") != "train":
+        raise DGRValueError(f"{hub.text}: a file has no split {hub.settings['split']!r}. Leave split out.")
+    return [path]
+
+
+def _folder_files(hub: HubSource, folder: Path) -> list[Path]:
+    """The files of one split, as `datasets` divides the files of a folder into splits."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        root = folder
+        if has_magic(str(folder)):  # datasets would take its name for a pattern.
+            root = Path(elsewhere) / "data"
+            os.symlink(folder.resolve(), root)
+        config = _builder(hub, str(root)).config
+        splits = {
+            str(split): [folder / os.path.relpath(file, root) for file in files]
+            for split, files in (config.data_files or {}).items()
+        }
+    kinds = {file_kind(file) for files in splits.values() for file in files}
+    if not kinds or not kinds <= _kinds_read(config):
+        return []
+    return splits[_split_name(hub, list(splits))]
+
+
+def _kinds_read(config: Any) -> set[str]:
+    """The kinds of files that are read as a builder of `datasets` with that configuration would read them."""
+    if isinstance(config, CsvConfig) and config.names is None and config.column_names is None:
+        return {"csv"} if config.sep == "," else {"tsv"} if config.sep == "\t" else set()
+    if isinstance(config, JsonConfig) and config.field is None:
+        return {"jsonl"}
+    return {"parquet", "arrow"} if isinstance(config, (ParquetConfig, ArrowConfig)) else set()
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -129,33 +230,35 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
     path = Path(hub.name)
     if is_saved_dataset(path):
         return _load_saved(path)
-    if not path.exists() and (path.is_absolute() or hub.name.startswith((".", "~"))):
-        neighbours = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else ""
-        raise FileNotFoundError(f"{hub.text}: {hub.name} is not there.{neighbours}")
-    streaming = hub.settings.get("streaming", "no").lower()
-    if streaming not in ("yes", "no", "true", "false"):
-        raise DGRValueError(f"{hub.text}: streaming is {streaming!r}. Say yes or no.")
-    settings: dict[str, Any] = {"streaming": streaming in ("yes", "true")}
-    builder = hub.name
-    if path.is_file():
-        builder = _builder(hub, path)
-        settings["data_files"] = hub.name
-        settings |= {"delimiter": "\t"} if plain_name(path).lower().endswith(".tsv") else {}
+    builder = _builder(hub, hub.name)
+    if isinstance(builder.config, CsvConfig):
+        # Otherwise the id 007 becomes 7, and the text NA a missing one.
+        builder = _builder(hub, hub.name, dtype=str, keep_default_na=False, na_filter=False)
     try:
-        return load_dataset(builder, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {type(error).__name__}: {error}") from None
+        if hub.streaming:
+            return builder.as_streaming_dataset()
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except _LOADING_ERRORS as error:
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {_reasons(error)}") from None
 
 
-def _builder(hub: HubSource, file: Path) -> str:
-    """The builder of `datasets` that reads a file of that name."""
-    name = plain_name(file).lower()
-    for builder, endings in _BUILDERS.items():
-        if name.endswith(endings):
-            return builder
-    raise DGRValueError(
-        f"{hub.text}: the name does not tell the format. Name it .jsonl, .csv, .tsv, .parquet or .arrow."
-    )
+def _builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
+    try:
+        return load_dataset_builder(
+            path, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings
+        )
+    except _LOADING_ERRORS as error:
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {_reasons(error)}") from None
+
+
+def _reasons(error: BaseException) -> str:
+    """An error and what caused it: the one that `datasets` raises often says nothing."""
+    reasons = [f"{type(error).__name__}: {one_line(error)}"]
+    while (error.__cause__ or error.__context__) is not None and len(reasons) < 4:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        reasons.append(f"{type(error).__name__}: {one_line(error)}")
+    return " because of ".join(dict.fromkeys(reasons))
 
 
 def _one_split(
@@ -166,7 +269,12 @@ def _one_split(
         if split is not None:
             raise DGRValueError(f"{hub.text}: there are no splits, only one dataset. Leave split={split} out.")
         return loaded
-    names = [str(name) for name in loaded]
+    return loaded[_split_name(hub, [str(name) for name in loaded])]
+
+
+def _split_name(hub: HubSource, names: list[str]) -> str:
+    """The split that the settings name, or the only one there is."""
+    split = hub.settings.get("split")
     if split is None and len(names) == 1:
         split = names[0]
     if split not in names:
@@ -175,4 +283,4 @@ def _one_split(
             f"{hub.text}: the dataset has {problem}; its splits are {', '.join(names)}. Name one: "
             f"{PREFIX}{hub.name},split={names[0]}."
         )
-    return loaded[split]
+    return split

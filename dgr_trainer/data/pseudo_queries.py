@@ -71,8 +71,8 @@ def read_pseudo_queries(
 
     Formats:
 
-    - JSON Lines (or `.json`, `.parquet`, `.arrow`) with the id of a passage (`id`, `_id`, `doc_id`, `docid`, `pid` or
-      `passage_id`) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
+    - JSON Lines (or a table, `.parquet` or `.arrow`) with the id of a passage (`id`, or another name that a corpus may
+      have) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
       [`PseudoQueryGenerator`] writes, and the published docTTTTTquery expansions.
     - The same with one `query`, and perhaps `log_probs`: InPars.
     - docTTTTTquery's samples: text files with the query of one passage on each line, in the order of the collection.
@@ -80,7 +80,7 @@ def read_pseudo_queries(
     - A pickle (`.pkl`, `.pickle`) of a dict of passage ids and lists of queries: MINDER. It is read as data: a pickle
       that would run code is refused.
 
-    Files may be compressed (`.gz`, `.zst`).
+    Files may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
     Args:
         paths (`str`, `os.PathLike` or a sequence of them): The files.

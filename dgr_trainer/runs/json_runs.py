@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.formats.dpr import retriever_results
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.sources import FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.records import Record, Records

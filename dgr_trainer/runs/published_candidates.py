@@ -38,7 +38,8 @@ def read_top1000(path: PathLike) -> Rankings:
 
     Args:
         path (`str` or `os.PathLike`):
-            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`), but not a tar archive.
+            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`, `.bz2`, `.xz`), but not
+            a tar archive.
 
     Returns:
         [`Rankings`]: The candidates of each query in the order of the file, which is no ranking: let a teacher rank

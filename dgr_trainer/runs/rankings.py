@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
+from dgr_trainer.data.columns import RUN_COLUMNS
+from dgr_trainer.data.formats.huggingface import chosen_columns, column_names, rows
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import atomic_text
@@ -126,7 +127,7 @@ class Rankings(Mapping[str, RankList]):
         Lists are ordered by the scores, as in trec_eval; if some ranks contradict the scores, a warning counts them.
 
         Args:
-            path (`str` or `os.PathLike`): The run, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The run, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
             name (`str`, *optional*, defaults to the tag on the first line): Name of the run.
 
         Raises:

@@ -12,7 +12,7 @@ import pyarrow.parquet
 from datasets import Dataset
 
 from dgr_trainer.data.formats import dpr
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.sources import FileFormat, FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
@@ -40,8 +40,9 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
       document id.
     - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it.
 
-    Files may be compressed (`.gz`, `.zst`). The scores give the order; if no passage of a list has a score, the order
-    in the file counts. RankLLM lists candidates best first: scores that rise along a list are refused.
+    Files may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`). The scores give the order; if no passage of a list has a
+    score, the order in the file counts. RankLLM lists candidates best first: scores that rise along a list are
+    refused.
 
     Args:
         path (`str` or `os.PathLike`): The run.
