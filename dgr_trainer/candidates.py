@@ -23,7 +23,8 @@ import pyarrow as pa
 from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import json_lines, line_location
+from dgr_trainer.files.lines import line_location
+from dgr_trainer.files.records import json_records
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             FileNotFoundError: if the file does not exist.
             ValueError: if a line is malformed or a query occurs twice; see also `from_lists`.
         """
-        lines = json_lines(path)
+        lines = iter(json_records(path).rows)
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
             raise DGRValueError(

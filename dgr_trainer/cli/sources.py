@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import read_folder
-from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import file_kind, json_lines, line_location, numbered_lines
+from dgr_trainer.files.compression import plain_name, undamaged
+from dgr_trainer.files.lines import file_kind, line_location, numbered_lines
+from dgr_trainer.files.records import json_records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -183,16 +184,19 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
         ValueError: if a line is malformed, a passage has two identifiers, or the file is empty.
     """
     from dgr_trainer.data.ids import as_id
+    from dgr_trainer.data.texts import as_text
 
     file = input_path(option, path, folder=False)
     strings: dict[str, str] = {}
-    for number, passage_id, string in _identifier_rows(file):
-        where = line_location(path, number)
-        key = as_id(passage_id, "passage", where)
-        if not isinstance(string, str) or not string.strip():
-            raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. Give it some text.")
-        if strings.setdefault(key, string) != string:
-            raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
+    with undamaged(file):
+        for number, passage_id, string in _identifier_rows(file):
+            where = line_location(path, number)
+            key = as_id(passage_id, "passage", where)
+            if not isinstance(string, str) or not string.strip():
+                raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. Give it some text.")
+            as_text(string, f"identifier of passage {key!r}", where)
+            if strings.setdefault(key, string) != string:
+                raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
     if not strings:
         raise DGRValueError(f"{option}: {path} is empty.")
     return strings
@@ -200,7 +204,7 @@ def read_identifier_strings(option: str, path: str) -> dict[str, str]:
 
 def _identifier_rows(file: Path) -> Iterator[tuple[int, Any, Any]]:
     if file_kind(file) == "jsonl":
-        for number, record in json_lines(file):
+        for number, record in json_records(file).rows:
             id = record.get("id", record.get("_id"))
             if id is None or "identifier" not in record:
                 raise DGRValueError(

@@ -17,9 +17,28 @@ HIGHEST_GRADE = 1000
 _WRITTEN = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 
 
-def is_grade(text: str) -> bool:
+def is_integer(text: str) -> bool:
     """Whether a text is an integer, perhaps with zeros after a decimal point, as pandas writes it."""
     return _WRITTEN.fullmatch(text) is not None
+
+
+def as_integer(value: object) -> int | None:
+    """The integer that a value of the user's data stands for.
+
+    Args:
+        value (`object`): An integer, a float without a fraction, or a string of one of them.
+
+    Returns:
+        `int`, *optional*: The integer; `None` if the value is anything else, `True` and `False` among them.
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text.partition(".")[0]) if is_integer(text) else None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return int(value) if float(value).is_integer() else None  # NaN and infinity are no integers.
 
 
 def as_grade(value: object, what: str, location: str) -> int:
@@ -37,17 +56,8 @@ def as_grade(value: object, what: str, location: str) -> int:
         ValueError: if the value is anything else (`True` and `False` among them), or above 1000, as a passage id in
             the wrong column would be.
     """
-    if type(value) is int:
-        grade = value
-    elif isinstance(value, str) and is_grade(value.strip()):
-        grade = int(value.strip().partition(".")[0])
-    elif (
-        isinstance(value, numbers.Real)
-        and type(value).__name__ not in ("bool", "bool_")
-        and float(value).is_integer()  # False for NaN and infinity.
-    ):
-        grade = int(value)
-    else:
+    grade = as_integer(value)
+    if grade is None:
         raise DGRValueError(f"{location}: {what} is {value!r:.60}, not an integer. {_advice(value)}")
     if grade > HIGHEST_GRADE:
         raise DGRValueError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, header_columns
 from dgr_trainer.data.formats import dpr, kilt
-from dgr_trainer.data.grades import is_grade
+from dgr_trainer.data.grades import is_integer
 from dgr_trainer.data.record_fields import record_fields
 from dgr_trainer.data.rows import JudgementRow, judgement_row
 from dgr_trainer.data.sources import FileFormat, FileSource
@@ -40,7 +40,7 @@ def line_judgements(file: FileSource) -> Iterator[JudgementRow]:
             if columns is not None:
                 continue
             columns = _POSITIONS.get(width)
-            if columns is not None and not is_grade(cells[-1]) and cells[0].lower() in JUDGEMENT_COLUMNS["query_id"]:
+            if columns is not None and not is_integer(cells[-1]) and cells[0].lower() in JUDGEMENT_COLUMNS["query_id"]:
                 continue
         if columns is None or len(cells) != width:
             expected = "four (query, iteration, passage, relevance) or three (query, passage, relevance)"

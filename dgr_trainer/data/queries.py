@@ -195,6 +195,7 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             there are none.
     """
     pairs: Iterator[tuple[Any, Any]]
+    row = "row {} of the queries" if isinstance(queries, Dataset) else "query {}"
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "query") if name not in queries.column_names]
         if missing:
@@ -213,8 +214,8 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         )
     result: dict[str, str] = {}
     for number, (value, query) in enumerate(pairs):
-        query_id = as_id(value, "query", f"query {number}")
-        query = as_text(query, f"query {query_id!r}", f"query {number}")
+        query_id = as_id(value, "query", row.format(number))
+        query = as_text(query, f"query {query_id!r}", row.format(number) if isinstance(queries, Dataset) else "")
         if not query.strip():
             raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
         if result.setdefault(query_id, query) != query:

@@ -56,11 +56,13 @@ class FileSource:
         path (`pathlib.Path`): The file.
         columns (`Mapping[str, str]`, *optional*): If the file was named after `hf:`, columns by field.
         more (`tuple[pathlib.Path, ...]`, *optional*): Further files of the same kind.
+        folder (`str`, *optional*): Name of the folder, if that is what `hf:` names.
     """
 
     path: Path
     columns: Mapping[str, str] | None = None
     more: tuple[Path, ...] = ()
+    folder: str | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -181,7 +183,8 @@ def resolve(path: str | os.PathLike[str], fields: Iterable[str] = ()) -> Source:
     if isinstance(named, HubSource):
         columns = named.columns(fields)
         files = local_files(named)
-        return FileSource(files[0], columns, tuple(files[1:])) if files else named
+        folder = Path(named.name).name if Path(named.name).is_dir() else None
+        return FileSource(files[0], columns, tuple(files[1:]), folder) if files else named
     if named is not None:
         return named
     path = Path(path)

@@ -71,7 +71,10 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{BM25} --candidates FILES --run FILES/best.trec", "both say what to rank"),
         (f"{BM25} --depth 5", "--depth cuts the lists"),
         (f"{BM25} -k 0", "at least 1"),
-        (f"{BM25} --run FILES/qrels.txt", "Three or four columns are qrels"),
+        (
+            f"{BM25} --run FILES/qrels.txt",
+            "the second of four columns is 0 and the last one an integer on every line, as in qrels",
+        ),
         (f"{BM25} --candidates FILES/bart", "holds no candidates.json"),
         (f"{BM25} --output FILES/best.trec", "Add --overwrite to replace it"),
         (f"{BM25} --output FILES", "is a folder, but the output is a file"),

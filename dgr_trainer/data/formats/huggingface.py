@@ -15,6 +15,8 @@ from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 _BATCH = 1000
+
+
 def column_names(dataset: object) -> list[str]:
     """The columns of a dataset; if a stream does not tell them, its first row does.
 

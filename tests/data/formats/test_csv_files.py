@@ -1,4 +1,4 @@
-"""Passages in comma-separated files."""
+"""Passages in comma-separated files; `tests/data/test_ways_in.py` reads the other kinds of data from them."""
 
 import csv
 import gzip
@@ -34,8 +34,13 @@ def test_what_the_csv_module_writes_comes_back(texts, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("docno,contents\n1,x\n", r"line 1: the first line has to name the columns.*but it is .'docno', 'contents'."),
-        ("id,text,pseudo_queries\n1,x,y\n", "line 1: a list of pseudo_queries does not fit a cell"),
+        (
+            "key,words\n1,x\n",
+            r"line 2: a passage needs id .*The fields found are .'key', 'words'.. Name the ones to use",
+        ),
+        ("id,words\n1,x\n", r"line 2: a passage needs a title or a text .*The fields found are .'id', 'words'."),
+        ("id,text,text\n1,x,y\n", "line 1: two columns have the name 'text'"),
+        ("id,text,pseudo_queries\n1,x,y\n", "line 2: a list of pseudo_queries does not fit a cell"),
         ("id,text\n1,x\n2,y,z\n", r"line 3: 3 columns, but 2 are expected .id, text.. Put text that holds commas"),
         (
             'id,text\n1,"x\ny\n',
