@@ -18,8 +18,10 @@ from datasets import (
     Dataset,
     DatasetBuilder,
     DatasetDict,
+    Features,
     IterableDataset,
     IterableDatasetDict,
+    Value,
     load_dataset_builder,
     load_from_disk,
 )
@@ -34,7 +36,7 @@ from dgr_trainer.files.lines import existing_file, file_kind, listing
 
 PREFIX = "hf:"
 OPTIONS = ("config", "split", "revision", "streaming")
-_LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
+LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -193,18 +195,29 @@ def _folder_files(hub: HubSource, folder: Path) -> list[Path]:
     """The files of one split, as `datasets` divides the files of a folder into splits."""
     with tempfile.TemporaryDirectory() as elsewhere:
         root = folder
-        if has_magic(str(folder)):  # datasets would take its name for a pattern.
-            root = Path(elsewhere) / "data"
-            os.symlink(folder.resolve(), root)
+        if has_magic(str(folder)):  # datasets would take its name for a pattern, so it sees only the names in it.
+            root = Path(elsewhere).resolve()
+            _copy_names(folder, root)
         config = _builder(hub, str(root)).config
         splits = {
-            str(split): [folder / os.path.relpath(file, root) for file in files]
+            str(split): [Path(file) if root == folder else folder / Path(file).relative_to(root) for file in files]
             for split, files in (config.data_files or {}).items()
         }
     kinds = {file_kind(file) for files in splits.values() for file in files}
     if not kinds or not kinds <= _kinds_read(config):
         return []
     return splits[_split_name(hub, list(splits))]
+
+
+def _copy_names(folder: Path, root: Path) -> None:
+    """Make empty files of the same names; the card of a data set, whose contents count, is copied."""
+    for path in folder.rglob("*"):
+        copy = root / path.relative_to(folder)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        elif path.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes() if path.suffix in (".md", ".yaml") else b"")
 
 
 def _kinds_read(config: Any) -> set[str]:
@@ -231,16 +244,23 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
     if is_saved_dataset(path):
         return _load_saved(path)
     builder = _builder(hub, hub.name)
-    if isinstance(builder.config, CsvConfig):
-        # Otherwise the id 007 becomes 7, and the text NA a missing one.
-        builder = _builder(hub, hub.name, dtype=str, keep_default_na=False, na_filter=False)
     try:
+        if isinstance(builder.config, CsvConfig):
+            # Otherwise the id 007 becomes 7, and the text NA a missing one.
+            streams = builder.as_streaming_dataset()
+            first = next(iter(streams[_split_name(hub, list(map(str, streams)))]), {})
+            strings = Features({column: Value("string") for column in first}) if first else None
+            builder = _builder(hub, hub.name, features=strings, keep_default_na=False, na_filter=False)
         if hub.streaming:
             return builder.as_streaming_dataset()
         builder.download_and_prepare()
         return builder.as_dataset()
-    except _LOADING_ERRORS as error:
-        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {_reasons(error)}") from None
+    except DGRValueError:
+        raise
+    except LOADING_ERRORS as error:
+        files = [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
+        among = f" from {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}" if files else ""
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded{among}. {reasons(error)}") from None
 
 
 def _builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
@@ -248,11 +268,11 @@ def _builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
         return load_dataset_builder(
             path, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings
         )
-    except _LOADING_ERRORS as error:
-        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {_reasons(error)}") from None
+    except LOADING_ERRORS as error:
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {reasons(error)}") from None
 
 
-def _reasons(error: BaseException) -> str:
+def reasons(error: BaseException) -> str:
     """An error and what caused it: the one that `datasets` raises often says nothing."""
     reasons = [f"{type(error).__name__}: {one_line(error)}"]
     while (error.__cause__ or error.__context__) is not None and len(reasons) < 4:

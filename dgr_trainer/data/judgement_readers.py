@@ -14,10 +14,8 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
 
 _NEEDED = (("query_id",), ("passage_id",), ("relevance",))
-_POSITIONS = {
-    3: {"query_id": 0, "passage_id": 1, "relevance": 2},  # BEIR
-    4: {"query_id": 0, "passage_id": 2, "relevance": 3},  # TREC
-}
+_POSITIONS = {3: (0, 1, 2), 4: (0, 2, 3)}
+"""Where query, passage and relevance are in BEIR's three columns and TREC's four."""
 
 
 def line_judgements(file: FileSource) -> Iterator[JudgementRow]:
@@ -29,28 +27,36 @@ def line_judgements(file: FileSource) -> Iterator[JudgementRow]:
     Raises:
         ValueError: if a line has other columns than the first one, or its relevance is no integer up to 1000.
     """
-    columns: dict[str, int] | None = None
+    at: tuple[int, int, int] | None = None  # Where query, passage and relevance are.
     width = 0
     for number, line in numbered_lines(file.path):
         location = line_location(file.path, number)
         cells = line.split()
-        if columns is None:
-            columns = header_columns(location, cells, JUDGEMENT_COLUMNS, _NEEDED)
+        if at is None:
             width = len(cells)
-            if columns is not None:
+            named = header_columns(location, cells, JUDGEMENT_COLUMNS, _NEEDED)
+            if named is not None:
+                at = named["query_id"], named["passage_id"], named["relevance"]
                 continue
-            columns = _POSITIONS.get(width)
-            if columns is not None and not is_integer(cells[-1]) and cells[0].lower() in JUDGEMENT_COLUMNS["query_id"]:
-                continue
-        if columns is None or len(cells) != width:
+            at = _POSITIONS.get(width)
+            if at is not None and not is_integer(cells[-1]):
+                if cells[0].lower() in JUDGEMENT_COLUMNS["query_id"]:
+                    continue
+                raise DGRValueError(
+                    f"{location}: the relevance (last column) is {cells[-1]!r}, not an integer. If the line names the "
+                    f"columns, its names are not known: {cells}. {_ADVICE}"
+                )
+        if at is None or len(cells) != width:
             expected = "four (query, iteration, passage, relevance) or three (query, passage, relevance)"
-            if columns is not None:
+            if at is not None:
                 expected = str(width)
             hint = " Six columns are a run: read_run reads it." if len(cells) == 6 else ""
             raise DGRValueError(f"{location}: {len(cells)} columns, but qrels have {expected} on every line.{hint}")
-        yield judgement_row(
-            location, cells[columns["query_id"]], cells[columns["passage_id"]], cells[columns["relevance"]]
-        )
+        query_id, passage_id, grade = cells[at[0]], cells[at[1]], cells[at[2]]
+        if len(grade) < 4 and grade.isdecimal():
+            yield JudgementRow(location, query_id, passage_id, int(grade))  # The ids hold no whitespace.
+        else:
+            yield judgement_row(location, query_id, passage_id, grade)
 
 
 def record_judgements(file: FileSource) -> Iterator[JudgementRow]:

@@ -166,7 +166,7 @@ def test_qrels_errors_name_file_and_line(tmp_path):
     with pytest.raises(ValueError, match=r"line 1: 6 columns, but qrels have four .*read_run reads it"):
         read_qrels(path)
     path.write_text("1 0 a 1.5\n")
-    with pytest.raises(ValueError, match=r"line 1: the relevance of 'a' for query '1' is '1.5', not an integer"):
+    with pytest.raises(ValueError, match=r"line 1: the relevance \(last column\) is '1.5', not an integer"):
         read_qrels(path)
     path.write_text("1 0 a 1\n1 0 b 1\n1 0 a 0\n")
     with pytest.raises(

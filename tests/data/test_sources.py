@@ -95,9 +95,8 @@ def test_a_source_is_one_of_five(folder):
     (folder / "a.tsv").write_text("1\ta\n")
     assert resolve("irds:x") == IrDatasetsSource("x")
     assert resolve("hf:user/hits") == HubSource("hf:user/hits", "user/hits", {})
-    parquet = folder.__class__("hub/hits/test.parquet")
-    assert resolve("hf:hub/hits") == FileSource(parquet, {}, folder="hits")
-    assert resolve("hf:hub/hits/test.parquet,text=a", ["text"]) == FileSource(parquet, {"text": "a"})
+    assert resolve("hf:hub/hits") == FileSource(folder / "hub/hits/test.parquet", {}, folder="hits")
+    assert resolve(f"hf:{folder}/a.tsv,text=a", ["text"]) == FileSource(folder / "a.tsv", {"text": "a"})
     for saved in ("saved/hits", "splits/hits"):
         assert resolve(saved) == SavedDatasetSource(folder.__class__(saved))
     assert resolve(folder / "hub") == FolderSource(folder / "hub")

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, QUERY_COLUMNS, Usual, usual_columns
 from dgr_trainer.data.formats.answer_lists import check_answers
+from dgr_trainer.data.hub import LOADING_ERRORS, reasons
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.rows import JudgementRow, QueryRow, judgement_row
 from dgr_trainer.data.texts import as_text
@@ -34,7 +35,16 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
     """Numbers of rows, from 0, and the value of each field from the column that `columns` names."""
     table = dataset.select_columns(sorted(set(columns.values()))).with_format(None)
     number = 0
-    for batch in table.iter(batch_size=_BATCH):
+    batches = table.iter(batch_size=_BATCH)
+    while True:
+        try:
+            batch = next(batches, None)
+        except LOADING_ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # An error of the disk.
+            raise DGRValueError(f"The dataset cannot be read after row {number - 1}. {reasons(error)}") from None
+        if batch is None:
+            return
         for values in zip(*(batch[column] for column in columns.values()), strict=True):
             yield number, dict(zip(columns, values, strict=True))
             number += 1
