@@ -30,6 +30,8 @@ from dgr_trainer.files.lines import listing
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
+_RANKS = 5
+"""Grades from 1 to this or more, one after the other, look like ranks."""
 
 
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
@@ -299,6 +301,10 @@ def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
             )
     if not qrels:
         raise DGRValueError(f"{name}: no judgement in it.")
+    if max(map(len, qrels.values())) >= _RANKS and all(
+        list(grades.values()) == list(range(1, len(grades) + 1)) for grades in qrels.values()
+    ):
+        logger.warning("%s: the relevance is 1, 2, 3, ... for every query, as ranks are. Is this a run?", name)
     return qrels
 
 

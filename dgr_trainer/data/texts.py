@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
@@ -54,4 +56,8 @@ def is_missing(value: object) -> bool:
 def _advice(value: object) -> str:
     if is_missing(value):
         return "It is missing: give it a text, or leave the row out."
+    if isinstance(value, datetime.date):
+        return (
+            "A text that looks like a date was read as one: keep the column as strings, or give the path of the file."
+        )
     return "Write it as a string."

@@ -86,16 +86,15 @@ def read_column_run(file: FileSource) -> pa.Table:
         if field == "score" and rank is not None:
             order.compare(number, query_id, rank, score)
         elif field == _VALUE:
-            kind.add(number, query_id, cell, score)
+            kind.add(query_id, cell, score)
         if not builder.add_hit(query_id, passage_id, score):
+            if only_zeros:
+                _refuse_qrels(location)
             refuse_second(path, number, query_id, passage_id)
     if columns is None or builder.empty:
         raise DGRValueError(f"{path}: the run is empty.")
     if only_zeros:
-        raise DGRValueError(
-            f"{path}: the second of four columns is 0 and the last one an integer on every line, as in qrels. A run "
-            f"has a score or a rank for each passage. {_ADVICE}"
-        )
+        _refuse_qrels(str(path))
     order.check()
     table = builder.table(partial(_find_second, path, columns))
     if "score" in columns:
@@ -112,18 +111,17 @@ class _ValueKind:
         self._path = path
         self._integers = True
         self._rising = self._falling = 0
-        self._previous: tuple[str, float] = ("", 0.0)
+        self._previous: dict[str, float] = {}
         self._lowest, self._highest = math.inf, -math.inf
 
-    def add(self, number: int, query_id: str, cell: str, value: float) -> None:
+    def add(self, query_id: str, cell: str, value: float) -> None:
         """Look at the value of a line."""
         self._integers = self._integers and is_integer(cell)
-        previous_query_id, previous = self._previous
-        self._previous = (query_id, value)
+        previous = self._previous.get(query_id, value)
+        self._previous[query_id] = value
         self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
-        if query_id == previous_query_id:
-            self._rising += value > previous
-            self._falling += value < previous
+        self._rising += value > previous
+        self._falling += value < previous
 
     def scored(self, table: pa.Table) -> pa.Table:
         """The table of lists with these values as scores, or with scores for these ranks."""
@@ -186,6 +184,8 @@ def _positions(location: str, cells: list[str]) -> Mapping[str, int]:
         )
     if len(cells) == 3:
         return {"query_id": 0, "passage_id": 1, _VALUE: 2}
+    if len(cells) == 4 and cells[1] == "0" and not is_integer(cells[2]) and is_integer(cells[3]):
+        _refuse_qrels(location)
     if len(cells) == 4 and cells[1] in Q0:
         return {"query_id": 0, "passage_id": 2, _VALUE: 3}
     if len(cells) == 4:
@@ -193,6 +193,13 @@ def _positions(location: str, cells: list[str]) -> Mapping[str, int]:
     if len(cells) == 5 and cells[1] in {*Q0, "0"}:
         return {"query_id": 0, "passage_id": 2, "rank": 3, "score": 4}
     raise DGRValueError(f"{location}: {len(cells)} columns, which is no known form of a run. {_ADVICE}")
+
+
+def _refuse_qrels(location: str) -> NoReturn:
+    raise DGRValueError(
+        f"{location}: the second of four columns is 0 and the last one an integer, as in qrels. A run has a score or a "
+        f"rank for each passage. {_ADVICE}"
+    )
 
 
 def _rank(location: str, columns: Mapping[str, int], cells: list[str]) -> int:

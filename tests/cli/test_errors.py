@@ -73,7 +73,7 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{BM25} -k 0", "at least 1"),
         (
             f"{BM25} --run FILES/qrels.txt",
-            "the second of four columns is 0 and the last one an integer on every line, as in qrels",
+            "the second of four columns is 0 and the last one an integer, as in qrels",
         ),
         (f"{BM25} --candidates FILES/bart", "holds no candidates.json"),
         (f"{BM25} --output FILES/best.trec", "Add --overwrite to replace it"),
