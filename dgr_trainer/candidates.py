@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
-from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.lines import line_location
 from dgr_trainer.files.records import json_records
 from dgr_trainer.identifiers import VIEWS
@@ -263,6 +263,11 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             FileNotFoundError: if the file does not exist.
             ValueError: if a line is malformed or a query occurs twice; see also `from_lists`.
         """
+        with undamaged(path):
+            return cls._from_lines(path)
+
+    @classmethod
+    def _from_lines(cls, path: str | os.PathLike[str]) -> Candidates:
         lines = iter(json_records(path).rows)
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):

@@ -24,7 +24,7 @@ from dgr_trainer.cli.sources import (
 )
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
-from dgr_trainer.files.compression import atomic_text
+from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.lines import file_kind, line_location
 from dgr_trainer.files.records import json_records
 from dgr_trainer.training.pairs import generation_pairs
@@ -175,7 +175,8 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
     else:
         ids = datasets.List(datasets.Value("int32"))
         features = datasets.Features({"input_ids": ids, "labels": ids})
-        pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
+        with undamaged(path):
+            pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
     missing = {"input_ids", "labels"} - set(pairs.column_names)
     if missing:
         raise DGRValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")

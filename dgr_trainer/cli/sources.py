@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import read_folder
-from dgr_trainer.files.compression import plain_name, undamaged
+from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
 from dgr_trainer.files.lines import file_kind, line_location, numbered_lines
 from dgr_trainer.files.records import json_records
 
@@ -166,8 +166,8 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     """Names of runs: their file names without the ending, or their paths where these are equal."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise DGRValueError("A run is given twice. Give each once.")
-    stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    stems = [name_as_text(plain_name(path).rsplit(".", 1)[0] or path.name) for path in paths]
+    return stems if len(set(stems)) == len(stems) else [name_as_text(path) for path in paths]
 
 
 def write_run(rankings: Rankings, path: Path) -> None:

@@ -12,6 +12,7 @@ from dgr_trainer.data.formats.pseudo_query_files import file_rows
 from dgr_trainer.data.ids import IdColumn
 from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
+from dgr_trainer.files.compression import undamaged
 
 PathLike = str | os.PathLike[str]
 
@@ -111,7 +112,8 @@ def read_pseudo_queries(
             if kept:
                 yield {"id": id, "pseudo_queries": kept}
 
-    dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
+    with undamaged(*files):
+        dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
     if not len(dataset):
         raise DGRValueError(f"{', '.join(map(str, files))}: there is no pseudo-query in it.")
     return PseudoQueries(dataset)

@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource, hub_source, is_saved_dataset, local_files
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import restore_folder
-from dgr_trainer.files.compression import plain_name
+from dgr_trainer.files.compression import plain_name, undamaged
 from dgr_trainer.files.delimited import named_rows, tsv_rows
 from dgr_trainer.files.lines import existing_file, file_kind, line_location
 from dgr_trainer.files.records import Record, Records, json_object, read_records
@@ -205,7 +205,8 @@ def file_format(file: FileSource, formats: Sequence[FileFormat[Contents]], advic
     Raises:
         ValueError: if there is none.
     """
-    for candidate in formats:
-        if (candidate.by_name or not file.named) and candidate.recognises(file):
-            return candidate
+    with undamaged(*file.paths):
+        for candidate in formats:
+            if (candidate.by_name or not file.named) and candidate.recognises(file):
+                return candidate
     raise DGRValueError(f"{file.path}: the name does not tell the format. {advice}")

@@ -40,6 +40,11 @@ def plain_name(path: str | os.PathLike[str]) -> str:
     return name[: len(name) - len(compression(path))]
 
 
+def name_as_text(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be written, whatever the encoding of the process; what is no UTF-8 is replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def open_bytes(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a file for reading bytes, decompressing it.
 

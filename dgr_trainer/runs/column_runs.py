@@ -197,8 +197,8 @@ def _positions(location: str, cells: list[str]) -> Mapping[str, int]:
 
 def _refuse_qrels(location: str) -> NoReturn:
     raise DGRValueError(
-        f"{location}: the second of four columns is 0 and the last one an integer, as in qrels. A run has a score or a "
-        f"rank for each passage. {_ADVICE}"
+        f"{location}: the second of four columns is 0 and the last one an integer, as in qrels. A run has a score or "
+        f"a rank for each passage. {_ADVICE}"
     )
 
 

@@ -17,7 +17,7 @@ from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.sources import FileFormat, FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.files.compression import plain_name, undamaged
+from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
 from dgr_trainer.files.lines import file_kind, listing
 from dgr_trainer.files.records import read_table
 from dgr_trainer.runs import column_runs, json_runs
@@ -132,8 +132,7 @@ def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Ranki
 
 
 def _file_stem(file: FileSource) -> str:
-    stem = file.folder or plain_name(file.path).rsplit(".", 1)[0]
-    return os.fsencode(stem).decode("utf-8", "replace")  # A name of a file need not be text, but that of a run is.
+    return name_as_text(file.folder or plain_name(file.path).rsplit(".", 1)[0])
 
 
 def _lists(read: Callable[[FileSource], Iterable[ListRow]]) -> Callable[[FileSource], Rankings]:

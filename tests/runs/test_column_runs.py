@@ -159,7 +159,7 @@ def test_records_with_ranks_and_no_scores(tmp_path):
         (["q a 1", "r a 1", "q a 2"], "line 3: passage 'a' occurs a second time for query 'q'"),
         (["q 0 a 1", "q 0 b 0"], "line 1: the second of four columns is 0 .* as in qrels"),
         (["q 0 5 1", "q 0 7 0"], "line 2: the second of four columns is 0 .* as in qrels"),
-        (["q 0 5 1", "r 0 7 0"], "a.tsv: the second of four columns is 0 .* as in qrels"),
+        (["q 0 5 1", "r 0 7 0"], ": the second of four columns is 0 .* as in qrels"),
         (["q a 1.5 2"], "line 1: the rank .column 3. is '1.5', .*Are the columns of ranks and scores swapped"),
         (["q a -1 2.5"], "line 1: the rank .column 3. is '-1', not an integer of 0 or more"),
         (["q a 1 0.5", "q b 2 0.75"], "line 2: rank 1 has the score 0.5 .*Then negate them"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.rows import QueryRow
@@ -17,10 +18,14 @@ from dgr_trainer.data.sources import FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
 
-_BEGIN = re.compile(r"\s*<(top|topic|topics|\?xml|!doctype|!--)\b", re.ASCII | re.IGNORECASE)
+_BEGIN = re.compile(r"<(top|topic)[\s>]", re.ASCII | re.IGNORECASE)
+_PREAMBLE = 100
+"""Lines of declarations and comments that may come before the first topic."""
 _TOPICS = ("top", "topic")
 _MARK = re.compile(r"<(/?[A-Za-z][\w-]*)((?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))*)\s*/?>", re.ASCII)
 _ATTRIBUTE = re.compile(r"([\w:-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.ASCII)
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>")
+_COMMENT = re.compile(r"<!--.*?-->")
 _NUMBERS = ("num", "number", "id", "qid")
 _TEXTS = ("title", "query", "question", "summary")
 # In many files a label precedes the number or the title.
@@ -28,10 +33,13 @@ _LABEL = re.compile(r"\s*(number|topic):", re.IGNORECASE)
 
 
 def recognises(file: FileSource) -> bool:
-    """Whether a text file begins with a topic, or as XML does."""
+    """Whether a text file begins with a mark, and a topic is near."""
     if file.kind not in ("", "tsv"):
         return False
-    return _BEGIN.match(next(numbered_lines(file.path), (0, ""))[1]) is not None
+    lines = [line.lstrip() for _, line in islice(numbered_lines(file.path), _PREAMBLE)]
+    if not lines or not lines[0].startswith("<"):
+        return False
+    return lines[0].lower().startswith("<?xml") or any(_BEGIN.search(line) for line in lines)
 
 
 def query_rows(file: FileSource) -> Iterator[QueryRow]:
@@ -86,6 +94,7 @@ def _pieces(line: str) -> Iterator[tuple[str, dict[str, str], str]]:
 
     What precedes the first mark has an empty one.
     """
+    line = _CDATA.sub(lambda found: html.escape(found[1]), _COMMENT.sub("", line))
     mark, attributes, position = "", dict[str, str](), 0
     for found in _MARK.finditer(line):
         yield mark, attributes, line[position : found.start()]
@@ -112,5 +121,4 @@ def _query(location: str, fields: dict[str, list[str]]) -> QueryRow:
 
 
 def _plain(text: str) -> str:
-    text = text.replace("<![CDATA[", "").replace("]]>", "")
     return " ".join(html.unescape(_LABEL.sub("", text, count=1) if _LABEL.match(text) else text).split())
