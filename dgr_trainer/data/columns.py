@@ -71,10 +71,9 @@ def usual_columns(present: Iterable[str], usual: Usual, given: Mapping[str, str]
     for column in present:
         by_name.setdefault(column.strip().lower(), column)
     for field, names in usual.items():
-        column = next((by_name[name] for name in names if name in by_name), None)
-        if field not in chosen and column is not None:
-            chosen[field] = column
-            del by_name[column.strip().lower()]
+        name = next((name for name in names if name in by_name), None)
+        if field not in chosen and name is not None:
+            chosen[field] = by_name.pop(name)
     return chosen
 
 

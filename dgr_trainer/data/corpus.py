@@ -25,9 +25,10 @@ from dgr_trainer.data.corpus_folder import open_corpus, write_corpus
 from dgr_trainer.data.formats import ir_datasets_ids, kilt
 from dgr_trainer.data.formats.huggingface import column_names
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
-from dgr_trainer.data.ids import IdColumn
+from dgr_trainer.data.ids import IdColumn, as_id
 from dgr_trainer.data.passage_readers import FORMATS, dataset_passages, record_passages, tsv_passages
 from dgr_trainer.data.passages import FIELDS, NumberedPassages, Passage, passage_row
+from dgr_trainer.data.pseudo_queries import PseudoQueries
 from dgr_trainer.data.sources import (
     FileSource,
     FolderSource,
@@ -250,6 +251,8 @@ class Corpus(Sequence[Passage]):
         Raises:
             ValueError: if an id is not in the corpus.
         """
+        if not isinstance(pseudo_queries, PseudoQueries):
+            pseudo_queries = {as_id(id, "passage", "pseudo-queries"): of for id, of in pseudo_queries.items()}
         unknown = [id for id in pseudo_queries if id not in self.ids]
         if unknown:
             raise DGRValueError(

@@ -38,7 +38,7 @@ def as_integer(value: object) -> int | None:
         return int(text.partition(".")[0]) if is_integer(text) else None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
-    return int(value) if float(value).is_integer() else None  # NaN and infinity are no integers.
+    return int(float(value)) if float(value).is_integer() else None  # NaN and infinity are no integers.
 
 
 def as_grade(value: object, what: str, location: str) -> int:

@@ -248,7 +248,7 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
         if isinstance(builder.config, CsvConfig):
             # Otherwise the id 007 becomes 7, and the text NA a missing one.
             streams = builder.as_streaming_dataset()
-            first = next(iter(streams[_split_name(hub, list(map(str, streams)))]), {})
+            first: dict[str, Any] = next(iter(streams[_split_name(hub, list(map(str, streams)))]), {})
             strings = Features({column: Value("string") for column in first}) if first else None
             builder = _builder(hub, hub.name, features=strings, keep_default_na=False, na_filter=False)
         if hub.streaming:
@@ -273,12 +273,13 @@ def _builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
 
 
 def reasons(error: BaseException) -> str:
-    """An error and what caused it: the one that `datasets` raises often says nothing."""
-    reasons = [f"{type(error).__name__}: {one_line(error)}"]
-    while (error.__cause__ or error.__context__) is not None and len(reasons) < 4:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-        reasons.append(f"{type(error).__name__}: {one_line(error)}")
-    return " because of ".join(dict.fromkeys(reasons))
+    """An error, and what caused it where the one that `datasets` raises says nothing."""
+    found = [f"{type(error).__name__}: {one_line(error)}"]
+    cause = error.__cause__ or error.__context__
+    while isinstance(error, DatasetsError) and cause is not None and len(found) < 4:
+        found.append(f"{type(cause).__name__}: {one_line(cause)}")
+        cause = cause.__cause__ or cause.__context__
+    return " because of ".join(dict.fromkeys(found))
 
 
 def _one_split(

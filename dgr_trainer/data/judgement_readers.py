@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, header_columns
 from dgr_trainer.data.formats import dpr, kilt
 from dgr_trainer.data.grades import is_integer
-from dgr_trainer.data.record_fields import record_fields
+from dgr_trainer.data.record_fields import advice, record_fields
 from dgr_trainer.data.rows import JudgementRow, judgement_row
 from dgr_trainer.data.sources import FileFormat, FileSource
 from dgr_trainer.errors import DGRValueError
@@ -70,7 +70,7 @@ def record_judgements(file: FileSource) -> Iterator[JudgementRow]:
     """
     records = file.records()
     needed = _NEEDED if file.columns is None else _NEEDED[:2]
-    hint = "Rank lists are a run: read_run reads it." if "passage_ids" in file.fields else _ADVICE
+    hint = "Rank lists are a run: read_run reads it." if "passage_ids" in file.fields else advice(file, _ADVICE)
     for number, values in record_fields(records, JUDGEMENT_COLUMNS, needed, "a judgement", hint):
         location = records.location(number)
         yield judgement_row(location, values["query_id"], values["passage_id"], values.get("relevance", 1))

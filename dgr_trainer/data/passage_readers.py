@@ -10,7 +10,7 @@ from typing import Any
 from dgr_trainer.data.columns import PASSAGE_COLUMNS, header_columns, warn_of_header
 from dgr_trainer.data.formats import huggingface, kilt
 from dgr_trainer.data.passages import FIELDS, NumberedPassages, passage_row
-from dgr_trainer.data.record_fields import record_fields
+from dgr_trainer.data.record_fields import advice, record_fields
 from dgr_trainer.data.sources import FileFormat, FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
@@ -30,12 +30,12 @@ def record_passages(file: FileSource) -> NumberedPassages:
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         first = True
-        for number, values in record_fields(records, PASSAGE_COLUMNS, [("id",)], "a passage", _ADVICE):
+        for number, values in record_fields(records, PASSAGE_COLUMNS, [("id",)], "a passage", advice(file, _ADVICE)):
             location = records.location(number)
             if first and "title" not in values and "text" not in values:
                 raise DGRValueError(
                     f"{location}: a passage needs a title or a text ({', '.join(PASSAGE_COLUMNS['text'])}). The "
-                    f"fields found are {sorted(file.fields)}. {_ADVICE}"
+                    f"fields found are {sorted(file.fields)}. {advice(file, _ADVICE)}"
                 )
             if first and file.kind in ("csv", "tsv") and "pseudo_queries" in values:
                 raise DGRValueError(f"{location}: {_NO_LISTS}")

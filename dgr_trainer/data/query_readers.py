@@ -8,7 +8,7 @@ from dgr_trainer.data.columns import QUERY_COLUMNS, header_columns, warn_of_head
 from dgr_trainer.data.formats import dpr, kilt, trec_topics
 from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.record_fields import record_fields
+from dgr_trainer.data.record_fields import advice, record_fields
 from dgr_trainer.data.rows import QueryRow
 from dgr_trainer.data.sources import FileFormat, FileSource
 from dgr_trainer.data.texts import as_text
@@ -29,7 +29,9 @@ def record_queries(file: FileSource) -> Iterator[QueryRow]:
     """
     records = file.records()
     needed = _NEEDED if file.columns is None else _NEEDED[1:]
-    for count, (number, values) in enumerate(record_fields(records, QUERY_COLUMNS, needed, "a query", _ADVICE)):
+    for count, (number, values) in enumerate(
+        record_fields(records, QUERY_COLUMNS, needed, "a query", advice(file, _ADVICE))
+    ):
         location = records.location(number)
         query_id = as_id(values.get("query_id", count), "query", location)
         query = as_text(values["query"], f"query {query_id!r}", location)

@@ -50,6 +50,11 @@ def record_fields(
         yield number, {field: record[column] for field, column in chosen.items()}
 
 
+def advice(file: FileSource, text: str) -> str:
+    """What the error about a missing field tells the user to do."""
+    return f"The first line has to name the columns. {text}" if file.kind in ("csv", "tsv") else text
+
+
 def file_has(file: FileSource, usual: Usual, fields: Sequence[str]) -> bool:
     """Whether the first record of a file has all of the fields."""
     return set(fields) <= set(usual_columns(sorted(file.fields), usual))

@@ -31,8 +31,10 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(_LONGEST_CELL)  # By default a cell of more than 128 KiB is an error.
     reader = csv.reader(_lines(path), strict=True)
     columns: list[str] | None = None
+    begin = 1
     try:
         for cells in reader:
+            begin = reader.line_num + 1
             if not cells:
                 continue
             columns = columns or cells
@@ -44,8 +46,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
     except csv.Error as error:
         raise DGRValueError(
-            f"{line_location(path, reader.line_num)}: not a line of comma-separated text ({error}). Check its quotes, "
-            "or use a JSON Lines file."
+            f"{line_location(path, reader.line_num)}: not a line of comma-separated text ({error}); the row begins on "
+            f"line {begin}. Check its quotes, or use a JSON Lines file."
         ) from None
 
 
@@ -92,7 +94,9 @@ def unique_names(location: str, cells: Sequence[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
-        raise DGRValueError(f"{location}: two columns have the name {twice!r}. Give each its own.")
+        raise DGRValueError(
+            f"{location}: two columns have the name {twice!r}. The first line has to name each column differently."
+        )
     return names
 
 

@@ -119,9 +119,10 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:  # A ValueError that is no JSONDecodeError: a number too long.
-            raise DGRValueError(
-                f"{line_location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
-            ) from None
+            form = "A JSON Lines file holds one JSON object a line."
+            if line.strip() == "{":
+                form += " This one is written over several lines: write it on one."
+            raise DGRValueError(f"{line_location(path, number)}: not JSON ({error}). {form}") from None
         if not isinstance(record, dict):
             raise DGRValueError(
                 f"{line_location(path, number)}: holds a JSON {type(record).__name__}, not an object. "

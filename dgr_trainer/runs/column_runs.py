@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -227,7 +228,7 @@ def _score(location: str, column: int, cell: str) -> float:
     return score
 
 
-def _find_second(path: str, columns: Mapping[str, int], query_id: str) -> NoReturn:
+def _find_second(path: Path, columns: Mapping[str, int], query_id: str) -> NoReturn:
     """Read the run again to find the line on which a passage of the query occurs a second time."""
     seen: set[str] = set()
     for number, line in numbered_lines(path):

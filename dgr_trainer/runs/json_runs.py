@@ -185,7 +185,8 @@ def _checked_object(file: FileSource) -> dict[str, dict[str, Any]]:
 def refuse_unknown(file: FileSource) -> NoReturn:
     """Raise `ValueError` for records that are no run."""
     if not file.fields:
-        raise DGRValueError(f"{os.fspath(file.path)}: the run is empty.")
+        only = " It has a line that names the columns at most." if file.kind in ("csv", "tsv") else ""
+        raise DGRValueError(f"{os.fspath(file.path)}: the run is empty.{only}")
     raise DGRValueError(
         f"{file.path}: this is no run of a known format. The fields found are {sorted(file.fields)}. {_KNOWN}"
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats.dpr import training_questions
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
@@ -143,4 +144,7 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
 
 def _lines(path: PathLike, what: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in tqdm(numbered_lines(path), desc=f"Reading {what}", unit=" lines", delay=5):
-        yield line_location(path, number), line.split("\t")
+        cells = line.split("\t")
+        if number == 1 and cells[0].strip().lower() in RUN_COLUMNS["query_id"]:
+            continue  # A line that names the columns.
+        yield line_location(path, number), cells

@@ -350,6 +350,8 @@ def test_pseudo_queries_are_replaced_for_those_named(corpus, passages):
     assert changed.get("p01").text == passages[0].text
     assert changed.fingerprint != corpus.fingerprint
     assert corpus.get("p01") == passages[0]
+    numbered = Corpus.from_passages([Passage(7, "A")])
+    assert numbered.with_pseudo_queries({7: ["q"]})[0].pseudo_queries == ("q",)
 
 
 def test_pseudo_queries_of_another_corpus_are_refused(corpus):

@@ -319,3 +319,39 @@ def test_a_csv_cell_may_be_long_and_an_answer(tmp_path):
     assert read_queries(tmp_path / "q.csv")["answers"][:] == [["Amundsen"], []]
     (tmp_path / "q.tsv").write_text("id\tquestion\tanswer\n1\twho\tAmundsen\n2\twhat\t\n")
     assert read_queries(tmp_path / "q.tsv")[:] == read_queries(tmp_path / "q.csv")[:]
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "content", "message"),
+    [
+        (
+            read_queries,
+            "a.csv",
+            "1,who\n2,what\n",
+            "line 2: a query needs query_id .*The first line has to name the columns",
+        ),
+        (read_qrels, "a.csv", "1,a,1\n", "line 1: two columns have the name '1'. The first line has to name each"),
+        (read_run, "a.csv", "1,a,2.5\n", "a.csv: the run is empty. It has a line that names the columns at most"),
+        (read_queries, "a.jsonl", '{\n "query_id": "1"\n}\n', "line 1: not JSON .*written over several lines"),
+        (read_queries, "a.jsonl", '{"query_id": ' + "1" * 5000 + "}\n", "line 1: not JSON .Exceeds the limit"),
+        (read_queries, "a.jsonl", '{"a": ' + "[" * 10**5 + "]" * 10**5 + "}\n", "line 1: not JSON .maximum recursion"),
+        (
+            read_queries,
+            "a.json",
+            '[{"a": ' + "[" * 10**5 + "]" * 10**5 + "}]\n",
+            "line 1: an object that cannot be read",
+        ),
+        (
+            read_queries,
+            "a.json",
+            '[{"query_id": ' + "1" * 5000 + "}]\n",
+            "line 1: an object that cannot be read .Exceeds",
+        ),
+        (read_queries, "a.jsonl", '["1", "who"]\n', "line 1: the array holds '1', not an object"),
+        (read_queries, "a.csv", 'id,query\n1,x\n2,"y\n3,z\n', "line 4: .*the row begins on line 3"),
+    ],
+)
+def test_files_of_another_form(tmp_path, read, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name)

@@ -36,7 +36,7 @@ def test_what_the_csv_module_writes_comes_back(texts, tmp_path):
     [
         (
             "key,words\n1,x\n",
-            r"line 2: a passage needs id .*The fields found are .'key', 'words'.. Name the ones to use",
+            r"line 2: a passage needs id .*The fields found are .'key', 'words'.. The first line has",
         ),
         ("id,words\n1,x\n", r"line 2: a passage needs a title or a text .*The fields found are .'id', 'words'."),
         ("id,text,text\n1,x,y\n", "line 1: two columns have the name 'text'"),
@@ -44,7 +44,7 @@ def test_what_the_csv_module_writes_comes_back(texts, tmp_path):
         ("id,text\n1,x\n2,y,z\n", r"line 3: 3 columns, but 2 are expected .id, text.. Put text that holds commas"),
         (
             'id,text\n1,"x\ny\n',
-            "line 3: not a line of comma-separated text .unexpected end of data.. Check its quotes",
+            "line 3: not a line of comma-separated text .unexpected end of data.; the row begins on line 2. Check its",
         ),
         ('id,text\n1,"x" y\n', "line 2: not a line of comma-separated text .',' expected after"),
         ("id,text\n1 2,x\n", "line 2: the passage id '1 2' holds whitespace"),
