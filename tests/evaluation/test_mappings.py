@@ -97,7 +97,8 @@ WRONG = [({"q01": {"p01": 0.9}}, "is 0.9, not an integer"), ({"q01": {"p01": Non
 @pytest.mark.parametrize(("qrels", "message"), WRONG)
 def test_wrong_grades_are_told_before_training(bpe_identifiers, corpus, index, qrels, message):
     def sampler():
-        return ListSampler(Rankings({"q01": {"p01": 1.0}}), qrels, lambda query: {"p01"}, None)
+        settings = {"list_length": 2, "sampling": "top", "relevant_first": True, "seed": 0}
+        return ListSampler(Rankings({"q01": {"p01": 1.0}}), qrels, lambda query: {"p01"}, None, **settings)
 
     def pairs():
         return generation_pairs(corpus, bpe_identifiers, {"q01": "who"}, qrels)
