@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from dgr_trainer.files.lines import existing_file, file_kind, listing
 
 PREFIX = "hf:"
 OPTIONS = ("config", "split", "revision", "streaming")
+_HARMLESS = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter", "features"}
+"""Settings of a builder with which files are read as usual."""
 LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
 
 
@@ -53,29 +55,29 @@ class HubSource:
     name: str
     settings: dict[str, str]
 
-    def columns(self, fields: Iterable[str]) -> dict[str, str]:
+    def columns(self, known: Iterable[str]) -> dict[str, str]:
         """The columns that the settings name.
 
         Args:
-            fields (`Iterable[str]`): Fields that are read. A setting may name the column of each.
+            known (`Iterable[str]`): Fields that are read. A setting may name the column of each.
 
         Raises:
             ValueError: if a setting is neither an option nor a field.
         """
-        fields = list(fields)
-        unknown = [key for key in self.settings if key not in OPTIONS and key not in fields]
+        known = list(known)
+        unknown = [key for key in self.settings if key not in OPTIONS and key not in known]
         if unknown:
             raise DGRValueError(
                 f"{self.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and "
-                f"a column for {', '.join(fields)}."
+                f"a column for {', '.join(known)}."
             )
-        return {key: value for key, value in self.settings.items() if key in fields}
+        return {key: value for key, value in self.settings.items() if key in known}
 
-    def load(self, fields: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
+    def load(self, known: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
         """Load the dataset.
 
         Args:
-            fields (`Iterable[str]`): Fields that are read from it. A setting may name the column of each.
+            known (`Iterable[str]`): Fields that are read from it. A setting may name the column of each.
 
         Returns:
             `tuple[Dataset | IterableDataset, dict[str, str]]`: One split of the dataset, and columns by field.
@@ -85,7 +87,7 @@ class HubSource:
             ValueError: if a setting is unknown, the dataset cannot be loaded, or it has several splits and none is
                 named.
         """
-        columns = self.columns(fields)
+        columns = self.columns(known)
         return _one_split(self, _load(self)), columns
 
     @property
@@ -222,9 +224,13 @@ def _copy_names(folder: Path, root: Path) -> None:
 
 def _kinds_read(config: Any) -> set[str]:
     """The kinds of files that are read as a builder of `datasets` with that configuration would read them."""
-    if isinstance(config, CsvConfig) and config.names is None and config.column_names is None:
+    usual = type(config)()
+    changed = {field.name for field in fields(config) if getattr(config, field.name) != getattr(usual, field.name)}
+    if changed - _HARMLESS:  # The card of the data set has an option, such as lines to skip.
+        return set()
+    if isinstance(config, CsvConfig):
         return {"csv"} if config.sep == "," else {"tsv"} if config.sep == "\t" else set()
-    if isinstance(config, JsonConfig) and config.field is None:
+    if isinstance(config, JsonConfig):
         return {"jsonl"}
     return {"parquet", "arrow"} if isinstance(config, (ParquetConfig, ArrowConfig)) else set()
 

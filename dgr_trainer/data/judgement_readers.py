@@ -79,7 +79,7 @@ def record_judgements(file: FileSource) -> Iterator[JudgementRow]:
 _ADVICE = "Name the ones to use in place of the path: hf:PATH,query_id=FIELD,passage_id=FIELD,relevance=FIELD."
 
 FORMATS: tuple[FileFormat[Iterator[JudgementRow]], ...] = (
-    FileFormat("lines", lambda file: file.kind in ("", "tsv"), line_judgements),
+    FileFormat("lines", lambda file: file.holds_lines, line_judgements),
     FileFormat("DPR training set", dpr.is_training_set, dpr.training_judgements),
     FileFormat("DPR results", dpr.is_retriever_results, dpr.result_judgements),
     FileFormat("KILT task", kilt.is_task, kilt.task_judgements),

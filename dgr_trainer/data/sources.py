@@ -19,7 +19,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import restore_folder
 from dgr_trainer.files.compression import plain_name, undamaged
 from dgr_trainer.files.delimited import named_rows, tsv_rows
-from dgr_trainer.files.lines import existing_file, file_kind, line_location
+from dgr_trainer.files.lines import existing_file, file_kind, line_location, numbered_lines
 from dgr_trainer.files.records import Record, Records, json_object, read_records
 
 IR_DATASETS_PREFIX = "irds:"
@@ -83,6 +83,13 @@ class FileSource:
     def named(self) -> bool:
         """`bool`: Whether its columns have to be read by name: the user names some, or there are several files."""
         return bool(self.columns or self.more)
+
+    @property
+    def holds_lines(self) -> bool:
+        """`bool`: Whether tabs or spaces separate columns, as also in a `.csv` without a comma on its first line."""
+        if self.kind == "csv" and not self.named:
+            return "," not in next(numbered_lines(self.path), (0, ","))[1]
+        return self.kind in ("", "tsv") and not self.named
 
     @property
     def holds_records(self) -> bool:

@@ -40,7 +40,7 @@ _VALUE = "value"
 
 def recognises(file: FileSource) -> bool:
     """Whether the first line of a text file names the columns of a run, or has three to five."""
-    if file.kind not in ("", "tsv"):
+    if not file.holds_lines:
         return False
     number, line = next(numbered_lines(file.path), (0, ""))
     cells = _cells(line)

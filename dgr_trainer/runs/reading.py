@@ -166,8 +166,13 @@ FORMATS: tuple[FileFormat[Rankings], ...] = (
     FileFormat("RankLLM", json_runs.is_rank_llm, _lists(json_runs.rank_llm_lists)),
     FileFormat("DPR results", dpr.is_retriever_results, _lists(json_runs.dpr_lists)),
     FileFormat("hits", json_runs.holds_hits, _hits, by_name=True),
-    FileFormat("unknown records", lambda file: file.holds_records, json_runs.refuse_unknown, by_name=True),
     FileFormat("columns", column_runs.recognises, _columns),
+    FileFormat(
+        "unknown records",
+        lambda file: file.holds_records and not file.holds_lines,
+        json_runs.refuse_unknown,
+        by_name=True,
+    ),
     FileFormat("TREC", lambda file: True, lambda file: Rankings.from_trec(file.path)),
 )
 """File formats of runs: the first that recognises a file reads it."""

@@ -13,9 +13,10 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from dgr_trainer import Corpus, read_qrels, read_queries
-from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.runs import read_run
+from dgr_trainer import Corpus, Rankings, read_qrels, read_queries
+from dgr_trainer.data.queries import queries_mapping, write_qrels
+from dgr_trainer.errors import DGRError
+from dgr_trainer.runs import read_run, write_run
 
 IDS = ["007", "NA", "null", "1984", "1e5", "2024-01-01", "true", "1.0", "0x1F", "é"]
 TEXTS = ["2024-01-01", 'a lone " quote', "NA", "null", "1984", "1.50", "None", "'nan", "a, comma", "中文 \u2028 é"]
@@ -355,3 +356,45 @@ def test_files_of_another_form(tmp_path, read, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name)
+
+
+def test_columns_between_spaces_in_a_file_named_csv(tmp_path):
+    """What `write_qrels` and `write_run` write to such a name, as to any other."""
+    path = tmp_path / "a.csv"
+    write_qrels({"q": {"p": 2}}, path)
+    assert read_qrels(path) == {"q": {"p": 2}}
+    write_run(Rankings({"q": {"p": 2.5, "r": 1.0}}), path)
+    assert read_run(path).to_run() == {"q": {"p": 2.5, "r": 1.0}}
+    path.write_text("q\tp\t1\nq\tr\t2\n")
+    assert read_run(path).to_run() == {"q": {"p": 2.0, "r": 1.0}} and read_qrels(path) == {"q": {"p": 1, "r": 2}}
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+@pytest.mark.parametrize("form", ["lines.jsonl", "array.json", "array.jsonl", "a.csv", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize("of", NAMES)
+def test_a_file_that_is_cut_off(tmp_path, of, form, prefix):
+    path = tmp_path / form
+    if form in TEXT_FORMS:
+        rows = [("1", '"a"', '"b"'), ("2", '"c"', '"d')] if of == "passages" else ROWS[of]
+        data, cut = TEXT_FORMS[form](NAMES[of], rows).encode(), -3
+        if form == "a.csv" and of != "passages":
+            return  # Nothing shows that a line of plain cells was longer.
+    else:
+        table = pa.table(dict(zip(NAMES[of], map(list, zip(*ROWS[of], strict=True)), strict=True)))
+        if form == "a.parquet":
+            pa.parquet.write_table(table, path)
+        else:
+            pa.feather.write_feather(table, str(path))
+        data, cut = path.read_bytes(), -20
+    path.write_bytes(data[:cut])
+    with pytest.raises(ValueError, match=form) as caught:
+        read(of, f"{prefix}{path}")
+    assert isinstance(caught.value, DGRError)
+
+
+def test_a_card_with_other_options(tmp_path):
+    """Lines to skip are an option of `datasets`, which then reads the file."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files: q.csv\n  skiprows: 1\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    (tmp_path / "q.csv").write_text("written by hand\nquery_id,query\n007,NA\n")
+    assert queries_mapping(read_queries(f"hf:{tmp_path}")) == {"007": "NA"}
