@@ -98,11 +98,9 @@ def agreement(rankings: Mapping[str, Rankings | Mapping[str, Mapping[str, float]
         raise DGRValueError(f"Agreement needs two or more rankings, but {len(rankings)} was given.")
     if k < 1:
         raise DGRValueError(f"k is {k}, but at least one passage of each list has to be compared. Use 1 or more.")
-    rankings = {name: as_rankings(run) for name, run in rankings.items()}
+    checked = {name: as_rankings(run) for name, run in rankings.items()}
     return AgreementTable(
-        tuple(
-            _pair(first, second, rankings[first], rankings[second], k) for first, second in combinations(rankings, 2)
-        ),
+        tuple(_pair(first, second, checked[first], checked[second], k) for first, second in combinations(checked, 2)),
         k,
     )
 

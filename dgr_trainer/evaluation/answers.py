@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import regex
 from datasets import Dataset
@@ -124,6 +125,7 @@ def check_answer_metrics(metrics: Sequence[str]) -> None:
 
 
 def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    pairs: Iterable[tuple[Any, Any]]
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "answers") if name not in queries.column_names]
         if missing:
@@ -134,7 +136,7 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
         table = queries.select_columns(["query_id", "answers"]).with_format(None)[:]
         pairs = zip(table["query_id"], table["answers"], strict=True)
     else:
-        pairs = iter(queries.items())
+        pairs = queries.items()
     answers: dict[str, Sequence[str]] = {}
     for number, (value, texts) in enumerate(pairs):
         query_id = as_id(value, "query", f"question {number}")

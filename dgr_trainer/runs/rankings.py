@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -311,7 +311,9 @@ class Rankings(Mapping[str, RankList]):
 
 def as_rankings(rankings: Mapping[str, RankList] | Mapping[str, Mapping[str, float]]) -> Rankings:
     """Rankings of a mapping of scores; rankings are returned unchanged."""
-    return rankings if isinstance(rankings, Rankings) else Rankings(rankings)
+    if isinstance(rankings, Rankings):
+        return rankings
+    return Rankings(cast(Mapping[str, Mapping[str, float]], rankings))
 
 
 def _list_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[ListRow]:

@@ -154,3 +154,9 @@ def test_pipes_and_devices_are_not_replaced(tmp_path, capsys):
     assert not (Path("/dev/null")).is_file()
     assert main(["fuse", "a", "b", "--output", "/dev/null", "--overwrite"]) == 2
     assert "is a pipe or a device" in capsys.readouterr().err
+
+
+def test_a_typed_query_that_is_no_text(tmp_path, capsys):
+    """Bytes that are no UTF-8 arrive as halves of surrogate pairs."""
+    assert main(["search", str(tmp_path), "good", "bad \udcff"]) == 2
+    assert "QUERY 2: the query is a text that is not Unicode" in capsys.readouterr().err
