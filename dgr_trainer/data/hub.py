@@ -197,7 +197,10 @@ def _folder_files(hub: HubSource, folder: Path) -> list[Path]:
     """The files of one split, as `datasets` divides the files of a folder into splits."""
     with tempfile.TemporaryDirectory() as elsewhere:
         root = folder
-        if has_magic(str(folder)):  # datasets would take its name for a pattern, so it sees only the names in it.
+        full = str(folder.absolute())
+        if (
+            has_magic(full) or "::" in full
+        ):  # datasets would take its name for a pattern: it sees only the names in it.
             root = Path(elsewhere).resolve()
             _copy_names(folder, root)
         config = _builder(hub, str(root)).config

@@ -91,7 +91,7 @@ ENCODINGS = {
     "crlf": lambda text: text.replace("\n", "\r\n").encode(),
     "utf-16": lambda text: text.encode("utf-16"),
 }
-FOLDERS = ["plain", "sp ace", "[a]", "*?", "a,b", "a=b,c=d", "#1%20", "ünï"]
+FOLDERS = ["plain", "sp ace", "[a]", "*?", "a,b", "a=b,c=d", "#1%20", "ünï", "a::b"]
 
 
 @pytest.mark.parametrize("prefix", ["", "hf:"])
@@ -129,9 +129,10 @@ def test_tables(tmp_path, of, prefix, form):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("form", ["lines.jsonl", "a.csv", "a.tsv", "a.parquet"])
-def test_columns_are_named_whatever_the_path(tmp_path, folder, form):
+def test_columns_are_named_whatever_the_path(tmp_path, folder, form, monkeypatch):
     """The file is named with its columns, then its folder, whose split `datasets` finds."""
     (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
     renamed = {"passages": ("N", "t i", "body text"), "queries": ("n", "Ask"), "qrels": ("q", "d", "g"), "run": "qds"}
     for of, names in renamed.items():
         file = tmp_path / folder / of / f"test-{form}"
@@ -144,6 +145,7 @@ def test_columns_are_named_whatever_the_path(tmp_path, folder, form):
         columns = ",".join(f"{field}={name}" for field, name in zip(NAMES[of], names, strict=True))
         assert read(of, f"hf:{file},{columns}") == wanted(of)
         assert read(of, f"hf:{file.parent},split=test,{columns}") == wanted(of)
+        assert read(of, f"hf:{of}/test-{form},{columns}") == read(of, f"hf:./{of},{columns}") == wanted(of)
         with pytest.raises(ValueError, match=r"has no column \['nowhere'\]; its columns are"):
             read(of, f"hf:{file},{columns.rpartition('=')[0]}=nowhere")
 
