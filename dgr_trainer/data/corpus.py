@@ -151,9 +151,10 @@ class Corpus(Sequence[Passage]):
 
     @classmethod
     def from_jsonl(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
-        """Read a JSON Lines file: `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid` on each line.
+        """Read a JSON Lines file: `id`, `title`, `text`, `pseudo_queries`, `docid` on each line.
 
-        All fields but the id may be missing; others are ignored. A `.json` file may hold one array of such objects.
+        Fields may have the other names in `docs/data.md`, such as `docno` and `contents`. All but the id may be
+        missing; others are ignored. The file may also hold one array of such objects.
         The file may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
         """
         return cls._from_file(_file(path), "records", record_passages, cache_dir)
@@ -162,8 +163,8 @@ class Corpus(Sequence[Passage]):
     def from_tsv(cls, path: PathLike, *, quoted: bool | None = None, cache_dir: PathLike | None = None) -> Corpus:
         """Read a tab-separated file.
 
-        A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header. Without a header,
-        two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
+        A first line that names a column of ids and one of titles or texts (by one of the names in `docs/data.md`, such
+        as `docno` and `contents`) is a header. Without a header, two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
 
         Args:
             path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).

@@ -37,14 +37,15 @@ _RANKS = 5
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     """Read queries from a file, a folder, the Hub or ir_datasets.
 
-    - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
-      or `query`; perhaps `answers` (a list of strings).
+    - JSON Lines or a JSON array (`.jsonl`, `.ndjson`, `.json`), a table (`.parquet`, `.arrow`) or a `.csv` whose first
+      line names the columns: `query_id`, `query`, perhaps `answers` (a list of strings), or the other names that
+      `docs/data.md` lists (`qid`, `question`).
     - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
-    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO; a first line that names the columns
-      is skipped. Topics as TREC publishes them (`<top> <num> <title>`).
-    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
-      (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
+    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO, or the columns that the first line
+      names. Topics as TREC publishes them (`<top> <num> <title>`, `<topic number="1"> <query>`).
+    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, a folder or a file, with a mapping of
+      columns (`hf:user/questions,split=test,query=ask`); a folder that `datasets` saved.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
       `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
 
@@ -60,6 +61,7 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: if the file, or the split, is not there.
+        TypeError: if a query is missing or no string, or an id has the wrong type; the line and the id are named.
         ValueError: if a line is malformed, an id occurs twice, or nothing is left.
     """
     name = os.fspath(path)
@@ -239,9 +241,9 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     """Read qrels (relevance judgements) from a file, or from the `qrels` of a BEIR folder.
 
     A file has, on each line, either four columns between whitespace (TREC: query, iteration, passage, relevance) or
-    three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
-    `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
-    `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
+    three (BEIR: query, passage, score), or those that its first line names, such as BEIR's
+    `query-id corpus-id score`. Records (JSON Lines, `.csv`, `.parquet`, `.arrow`) have the same names. Grades are
+    integers; 1.0 is 1. Of a training set of DPR (`biencoder-nq-train.json`) the positive
     passages are relevant; of a task of KILT the pages of the provenance; of the results of
     DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
     Hub, perhaps with names of columns (`hf:user/judgements,passage_id=doc`).
