@@ -88,8 +88,8 @@ def make_parser() -> CommandParser:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="Runs: TREC, three or four columns (query, passage, rank or score), JSON if named .json or .jsonl, tables "
-        "(.csv, .parquet, .arrow, folders that datasets saved), or hf:NAME.",
+        help="Runs: TREC, three or four columns (query, passage, rank or score), JSON if named .json or .jsonl, "
+        "tables (.csv, .parquet, .arrow, folders that datasets saved), or hf:NAME.",
     )
     return parser
 

@@ -164,7 +164,8 @@ class Corpus(Sequence[Passage]):
         """Read a tab-separated file.
 
         A first line that names a column of ids and one of titles or texts (by one of the names in `docs/data.md`, such
-        as `docno` and `contents`) is a header. Without a header, two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
+        as `docno` and `contents`) is a header. Without a header, two columns are `id`, `text` (as MS MARCO's
+        `collection.tsv`), and three are `id`, `title`, `text`.
 
         Args:
             path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).

@@ -196,11 +196,9 @@ def local_files(hub: HubSource) -> list[Path]:
 def _folder_files(hub: HubSource, folder: Path) -> list[Path]:
     """The files of one split, as `datasets` divides the files of a folder into splits."""
     with tempfile.TemporaryDirectory() as elsewhere:
-        root = folder
-        full = str(folder.absolute())
-        if (
-            has_magic(full) or "::" in full
-        ):  # datasets would take its name for a pattern: it sees only the names in it.
+        root, full = folder, str(folder.absolute())
+        if has_magic(full) or "::" in full:
+            # datasets would take the name of the folder for a pattern, so it gets to see only the names inside.
             root = Path(elsewhere).resolve()
             _copy_names(folder, root)
         config = _builder(hub, str(root)).config

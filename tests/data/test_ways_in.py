@@ -400,3 +400,11 @@ def test_a_card_with_other_options(tmp_path):
     (tmp_path / "README.md").write_text(card)
     (tmp_path / "q.csv").write_text("written by hand\nquery_id,query\n007,NA\n")
     assert queries_mapping(read_queries(f"hf:{tmp_path}")) == {"007": "NA"}
+
+
+def test_a_text_that_datasets_reads_as_a_date(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: q.jsonl\n  chunksize: 999\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    (tmp_path / "q.jsonl").write_text('{"query_id": "007", "query": "2024-01-01"}\n')
+    with pytest.raises(TypeError, match="row 0 of .*the query '007' is datetime.*looks like a date was read as one"):
+        read_queries(f"hf:{tmp_path}")
