@@ -14,7 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from dgr_trainer.data.hub import HubSource, SavedDatasetSource, hub_source, is_saved_dataset, local_files
+from dgr_trainer.data.hub import HubSource, SavedDatasetSource, hub_source, is_saved_dataset
+from dgr_trainer.data.local_files import local_files
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import restore_folder
 from dgr_trainer.files.compression import plain_name, undamaged
