@@ -22,8 +22,9 @@ import pyarrow as pa
 
 from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
-from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import json_lines, line_location
+from dgr_trainer.files.compression import atomic_text, undamaged
+from dgr_trainer.files.lines import line_location
+from dgr_trainer.files.records import json_records
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """Read a file in the format of `to_jsonl`.
 
         Args:
-            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
         Returns:
             [`Candidates`]: the candidates.
@@ -262,7 +263,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             FileNotFoundError: if the file does not exist.
             ValueError: if a line is malformed or a query occurs twice; see also `from_lists`.
         """
-        lines = json_lines(path)
+        with undamaged(path):
+            return cls._from_lines(path)
+
+    @classmethod
+    def _from_lines(cls, path: str | os.PathLike[str]) -> Candidates:
+        lines = iter(json_records(path).rows)
         number, head = next(lines, (1, {}))
         if not isinstance(head.get("corpus_tokens"), int):
             raise DGRValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from dgr_trainer.cli.derive import default_of
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, output_file
 from dgr_trainer.cli.sources import check_split, read_corpus, read_qrels_of, read_queries_of, read_run, run_names
-from dgr_trainer.cli.tables import comparison_lines, fitted, print_result
+from dgr_trainer.cli.tables import comparison_lines, fitted, print_json, print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.comparison import compare_runs
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric
@@ -89,8 +88,8 @@ def make_parser() -> CommandParser:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="Runs: TREC, or JSON if named .json or .jsonl, tables (.parquet, .arrow, folders that datasets saved), "
-        "or hf:NAME.",
+        help="Runs: TREC, three or four columns (query, passage, rank or score), JSON if named .json or .jsonl, "
+        "tables (.csv, .parquet, .arrow, folders that datasets saved), or hf:NAME.",
     )
     return parser
 
@@ -144,7 +143,7 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
     if options.latex:
         print_result(comparison.to_latex(digits=options.digits))
     elif options.json:
-        print_result(json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2))
+        print_json(comparison.to_dict(), indent=2)
     elif options.markdown:
         print_result(comparison.to_markdown(digits=options.digits))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from dgr_trainer.cli.tables import (
     agreement_lines,
     comparison_lines,
     fitted,
+    print_json,
     print_result,
     statistics_lines,
 )
@@ -105,7 +105,7 @@ def run(options: InspectOptions, positionals: Namespace) -> None:
         result: dict[str, Any] = {"lists": {name: asdict(statistics) for name, statistics in lists.items()}}
         result |= {} if quality is None else {"quality": quality.to_dict()}
         result |= {} if agreements is None else {"agreement": agreements.to_dict()}
-        print_result(json.dumps(result, ensure_ascii=False, indent=2))
+        print_json(result, indent=2)
         return
     tables: list[Callable[[Labels], list[str]]] = [lambda labels: statistics_lines(lists, labels)]
     if quality is not None:

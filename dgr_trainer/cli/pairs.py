@@ -24,8 +24,9 @@ from dgr_trainer.cli.sources import (
 )
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
-from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import file_kind, json_lines, line_location
+from dgr_trainer.files.compression import atomic_text, undamaged
+from dgr_trainer.files.lines import file_kind, line_location
+from dgr_trainer.files.records import json_records
 from dgr_trainer.training.pairs import generation_pairs
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
     else:
         ids = datasets.List(datasets.Value("int32"))
         features = datasets.Features({"input_ids": ids, "labels": ids})
-        pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
+        with undamaged(path):
+            pairs = dataset_from_rows(_jsonl_rows(path), features, description="reading pairs")
     missing = {"input_ids", "labels"} - set(pairs.column_names)
     if missing:
         raise DGRValueError(f"--pairs: {path} has the columns {pairs.column_names}, but lacks {sorted(missing)}.")
@@ -189,7 +191,7 @@ def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, record in json_lines(path):
+    for number, record in json_records(path).rows:
         for name in ("input_ids", "labels"):
             ids = record.get(name)
             if not isinstance(ids, list) or not ids or not all(type(id) is int for id in ids):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgr_trainer.data.sources import named_source
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.atomic import restore_folder
+from dgr_trainer.files.atomic import link_target, restore_folder
 from dgr_trainer.files.compression import compression
 from dgr_trainer.files.lines import file_kind, listing
 
@@ -82,7 +82,7 @@ def output_file(option: str, path: str, overwrite: bool | None, *, compressed: b
         OSError: if it exists and must not be replaced, or cannot be written.
         ValueError: if its name is that of a compressed file, and it would not be one.
     """
-    output = Path(path)
+    output = link_target(path)
     if compression(output) and (not compressed or file_kind(output) in ("parquet", "arrow")):
         raise DGRValueError(
             f"{option}: {path} would not be compressed as its name says. Leave {compression(output)} out of the name."
@@ -111,7 +111,7 @@ def output_folder(option: str, path: str, marker: str, overwrite: bool) -> Path:
     Raises:
         OSError: if it exists and must not be replaced, or cannot be written.
     """
-    output = Path(path)
+    output = link_target(path)
     restore_folder(output)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{option}: {path} is a file, but the output is a folder. Give another path.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,8 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_file
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_split, read_queries_of, write_run
-from dgr_trainer.cli.tables import print_result
+from dgr_trainer.cli.tables import print_json, print_result
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group
 
@@ -90,6 +90,8 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
         )
     output = None if options.output is None else output_file("--output", options.output, options.overwrite)
     check_split(options.split, options.queries)
+    for number, query in enumerate(positionals.query, start=1):
+        as_text(query, "query", f"QUERY {number}")
     queries: dict[str, str] = {}
     if options.queries:
         from dgr_trainer.data.queries import queries_mapping
@@ -124,7 +126,7 @@ def _show(
             if not is_main_process(processes):
                 continue
             if options.json:
-                print_result(json.dumps(_record(retriever, query_id, query, hits), ensure_ascii=False))
+                print_json(_record(retriever, query_id, query, hits))
             else:
                 separator = [""] if number else []
                 print_result("\n".join([*separator, *_lines(retriever, query, hits, options.identifiers)]))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import read_folder
-from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import file_kind, json_lines, line_location, numbered_lines
+from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
+from dgr_trainer.files.lines import line_location, numbered_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,8 +165,11 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     """Names of runs: their file names without the ending, or their paths where these are equal."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise DGRValueError("A run is given twice. Give each once.")
-    stems = [plain_name(path).rsplit(".", 1)[0] or path.name for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    stems = [name_as_text(plain_name(path).rsplit(".", 1)[0] or path.name) for path in paths]
+    for names in (stems, [name_as_text(path) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} [{number}]" for number, name in enumerate(stems, start=1)]
 
 
 def write_run(rankings: Rankings, path: Path) -> None:
@@ -177,43 +180,55 @@ def write_run(rankings: Rankings, path: Path) -> None:
 
 
 def read_identifier_strings(option: str, path: str) -> dict[str, str]:
-    """Read one identifier string per passage: JSON Lines with `id` and `identifier`, or two columns with a tab.
+    """Read one identifier string per passage: records with `id` and `identifier`, or two columns with a tab.
 
     Raises:
         ValueError: if a line is malformed, a passage has two identifiers, or the file is empty.
     """
     from dgr_trainer.data.ids import as_id
+    from dgr_trainer.data.texts import as_text
 
     file = input_path(option, path, folder=False)
     strings: dict[str, str] = {}
-    for number, passage_id, string in _identifier_rows(file):
-        where = line_location(path, number)
-        key = as_id(passage_id, "passage", where)
-        if not isinstance(string, str) or not string.strip():
-            raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. Give it some text.")
-        if strings.setdefault(key, string) != string:
-            raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
+    with undamaged(file):
+        for where, passage_id, string in _identifier_rows(file):
+            key = as_id(passage_id, "passage", where)
+            if not isinstance(string, str) or not string.strip():
+                raise DGRValueError(f"{where}: the identifier of passage {key!r} is {string!r}. Give it some text.")
+            as_text(string, f"identifier of passage {key!r}", where)
+            if strings.setdefault(key, string) != string:
+                raise DGRValueError(f"{where}: passage {key!r} has a second identifier. Keep one of the two.")
     if not strings:
         raise DGRValueError(f"{option}: {path} is empty.")
     return strings
 
 
-def _identifier_rows(file: Path) -> Iterator[tuple[int, Any, Any]]:
-    if file_kind(file) == "jsonl":
-        for number, record in json_lines(file):
-            id = record.get("id", record.get("_id"))
-            if id is None or "identifier" not in record:
-                raise DGRValueError(
-                    f"{line_location(file, number)}: a line needs 'id' and 'identifier', but has {sorted(record)}."
-                )
-            yield number, id, record["identifier"]
+def _identifier_rows(path: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Location, passage id and identifier of each line."""
+    from dgr_trainer.data.columns import PASSAGE_COLUMNS, header_columns
+    from dgr_trainer.data.record_fields import record_fields
+    from dgr_trainer.data.sources import FileSource
+
+    usual = {"id": PASSAGE_COLUMNS["id"], "identifier": ("identifier",)}
+    needed = (("id",), ("identifier",))
+    file = FileSource(path)
+    if file.holds_records:
+        records = file.records()
+        for number, values in record_fields(records, usual, needed, "a passage", "Rename the fields."):
+            yield records.location(number), values["id"], values["identifier"]
         return
-    for number, line in numbered_lines(file):
+    columns: dict[str, int] | None = None
+    for number, line in numbered_lines(path):
+        location = line_location(path, number)
         cells = line.split("\t")
         if len(cells) != 2:
             raise DGRValueError(
-                f"{line_location(file, number)}: {len(cells)} columns, but two are expected: passage id and "
-                "identifier, "
-                "separated by a tab."
+                f"{location}: {len(cells)} columns, but two are expected: passage id and identifier, separated by a "
+                "tab."
             )
-        yield number, cells[0], cells[1]
+        if columns is None:
+            columns = header_columns(location, cells, usual, needed)
+            if columns is not None:
+                continue
+            columns = {"id": 0, "identifier": 1}
+        yield location, cells[columns["id"]], cells[columns["identifier"]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from dgr_trainer.errors import DGRRuntimeError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgr_trainer.evaluation.agreement import AgreementTable
@@ -20,14 +19,25 @@ Labels = Mapping[str, str]
 
 
 def print_result(text: str) -> None:
-    """Print results on standard output. Raises a `RuntimeError` if its encoding lacks one of their characters."""
+    """Print results on standard output; characters that its encoding lacks are replaced by question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text if _can_encode(text, encoding) else text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print JSON on standard output, with escapes in place of all but ASCII if its encoding lacks a character."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if not _can_encode(text, sys.stdout.encoding or "utf-8"):
+        text = json.dumps(value, indent=indent)
+    print(text, flush=True)
+
+
+def _can_encode(text: str, encoding: str) -> bool:
     try:
-        print(text, flush=True)
-    except UnicodeEncodeError as error:
-        raise DGRRuntimeError(
-            f"Standard output has the encoding {sys.stdout.encoding}, which lacks {error.object[error.start]!r}. Set "
-            "the environment variable PYTHONIOENCODING=utf-8."
-        ) from error
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fitted(names: Sequence[str], *tables: Callable[[Labels], list[str]]) -> list[str]:

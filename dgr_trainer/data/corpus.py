@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex, overload
 
 from datasets import Dataset, IterableDataset
 
+from dgr_trainer.data.columns import PASSAGE_COLUMNS, usual_columns
 from dgr_trainer.data.corpus_cache import (
     FEATURES,
     MARKER,
@@ -24,9 +25,10 @@ from dgr_trainer.data.corpus_folder import open_corpus, write_corpus
 from dgr_trainer.data.formats import ir_datasets_ids, kilt
 from dgr_trainer.data.formats.huggingface import column_names
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
-from dgr_trainer.data.ids import IdColumn
+from dgr_trainer.data.ids import IdColumn, as_id
 from dgr_trainer.data.passage_readers import FORMATS, dataset_passages, record_passages, tsv_passages
-from dgr_trainer.data.passages import FIELDS, ID_NAMES, NumberedPassages, Passage, passage_row
+from dgr_trainer.data.passages import FIELDS, NumberedPassages, Passage, passage_row
+from dgr_trainer.data.pseudo_queries import PseudoQueries
 from dgr_trainer.data.sources import (
     FileSource,
     FolderSource,
@@ -36,7 +38,7 @@ from dgr_trainer.data.sources import (
 )
 from dgr_trainer.errors import DGRIndexError, DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, read_folder
-from dgr_trainer.files.compression import SUFFIXES
+from dgr_trainer.files.compression import SUFFIXES, undamaged
 from dgr_trainer.files.lines import existing_file, listing
 
 PathLike = str | os.PathLike[str]
@@ -136,9 +138,7 @@ class Corpus(Sequence[Passage]):
         unknown = sorted(set(chosen) - set(FIELDS))
         if unknown:
             raise DGRValueError(f"columns names the fields {unknown}, but a passage has only {list(FIELDS)}.")
-        for name in ("id", "_id", *FIELDS[1:]):
-            if name in present:
-                chosen.setdefault("id" if name in ID_NAMES else name, name)
+        chosen = usual_columns(present, PASSAGE_COLUMNS, chosen)
         missing = sorted(set(chosen.values()) - set(present))
         if missing or "id" not in chosen or not {"title", "text"} & set(chosen):
             needed = missing or ("'id'" if "id" not in chosen else "'title' or 'text'")
@@ -151,10 +151,11 @@ class Corpus(Sequence[Passage]):
 
     @classmethod
     def from_jsonl(cls, path: PathLike, *, cache_dir: PathLike | None = None) -> Corpus:
-        """Read a JSON Lines file: `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid` on each line.
+        """Read a JSON Lines file: `id`, `title`, `text`, `pseudo_queries`, `docid` on each line.
 
-        All fields but the id may be missing; others are ignored. A `.json` file may hold one array of such objects.
-        The file may be compressed (`.gz`, `.zst`).
+        Fields may have the other names in `docs/data.md`, such as `docno` and `contents`. All but the id may be
+        missing; others are ignored. The file may also hold one array of such objects.
+        The file may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
         """
         return cls._from_file(_file(path), "records", record_passages, cache_dir)
 
@@ -162,11 +163,12 @@ class Corpus(Sequence[Passage]):
     def from_tsv(cls, path: PathLike, *, quoted: bool | None = None, cache_dir: PathLike | None = None) -> Corpus:
         """Read a tab-separated file.
 
-        A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header. Without a header,
-        two columns are `id`, `text` (as MS MARCO's `collection.tsv`), and three are `id`, `title`, `text`.
+        A first line that names a column of ids and one of titles or texts (by one of the names in `docs/data.md`, such
+        as `docno` and `contents`) is a header. Without a header, two columns are `id`, `text` (as MS MARCO's
+        `collection.tsv`), and three are `id`, `title`, `text`.
 
         Args:
-            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
             quoted (`bool`, *optional*):
                 Whether double quotes around a cell are removed. By default they are if the header is that of DPR's
                 `psgs_w100.tsv`: `id`, `text`, `title`.
@@ -185,7 +187,7 @@ class Corpus(Sequence[Passage]):
         """Read KILT's knowledge source, `kilt_knowledgesource.json`.
 
         Args:
-            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The file, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
             unit (`str`, *optional*, defaults to `"page"`):
                 What a passage is: `"page"`, whose id is the page's (`read_qrels` reads judgements of pages), or
                 `"paragraph"`, whose id is `PAGE-NUMBER`.
@@ -200,17 +202,17 @@ class Corpus(Sequence[Passage]):
         Args:
             path (`str` or `os.PathLike`):
                 A file: JSON Lines (`.jsonl`, `.ndjson`, `.json`), tab-separated (`.tsv`, `.txt`) or comma-separated
-                (`.csv`, with a header), plain or compressed (`.gz`, `.zst`), or a table (`.parquet`, `.arrow`). Of
-                KILT's knowledge source, each page is a passage. A folder: a saved corpus, a saved `datasets.Dataset`
-                or a BEIR folder. `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, perhaps with
-                names of columns (`hf:user/texts,id=docno`).
+                (`.csv`, with a header), plain or compressed (`.gz`, `.zst`, `.bz2`, `.xz`), or a table (`.parquet`,
+                `.arrow`). Of KILT's knowledge source, each page is a passage. A folder: a saved corpus, a saved
+                `datasets.Dataset` or a BEIR folder. `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the
+                Hub or a file or folder, perhaps with names of columns (`hf:user/texts,id=docno`).
             cache_dir (`str` or `os.PathLike`, *optional*): Where a large corpus is kept.
 
         Raises:
             FileNotFoundError: if nothing is there.
             ValueError: if the name does not tell the format, or the contents are malformed.
         """
-        match resolve(path):
+        match resolve(path, FIELDS):
             case HubSource() as hub:
                 return cls.from_dataset(*hub.load(FIELDS), cache_dir=cache_dir)
             case IrDatasetsSource(id):
@@ -229,9 +231,11 @@ class Corpus(Sequence[Passage]):
     def _from_file(
         cls, file: FileSource, reader: str, read: Callable[[FileSource], NumberedPassages], cache_dir: PathLike | None
     ) -> Corpus:
-        key = file_key(file.path, reader)
+        # Where columns are named, the table depends on the names; several files are read every time.
+        key = None if file.more else file_key(file.path, f"{reader} {sorted((file.columns or {}).items())}")
         stored = stored_under(key, str(file.path), cache_dir=cache_dir) if key else None
-        return cls._from_stored(stored or store(read(file), key=key, cache_dir=cache_dir))
+        with undamaged(*file.paths):
+            return cls._from_stored(stored or store(read(file), key=key, cache_dir=cache_dir))
 
     @classmethod
     def _from_stored(cls, stored: StoredCorpus) -> Corpus:
@@ -249,6 +253,8 @@ class Corpus(Sequence[Passage]):
         Raises:
             ValueError: if an id is not in the corpus.
         """
+        if not isinstance(pseudo_queries, PseudoQueries):
+            pseudo_queries = {as_id(id, "passage", "pseudo-queries"): of for id, of in pseudo_queries.items()}
         unknown = [id for id in pseudo_queries if id not in self.ids]
         if unknown:
             raise DGRValueError(

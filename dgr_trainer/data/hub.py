@@ -12,20 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.csv.csv import CsvConfig
 
-from dgr_trainer.errors import DGRValueError, input_errors
-from dgr_trainer.files.compression import plain_name
-from dgr_trainer.files.lines import listing
+from dgr_trainer.errors import DGRValueError, input_errors, one_line
 
 PREFIX = "hf:"
 OPTIONS = ("config", "split", "revision", "streaming")
-_BUILDERS = {
-    "json": (".jsonl", ".ndjson", ".json"),
-    "csv": (".csv", ".tsv"),  # With a first line that names the columns.
-    "parquet": (".parquet",),
-    "arrow": (".arrow",),
-}
+LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,29 @@ class HubSource:
     name: str
     settings: dict[str, str]
 
-    def load(self, fields: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
+    def columns(self, known: Iterable[str]) -> dict[str, str]:
+        """The columns that the settings name.
+
+        Args:
+            known (`Iterable[str]`): Fields that are read. A setting may name the column of each.
+
+        Raises:
+            ValueError: if a setting is neither an option nor a field.
+        """
+        known = list(known)
+        unknown = [key for key in self.settings if key not in OPTIONS and key not in known]
+        if unknown:
+            raise DGRValueError(
+                f"{self.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and "
+                f"a column for {', '.join(known)}."
+            )
+        return {key: value for key, value in self.settings.items() if key in known}
+
+    def load(self, known: Iterable[str]) -> tuple[Dataset | IterableDataset, dict[str, str]]:
         """Load the dataset.
 
         Args:
-            fields (`Iterable[str]`): Fields that are read from it. A setting may name the column of each.
+            known (`Iterable[str]`): Fields that are read from it. A setting may name the column of each.
 
         Returns:
             `tuple[Dataset | IterableDataset, dict[str, str]]`: One split of the dataset, and columns by field.
@@ -56,15 +79,16 @@ class HubSource:
             ValueError: if a setting is unknown, the dataset cannot be loaded, or it has several splits and none is
                 named.
         """
-        fields = list(fields)
-        unknown = [key for key in self.settings if key not in OPTIONS and key not in fields]
-        if unknown:
-            raise DGRValueError(
-                f"{self.text}: there is no setting {', '.join(unknown)} here. Settings are {', '.join(OPTIONS)}, and "
-                f"a column for {', '.join(fields)}."
-            )
-        columns = {key: value for key, value in self.settings.items() if key in fields}
+        columns = self.columns(known)
         return _one_split(self, _load(self)), columns
+
+    @property
+    def streaming(self) -> bool:
+        """`bool`: Whether the dataset is to be streamed. A `ValueError` if the setting is neither yes nor no."""
+        streaming = self.settings.get("streaming", "no").lower()
+        if streaming not in ("yes", "no", "true", "false"):
+            raise DGRValueError(f"{self.text}: streaming is {streaming!r}. Say yes or no.")
+        return streaming in ("yes", "true")
 
 
 @dataclass(frozen=True)
@@ -98,7 +122,7 @@ def hub_source(path: str | os.PathLike[str]) -> HubSource | None:
     text = os.fspath(path)
     if not text.startswith(PREFIX):
         return None
-    name, *settings = text.removeprefix(PREFIX).split(",")
+    name, settings = _name_and_settings(text.removeprefix(PREFIX))
     chosen: dict[str, str] = {}
     for setting in settings:
         key, equals, value = (part.strip() for part in setting.partition("="))
@@ -112,7 +136,17 @@ def hub_source(path: str | os.PathLike[str]) -> HubSource | None:
         chosen[key] = value
     if not name.strip():
         raise DGRValueError(f"{text}: the name of the dataset is missing, such as {PREFIX}user/questions.")
-    return HubSource(text, name.strip(), chosen)
+    return HubSource(text, name, chosen)
+
+
+def _name_and_settings(text: str) -> tuple[str, list[str]]:
+    """The name of a dataset, which may be a path that holds commas, and the settings after it."""
+    parts = text.split(",")
+    for count in range(len(parts), 1, -1):
+        path = ",".join(parts[:count])
+        if os.path.lexists(path):
+            return path, parts[count:]
+    return parts[0] if os.path.lexists(parts[0]) else parts[0].strip(), parts[1:]
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -129,33 +163,44 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
     path = Path(hub.name)
     if is_saved_dataset(path):
         return _load_saved(path)
-    if not path.exists() and (path.is_absolute() or hub.name.startswith((".", "~"))):
-        neighbours = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else ""
-        raise FileNotFoundError(f"{hub.text}: {hub.name} is not there.{neighbours}")
-    streaming = hub.settings.get("streaming", "no").lower()
-    if streaming not in ("yes", "no", "true", "false"):
-        raise DGRValueError(f"{hub.text}: streaming is {streaming!r}. Say yes or no.")
-    settings: dict[str, Any] = {"streaming": streaming in ("yes", "true")}
-    builder = hub.name
-    if path.is_file():
-        builder = _builder(hub, path)
-        settings["data_files"] = hub.name
-        settings |= {"delimiter": "\t"} if plain_name(path).lower().endswith(".tsv") else {}
+    builder = dataset_builder(hub, hub.name)
     try:
-        return load_dataset(builder, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {type(error).__name__}: {error}") from None
+        if isinstance(builder.config, CsvConfig):
+            # Otherwise the id 007 becomes 7, and the text NA a missing one.
+            streams = builder.as_streaming_dataset()
+            first: dict[str, Any] = next(iter(streams[split_name(hub, list(map(str, streams)))]), {})
+            strings = Features({column: Value("string") for column in first}) if first else None
+            builder = dataset_builder(hub, hub.name, features=strings, keep_default_na=False, na_filter=False)
+        if hub.streaming:
+            return builder.as_streaming_dataset()
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except DGRValueError:
+        raise
+    except LOADING_ERRORS as error:
+        files = [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
+        among = f" from {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}" if files else ""
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded{among}. {reasons(error)}") from None
 
 
-def _builder(hub: HubSource, file: Path) -> str:
-    """The builder of `datasets` that reads a file of that name."""
-    name = plain_name(file).lower()
-    for builder, endings in _BUILDERS.items():
-        if name.endswith(endings):
-            return builder
-    raise DGRValueError(
-        f"{hub.text}: the name does not tell the format. Name it .jsonl, .csv, .tsv, .parquet or .arrow."
-    )
+def dataset_builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
+    """The builder of `datasets` for a name or a folder. Raises a `ValueError` if there is none."""
+    try:
+        return load_dataset_builder(
+            path, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings
+        )
+    except LOADING_ERRORS as error:
+        raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {reasons(error)}") from None
+
+
+def reasons(error: BaseException) -> str:
+    """An error, and what caused it where the one that `datasets` raises says nothing."""
+    found = [f"{type(error).__name__}: {one_line(error)}"]
+    cause = error.__cause__ or error.__context__
+    while isinstance(error, DatasetsError) and cause is not None and len(found) < 4:
+        found.append(f"{type(cause).__name__}: {one_line(cause)}")
+        cause = cause.__cause__ or cause.__context__
+    return " because of ".join(dict.fromkeys(found))
 
 
 def _one_split(
@@ -166,7 +211,12 @@ def _one_split(
         if split is not None:
             raise DGRValueError(f"{hub.text}: there are no splits, only one dataset. Leave split={split} out.")
         return loaded
-    names = [str(name) for name in loaded]
+    return loaded[split_name(hub, [str(name) for name in loaded])]
+
+
+def split_name(hub: HubSource, names: list[str]) -> str:
+    """The split that the settings name, or the only one there is."""
+    split = hub.settings.get("split")
     if split is None and len(names) == 1:
         split = names[0]
     if split not in names:
@@ -175,4 +225,4 @@ def _one_split(
             f"{hub.text}: the dataset has {problem}; its splits are {', '.join(names)}. Name one: "
             f"{PREFIX}{hub.name},split={names[0]}."
         )
-    return loaded[split]
+    return split

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex, cast, overload
 import numpy as np
 import pyarrow as pa
 
+from dgr_trainer.data.texts import check_encodable, is_missing
 from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
 
 
@@ -25,15 +26,10 @@ def as_id(value: object, item: str, location: str) -> str:
 
     Raises:
         TypeError: if the value is neither a string nor an integer.
-        ValueError: if the id is empty or holds whitespace, at which TREC files are split.
+        ValueError: if the id is empty, holds whitespace, at which TREC files are split, or is not Unicode.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
-    if not isinstance(value, str):
-        raise DGRTypeError(
-            f"{location}: the {item} id is {value!r} ({type(value).__name__}), but ids are strings (or integers). "
-            f"Give every {item} a string id."
-        )
+    if type(value) is not str:
+        value = text_of_id(value, item, location)
     if not value:
         raise DGRValueError(f"{location}: the {item} id is empty. Give every {item} an id.")
     if value.split() != [value]:
@@ -41,7 +37,30 @@ def as_id(value: object, item: str, location: str) -> str:
             f"{location}: the {item} id {value!r} holds whitespace, at which run and qrels files are split. "
             "Replace it, for example with '_'."
         )
+    if not value.isascii():
+        check_encodable(value, f"{item} id {value!r}", location)
     return value
+
+
+def text_of_id(value: object, item: str, location: str) -> str:
+    """The string of an id that may be an integer, or hold whitespace; see [`as_id`].
+
+    Raises:
+        TypeError: if the value is neither a string nor an integer.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    advice = f"Give every {item} a string id."
+    if is_missing(value):
+        advice = f"It is missing: give the {item} an id, or leave it out."
+    elif isinstance(value, (float, np.floating)):
+        advice = "pandas makes floats of integers where one is missing: read the column as strings (dtype=str)."
+    raise DGRTypeError(
+        f"{location}: the {item} id is {value!r:.60} ({type(value).__name__}), but ids are strings (or integers). "
+        f"{advice}"
+    )
 
 
 class IdColumn(Sequence[str]):

@@ -7,42 +7,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from dgr_trainer.data.formats import csv_files, huggingface, kilt
-from dgr_trainer.data.passages import FIELDS, ID_NAMES, NumberedPassages, passage_row
+from dgr_trainer.data.columns import PASSAGE_COLUMNS, header_columns, warn_of_header
+from dgr_trainer.data.formats import huggingface, kilt
+from dgr_trainer.data.passages import FIELDS, NumberedPassages, passage_row
+from dgr_trainer.data.record_fields import advice, record_fields
 from dgr_trainer.data.sources import FileFormat, FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
 
-_DPR_COLUMNS = ["id", "text", "title"]
+_DPR_HEADER = ["id", "text", "title"]
+_NEEDED = (("id",), ("text", "title"))
 
 
 def record_passages(file: FileSource) -> NumberedPassages:
-    """The passages of a file of records (JSON Lines, a JSON array, Parquet, Arrow; see [`read_records`]).
+    """The passages of a file of records (JSON Lines, a JSON array, CSV, Parquet, Arrow; see [`read_records`]).
 
-    Its fields are `id` (or `_id`), `title`, `text`, `pseudo_queries`, `docid`. All but the id may be missing, and
-    other fields (BEIR's `metadata`) are ignored, but a file whose first record has neither `title` nor `text` is
-    refused.
+    Its fields are `id`, `title`, `text`, `pseudo_queries`, `docid`, or have one of the other names in
+    `PASSAGE_COLUMNS`. All but the id may be missing, and other fields (BEIR's `metadata`) are ignored, but a file
+    whose first record has neither `title` nor `text` is refused.
     """
     records = file.records()
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         first = True
-        for number, record in records.rows:
+        for number, values in record_fields(records, PASSAGE_COLUMNS, [("id",)], "a passage", advice(file, _ADVICE)):
             location = records.location(number)
-            id_name = next((name for name in ID_NAMES if name in record), None)
-            if id_name is None:
+            if first and "title" not in values and "text" not in values:
                 raise DGRValueError(
-                    f"{location}: no field 'id' or '_id'. The fields found are {sorted(record)}. Name the one to use "
-                    "in place of the path: hf:PATH,id=FIELD."
+                    f"{location}: a passage needs a title or a text ({', '.join(PASSAGE_COLUMNS['text'])}). The "
+                    f"fields found are {sorted(file.fields)}. {advice(file, _ADVICE)}"
                 )
-            if first and "title" not in record and "text" not in record:
-                raise DGRValueError(
-                    f"{location}: no field 'title' and no field 'text'. The fields found are {sorted(record)}. Name "
-                    "the one to use in place of the path: hf:PATH,text=FIELD."
-                )
+            if first and file.kind in ("csv", "tsv") and "pseudo_queries" in values:
+                raise DGRValueError(f"{location}: {_NO_LISTS}")
             first = False
-            values = {name: record.get(name) for name in FIELDS[1:]}
-            yield number, passage_row(location, id=record[id_name], **values)
+            yield number, passage_row(location, **{name: values.get(name) for name in FIELDS})
 
     return NumberedPassages(rows(), records.location, os.fspath(file.path))
 
@@ -50,8 +48,9 @@ def record_passages(file: FileSource) -> NumberedPassages:
 def tsv_passages(file: FileSource, *, quoted: bool | None = None) -> NumberedPassages:
     """The passages of a tab-separated file.
 
-    A first line that names a column `id` (or `_id`) and a column `title` or `text` is a header and gives the order of
-    the columns. Without a header, two columns are `id`, `text` (MS MARCO), and three are `id`, `title`, `text`.
+    A first line that names a column of ids and one of titles or texts, by the names in `PASSAGE_COLUMNS`, is a header
+    and gives the order of the columns. Without a header, two columns are `id`, `text` (MS MARCO), and three are `id`,
+    `title`, `text`; a first line that looks like a header of other names is warned of.
 
     Args:
         file ([`FileSource`]): The file.
@@ -61,21 +60,27 @@ def tsv_passages(file: FileSource, *, quoted: bool | None = None) -> NumberedPas
     """
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        columns: list[str] | None = None
+        columns: Sequence[str] | None = None
+        unknown_header: Sequence[str] | None = None
         strip_quotes = bool(quoted)
         for number, line in numbered_lines(file.path):
             location = line_location(file.path, number)
             cells = line.split("\t")
             if columns is None:
-                header = _header(cells)
-                columns = header or _columns_without_header(location, cells)
-                if "pseudo_queries" in columns:
-                    raise DGRValueError(
-                        f"{location}: a list of pseudo_queries does not fit a cell. Use a JSON Lines file."
-                    )
-                if header:
-                    strip_quotes = columns == _DPR_COLUMNS if quoted is None else quoted
+                header = header_columns(location, cells, PASSAGE_COLUMNS, _NEEDED)
+                if header is not None and "pseudo_queries" in header:
+                    raise DGRValueError(f"{location}: {_NO_LISTS}")
+                if header is not None:
+                    field_at = {position: field for field, position in header.items()}
+                    columns = [field_at.get(at, cell.strip()) for at, cell in enumerate(cells)]
+                    names = [cell.strip().lower() for cell in cells]
+                    strip_quotes = names == _DPR_HEADER if quoted is None else quoted
                     continue
+                columns = _columns_without_header(location, cells)
+                unknown_header = cells
+            elif unknown_header is not None:
+                warn_of_header(location, unknown_header, cells, ("id", "text"))
+                unknown_header = None
             if len(cells) != len(columns):
                 raise DGRValueError(
                     f"{location}: {len(cells)} columns, but {len(columns)} are expected ({', '.join(columns)}). "
@@ -99,18 +104,15 @@ def dataset_passages(dataset: Any, columns: Mapping[str, str]) -> NumberedPassag
 
 
 FORMATS: tuple[FileFormat[NumberedPassages], ...] = (
-    FileFormat("CSV", csv_files.recognises, csv_files.passages),
-    FileFormat("TSV", lambda file: file.kind == "tsv", tsv_passages),
+    FileFormat("TSV with or without a header", lambda file: file.kind == "tsv", tsv_passages),
     FileFormat("KILT pages", kilt.is_knowledge_source, kilt.pages),
-    FileFormat("records", lambda file: file.holds_records, record_passages),
+    FileFormat("records", lambda file: file.holds_records, record_passages, by_name=True),
 )
 """File formats of passages: the first that recognises a file reads it."""
 
 
-def _header(cells: Sequence[str]) -> list[str] | None:
-    """The columns that a header names; `None` if the cells are no header."""
-    names = ["id" if name in ID_NAMES else name for name in (cell.strip().lower() for cell in cells)]
-    return names if "id" in names and ("text" in names or "title" in names) else None
+_ADVICE = "Name the ones to use in place of the path: hf:PATH,id=FIELD,text=FIELD."
+_NO_LISTS = "a list of pseudo_queries does not fit a cell. Use a JSON Lines file."
 
 
 def _columns_without_header(location: str, cells: Sequence[str]) -> list[str]:

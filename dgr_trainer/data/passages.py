@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError
 
-ID_NAMES = ("id", "_id")
 FIELDS = ("id", "title", "text", "pseudo_queries", "docid")
 
 
@@ -62,13 +62,14 @@ def passage_row(
 
     Raises:
         TypeError: if a value is of another type.
-        ValueError: if the id is empty or holds whitespace.
+        ValueError: if the id is empty or holds whitespace, or a text is not Unicode.
     """
-    for name, value in (("title", title), ("text", text)):
-        if value is not None and not isinstance(value, str):
-            raise DGRTypeError(
-                f"{location}: the {name} is {value!r} ({type(value).__name__}), but it has to be a string."
-            )
+    passage_id = as_id(id, "passage", location)
+    for name, value in (("title", title), ("text", text), ("docid", docid)):
+        if type(value) is str and value.isascii():
+            continue
+        if value is not None and not (name == "docid" and type(value) is int):
+            as_text(value, f"{name} of passage {passage_id!r}", location)
     if pseudo_queries is None:
         pseudo_queries = ()
     elif isinstance(pseudo_queries, str) or not isinstance(pseudo_queries, Sequence):
@@ -76,14 +77,9 @@ def passage_row(
             f"{location}: pseudo_queries is a {type(pseudo_queries).__name__}, but it has to be a list of strings."
         )
     for query in pseudo_queries:
-        if not isinstance(query, str):
-            raise DGRTypeError(
-                f"{location}: pseudo_queries holds {query!r} ({type(query).__name__}), not only strings."
-            )
-    if docid is not None and (isinstance(docid, bool) or not isinstance(docid, (str, int))):
-        raise DGRTypeError(f"{location}: the docid is {docid!r} ({type(docid).__name__}), but it has to be a string.")
+        as_text(query, f"pseudo-query of passage {passage_id!r}", location)
     return {
-        "id": as_id(id, "passage", location),
+        "id": passage_id,
         "title": title or "",
         "text": text or "",
         "pseudo_queries": [query for query in pseudo_queries if query.strip()],

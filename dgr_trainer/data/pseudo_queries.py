@@ -12,6 +12,7 @@ from dgr_trainer.data.formats.pseudo_query_files import file_rows
 from dgr_trainer.data.ids import IdColumn
 from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
+from dgr_trainer.files.compression import undamaged
 
 PathLike = str | os.PathLike[str]
 
@@ -71,8 +72,8 @@ def read_pseudo_queries(
 
     Formats:
 
-    - JSON Lines (or `.json`, `.parquet`, `.arrow`) with the id of a passage (`id`, `_id`, `doc_id`, `docid`, `pid` or
-      `passage_id`) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
+    - JSON Lines (or a table, `.parquet` or `.arrow`) with the id of a passage (`id`, or another name that a corpus may
+      have) and a list of `pseudo_queries`, `predicted_queries`, `queries` or `generated_queries`: what
       [`PseudoQueryGenerator`] writes, and the published docTTTTTquery expansions.
     - The same with one `query`, and perhaps `log_probs`: InPars.
     - docTTTTTquery's samples: text files with the query of one passage on each line, in the order of the collection.
@@ -80,7 +81,7 @@ def read_pseudo_queries(
     - A pickle (`.pkl`, `.pickle`) of a dict of passage ids and lists of queries: MINDER. It is read as data: a pickle
       that would run code is refused.
 
-    Files may be compressed (`.gz`, `.zst`).
+    Files may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
     Args:
         paths (`str`, `os.PathLike` or a sequence of them): The files.
@@ -111,7 +112,8 @@ def read_pseudo_queries(
             if kept:
                 yield {"id": id, "pseudo_queries": kept}
 
-    dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
+    with undamaged(*files):
+        dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
     if not len(dataset):
         raise DGRValueError(f"{', '.join(map(str, files))}: there is no pseudo-query in it.")
     return PseudoQueries(dataset)

@@ -10,13 +10,11 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, QUERY_COLUMNS
 from dgr_trainer.data.formats import ir_datasets_ids
-from dgr_trainer.data.formats.huggingface import (
-    JUDGEMENT_COLUMNS,
-    QUERY_COLUMNS,
-    dataset_judgement_rows,
-    dataset_query_rows,
-)
+from dgr_trainer.data.formats.huggingface import dataset_judgement_rows, dataset_query_rows
+from dgr_trainer.data.grades import Qrels as Qrels
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.judgement_readers import FORMATS as JUDGEMENT_FORMATS
@@ -24,32 +22,34 @@ from dgr_trainer.data.judgement_readers import line_judgements
 from dgr_trainer.data.query_readers import FORMATS as QUERY_FORMATS
 from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, file_format, resolve
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
-from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name
+from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name, undamaged
 from dgr_trainer.files.lines import listing
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
-Qrels = dict[str, dict[str, int]]
-"""Relevance of passages by query id and passage id; 0 (or less) is not relevant."""
+_RANKS = 5
+"""Grades from 1 to this or more, one after the other, look like ranks."""
 
 
 def read_queries(path: PathLike, split: str | None = None) -> Dataset:
     """Read queries from a file, a folder, the Hub or ir_datasets.
 
-    - JSON Lines (`.jsonl`, `.ndjson`, `.json`) or a table (`.parquet`, `.arrow`): `id`, `_id` or `query_id`; `text`
-      or `query`; perhaps `answers` (a list of strings).
+    - JSON Lines or a JSON array (`.jsonl`, `.ndjson`, `.json`), a table (`.parquet`, `.arrow`) or a `.csv` whose first
+      line names the columns: `query_id`, `query`, perhaps `answers` (a list of strings), or the other names that
+      `docs/data.md` lists (`qid`, `question`).
     - DPR's questions (`nq-test.qa.csv`) and training sets (`biencoder-nq-train.json`), whose ids are the numbers of
       the questions in the file, from 0; KILT's tasks (`nq-dev-kilt.jsonl`).
-    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO; a first line that names the columns
-      is skipped. Topics as TREC publishes them (`<top> <num> <title>`).
-    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, with a mapping of columns
-      (`hf:user/questions,split=test,query=question`); a folder that `datasets` saved.
+    - Tab-separated (`.tsv`, `.txt`): `id`, `query` on each line, as in MS MARCO, or the columns that the first line
+      names. Topics as TREC publishes them (`<top> <num> <title>`, `<topic number="1"> <query>`).
+    - `irds:ID`: a data set of ir_datasets. `hf:NAME`: a dataset of the Hub, a folder or a file, with a mapping of
+      columns (`hf:user/questions,split=test,query=ask`); a folder that `datasets` saved.
     - A BEIR folder: `queries.SPLIT.jsonl` if it is there, else those queries of `queries.jsonl` that
       `qrels/SPLIT.tsv` judges; without a split, all of `queries.jsonl`.
 
-    Files may be compressed (`.gz`, `.zst`).
+    Files may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
     Args:
         path (`str` or `os.PathLike`): The file or folder, `hf:NAME` or `irds:ID`.
@@ -61,10 +61,11 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: if the file, or the split, is not there.
+        TypeError: if a query is missing or no string, or an id has the wrong type; the line and the id are named.
         ValueError: if a line is malformed, an id occurs twice, or nothing is left.
     """
     name = os.fspath(path)
-    match resolve(path):
+    match resolve(path, QUERY_COLUMNS):
         case HubSource() as hub:
             _refuse_split(split, name)
             return _checked_queries(dataset_query_rows(*hub.load(QUERY_COLUMNS), name), name)
@@ -76,10 +77,13 @@ def read_queries(path: PathLike, split: str | None = None) -> Dataset:
         case FolderSource(folder):
             file = FileSource(_query_file(folder, split))
             judged = read_qrels(folder, split) if split and file.name == "queries.jsonl" else None
-            return _checked_queries(_query_rows(file), str(file.path), judged, f" is judged in the split {split!r}")
+            with undamaged(file.path):
+                missing = f" is judged in the split {split!r}"
+                return _checked_queries(_query_rows(file), str(file.path), judged, missing)
         case FileSource() as file:
             _refuse_split(split, name)
-            return _checked_queries(_query_rows(file), name)
+            with undamaged(*file.paths):
+                return _checked_queries(_query_rows(file), name)
 
 
 def queries_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None = None) -> Dataset:
@@ -122,7 +126,7 @@ def qrels_from_dataset(dataset: Dataset | IterableDataset, columns: Mapping[str,
 
 
 def _query_rows(file: FileSource) -> Iterator[QueryRow]:
-    return file_format(file, QUERY_FORMATS, "Name it .jsonl or .tsv.").read(file)
+    return file_format(file, QUERY_FORMATS, "Name it .jsonl, .csv or .tsv.").read(file)
 
 
 def _checked_queries(
@@ -195,6 +199,7 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             there are none.
     """
     pairs: Iterator[tuple[Any, Any]]
+    row = "row {} of the queries" if isinstance(queries, Dataset) else "query {}"
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "query") if name not in queries.column_names]
         if missing:
@@ -213,9 +218,8 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         )
     result: dict[str, str] = {}
     for number, (value, query) in enumerate(pairs):
-        query_id = as_id(value, "query", f"query {number}")
-        if not isinstance(query, str):
-            raise DGRTypeError(f"Query {query_id!r} is {query!r} ({type(query).__name__}), not a string.")
+        query_id = as_id(value, "query", row.format(number))
+        query = as_text(query, f"query {query_id!r}", row.format(number) if isinstance(queries, Dataset) else "")
         if not query.strip():
             raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
         if result.setdefault(query_id, query) != query:
@@ -237,9 +241,9 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
     """Read qrels (relevance judgements) from a file, or from the `qrels` of a BEIR folder.
 
     A file has, on each line, either four columns between whitespace (TREC: query, iteration, passage, relevance) or
-    three (BEIR: query, passage, score). A first line whose last column is a name, such as BEIR's
-    `query-id corpus-id score`, is a header. Records (JSON Lines, `.parquet`, `.arrow`) have BEIR's names, or
-    `query_id`, `passage_id` and `relevance`. Of a training set of DPR (`biencoder-nq-train.json`) the positive
+    three (BEIR: query, passage, score), or those that its first line names, such as BEIR's
+    `query-id corpus-id score`. Records (JSON Lines, `.csv`, `.parquet`, `.arrow`) have the same names. Grades are
+    integers; 1.0 is 1. Of a training set of DPR (`biencoder-nq-train.json`) the positive
     passages are relevant; of a task of KILT the pages of the provenance; of the results of
     DPR's retriever the passages with `has_answer`. `irds:ID` is a data set of ir_datasets, `hf:NAME` a dataset of the
     Hub, perhaps with names of columns (`hf:user/judgements,passage_id=doc`).
@@ -256,7 +260,7 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
         ValueError: if a line is malformed, a passage has two different judgements, or there is no judgement.
     """
     name = os.fspath(path)
-    match resolve(path):
+    match resolve(path, JUDGEMENT_COLUMNS):
         case HubSource() as hub:
             _refuse_split(split, name)
             return _checked_qrels(dataset_judgement_rows(*hub.load(JUDGEMENT_COLUMNS), name), name)
@@ -267,11 +271,13 @@ def read_qrels(path: PathLike, split: str | None = None) -> Qrels:
             return _checked_qrels(dataset_judgement_rows(saved.load(split), None, name), name)
         case FolderSource(folder):
             file = FileSource(_qrels_file(folder, split))
-            return _checked_qrels(line_judgements(file), str(file.path))
+            with undamaged(file.path):
+                return _checked_qrels(line_judgements(file), str(file.path))
         case FileSource() as file:
             _refuse_split(split, name)
-            rows = file_format(file, JUDGEMENT_FORMATS, "Name it .tsv, .jsonl or .parquet.").read(file)
-            return _checked_qrels(rows, name)
+            with undamaged(*file.paths):
+                rows = file_format(file, JUDGEMENT_FORMATS, "Name it .tsv, .csv, .jsonl or .parquet.").read(file)
+                return _checked_qrels(rows, name)
 
 
 def _qrels_file(folder: Path, split: str | None) -> Path:
@@ -297,31 +303,29 @@ def _checked_qrels(judgements: Iterable[JudgementRow], name: str) -> Qrels:
             )
     if not qrels:
         raise DGRValueError(f"{name}: no judgement in it.")
+    if max(map(len, qrels.values())) >= _RANKS and all(
+        list(grades.values()) == list(range(1, len(grades) + 1)) for grades in qrels.values()
+    ):
+        logger.warning("%s: the relevance is 1, 2, 3, ... for every query, as ranks are. Is this a run?", name)
     return qrels
 
 
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], path: PathLike) -> None:
     """Write qrels, whole or not at all: BEIR's three columns with a header to a `.tsv`, otherwise TREC's four columns.
 
-    The file is compressed if its name ends in `.gz` or `.zst`.
+    The file is compressed if its name ends in `.gz`, `.zst`, `.bz2` or `.xz`.
 
     Raises:
-        TypeError: if an id is no string, or a relevance no integer.
-        ValueError: if an id is empty or holds whitespace.
+        TypeError: if an id is neither a string nor an integer.
+        ValueError: if an id is empty or holds whitespace, or a relevance is no integer.
     """
+    qrels = as_qrels(qrels)
     beir = plain_name(path).endswith(".tsv")
     with atomic_text(path) as file:
         if beir:
             file.write("query-id\tcorpus-id\tscore\n")
         for query_id, judgements in qrels.items():
-            location = f"qrels of query {query_id!r}"
-            as_id(query_id, "query", location)
             for passage_id, relevance in judgements.items():
-                as_id(passage_id, "passage", location)
-                if isinstance(relevance, bool) or not isinstance(relevance, int):
-                    raise DGRTypeError(
-                        f"{location}: the relevance of {passage_id!r} is {relevance!r}, not an integer."
-                    )
                 middle = "\t" if beir else " 0 "
                 file.write(f"{query_id}{middle}{passage_id}{middle if beir else ' '}{relevance}\n")
 
@@ -342,8 +346,10 @@ def check_qrels(
         `dict[str, dict[str, int]]`: The judgements that are left.
 
     Raises:
-        ValueError: if nothing is left.
+        TypeError: if an id is neither a string nor an integer.
+        ValueError: if an id or a relevance is invalid, or nothing is left.
     """
+    qrels = as_qrels(qrels)
     known_queries = None if queries is None else queries_mapping(queries)
     kept: Qrels = {}
     unknown_queries: list[str] = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
-from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings, as_rankings
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class AgreementTable:
         return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
+def agreement(rankings: Mapping[str, Rankings | Mapping[str, Mapping[str, float]]], k: int = 100) -> AgreementTable:
     """Compare every pair of rankings on the queries that both have.
 
     Fusing teachers that agree fully gains nothing; teachers that do not agree at all may have ranked different data.
     See [`compare_runs`] for how good each of them is.
 
     Args:
-        rankings (`Mapping[str, Rankings]`): two or more, by name.
+        rankings (`Mapping[str, Rankings | Mapping[str, Mapping[str, float]]]`): two or more, by name.
         k (`int`, *optional*, defaults to 100): how many passages from the top of each list are compared.
 
     Returns:
@@ -98,10 +98,9 @@ def agreement(rankings: Mapping[str, Rankings], k: int = 100) -> AgreementTable:
         raise DGRValueError(f"Agreement needs two or more rankings, but {len(rankings)} was given.")
     if k < 1:
         raise DGRValueError(f"k is {k}, but at least one passage of each list has to be compared. Use 1 or more.")
+    checked = {name: as_rankings(run) for name, run in rankings.items()}
     return AgreementTable(
-        tuple(
-            _pair(first, second, rankings[first], rankings[second], k) for first, second in combinations(rankings, 2)
-        ),
+        tuple(_pair(first, second, checked[first], checked[second], k) for first, second in combinations(checked, 2)),
         k,
     )
 

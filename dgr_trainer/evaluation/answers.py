@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import regex
 from datasets import Dataset
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.evaluation.metrics import Metric
-from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings, as_rankings
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +94,8 @@ def answer_qrels(
     if k < 1:
         raise DGRValueError(f"k is {k}, but at least one passage of a list has to be judged.")
     answers = _answers(queries)
-    several_runs = [runs] if isinstance(runs, Rankings) else runs
-    cut_runs = [run.top(k).check_corpus(corpus.ids) for run in several_runs]
+    several_runs = [runs] if isinstance(runs, Mapping) else runs
+    cut_runs = [as_rankings(run).top(k).check_corpus(corpus.ids) for run in several_runs]
     # Reading the columns is many times faster than making a Passage each time.
     columns = [corpus.dataset.data.column(name) for name in (("title", "text") if with_title else ("text",))]
 
@@ -123,6 +125,7 @@ def check_answer_metrics(metrics: Sequence[str]) -> None:
 
 
 def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    pairs: Iterable[tuple[Any, Any]]
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "answers") if name not in queries.column_names]
         if missing:
@@ -131,10 +134,15 @@ def _answers(queries: Dataset | Mapping[str, Sequence[str]]) -> dict[str, Sequen
                 f"{queries.column_names}. Hits by answer need the answers of every question."
             )
         table = queries.select_columns(["query_id", "answers"]).with_format(None)[:]
-        answers = dict(zip(table["query_id"], table["answers"], strict=True))
+        pairs = zip(table["query_id"], table["answers"], strict=True)
     else:
-        answers = dict(queries)
-    for query_id, texts in answers.items():
+        pairs = queries.items()
+    answers: dict[str, Sequence[str]] = {}
+    for number, (value, texts) in enumerate(pairs):
+        query_id = as_id(value, "query", f"question {number}")
+        if query_id in answers:
+            raise DGRValueError(f"Two questions have the id {query_id!r}. Every question needs its own id.")
+        answers[query_id] = texts
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
             raise DGRTypeError(
                 f"Query {query_id!r}: the answers are {texts!r:.80}, but they have to be a list of strings."

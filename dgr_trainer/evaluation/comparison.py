@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, evaluate_per_query
 from dgr_trainer.evaluation.significance import PairedTest, confidence_interval, paired_test
@@ -63,8 +64,8 @@ class RunComparison:
         The file is written in one step: an interruption leaves the old file or none.
 
         Args:
-            path (`str` or `os.PathLike`): the file (compressed if named `.gz` or `.zst`). Its first line has the names
-                of the columns: `run`, `query_id` and the metrics.
+            path (`str` or `os.PathLike`): the file, compressed if its name says so (`.gz`, `.zst`, `.bz2`, `.xz`). Its
+                first line has the names of the columns: `run`, `query_id` and the metrics.
 
         Raises:
             ValueError: if the comparison does not have the values.
@@ -139,7 +140,7 @@ class RunComparison:
 
 
 def compare_runs(
-    runs: Mapping[str, Rankings],
+    runs: Mapping[str, Rankings | Mapping[str, Mapping[str, float]]],
     qrels: Mapping[str, Mapping[str, int]],
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
@@ -152,7 +153,7 @@ def compare_runs(
     """Evaluate runs on the same qrels and test each against a baseline.
 
     Args:
-        runs (`Mapping[str, Rankings]`): runs by name.
+        runs (`Mapping[str, Rankings | Mapping[str, Mapping[str, float]]]`): runs by name.
         qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
         metrics (`Sequence[str]`, *optional*): see [`~evaluation.metrics.Metric`] for their names.
         baseline (`str`, *optional*): name of the run that the others are tested against; without one, nothing is
@@ -175,6 +176,7 @@ def compare_runs(
         raise DGRValueError("There are no runs to compare. Give at least one.")
     if baseline is not None and baseline not in runs:
         raise DGRValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
+    qrels = as_qrels(qrels)
     values = {
         name: evaluate_per_query(run, qrels, metrics, relevance_level=relevance_level) for name, run in runs.items()
     }

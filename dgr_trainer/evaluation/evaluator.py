@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from datasets import Dataset
 
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_run
@@ -77,7 +78,7 @@ class RetrievalEvaluator:
         too_far = [name for name in metrics if (Metric.parse(name).k or 0) > k]
         if too_far:
             raise DGRValueError(f"k is {k}, which is too few passages for {', '.join(too_far)}. Raise k.")
-        texts = queries_mapping(queries)
+        texts, qrels = queries_mapping(queries), as_qrels(qrels)
         judged = {query: relevant for query, relevant in qrels.items() if query in texts and _relevant(relevant)}
         known = index.passage_ids.positions(sorted({id for relevant in judged.values() for id in _relevant(relevant)}))
         if not (known >= 0).any():

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from dgr_trainer.data.grades import as_qrels
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import Metric, evaluate_run
 from dgr_trainer.runs.rankings import Rankings
@@ -51,7 +54,8 @@ class GeneratedIdentifierMetrics:
         for name in metrics:
             Metric.parse(name)
         self.tokenizer = tokenizer
-        self.query_ids = list(query_ids)
+        self.query_ids = [as_id(value, "query", f"row {row}") for row, value in enumerate(query_ids)]
+        qrels = as_qrels(qrels)
         self.qrels = {query_id: qrels[query_id] for query_id in dict.fromkeys(self.query_ids) if query_id in qrels}
         if not self.qrels:
             raise DGRValueError(
@@ -60,8 +64,10 @@ class GeneratedIdentifierMetrics:
             )
         self.metrics = tuple(metrics)
         self._passages: dict[str, list[str]] = {}
-        for passage_id in sorted(identifiers):
-            self._passages.setdefault(_plain(identifiers[passage_id]), []).append(passage_id)
+        texts = {as_id(value, "passage", "identifiers"): text for value, text in identifiers.items()}
+        for passage_id in sorted(texts):
+            text = as_text(texts[passage_id], f"identifier of passage {passage_id!r}")
+            self._passages.setdefault(_plain(text), []).append(passage_id)
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the mean of each metric; `prediction.predictions` are the generated token ids, padded with -100."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import pytrec_eval
 
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.errors import DGRTypeError, DGRValueError
-from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings, as_rankings
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,9 @@ def evaluate_per_query(
     Passages with equal scores are ordered as [`Rankings`] orders them, which is trec_eval's rule.
 
     Args:
-        rankings (`Rankings` or `Mapping[str, Mapping[str, float]]`): the run.
-        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id.
+        rankings (`Rankings` or `Mapping[str, Mapping[str, float]]`): the run. In a mapping ids may be integers.
+        qrels (`Mapping[str, Mapping[str, int]]`): relevance by query id and passage id, checked as those of a file:
+            ids may be integers, and a grade may be 1.0, but not 0.9 or `None`.
         metrics (`Sequence[str]`, *optional*): see [`Metric`] for their names.
         relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that counts as relevant (2 is usual
             for TREC DL passages), for all metrics but `ndcg`, which is graded.
@@ -128,8 +130,9 @@ def evaluate_per_query(
         `dict[str, dict[str, float]]`: by metric, the value by query id, in the order of the qrels.
 
     Raises:
-        ValueError: if a metric is unknown, `relevance_level` is below 1, the qrels are empty, or the run has a list
-            for none of their queries.
+        TypeError: if an id is neither a string nor an integer, or a score no number.
+        ValueError: if a metric is unknown, `relevance_level` is below 1, a grade is no integer, the qrels are empty,
+            or the run has a list for none of their queries.
     """
     if isinstance(metrics, str):
         raise DGRTypeError(f"metrics is the string {metrics!r}. Give a list of names: [{metrics!r}].")
@@ -140,10 +143,10 @@ def evaluate_per_query(
         raise DGRValueError(
             f"relevance_level is {relevance_level}, but a passage of relevance 0 is not relevant. Use 1 or more."
         )
+    qrels = as_qrels(qrels)
     if not qrels:
         raise DGRValueError("The qrels are empty, so there is no query to evaluate. Check the file or the split.")
-    if not isinstance(rankings, Rankings):
-        rankings = Rankings(rankings)
+    rankings = as_rankings(rankings)
     lists = {query_id: rankings[query_id].passage_ids for query_id in qrels if query_id in rankings}
     if not lists:
         raise DGRValueError(
@@ -154,7 +157,7 @@ def evaluate_per_query(
     _warn_of_missing(qrels, lists, relevance_level)
 
     # Judgements below 0 mean the same as 0; pytrec_eval never returns from a query whose judgements are all below 0.
-    judged = {query_id: {id: max(int(level), 0) for id, level in levels.items()} for query_id, levels in qrels.items()}
+    judged = {query_id: {id: max(level, 0) for id, level in levels.items()} for query_id, levels in qrels.items()}
     computed: dict[str, dict[str, float]] = {}
     for length in sorted({metric.list_length for metric in parsed}, key=lambda value: value or 0):
         wanted = [metric for metric in parsed if metric.list_length == length]

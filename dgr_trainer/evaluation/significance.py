@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.texts import is_missing
 from dgr_trainer.errors import DGRTypeError, DGRValueError, MissingPackageError
 
 Values = Mapping[str, float] | Sequence[float] | np.ndarray
@@ -104,12 +106,14 @@ def paired_test(a: Values, b: Values, *, seed: int = 0, resamples: int = 10_000,
             "One system has its values by query id and the other does not. Give both as mappings or both as sequences."
         )
     if isinstance(a, Mapping) and isinstance(b, Mapping):
+        a, b = ({as_id(query, "query", "values"): value for query, value in of.items()} for of in (a, b))
         if a.keys() != b.keys():
             alone = sorted(a.keys() ^ b.keys())
             raise DGRValueError(
                 f"{len(alone)} queries have a value in only one of the two systems, such as {alone[0]!r}. "
                 "Evaluate both with the same qrels."
             )
+        _check_present(b, "b")
         b = [b[query_id] for query_id in a]
     first, second = _array(a, "a"), _array(b, "b")
     if len(first) != len(second):
@@ -161,7 +165,16 @@ def _randomisation(differences: np.ndarray, seed: int, resamples: int) -> float:
     return (extreme + 1) / (resamples + 1)
 
 
+def _check_present(values: Mapping[str, float], name: str) -> None:
+    """Raise a `ValueError` that names a query whose value is missing."""
+    missing = next((query_id for query_id, value in values.items() if is_missing(value)), None)
+    if missing is not None:
+        raise DGRValueError(f"{name}: the value of query {missing!r} is {values[missing]}. Every query needs one.")
+
+
 def _array(values: Values, name: str) -> np.ndarray:
+    if isinstance(values, Mapping):
+        _check_present(values, name)
     array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         raise DGRValueError(

@@ -31,7 +31,8 @@ T = TypeVar("T")
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     r"""Open a file that replaces `path` only after everything was written.
 
-    Parent folders are created. If the block raises, `path` is unchanged.
+    Parent folders are created. If the block raises, `path` is unchanged. If `path` is a link, the file that it points
+    to is replaced.
 
     Args:
         path (`str` or `os.PathLike`): The file to write or to replace.
@@ -41,14 +42,14 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         `IO`: The open file.
 
     Raises:
-        ValueError: if `mode` is neither `"w"` nor `"wb"`.
+        ValueError: if `mode` is neither `"w"` nor `"wb"`, or `path` is a pipe or a device.
         IsADirectoryError: if `path` is a folder.
     """
     if mode not in ("w", "wb"):
         raise DGRValueError(
             f"mode is {mode!r}, but a file is only ever written whole: use 'w' (text) or 'wb' (bytes)."
         )
-    path = Path(path)
+    path = link_target(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, so no file can be written there. Give the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,24 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def link_target(path: str | os.PathLike[str]) -> Path:
+    """The file or folder that is written where `path` is named: if it is a link, what the link points to.
+
+    Raises:
+        ValueError: if it is a pipe or a device, which cannot be replaced by a file.
+        OSError: if it is a link that leads back to itself.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DGRValueError(f"{path} is a pipe or a device, but the output replaces a file as a whole. Give a file.")
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "a link that leads back to itself", str(path))
+    return target
 
 
 @contextmanager
@@ -89,9 +108,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         FileExistsError: if `path` is a file, or a folder with other things in it.
         FileNotFoundError: if the block did not write `marker`.
     """
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()
+    path = link_target(path)
     restore_folder(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, so no folder can be written there. Give another path.")

@@ -31,7 +31,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         there = f" Its folder holds: {listing(path.parent)}." if path.parent.is_dir() else " Nor is its folder."
         raise FileNotFoundError(f"{path} is not there.{there}")
-    if plain_name(path).lower().endswith((".tar", ".tgz", ".zip")):
+    if plain_name(path).lower().endswith((".tar", ".tgz", ".zip", ".7z", ".rar")):
         raise DGRValueError(f"{path} is an archive of files. Unpack it (tar -xf, unzip), and give the file inside.")
     return path
 
@@ -51,8 +51,8 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
     Args:
         path (`str` or `os.PathLike`):
-            A UTF-8 file, or UTF-16 if it begins with that byte order mark; gzip if its name ends in `.gz`, Zstandard
-            if in `.zst`. A byte order mark is skipped.
+            A UTF-8 file, or UTF-16 if it begins with that byte order mark; compressed if its name says so (see
+            [`open_bytes`]). A byte order mark is skipped.
 
     Yields:
         `tuple[int, str]`: Number of the line (from 1) and the line without its line end.
@@ -118,10 +118,11 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     for number, line in numbered_lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DGRValueError(
-                f"{line_location(path, number)}: not JSON ({error}). A JSON Lines file holds one JSON object a line."
-            ) from None
+        except (ValueError, RecursionError) as error:  # A ValueError that is no JSONDecodeError: a number too long.
+            form = "A JSON Lines file holds one JSON object a line."
+            if line.strip() == "{":
+                form += " This one is written over several lines: write it on one."
+            raise DGRValueError(f"{line_location(path, number)}: not JSON ({error}). {form}") from None
         if not isinstance(record, dict):
             raise DGRValueError(
                 f"{line_location(path, number)}: holds a JSON {type(record).__name__}, not an object. "
@@ -131,9 +132,9 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """The format of a file by its name: `"jsonl"`, `"tsv"`, `"parquet"`, `"arrow"` or `""`.
+    """The format of a file by its name: `"jsonl"`, `"csv"`, `"tsv"`, `"parquet"`, `"arrow"` or `""`.
 
-    A `.gz` or `.zst` at the end is ignored.
+    The suffix of a compression at the end is ignored.
     """
     name = plain_name(path).lower()
     for kind, endings in _KINDS.items():
@@ -144,6 +145,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
 
 _KINDS = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv",),
     "tsv": (".tsv", ".txt"),
     "parquet": (".parquet",),
     "arrow": (".arrow", ".feather"),

@@ -18,7 +18,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
     Any other object in a pickle refers to a class or function by name, and all names are refused.
 
     Args:
-        path (`str` or `os.PathLike`): The pickle, perhaps compressed (`.gz`, `.zst`).
+        path (`str` or `os.PathLike`): The pickle, perhaps compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
     Raises:
         ValueError: if it holds anything else, or is no complete pickle.

@@ -1,4 +1,4 @@
-"""Files of records (JSON Lines, a large JSON array, Parquet, Arrow), read one record at a time.
+"""Files of records (JSON Lines, a large JSON array, CSV, Parquet, Arrow), read one record at a time.
 
 JSON arrays have their own parser: ijson is a fifth faster, but it gives no line numbers, reads an object as an empty
 array and half a surrogate pair as `?`, and refuses NaN, integers over 64 bits and UTF-16.
@@ -20,11 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.compression import compression, open_bytes, plain_name, whole
+from dgr_trainer.files.compression import compression, open_bytes, whole
+from dgr_trainer.files.delimited import csv_rows, named_rows
 from dgr_trainer.files.lines import existing_file, file_kind, json_lines, line_location
 
 Record = dict[str, Any]
 _CHUNK = 2**20
+_ARROW_ERRORS = (pa.ArrowException, OSError)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def read_records(path: str | os.PathLike[str]) -> Records:
 
     Args:
         path (`str` or `os.PathLike`):
-            `.jsonl` or `.ndjson` (JSON Lines), `.json` (JSON Lines, or one array of objects), each also compressed
-            (`.gz`, `.zst`); `.parquet`; `.arrow` or `.feather` (Arrow IPC).
+            `.jsonl`, `.ndjson` or `.json` (JSON Lines, or one array of objects) and `.csv` with a first line of names,
+            each also compressed; `.parquet`; `.arrow` or `.feather` (Arrow IPC).
 
     Returns:
         [`Records`]
@@ -66,11 +68,19 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     path = existing_file(path)
     kind = file_kind(path)
     if kind == "jsonl":
-        array = plain_name(path).lower().endswith(".json") and _first_character(path) == "["
-        return Records(json_array(path) if array else json_lines(path), partial(line_location, path))
+        return json_records(path)
+    if kind == "csv":
+        return Records(named_rows(path, csv_rows(path)), partial(line_location, path))
     if kind in ("parquet", "arrow"):
         return Records(_table_rows(path, kind), lambda number: f"{path}, row {number}")
-    raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .parquet or .arrow.")
+    raise DGRValueError(f"{path}: the name does not tell the format. Name it .jsonl, .json, .csv, .parquet or .arrow.")
+
+
+def json_records(path: str | os.PathLike[str]) -> Records:
+    """The records of a JSON file of any name: objects, one a line, or one array of them."""
+    path = existing_file(path)
+    rows = json_array(path) if _first_character(path) == "[" else json_lines(path)
+    return Records(rows, partial(line_location, path))
 
 
 def json_array(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
@@ -143,6 +153,10 @@ def json_object(path: str | os.PathLike[str]) -> Record | None:
         raise DGRValueError(
             f"{line_location(path, number)}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
         ) from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DGRValueError):
+            raise
+        raise DGRValueError(f"{path}: an object that cannot be read ({error}).") from None
     return content if isinstance(content, dict) else None
 
 
@@ -167,7 +181,7 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
             except pa.ArrowInvalid:
                 source.seek(0)
                 return pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except _ARROW_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # An error of the disk, not of Arrow.
         raise DGRValueError(f"{path}: no whole {kind.capitalize()} file: {error}") from None
@@ -222,6 +236,8 @@ class _Window:
                         "It is cut off: fetch or write it again."
                     ) from None
                 raise DGRValueError(f"{line_location(self.path, line)}: not JSON ({error.msg}).") from None
+            except (ValueError, RecursionError) as error:  # A number that is too long, or nested too deeply.
+                raise DGRValueError(f"{self.location()}: an object that cannot be read ({error}).") from None
             self.advance(end - self._position)
             return value
 
@@ -274,7 +290,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, Record]]:
             for record in batch.to_pylist():
                 number += 1
                 yield number, record
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (*_ARROW_ERRORS, UnicodeDecodeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # An error of the disk, not of Arrow.
         raise DGRValueError(

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
@@ -235,7 +236,9 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None,
         processes: Processes | None,
     ) -> CandidateSearch:
-        return CandidateSearch(SearchEngine(self._parts), queries_mapping(queries), relevant or {}, k, processes)
+        return CandidateSearch(
+            SearchEngine(self._parts), queries_mapping(queries), as_qrels(relevant or {}), k, processes
+        )
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.runs.rankings import Rankings, as_rankings
 
 
 def reciprocal_rank_fusion(
@@ -118,6 +118,7 @@ def _fused(
     """
     if not runs:
         raise DGRValueError("There are no rankings to fuse.")
+    runs = [as_rankings(run) for run in runs]
     weights = [1.0] * len(runs) if weights is None else list(weights)
     if len(weights) != len(runs) or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
         raise DGRValueError(f"weights is {weights}, but {len(runs)} runs need as many finite weights of 0 or more.")

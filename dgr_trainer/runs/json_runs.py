@@ -8,8 +8,10 @@ from typing import Any, NoReturn
 
 from tqdm.auto import tqdm
 
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats.dpr import retriever_results
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
+from dgr_trainer.data.grades import as_integer
+from dgr_trainer.data.record_fields import file_has, record_fields
 from dgr_trainer.data.sources import FileSource
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.records import Record, Records
@@ -27,7 +29,7 @@ _KNOWN = (
 
 def holds_lists(file: FileSource) -> bool:
     """Whether the first record is a list as `Rankings.to_jsonl` writes it."""
-    return file.kind == "jsonl" and "passage_ids" in file.fields
+    return file.holds_records and "passage_ids" in file.fields
 
 
 def list_rows(records: Records) -> Iterator[ListRow]:
@@ -44,26 +46,33 @@ def list_rows(records: Records) -> Iterator[ListRow]:
 
 def holds_hits(file: FileSource) -> bool:
     """Whether the first record is a hit."""
-    return file.kind == "jsonl" and all(_hit_fields(file).values())
+    return file.holds_records and any(file_has(file, RUN_COLUMNS, (*_HIT, value)) for value in ("score", "rank"))
+
+
+def holds_ranks(file: FileSource) -> bool:
+    """Whether the first hit has a rank and no score."""
+    return not file_has(file, RUN_COLUMNS, ("score",))
 
 
 def hit_rows(file: FileSource) -> Iterator[HitRow]:
-    """Hits, one a record: a query id, a passage id and a score."""
-    fields = list(_hit_fields(file).values())
+    """Hits, one a record: a query id, a passage id and a score, or, if there are only ranks, minus the rank."""
     records = file.records()
-    for number, record in records.rows:
+    value = "rank" if holds_ranks(file) else "score"
+    for number, hit in record_fields(records, RUN_COLUMNS, [(field,) for field in (*_HIT, value)], "a hit"):
         location = records.location(number)
-        missing = [field for field in fields if field not in record]
-        if missing:
-            raise DGRValueError(f"{location}: no field {missing}. The fields found are {sorted(record)}.")
-        yield HitRow(location, *(record[field] for field in fields))
+        score = negative_rank(location, hit[value]) if value == "rank" else hit[value]
+        yield HitRow(location, hit["query_id"], hit["passage_id"], score)
 
 
-def _hit_fields(file: FileSource) -> dict[str, str]:
-    return {
-        field: next((column for column in RUN_COLUMNS[field] if column in file.fields), "")
-        for field in ("query_id", "passage_id", "score")
-    }
+def negative_rank(location: str, value: object) -> int:
+    """Minus the rank of a hit, so that the first one is the highest. Raises a `ValueError` if it is no rank."""
+    rank = as_integer(value)
+    if rank is None or rank < 0:
+        raise DGRValueError(f"{location}: the rank is {value!r:.60}, not an integer of 0 or more.")
+    return -rank
+
+
+_HIT = ("query_id", "passage_id")
 
 
 # RankLLM
@@ -174,9 +183,10 @@ def _checked_object(file: FileSource) -> dict[str, dict[str, Any]]:
 
 
 def refuse_unknown(file: FileSource) -> NoReturn:
-    """Raise `ValueError` for JSON that is no run."""
+    """Raise `ValueError` for records that are no run."""
     if not file.fields:
-        raise DGRValueError(f"{os.fspath(file.path)}: the run is empty.")
+        only = " It has a line that names the columns at most." if file.kind in ("csv", "tsv") else ""
+        raise DGRValueError(f"{os.fspath(file.path)}: the run is empty.{only}")
     raise DGRValueError(
         f"{file.path}: this is no run of a known format. The fields found are {sorted(file.fields)}. {_KNOWN}"
     )

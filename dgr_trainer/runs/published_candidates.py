@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats.dpr import training_questions
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
+from dgr_trainer.files.compression import undamaged
 from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.files.records import read_records
 from dgr_trainer.runs.rank_list import FEATURES
@@ -38,7 +40,8 @@ def read_top1000(path: PathLike) -> Rankings:
 
     Args:
         path (`str` or `os.PathLike`):
-            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`), but not a tar archive.
+            A file such as the one in `top1000.dev.tar.gz`; perhaps compressed (`.gz`, `.zst`, `.bz2`, `.xz`), but not
+            a tar archive.
 
     Returns:
         [`Rankings`]: The candidates of each query in the order of the file, which is no ranking: let a teacher rank
@@ -47,6 +50,11 @@ def read_top1000(path: PathLike) -> Rankings:
     Raises:
         ValueError: if a line is malformed or a candidate occurs twice for a query.
     """
+    with undamaged(path):
+        return _top1000(path)
+
+
+def _top1000(path: PathLike) -> Rankings:
     candidates: dict[str, dict[str, None]] = {}
     for location, cells in _lines(path, "candidates"):
         if len(cells) != 4:
@@ -81,6 +89,11 @@ def read_triples(path: PathLike, k: int = 100) -> Triples:
     """
     if k < 1:
         raise DGRValueError(f"k is {k}, but at least one passage of a query has to be kept.")
+    with undamaged(path):
+        return _triples(path, k)
+
+
+def _triples(path: PathLike, k: int) -> Triples:
     qrels: Qrels = {}
     others: dict[str, dict[str, None]] = {}
     for location, cells in _lines(path, "triples"):
@@ -123,9 +136,15 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
             scores = [float(score) for score in range(len(ids), 0, -1)]
             yield {"query_id": question.query_id, "passage_ids": ids, "scores": scores}
 
-    return Rankings.from_dataset(dataset_from_rows(rows(), FEATURES, description="hard negatives"), "hard-negatives")
+    with undamaged(path):
+        return Rankings.from_dataset(
+            dataset_from_rows(rows(), FEATURES, description="hard negatives"), "hard-negatives"
+        )
 
 
 def _lines(path: PathLike, what: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in tqdm(numbered_lines(path), desc=f"Reading {what}", unit=" lines", delay=5):
-        yield line_location(path, number), line.split("\t")
+        cells = line.split("\t")
+        if number == 1 and cells[0].strip().lower() in RUN_COLUMNS["query_id"]:
+            continue  # A line that names the columns.
+        yield line_location(path, number), cells

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Features, List, Value
 
-from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.ids import as_id, text_of_id
+from dgr_trainer.data.texts import check_encodable
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 FEATURES = Features(
@@ -112,6 +113,11 @@ class RankTableBuilder:
         if len(self._waiting) == _BATCH:
             self._flush()
 
+    @property
+    def empty(self) -> bool:
+        """`bool`: Whether nothing was added."""
+        return not self._count and not self._hits
+
     def add_hit(self, query_id: str, passage_id: str, score: float) -> bool:
         """Add a hit with valid ids and a finite score.
 
@@ -135,10 +141,12 @@ class RankTableBuilder:
         """
         location, score = row.location, row.score
         query_id, passage_id = as_id(row.query_id, "query", location), as_id(row.passage_id, "passage", location)
+        if isinstance(score, str):  # As in a cell of a text file.
+            score = _number(score)
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
             raise DGRValueError(
-                f"{location}: the score of passage {passage_id!r} for query {query_id!r} is {score!r}, not a finite "
-                "number."
+                f"{location}: the score of passage {passage_id!r} for query {query_id!r} is {row.score!r}, not a "
+                "finite number."
             )
         if not self.add_hit(query_id, passage_id, float(score)):
             raise DGRValueError(f"{location}: passage {passage_id!r} occurs a second time for query {query_id!r}.")
@@ -246,8 +254,25 @@ def is_rank_table(table: pa.Table) -> bool:
     return bool((occurrences[1:] != occurrences[:-1]).all())
 
 
+def by_rank(table: pa.Table) -> pa.Table:
+    """The table of lists whose scores are negative ranks, with the scores of `Rankings.from_order`: from n down to 1.
+
+    Ranks may begin at 0 or 1; where some are missing, the scores have the same gaps.
+    """
+    scores = table.column("scores").combine_chunks()
+    lengths = pc.list_value_length(scores).to_numpy()
+    values = scores.flatten().to_numpy()
+    last = np.add.accumulate(lengths)[lengths > 0] - 1
+    shifted = values - np.repeat(values[last], lengths[lengths > 0]) + 1
+    offsets = pa.array(np.concatenate([[0], np.add.accumulate(lengths)]), pa.int32())
+    column = pa.ListArray.from_arrays(offsets, pa.array(shifted, pa.float64())).cast(_SCHEMA.field("scores").type)
+    return table.set_column(table.column_names.index("scores"), _SCHEMA.field("scores"), column)
+
+
 def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
     """Ids and scores of a list given as a mapping or as pairs; a `TypeError` names the query if it is neither."""
+    if isinstance(pairs, RankList):
+        return list(pairs.passage_ids), list(pairs.scores)
     items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
     for item in items:
         if isinstance(item, str) or not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -261,7 +286,7 @@ def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:
 def _checked(row: ListRow) -> tuple[str, list[str], np.ndarray]:
     """Query id, passage ids and scores of a valid list; errors begin with its location."""
     try:
-        query_id = _text_id(row.query_id, "query id")
+        query_id = _text_id(row.query_id, "query", "A rank list")
         ids, scores = row.passage_ids, row.scores
         if ids is None or scores is None or len(ids) != len(scores):
             counts = ["none" if column is None else len(column) for column in (ids, scores)]
@@ -269,8 +294,8 @@ def _checked(row: ListRow) -> tuple[str, list[str], np.ndarray]:
                 f"Query {query_id!r}: {counts[0]} passage ids, but {counts[1]} scores. Every passage has one."
             )
         passage_ids = list(ids)
-        if not all(type(id) is str for id in passage_ids):
-            passage_ids = [_text_id(id, f"passage id of query {query_id!r}") for id in passage_ids]
+        if not all(type(id) is str and id.isascii() for id in passage_ids):
+            passage_ids = [_text_id(id, "passage", f"Query {query_id!r}") for id in passage_ids]
         values = _finite(query_id, passage_ids, scores)
         if len(set(passage_ids)) != len(passage_ids):
             raise _repeated(query_id, passage_ids)
@@ -284,10 +309,11 @@ def _checked(row: ListRow) -> tuple[str, list[str], np.ndarray]:
 
 def _finite(query_id: str, passage_ids: Sequence[str], scores: Any) -> np.ndarray:
     if not isinstance(scores, np.ndarray) and not all(type(score) is float for score in scores):
-        for score in scores:
+        for passage_id, score in zip(passage_ids, scores, strict=True):
             if not hasattr(score, "__float__"):
                 raise DGRTypeError(
-                    f"Query {query_id!r}: the score {score!r} ({type(score).__name__}) is not a number."
+                    f"Query {query_id!r}: the score of passage {passage_id!r} is {score!r:.60} "
+                    f"({type(score).__name__}), not a number. Give it a score, or leave the passage out."
                 )
         scores = [float(score) for score in scores]
     values = np.asarray(scores, dtype=np.float64)
@@ -299,6 +325,13 @@ def _finite(query_id: str, passage_ids: Sequence[str], scores: Any) -> np.ndarra
             "be finite."
         )
     return values
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _in_order(passage_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -314,9 +347,9 @@ def _repeated(query_id: str, passage_ids: Sequence[str]) -> DGRValueError:
     return DGRValueError(f"Passage {passage_id!r} occurs more than once in the list of query {query_id!r}.")
 
 
-def _text_id(value: object, item: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
-    raise DGRTypeError(f"A {item} is {value!r} ({type(value).__name__}), but ids are strings.")
+def _text_id(value: object, item: str, location: str) -> str:
+    """An id that may hold whitespace, which only files do not allow."""
+    text = value if type(value) is str else text_of_id(value, item, location)
+    if not text.isascii():
+        check_encodable(text, f"{item} id {text!r}", location)
+    return text

@@ -6,27 +6,27 @@ import json
 import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS, chosen_columns, column_names, rows
+from dgr_trainer.data.columns import RUN_COLUMNS
+from dgr_trainer.data.formats.huggingface import chosen_columns, column_names, rows
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
-from dgr_trainer.files.compression import atomic_text
-from dgr_trainer.files.lines import existing_file, file_kind, json_lines, line_location
-from dgr_trainer.files.records import Records, read_records
-from dgr_trainer.runs.json_runs import list_rows
+from dgr_trainer.files.compression import atomic_text, undamaged
+from dgr_trainer.files.records import json_records
+from dgr_trainer.runs.json_runs import list_rows, negative_rank
 from dgr_trainer.runs.rank_list import (
     FEATURES,
     HitRow,
     ListRow,
     RankList,
     RankTableBuilder,
+    by_rank,
     hit_table,
     is_rank_table,
     list_table,
@@ -126,7 +126,7 @@ class Rankings(Mapping[str, RankList]):
         Lists are ordered by the scores, as in trec_eval; if some ranks contradict the scores, a warning counts them.
 
         Args:
-            path (`str` or `os.PathLike`): The run, which may be compressed (`.gz`, `.zst`).
+            path (`str` or `os.PathLike`): The run, which may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
             name (`str`, *optional*, defaults to the tag on the first line): Name of the run.
 
         Raises:
@@ -134,22 +134,22 @@ class Rankings(Mapping[str, RankList]):
             ValueError: if a line is malformed, all ranks contradict the scores, a passage occurs twice for a query, or
                 the file is empty.
         """
-        tag, table = read_trec_run(path)
+        with undamaged(path):
+            tag, table = read_trec_run(path)
         return cls._from_table(table, name or tag)
 
     @classmethod
     def from_jsonl(cls, path: PathLike, name: str | None = None) -> Rankings:
         """Read what [`~Rankings.to_jsonl`] wrote: `query_id`, `passage_ids`, `scores` on each line.
 
-        A `.json` file may hold one array of such objects.
+        The file may also hold one array of such objects.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if a line is malformed or a query occurs twice.
         """
-        is_jsonl = file_kind(existing_file(path)) == "jsonl"
-        records = read_records(path) if is_jsonl else Records(json_lines(path), partial(line_location, path))
-        return cls._from_rows(list_rows(records), name)
+        with undamaged(path):
+            return cls._from_rows(list_rows(json_records(path)), name)
 
     @classmethod
     def from_dataset(
@@ -161,9 +161,9 @@ class Rankings(Mapping[str, RankList]):
         """Make rankings of a dataset, which may be streamed.
 
         A row is a rank list, with the columns `query_id`, `passage_ids` (list) and `scores` (list), or one hit:
-        `query_id` (or `qid`, `q_id`), `passage_id` (or `docno`, `doc_id`, `docid`, `pid`) and `score`. If the lists
-        are sorted as [`Rankings`] sorts them, the dataset is used unchanged, memory-mapped if it was; otherwise the
-        lists are sorted in memory.
+        `query_id` (or `qid`, `q_id`), `passage_id` (or `docno`, `doc_id`, `docid`, `pid`) and `score` (or `rank`). If
+        the lists are sorted as [`Rankings`] sorts them, the dataset is used unchanged, memory-mapped if it was;
+        otherwise the lists are sorted in memory.
 
         Args:
             dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
@@ -176,16 +176,19 @@ class Rankings(Mapping[str, RankList]):
             ValueError: if a column is missing, or a list is invalid.
         """
         chosen = chosen_columns(dataset, columns, RUN_COLUMNS, needed=("query_id",))
-        fields = ("passage_id", "score") if "passage_id" in chosen else ("passage_ids", "scores")
+        hit = ("passage_id", "score" if "score" in chosen or "rank" not in chosen else "rank")
+        fields = hit if "passage_id" in chosen else ("passage_ids", "scores")
         missing = [field for field in fields if field not in chosen]
         if missing:
             raise DGRValueError(
                 f"The dataset has no column {missing}; its columns are {column_names(dataset)}. A run has passage_ids "
-                "and scores (lists), or passage_id and score (a row a hit)."
+                "and scores (lists), or passage_id and score or rank (a row a hit)."
             )
         chosen = {field: chosen[field] for field in ("query_id", *fields)}
         if fields == ("passage_id", "score"):
             return cls._from_table(hit_table(lambda: _hit_rows(rows(dataset, chosen))), name)
+        if fields == ("passage_id", "rank"):
+            return cls._from_table(by_rank(hit_table(lambda: _rank_rows(rows(dataset, chosen)))), name)
 
         if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
             plain = dataset.select_columns(list(FEATURES)).with_format("arrow")
@@ -306,6 +309,13 @@ class Rankings(Mapping[str, RankList]):
         return self._from_table(kept_lists.table(), self.name)
 
 
+def as_rankings(rankings: Mapping[str, RankList] | Mapping[str, Mapping[str, float]]) -> Rankings:
+    """Rankings of a mapping of scores; rankings are returned unchanged."""
+    if isinstance(rankings, Rankings):
+        return rankings
+    return Rankings(cast(Mapping[str, Mapping[str, float]], rankings))
+
+
 def _list_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[ListRow]:
     """The lists of a dataset with a list in each row."""
     for number, row in numbered_rows:
@@ -319,3 +329,10 @@ def _hit_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[H
     """The hits of a dataset with a hit in each row."""
     for number, row in numbered_rows:
         yield HitRow(f"row {number}", row["query_id"], row["passage_id"], row["score"])
+
+
+def _rank_rows(numbered_rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[HitRow]:
+    """The hits of a dataset whose rows have a rank and no score; the score is minus the rank."""
+    for number, row in numbered_rows:
+        location = f"row {number}"
+        yield HitRow(location, row["query_id"], row["passage_id"], negative_rank(location, row["rank"]))

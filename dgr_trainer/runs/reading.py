@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Dataset
 
+from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats import dpr
-from dgr_trainer.data.formats.huggingface import RUN_COLUMNS
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.sources import FileFormat, FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.files.compression import plain_name
+from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
 from dgr_trainer.files.lines import file_kind, listing
 from dgr_trainer.files.records import read_table
-from dgr_trainer.runs import json_runs
-from dgr_trainer.runs.rank_list import HitRow, ListRow, hit_table
+from dgr_trainer.runs import column_runs, json_runs
+from dgr_trainer.runs.rank_list import ListRow, by_rank, hit_table
 from dgr_trainer.runs.rankings import Rankings
 
 PathLike = str | os.PathLike[str]
@@ -33,15 +33,19 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
     - A folder that `datasets` saved (`save_to_disk`), `.parquet`, `.arrow`: a table with the columns of
       [`Rankings.from_dataset`].
     - `hf:NAME`: a dataset of the Hub, or of a folder, with these columns or a mapping (see `docs/data.md`).
+    - `.csv`: a first line of names, and a hit on each line.
     - `.jsonl`: lines of [`Rankings.to_jsonl`], of one hit each (`query_id`, `passage_id`, `score`), or of RankLLM
       (`query` with `qid`, and `candidates` with `docid`).
     - `.json`: the same as lines or as a list; results of DPR's retriever (`question`, `answers`, `ctxs`), whose query
       ids are the numbers of the questions, from 0, and Pyserini's by query id; ranx' object of scores by query and
       document id.
-    - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it.
+    - anything else: a TREC run, as Anserini, PyTerrier, ranx, RankLLM, pyserini and trec_eval have it; three columns,
+      a query, a passage and a rank (MS MARCO, ColBERT) or a score (Tevatron); four, with rank and score; five, a TREC
+      run without tags; or the columns that the first line names, a score or a rank among them.
 
-    Files may be compressed (`.gz`, `.zst`). The scores give the order; if no passage of a list has a score, the order
-    in the file counts. RankLLM lists candidates best first: scores that rise along a list are refused.
+    Files may be compressed (`.gz`, `.zst`, `.bz2`, `.xz`). The scores give the order; if no passage of a list has a
+    score, the order in the file counts. RankLLM lists candidates best first: scores that rise along a list are
+    refused.
 
     Args:
         path (`str` or `os.PathLike`): The run.
@@ -56,7 +60,7 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         TypeError: if an id or a score has the wrong type.
         ValueError: if the file is malformed; the error names the file and the line, or the query.
     """
-    match resolve(path):
+    match resolve(path, RUN_COLUMNS):
         case HubSource() as hub:
             dataset, columns = hub.load(RUN_COLUMNS)
             return _dataset_run(hub.text, dataset, name or hub.name.rstrip("/").rsplit("/", 1)[-1], columns)
@@ -67,7 +71,8 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         case FolderSource(folder):
             _refuse_folder(folder)
         case FileSource() as file:
-            rankings = file_format(file, FORMATS, "").read(file)
+            with undamaged(*file.paths):
+                rankings = file_format(file, FORMATS, "").read(file)
             rankings.name = name or rankings.name
             return rankings
 
@@ -127,7 +132,7 @@ def from_rerankers(results: Mapping[str, Any], name: str | None = None) -> Ranki
 
 
 def _file_stem(file: FileSource) -> str:
-    return plain_name(file.path).rsplit(".", 1)[0]
+    return name_as_text(file.folder or plain_name(file.path).rsplit(".", 1)[0])
 
 
 def _lists(read: Callable[[FileSource], Iterable[ListRow]]) -> Callable[[FileSource], Rankings]:
@@ -135,13 +140,17 @@ def _lists(read: Callable[[FileSource], Iterable[ListRow]]) -> Callable[[FileSou
     return lambda file: Rankings._from_rows(read(file), default_name=_file_stem(file))
 
 
-def _hits(read: Callable[[FileSource], Iterable[HitRow]]) -> Callable[[FileSource], Rankings]:
-    """The reader of a format that yields single hits."""
-    return lambda file: Rankings._from_table(hit_table(lambda: read(file)), _file_stem(file))
+def _hits(file: FileSource) -> Rankings:
+    table = hit_table(lambda: json_runs.hit_rows(file))
+    return Rankings._from_table(by_rank(table) if json_runs.holds_ranks(file) else table, _file_stem(file))
+
+
+def _columns(file: FileSource) -> Rankings:
+    return Rankings._from_table(column_runs.read_column_run(file), _file_stem(file))
 
 
 def _table_run(file: FileSource) -> Rankings:
-    return _dataset_run(file.path, Dataset(read_table(file.path)), _file_stem(file))
+    return _dataset_run(file.path, Dataset(read_table(file.path)), _file_stem(file), file.columns)
 
 
 def _refuse_lz4(file: FileSource) -> NoReturn:
@@ -149,15 +158,21 @@ def _refuse_lz4(file: FileSource) -> NoReturn:
 
 
 FORMATS: tuple[FileFormat[Rankings], ...] = (
-    FileFormat("table", lambda file: file.kind in ("parquet", "arrow"), _table_run),
+    FileFormat("table", lambda file: file.kind in ("parquet", "arrow") and not file.more, _table_run, by_name=True),
     FileFormat("ranx, compressed", lambda file: file.path.suffix == ".lz4", _refuse_lz4),
     FileFormat("Pyserini", json_runs.is_pyserini, _lists(json_runs.pyserini_lists)),
     FileFormat("ranx", json_runs.is_ranx, _lists(json_runs.ranx_lists)),
-    FileFormat("lists", json_runs.holds_lists, _lists(lambda file: json_runs.list_rows(file.records()))),
+    FileFormat("lists", json_runs.holds_lists, _lists(lambda file: json_runs.list_rows(file.records())), by_name=True),
     FileFormat("RankLLM", json_runs.is_rank_llm, _lists(json_runs.rank_llm_lists)),
     FileFormat("DPR results", dpr.is_retriever_results, _lists(json_runs.dpr_lists)),
-    FileFormat("hits", json_runs.holds_hits, _hits(json_runs.hit_rows)),
-    FileFormat("unknown JSON", lambda file: file.kind == "jsonl", json_runs.refuse_unknown),
+    FileFormat("hits", json_runs.holds_hits, _hits, by_name=True),
+    FileFormat("columns", column_runs.recognises, _columns),
+    FileFormat(
+        "unknown records",
+        lambda file: file.holds_records and not file.holds_lines,
+        json_runs.refuse_unknown,
+        by_name=True,
+    ),
     FileFormat("TREC", lambda file: True, lambda file: Rankings.from_trec(file.path)),
 )
 """File formats of runs: the first that recognises a file reads it."""

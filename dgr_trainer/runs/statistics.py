@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgr_trainer.data.queries import Qrels
+from dgr_trainer.data.grades import Qrels, as_qrels
+from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rankings import as_rankings
 
 RANKS = (1, 5, 20, 100)
 """Last rank of each group in which relevant passages are counted."""
@@ -58,7 +60,7 @@ class RankListStatistics:
 
 
 def rank_list_statistics(
-    rankings: Mapping[str, RankList],
+    rankings: Mapping[str, RankList] | Mapping[str, Mapping[str, float]],
     qrels: Qrels | None = None,
     query_ids: Iterable[str] | None = None,
     relevance_level: int = 1,
@@ -83,6 +85,9 @@ def rank_list_statistics(
     print(rank_list_statistics(Rankings.from_trec("teacher.trec"), read_qrels("train.qrels")))
     ```
     """
+    rankings, qrels = as_rankings(rankings), None if qrels is None else as_qrels(qrels)
+    if query_ids is not None:
+        query_ids = [as_id(value, "query", f"query {number}") for number, value in enumerate(query_ids)]
     query_ids = list(dict.fromkeys(rankings if query_ids is None else query_ids))
     if not query_ids:
         raise DGRValueError("There are no queries, so there are no rank lists to describe.")

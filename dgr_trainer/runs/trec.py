@@ -11,6 +11,7 @@ from typing import NoReturn
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from dgr_trainer.data.grades import as_integer
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.runs.rank_list import RankTableBuilder
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 _EXPECTED = "expected six columns: query Q0 passage rank score tag"
-_Q0 = {"Q0", "q0"}
+Q0 = {"Q0", "q0"}
 
 
 def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
@@ -38,15 +39,15 @@ def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
             file is empty.
     """
     builder, tag = RankTableBuilder(), ""
-    order = _RankOrder(path)
+    order = RankOrder(path)
     for number, line in tqdm(numbered_lines(path), desc="Reading run", unit=" lines", delay=5):
         cells = line.split()
         if len(cells) != 6:
-            hint = " Three or four columns are qrels: read_qrels reads them." if len(cells) in (3, 4) else ""
+            hint = " read_run reads runs of three to five columns." if 3 <= len(cells) <= 5 else ""
             raise DGRValueError(f"{line_location(path, number)}: {len(cells)} columns, but {_EXPECTED}.{hint}")
         query_id, second, passage_id, rank_cell, score_cell, line_tag = cells
-        if second not in _Q0 and not _Q0.isdisjoint(cells):
-            wrong = next(column for column, cell in enumerate(cells) if cell in _Q0)
+        if second not in Q0 and not Q0.isdisjoint(cells):
+            wrong = next(column for column, cell in enumerate(cells) if cell in Q0)
             raise DGRValueError(
                 f"{line_location(path, number)}: column {wrong + 1} is {cells[wrong]!r} and column 2 {second!r}, but "
                 f"{_EXPECTED}. Bring the columns into this order."
@@ -54,7 +55,7 @@ def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
         try:
             rank, score = int(rank_cell), float(score_cell)
         except ValueError:
-            _refuse_numbers(path, number, cells)
+            rank, score = _odd_numbers(path, number, cells)
         if not math.isfinite(score):
             raise DGRValueError(
                 f"{line_location(path, number)}: the score of passage {passage_id!r} for query {query_id!r} is "
@@ -62,7 +63,7 @@ def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
             )
         order.compare(number, query_id, rank, score)
         if not builder.add_hit(query_id, passage_id, score):
-            _refuse_second(path, number, query_id, passage_id)
+            refuse_second(path, number, query_id, passage_id)
         tag = tag or line_tag
     if not tag:
         raise DGRValueError(f"{os.fspath(path)}: the run is empty.")
@@ -70,7 +71,7 @@ def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
     return tag, builder.table(partial(_find_second, path))
 
 
-class _RankOrder:
+class RankOrder:
     """Whether ranks and scores of neighbouring lines agree: a smaller rank belongs to a higher score."""
 
     def __init__(self, path: PathLike) -> None:
@@ -112,20 +113,16 @@ class _RankOrder:
             )
 
 
-def _refuse_numbers(path: PathLike, number: int, cells: list[str]) -> NoReturn:
-    """Raise the error of a line whose rank is no integer or whose score is no number."""
+def _odd_numbers(path: PathLike, number: int, cells: list[str]) -> tuple[int, float]:
+    """Rank and score of a line whose rank is written as `1.0`; otherwise the error of a malformed one."""
     location = line_location(path, number)
-    if not _is_integer(cells[3]):
+    rank = as_integer(cells[3])
+    if rank is None:
         raise DGRValueError(f"{location}: the rank (column 4) is {cells[3]!r}, not an integer; {_EXPECTED}.") from None
-    raise DGRValueError(f"{location}: the score (column 5) is {cells[4]!r}, not a number; {_EXPECTED}.") from None
-
-
-def _is_integer(cell: str) -> bool:
     try:
-        int(cell)
+        return rank, float(cells[4])
     except ValueError:
-        return False
-    return True
+        raise DGRValueError(f"{location}: the score (column 5) is {cells[4]!r}, not a number; {_EXPECTED}.") from None
 
 
 def _find_second(path: PathLike, query_id: str) -> NoReturn:
@@ -135,12 +132,13 @@ def _find_second(path: PathLike, query_id: str) -> NoReturn:
         cells = line.split()
         if cells[0] == query_id:
             if cells[2] in seen:
-                _refuse_second(path, number, query_id, cells[2])
+                refuse_second(path, number, query_id, cells[2])
             seen.add(cells[2])
     raise DGRValueError(f"{os.fspath(path)}: the run has changed while it was read.")
 
 
-def _refuse_second(path: PathLike, number: int, query_id: str, passage_id: str) -> NoReturn:
+def refuse_second(path: PathLike, number: int, query_id: str, passage_id: str) -> NoReturn:
+    """Raise the error of a line that has a passage of its query a second time."""
     raise DGRValueError(
         f"{line_location(path, number)}: passage {passage_id!r} occurs a second time for query {query_id!r}. "
         "A run has each passage once a query."

@@ -17,6 +17,7 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rankings import as_rankings
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.prompts import padded_prompts
@@ -154,7 +155,7 @@ class DistillationCollator:
             )
         self.identifiers = self.source.identifiers
         self.tokenizer = student.tokenizer
-        self.rankings: Mapping[str, RankList] = {} if rankings is None else rankings
+        self.rankings: Mapping[str, RankList] = {} if rankings is None else as_rankings(rankings)
         self.generation_targets = generation_targets
         self.max_row_tokens = max_row_tokens
         self.sampler = ListSampler(

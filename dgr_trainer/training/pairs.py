@@ -15,8 +15,9 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.grades import Qrels, as_qrels
 from dgr_trainer.data.passages import Passage
-from dgr_trainer.data.queries import Qrels, queries_mapping
+from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.identifiers import Identifiers, PassageSegments
@@ -92,6 +93,7 @@ def generation_pairs(
         raise DGRValueError(
             "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
         )
+    qrels = None if qrels is None else as_qrels(qrels)
     check_script(corpus, identifiers)
     stop_words = StopWords(corpus if queries is not None and "substring" in identifiers.views else (), identifiers)
     maker = _PairMaker(identifiers, substring_words, temperature, seed, stop_words)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.data.queries import Qrels
+from dgr_trainer.data.grades import Qrels, as_qrels
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rank_list import RankList
 
@@ -124,7 +124,7 @@ class ListSampler:
         if sampling not in SAMPLINGS:
             raise DGRValueError(f"sampling={sampling!r} is unknown; use one of {', '.join(SAMPLINGS)}.")
         self.rankings = rankings
-        self.qrels = qrels or {}
+        self.qrels = as_qrels(qrels or {})
         self.list_length = list_length
         self.sampling = sampling
         self.relevant_first = relevant_first

@@ -71,7 +71,10 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{BM25} --candidates FILES --run FILES/best.trec", "both say what to rank"),
         (f"{BM25} --depth 5", "--depth cuts the lists"),
         (f"{BM25} -k 0", "at least 1"),
-        (f"{BM25} --run FILES/qrels.txt", "Three or four columns are qrels"),
+        (
+            f"{BM25} --run FILES/qrels.txt",
+            "the second of four columns is 0 and the last one an integer, as in qrels",
+        ),
         (f"{BM25} --candidates FILES/bart", "holds no candidates.json"),
         (f"{BM25} --output FILES/best.trec", "Add --overwrite to replace it"),
         (f"{BM25} --output FILES", "is a folder, but the output is a file"),
@@ -147,8 +150,16 @@ def test_identifier_strings_as_json_lines(files, tmp_path):
     path = tmp_path / "ids.jsonl"
     path.write_text('{"id": "p01", "identifier": "Everest"}\n{"_id": 2, "identifier": "K2"}\n')
     assert sources.read_identifier_strings("--identifiers", str(path)) == {"p01": "Everest", "2": "K2"}
+    path.write_text('[{"id": "p01", "identifier": "Everest"}, {"docno": 2, "identifier": "K2"}]')
+    assert sources.read_identifier_strings("--identifiers", str(path)) == {"p01": "Everest", "2": "K2"}
+    for name, text in (("ids.tsv", "Identifier\tpid\nEverest\tp01\n"), ("ids.csv", "docno,identifier\np01,Everest\n")):
+        (tmp_path / name).write_text(text)
+        assert sources.read_identifier_strings("--identifiers", str(tmp_path / name)) == {"p01": "Everest"}
+    path.write_text('{"id": "p01", "identifier": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match="line 1: the identifier of passage 'p01' is a text that is not Unicode"):
+        sources.read_identifier_strings("--identifiers", str(path))
     path.write_text('{"id": "p01", "title": "Everest"}\n')
-    with pytest.raises(ValueError, match="line 1: a line needs 'id' and 'identifier', but has"):
+    with pytest.raises(ValueError, match=r"line 1: a passage needs identifier \(identifier\). The fields found are"):
         sources.read_identifier_strings("--identifiers", str(path))
 
 

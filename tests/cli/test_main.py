@@ -1,6 +1,7 @@
 """Exit codes, messages, and what an interruption leaves behind."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 from dgr_trainer import __version__
 from dgr_trainer.cli import evaluate, main
 from dgr_trainer.cli.parsing import UsageError
-from dgr_trainer.cli.tables import print_result
+from dgr_trainer.cli.tables import print_json, print_result
 from dgr_trainer.errors import (
     ISSUES_URL,
     DGRArithmeticError,
@@ -142,8 +143,11 @@ def test_the_issue_tracker_and_the_extras_are_those_of_the_package():
 
 def test_output_that_the_terminal_cannot_show(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    with pytest.raises(DGRRuntimeError, match="encoding ascii, which lacks 'é'. Set .* PYTHONIOENCODING=utf-8"):
-        print_result("café")
+    print_result("café \ud800")
+    print_json({"name": "café \ud800"})
+    sys.stdout.seek(0)
+    shown, record = sys.stdout.read().splitlines()
+    assert shown == "caf? ?" and json.loads(record) == {"name": "café \ud800"}
 
 
 def test_interrupted(dgr, files, monkeypatch):

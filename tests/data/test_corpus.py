@@ -142,17 +142,17 @@ def test_duplicate_ids_are_named_with_their_lines(tmp_path):
 def test_wrong_values_are_refused():
     with pytest.raises(TypeError, match=r"passage 1 is a str, not a Passage"):
         Corpus.from_passages([Passage("a", "A"), "b"])
-    with pytest.raises(TypeError, match=r"passage 0: the text is 5 \(int\)"):
+    with pytest.raises(TypeError, match=r"passage 0: the text of passage 'a' is 5 \(int\)"):
         Corpus.from_passages([Passage("a", "A", 5)])
     with pytest.raises(TypeError, match="pseudo_queries is a str"):
         Corpus.from_passages([Passage("a", "A", pseudo_queries="who")])
-    with pytest.raises(TypeError, match="pseudo_queries holds None"):
+    with pytest.raises(TypeError, match="the pseudo-query of passage 'a' is None"):
         Corpus.from_passages([Passage("a", "A", pseudo_queries=(None,))])
-    with pytest.raises(TypeError, match=r"the docid is 1.5"):
+    with pytest.raises(TypeError, match=r"the docid of passage 'a' is 1.5"):
         Corpus.from_passages([Passage("a", "A", docid=1.5)])
     with pytest.raises(ValueError, match=r"passage 0: the passage id 'a b' holds whitespace"):
         Corpus.from_passages([Passage("a b", "A")])
-    with pytest.raises(ValueError, match=r"passage 1: a text that is not Unicode"):
+    with pytest.raises(ValueError, match=r"passage 1: the title of passage 'b' is a text that is not Unicode"):
         Corpus.from_passages([Passage("a", "A"), Passage("b", "half \ud83d")])
 
 
@@ -182,11 +182,11 @@ def test_json_lines(tmp_path):
 
 def test_json_lines_errors_name_file_and_line(tmp_path):
     path = tmp_path / "c.jsonl"
-    with pytest.raises(ValueError, match=r"c.jsonl, line 2: no field 'id' or '_id'. The fields found are \['docno'"):
-        Corpus.from_jsonl(_write(path, {"id": "a", "text": "A"}, {"docno": "b", "text": "B"}))
-    with pytest.raises(ValueError, match=r"c.jsonl, line 1: no field 'title' and no field 'text'.*'contents', 'id'"):
-        Corpus.from_jsonl(_write(path, {"id": "a", "contents": "A"}))
-    with pytest.raises(TypeError, match=r"c.jsonl, line 1: the title is \['A'\]"):
+    with pytest.raises(ValueError, match=r"c.jsonl, line 2: a passage needs id .* The fields found are \['key'"):
+        Corpus.from_jsonl(_write(path, {"id": "a", "text": "A"}, {"key": "b", "text": "B"}))
+    with pytest.raises(ValueError, match=r"c.jsonl, line 1: a passage needs a title or a text.*'id', 'words'"):
+        Corpus.from_jsonl(_write(path, {"id": "a", "words": "A"}))
+    with pytest.raises(TypeError, match=r"c.jsonl, line 1: the title of passage 'a' is \['A'\]"):
         Corpus.from_jsonl(_write(path, {"id": "a", "title": ["A"]}))
     path.write_text('{"id": "a", "text": "A"}\n{"id": "b", "te\n')
     with pytest.raises(ValueError, match=r"c.jsonl, line 2: not JSON"):
@@ -260,21 +260,21 @@ def test_dataset_columns_can_be_named(tmp_path):
 
 
 def test_dataset_errors(tmp_path):
-    dataset = datasets.Dataset.from_dict({"docno": ["1"], "title": ["x"]})
-    with pytest.raises(ValueError, match=r"has no column 'id'; its columns are \['docno', 'title'\]"):
+    dataset = datasets.Dataset.from_dict({"key": ["1"], "title": ["x"]})
+    with pytest.raises(ValueError, match=r"has no column 'id'; its columns are \['key', 'title'\]"):
         Corpus.from_dataset(dataset)
     with pytest.raises(ValueError, match=r"has no column \['body'\]"):
-        Corpus.from_dataset(dataset, {"id": "docno", "text": "body"})
+        Corpus.from_dataset(dataset, {"id": "key", "text": "body"})
     with pytest.raises(ValueError, match="has no column 'title' or 'text'"):
-        Corpus.from_dataset(dataset.remove_columns("title"), {"id": "docno"})
+        Corpus.from_dataset(dataset.remove_columns("title"), {"id": "key"})
     with pytest.raises(ValueError, match=r"columns names the fields \['body'\]"):
-        Corpus.from_dataset(dataset, {"id": "docno", "body": "title"})
+        Corpus.from_dataset(dataset, {"id": "key", "body": "title"})
     with pytest.raises(TypeError, match="Got a list"):
         Corpus.from_dataset([])
     with pytest.raises(TypeError, match=r"splits \['train'\]. Choose one"):
         Corpus.from_dataset(datasets.DatasetDict(train=dataset))
     with pytest.raises(ValueError, match=r"'1' \(row 0, row 1\)"):
-        Corpus.from_dataset(datasets.concatenate_datasets([dataset, dataset]), {"id": "docno"})
+        Corpus.from_dataset(datasets.concatenate_datasets([dataset, dataset]), {"id": "key"})
 
 
 # Large corpora
@@ -350,6 +350,8 @@ def test_pseudo_queries_are_replaced_for_those_named(corpus, passages):
     assert changed.get("p01").text == passages[0].text
     assert changed.fingerprint != corpus.fingerprint
     assert corpus.get("p01") == passages[0]
+    numbered = Corpus.from_passages([Passage(7, "A")])
+    assert numbered.with_pseudo_queries({7: ["q"]})[0].pseudo_queries == ("q",)
 
 
 def test_pseudo_queries_of_another_corpus_are_refused(corpus):

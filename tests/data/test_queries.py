@@ -86,9 +86,9 @@ def test_query_errors_name_file_and_line(tmp_path):
     path = tmp_path / "q.jsonl"
     with pytest.raises(ValueError, match=r"q.jsonl, line 2: the query id '1' was already on line 1"):
         read_queries(_write(path, {"id": "1", "text": "a"}, {"id": 1, "text": "b"}))
-    with pytest.raises(ValueError, match=r"q.jsonl, line 1: a query needs an id .*found are \['id', 'question'\]"):
-        read_queries(_write(path, {"id": "1", "question": "a"}))
-    with pytest.raises(TypeError, match="q.jsonl, line 1: the query is None"):
+    with pytest.raises(ValueError, match=r"q.jsonl, line 1: a query needs query .*found are \['ask', 'id'\]"):
+        read_queries(_write(path, {"id": "1", "ask": "a"}))
+    with pytest.raises(TypeError, match="q.jsonl, line 1: the query '1' is None"):
         read_queries(_write(path, {"id": "1", "text": None}))
     with pytest.raises(TypeError, match="q.jsonl, line 1: answers is 'x'"):
         read_queries(_write(path, {"id": "1", "text": "a", "answers": "x"}))
@@ -98,9 +98,9 @@ def test_query_errors_name_file_and_line(tmp_path):
     path.write_text("1\ta\n2 b\n")
     with pytest.raises(ValueError, match=r"q.tsv, line 2: 1 columns, but two are expected"):
         read_queries(path)
-    (tmp_path / "q.csv").write_text("1,a")
-    with pytest.raises(ValueError, match="q.csv: the name does not tell the format"):
-        read_queries(tmp_path / "q.csv")
+    (tmp_path / "q.xls").write_text("1,a")
+    with pytest.raises(ValueError, match="q.xls: the name does not tell the format"):
+        read_queries(tmp_path / "q.xls")
 
 
 def test_queries_by_id_from_a_dataset_or_a_mapping(queries):
@@ -119,7 +119,7 @@ def test_queries_that_are_wrong_are_refused(queries):
         queries_mapping(datasets.Dataset.from_dict({"id": ["1"], "text": ["a"]}))
     with pytest.raises(ValueError, match="Two queries have the id '1': 'a' and 'b'"):
         queries_mapping(datasets.Dataset.from_dict({"query_id": ["1", "1"], "query": ["a", "b"]}))
-    with pytest.raises(TypeError, match=r"Query '1' is 5 \(int\), not a string"):
+    with pytest.raises(TypeError, match=r"The query '1' is 5 \(int\), not a string"):
         queries_mapping({"1": 5})
     with pytest.raises(ValueError, match="Query '1' is blank"):
         queries_mapping({"1": " "})
@@ -165,8 +165,8 @@ def test_qrels_errors_name_file_and_line(tmp_path):
     path.write_text("1 Q0 a 1 2.5 tag\n")
     with pytest.raises(ValueError, match=r"line 1: 6 columns, but qrels have four .*read_run reads it"):
         read_qrels(path)
-    path.write_text("1 0 a 1.0\n")
-    with pytest.raises(ValueError, match=r"line 1: the relevance \(last column\) is '1.0', not an integer"):
+    path.write_text("1 0 a 1.5\n")
+    with pytest.raises(ValueError, match=r"line 1: the relevance \(last column\) is '1.5', not an integer"):
         read_qrels(path)
     path.write_text("1 0 a 1\n1 0 b 1\n1 0 a 0\n")
     with pytest.raises(
@@ -179,7 +179,7 @@ def test_qrels_errors_name_file_and_line(tmp_path):
 
 
 def test_qrels_that_no_file_can_hold_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="the relevance of 'a' is 1.5, not an integer"):
+    with pytest.raises(ValueError, match="the relevance of 'a' is 1.5, not an integer"):
         write_qrels({"1": {"a": 1.5}}, tmp_path / "qrels.txt")
     with pytest.raises(ValueError, match="qrels of query '1': the passage id 'a b' holds whitespace"):
         write_qrels({"1": {"a b": 1}}, tmp_path / "qrels.txt")
@@ -216,10 +216,12 @@ def test_tables_of_queries_and_judgements(tmp_path):
         {"query_id": "1", "passage_id": "a", "relevance": 1},
         {"query_id": "1", "passage_id": "b", "relevance": 1.5},
     ]
-    with pytest.raises(ValueError, match="qrels.jsonl, line 2: the relevance is 1.5, not an integer"):
+    with pytest.raises(
+        ValueError, match="qrels.jsonl, line 2: the relevance of 'b' for query '1' is 1.5, not an integer"
+    ):
         read_qrels(_write(tmp_path / "qrels.jsonl", *rows))
     with pytest.raises(
-        ValueError, match=r"qrels.jsonl, line 1: a judgement needs query-id or query_id .*fields found are \['query'\]"
+        ValueError, match=r"qrels.jsonl, line 1: a judgement needs passage_id .*fields found are \['query'\]"
     ):
         read_qrels(_write(tmp_path / "qrels.jsonl", {"query": "1"}))
 

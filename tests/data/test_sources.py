@@ -94,7 +94,9 @@ def test_names_are_parsed():
 def test_a_source_is_one_of_five(folder):
     (folder / "a.tsv").write_text("1\ta\n")
     assert resolve("irds:x") == IrDatasetsSource("x")
-    assert resolve("hf:hub/hits") == HubSource("hf:hub/hits", "hub/hits", {})
+    assert resolve("hf:user/hits") == HubSource("hf:user/hits", "user/hits", {})
+    assert resolve("hf:hub/hits") == FileSource(folder / "hub/hits/test.parquet", {}, folder="hits")
+    assert resolve(f"hf:{folder}/a.tsv,text=a", ["text"]) == FileSource(folder / "a.tsv", {"text": "a"})
     for saved in ("saved/hits", "splits/hits"):
         assert resolve(saved) == SavedDatasetSource(folder.__class__(saved))
     assert resolve(folder / "hub") == FolderSource(folder / "hub")
@@ -154,7 +156,7 @@ def test_rows_are_named(folder):
     with pytest.raises(TypeError, match="flat: row 0: passage_ids is 'abc', but it has to be a list"):
         read_run("flat")
     datasets.Dataset.from_dict({"query": [3]}).save_to_disk("number")
-    with pytest.raises(TypeError, match="row 0 of number: the query is 3, not a string"):
+    with pytest.raises(TypeError, match="row 0 of number: the query '0' is 3 .int., not a string"):
         read_queries("number")
 
 
@@ -188,4 +190,4 @@ def test_on_the_command_line_and_in_yaml(folder, capsys):
     assert main(["rank", "--teacher", "bm25", *given, "--output", "bm25.trec", "--run", "saved/hits"]) == 0
     assert set(read_run("bm25.trec")) <= {"1", "2"}
     assert main(["evaluate", "saved/hits", "--qrels", "hf:hub/judgements"]) == 2
-    assert "its columns are ['topic', 'doc', 'grade']" in capsys.readouterr().err
+    assert "The fields found are ['doc', 'grade', 'topic']" in capsys.readouterr().err

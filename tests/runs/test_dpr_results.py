@@ -75,7 +75,7 @@ def test_results_of_pyserini(tmp_path):
             TypeError,
             "has_answer of passage '1' is 'yes', not true",
         ),
-        ({"question": ["q"]}, TypeError, r"line 1: the question is \['q'\] \(list\), not a string"),
+        ({"question": ["q"]}, TypeError, r"line 1: the query '0' is \['q'\] \(list\), not a string"),
         ({"answers": "Curie"}, TypeError, "line 1: answers is 'Curie', but it has to be a list of strings"),
     ],
 )

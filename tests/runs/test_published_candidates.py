@@ -28,6 +28,13 @@ def test_a_collection_with_its_queries_and_qrels(tmp_path):
     assert read_qrels(tmp_path / "qrels.dev.small.tsv") == {"1048585": {"2": 1}, "2": {"0": 1}}
 
 
+def test_lines_that_name_the_columns(tmp_path):
+    (tmp_path / "top.tsv").write_text("qid\tpid\tquery\tpassage\n2\t7\tq\tone\n")
+    assert read_top1000(tmp_path / "top.tsv").to_run() == {"2": {"7": 1.0}}
+    (tmp_path / "triples.tsv").write_text("query_id\tpositive\tnegative\n2\t7\t8\n")
+    assert read_triples(tmp_path / "triples.tsv").qrels == {"2": {"7": 1}}
+
+
 def test_topics_and_graded_qrels_of_trec_dl(tmp_path):
     (tmp_path / "msmarco-test2019-queries.tsv.gz").write_bytes(gzip.compress(b"156493\tdo goldfish grow\n"))
     (tmp_path / "2019qrels-pass.txt").write_text("156493 Q0 1017759 0\n156493 Q0 1082489 3\n156493 Q0 109063 2\n")

@@ -83,13 +83,13 @@ def test_scores_have_to_be_finite(score, tmp_path):
 def test_lists_that_are_wrong_are_refused():
     with pytest.raises(ValueError, match="Passage 'a' occurs more than once in the list of query 'q'"):
         Rankings({"q": [("a", 1.0), ("b", 2.0), ("a", 1.0)]})
-    with pytest.raises(TypeError, match=r"Query 'q': the score 'x' \(str\) is not a number"):
+    with pytest.raises(TypeError, match=r"Query 'q': the score of passage 'a' is 'x' \(str\), not a number"):
         Rankings({"q": {"a": "x"}})
     with pytest.raises(TypeError, match=r"Query 'q': a rank list holds 'ab', not a pair .*Rankings.from_order"):
         Rankings({"q": ["ab", "cd"]})
-    with pytest.raises(TypeError, match=r"A passage id of query 'q' is None"):
+    with pytest.raises(TypeError, match=r"Query 'q': the passage id is None .*It is missing"):
         Rankings({"q": [(None, 1.0)]})
-    with pytest.raises(TypeError, match=r"A query id is 1.5"):
+    with pytest.raises(TypeError, match=r"A rank list: the query id is 1.5 \(float\).*read the column as strings"):
         Rankings({1.5: {"a": 1.0}})
     with pytest.raises(TypeError, match="got a list. Rankings.from_trec"):
         Rankings([("q", {"a": 1.0})])
@@ -138,7 +138,7 @@ def test_a_run_may_have_its_lines_in_any_order(tmp_path):
     [
         (
             "q 0 a 1",
-            r"4 columns, but expected six columns: query Q0 passage rank score tag. Three or four columns are qrels",
+            r"4 columns, but expected six columns: query Q0 passage rank score tag. read_run reads",
         ),
         ("q a 1", r"3 columns, but expected six"),
         ("q Q0 a 1 2.5 my tag", r"7 columns, but expected six"),
@@ -183,7 +183,9 @@ def test_json_lines_errors_name_file_and_line(tmp_path):
         Rankings.from_jsonl(_run(path, '{"query_id": "r", "passage_ids": "a", "scores": [1]}'))
     with pytest.raises(ValueError, match=r"a.jsonl, line 1: Query 'r': 2 passage ids, but 1 scores"):
         Rankings.from_jsonl(_run(path, '{"query_id": "r", "passage_ids": ["a", "b"], "scores": [1]}'))
-    with pytest.raises(TypeError, match=r"a.jsonl, line 1: Query 'r': the score '1' \(str\) is not a number"):
+    with pytest.raises(
+        TypeError, match=r"a.jsonl, line 1: Query 'r': the score of passage 'a' is '1' \(str\), not a number"
+    ):
         Rankings.from_jsonl(_run(path, '{"query_id": "r", "passage_ids": ["a"], "scores": ["1"]}'))
     with pytest.raises(ValueError, match="a.jsonl, line 2: query 'q' has a second list"):
         Rankings.from_jsonl(_run(path, good, good))

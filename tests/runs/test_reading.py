@@ -186,7 +186,7 @@ def test_a_hit_a_row(tmp_path):
     with pytest.raises(ValueError, match="a.jsonl, line 4: passage 'd2' occurs a second time for query 'q1'"):
         read_run(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text(json.dumps(HITS[0]) + '\n{"qid": "q1", "docno": "x"}\n')
-    with pytest.raises(ValueError, match=r"a.jsonl, line 2: no field .'score'.. The fields found are"):
+    with pytest.raises(ValueError, match=r"a.jsonl, line 2: a hit needs score \(score\). The fields found are"):
         read_run(tmp_path / "a.jsonl")
 
 
@@ -199,12 +199,20 @@ def test_a_hit_a_row(tmp_path):
             "row 0: The score of passage 'p'",
         ),
         ({"query_id": ["q"], "passage_ids": ["p"], "scores": [[1.0]]}, TypeError, "row 0: passage_ids is 'p', but it"),
-        ({"query_id": ["q"], "passage_ids": [["p"]], "scores": [["1"]]}, TypeError, "row 0: Query 'q': the score '1'"),
-        ({"query_id": [1.5], "passage_ids": [["p"]], "scores": [[1.0]]}, TypeError, "row 0: A query id is 1.5"),
+        (
+            {"query_id": ["q"], "passage_ids": [["p"]], "scores": [["1"]]},
+            TypeError,
+            "row 0: Query 'q': the score of passage 'p' is '1'",
+        ),
+        (
+            {"query_id": [1.5], "passage_ids": [["p"]], "scores": [[1.0]]},
+            TypeError,
+            "row 0: A rank list: the query id is 1.5",
+        ),
         (
             {"query_id": ["q", None], "passage_ids": [["p"]] * 2, "scores": [[1.0]] * 2},
             TypeError,
-            "row 1: A query id is None",
+            "row 1: A rank list: the query id is None",
         ),
         ({"query_id": ["q"], "passage_ids": [["p"]]}, ValueError, r"no column \['scores'\]"),
         (

@@ -104,11 +104,11 @@ def test_hits_in_any_order_are_gathered(tmp_path_factory, hits):
     [
         (
             "1048585 0 1 7187158\n",
-            "line 1: the relevance .last column. is 7187158, and the passage .the column before. '1'",
+            "line 1: the relevance of '1' for query '1048585' is 7187158, but relevance is 1000 at most",
         ),
-        ("query-id\tcorpus-id\tscore\n1\t1\t7187158\n", "line 2: the relevance .last column. is 7187158"),
+        ("query-id\tcorpus-id\tscore\n1\t1\t7187158\n", "line 2: the relevance of '1' for query '1' is 7187158"),
         ("q Q0 a 1 9.5 t\n", "line 1: 6 columns, but qrels have four .* Six columns are a run: read_run reads it"),
-        ("q 0 1 p1\n", "line 1: the relevance .last column. is 'p1', not an integer"),
+        ("q 0 1 p1\n", "line 1: the relevance .last column. is 'p1', not an integer. If the line names"),
     ],
 )
 def test_qrels_in_another_order(tmp_path, text, message):

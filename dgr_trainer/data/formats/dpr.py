@@ -15,6 +15,7 @@ from dgr_trainer.data.formats.answer_lists import check_answers
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.data.sources import FileSource
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.files.records import Record, Records
@@ -101,6 +102,8 @@ def question_rows(file: FileSource) -> Iterator[QueryRow]:
         except csv.Error as error:
             raise DGRValueError(f"{location}: no line of a tab-separated file ({error}).") from None
         if len(cells) != 2:
+            cells = line.split("\t")  # A question that begins with a quote of its own.
+        if len(cells) != 2:
             raise DGRValueError(
                 f"{location}: {len(cells)} columns, but two are expected: question and list of answers, separated by "
                 "a tab."
@@ -126,9 +129,8 @@ def training_questions(records: Records) -> Iterator[Question]:
         missing = sorted(_TRAINING_FIELDS - set(record))
         if missing:
             raise DGRValueError(f"{location}: no field {missing}. The fields found are {sorted(record)}.")
-        question, answers = record["question"], record.get("answers") or []
-        if not isinstance(question, str):
-            raise DGRTypeError(f"{location}: the question is {question!r} ({type(question).__name__}), not a string.")
+        question = as_text(record["question"], f"query {str(count)!r}", location)
+        answers = record.get("answers") or []
         yield Question(
             location,
             str(count),
@@ -173,11 +175,8 @@ def retriever_results(records: Records) -> Iterator[Result]:
         missing = sorted(_RESULT_FIELDS - set(record))
         if missing:
             raise DGRValueError(f"{location}: no field {missing}. The fields found are {sorted(record)}.")
-        question, passages = record["question"], record["ctxs"]
-        if not isinstance(question, str):
-            raise DGRTypeError(
-                f"{location}: the question is {question!r:.60} ({type(question).__name__}), not a string."
-            )
+        query_id = as_id(record.get("id", count), "query", location)
+        question, passages = as_text(record["question"], f"query {query_id!r}", location), record["ctxs"]
         ids = _passage_ids(location, record, "ctxs")
         scored = any("score" in passage for passage in passages)
         scores = [_score(location, p) if scored else float(len(ids) - rank) for rank, p in enumerate(passages)]
@@ -188,7 +187,6 @@ def retriever_results(records: Records) -> Iterator[Result]:
                 raise DGRTypeError(f"{location}: has_answer of passage {id!r} is {judged!r:.60}, not true or false.")
             if judged is not None:
                 relevance[id] = int(judged)
-        query_id = as_id(record.get("id", count), "query", location)
         answers = check_answers(location, record.get("answers") or [])
         yield Result(location, query_id, question, answers, ids, scores, relevance)
 

@@ -7,30 +7,15 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 
+from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, QUERY_COLUMNS, Usual, usual_columns
 from dgr_trainer.data.formats.answer_lists import check_answers
+from dgr_trainer.data.hub import LOADING_ERRORS, reasons
 from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.rows import JudgementRow, QueryRow
+from dgr_trainer.data.rows import JudgementRow, QueryRow, judgement_row
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
 _BATCH = 1000
-QUERY_COLUMNS = {
-    "query_id": ("query_id", "id", "_id", "qid"),
-    "query": ("query", "text", "question"),
-    "answers": ("answers", "answer"),
-}
-JUDGEMENT_COLUMNS = {
-    "query_id": ("query_id", "query-id", "qid"),
-    "passage_id": ("passage_id", "corpus-id", "doc_id"),
-    "relevance": ("relevance", "score"),
-}
-RUN_COLUMNS = {
-    "query_id": ("query_id", "qid", "q_id"),
-    "passage_ids": ("passage_ids",),
-    "scores": ("scores",),
-    "passage_id": ("passage_id", "docno", "doc_id", "docid", "pid"),  # A hit in each row, as in PyTerrier and ranx.
-    "score": ("score",),
-}
-"""Usual names of the columns by field, used if no other is given."""
 
 
 def column_names(dataset: object) -> list[str]:
@@ -50,7 +35,16 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
     """Numbers of rows, from 0, and the value of each field from the column that `columns` names."""
     table = dataset.select_columns(sorted(set(columns.values()))).with_format(None)
     number = 0
-    for batch in table.iter(batch_size=_BATCH):
+    batches = table.iter(batch_size=_BATCH)
+    while True:
+        try:
+            batch = next(batches, None)
+        except LOADING_ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # An error of the disk.
+            raise DGRValueError(f"The dataset cannot be read after row {number - 1}. {reasons(error)}") from None
+        if batch is None:
+            return
         for values in zip(*(batch[column] for column in columns.values()), strict=True):
             yield number, dict(zip(columns, values, strict=True))
             number += 1
@@ -63,10 +57,9 @@ def dataset_query_rows(
     chosen = chosen_columns(dataset, columns, QUERY_COLUMNS, needed=("query",))
     for number, row in rows(dataset, chosen):
         location = f"row {number} of {name}"
-        if not isinstance(row["query"], str):
-            raise DGRTypeError(f"{location}: the query is {row['query']!r:.60}, not a string.")
         query_id = as_id(row["query_id"] if "query_id" in chosen else number, "query", location)
-        yield QueryRow(location, query_id, row["query"], check_answers(location, row.get("answers") or []))
+        query = as_text(row["query"], f"query {query_id!r}", location)
+        yield QueryRow(location, query_id, query, check_answers(location, row.get("answers") or []))
 
 
 def dataset_judgement_rows(
@@ -76,17 +69,13 @@ def dataset_judgement_rows(
     chosen = chosen_columns(dataset, columns, JUDGEMENT_COLUMNS, needed=("query_id", "passage_id"))
     for number, row in rows(dataset, chosen):
         location = f"row {number} of {name}"
-        relevance = row.get("relevance", 1)
-        if isinstance(relevance, bool) or not isinstance(relevance, int):
-            raise DGRValueError(f"{location}: the relevance is {relevance!r}, not an integer.")
-        query_id, passage_id = as_id(row["query_id"], "query", location), as_id(row["passage_id"], "passage", location)
-        yield JudgementRow(location, query_id, passage_id, relevance)
+        yield judgement_row(location, row["query_id"], row["passage_id"], row.get("relevance", 1))
 
 
 def chosen_columns(
     dataset: Dataset | IterableDataset,
     given: Mapping[str, str] | None,
-    usual: Mapping[str, Sequence[str]],
+    usual: Usual,
     needed: Sequence[str],
 ) -> dict[str, str]:
     """Choose the columns of a dataset.
@@ -109,10 +98,7 @@ def chosen_columns(
     unknown = sorted(set(chosen) - set(usual))
     if unknown:
         raise DGRValueError(f"columns names the fields {unknown}, but there are only {list(usual)}.")
-    for field, names in usual.items():
-        column = next((name for name in names if name in present), None)
-        if field not in chosen and column is not None:
-            chosen[field] = column
+    chosen = usual_columns(present, usual, chosen)
     missing = sorted(set(chosen.values()) - set(present)) or [field for field in needed if field not in chosen]
     if missing:
         example = dict.fromkeys(needed, "...")

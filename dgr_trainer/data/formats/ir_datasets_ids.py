@@ -7,8 +7,9 @@ from typing import Any
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.passages import NumberedPassages, passage_row
-from dgr_trainer.data.rows import JudgementRow, QueryRow
+from dgr_trainer.data.rows import JudgementRow, QueryRow, judgement_row
 from dgr_trainer.data.sources import IR_DATASETS_PREFIX
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRValueError, MissingPackageError
 
 
@@ -33,16 +34,14 @@ def query_rows(id: str) -> Iterator[QueryRow]:
         location = f"query {number} of {id}"
         text = getattr(query, "text", None)
         text = query.default_text() if text is None else text
-        yield QueryRow(location, as_id(query.query_id, "query", location), text, [])
+        query_id = as_id(query.query_id, "query", location)
+        yield QueryRow(location, query_id, as_text(text, f"query {query_id!r}", location), [])
 
 
 def judgement_rows(id: str) -> Iterator[JudgementRow]:
     """The judgements of a data set."""
     for number, judgement in enumerate(_load(id, "qrels").qrels_iter()):
-        location = f"judgement {number} of {id}"
-        query_id = as_id(judgement.query_id, "query", location)
-        passage_id = as_id(judgement.doc_id, "passage", location)
-        yield JudgementRow(location, query_id, passage_id, int(judgement.relevance))
+        yield judgement_row(f"judgement {number} of {id}", judgement.query_id, judgement.doc_id, judgement.relevance)
 
 
 def _load(id: str, part: str) -> Any:

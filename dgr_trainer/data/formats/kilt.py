@@ -14,6 +14,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.passages import NumberedPassages, passage_row
 from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.data.sources import FileSource
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.records import Record
 
@@ -92,10 +93,9 @@ def task_queries(file: FileSource) -> Iterator[QueryRow]:
         location = records.location(number)
         outputs = _outputs(location, record)
         answers = [output["answer"] for output in outputs if output.get("answer")]
-        if not isinstance(record["input"], str):
-            raise DGRTypeError(f"{location}: the input is {record['input']!r:.60}, not a string.")
         query_id = as_id(record["id"], "query", location)
-        yield QueryRow(location, query_id, record["input"], list(dict.fromkeys(check_answers(location, answers))))
+        query = as_text(record["input"], f"query {query_id!r}", location)
+        yield QueryRow(location, query_id, query, list(dict.fromkeys(check_answers(location, answers))))
 
 
 def task_judgements(file: FileSource, unit: str = "page") -> Iterator[JudgementRow]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dgr_trainer.data.columns import PASSAGE_COLUMNS
 from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import plain_name
 from dgr_trainer.files.lines import existing_file, file_kind, line_location, numbered_lines
@@ -19,7 +21,6 @@ from dgr_trainer.files.records import Record, read_records
 PathLike = str | os.PathLike[str]
 Rows = Iterator[tuple[str, Sequence[str]]]
 
-_ID_NAMES = ("id", "_id", "doc_id", "docid", "pid", "passage_id")
 _LIST_NAMES = ("pseudo_queries", "predicted_queries", "queries", "generated_queries")
 _SINGLE_NAME = "query"
 
@@ -55,12 +56,12 @@ def _record_rows(path: Path, best: int | None) -> Rows:
     left = best
     for number, record in records.rows:
         location = records.location(number)
-        id_name = next((name for name in _ID_NAMES if name in record), None)
+        id_name = next((name for name in PASSAGE_COLUMNS["id"] if name in record), None)
         name = next((name for name in (*_LIST_NAMES, _SINGLE_NAME) if name in record), None)
         if id_name is None or name is None:
             raise DGRValueError(
-                f"{location}: a passage id ({', '.join(_ID_NAMES)}) and queries ({', '.join(_LIST_NAMES)}, or one "
-                f"{_SINGLE_NAME}) are needed. The fields found are {sorted(record)}."
+                f"{location}: a passage id ({', '.join(PASSAGE_COLUMNS['id'])}) and queries "
+                f"({', '.join(_LIST_NAMES)}, or one {_SINGLE_NAME}) are needed. The fields found are {sorted(record)}."
             )
         if threshold is not None and left is not None:
             if left == 0 or _mean_log_prob(location, record) < threshold:
@@ -127,7 +128,7 @@ def _pickle_rows(path: Path) -> Rows:
 
 
 def check_queries(location: str, queries: object) -> list[str]:
-    """The queries, if they are a list of strings; otherwise a `TypeError` that says where they were found."""
+    """The queries, if they are a list of strings; otherwise an error that says where they were found."""
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise DGRTypeError(f"{location}: the queries are {queries!r:.80}, but they have to be a list of strings.")
-    return queries
+    return [as_text(query, "pseudo-query", location) for query in queries]

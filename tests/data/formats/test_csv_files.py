@@ -1,4 +1,4 @@
-"""Passages in comma-separated files."""
+"""Passages in comma-separated files; `tests/data/test_ways_in.py` reads the other kinds of data from them."""
 
 import csv
 import gzip
@@ -34,12 +34,17 @@ def test_what_the_csv_module_writes_comes_back(texts, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("docno,contents\n1,x\n", r"line 1: the first line has to name the columns.*but it is .'docno', 'contents'."),
-        ("id,text,pseudo_queries\n1,x,y\n", "line 1: a list of pseudo_queries does not fit a cell"),
+        (
+            "key,words\n1,x\n",
+            r"line 2: a passage needs id .*The fields found are .'key', 'words'.. The first line has",
+        ),
+        ("id,words\n1,x\n", r"line 2: a passage needs a title or a text .*The fields found are .'id', 'words'."),
+        ("id,text,text\n1,x,y\n", "line 1: two columns have the name 'text'"),
+        ("id,text,pseudo_queries\n1,x,y\n", "line 2: a list of pseudo_queries does not fit a cell"),
         ("id,text\n1,x\n2,y,z\n", r"line 3: 3 columns, but 2 are expected .id, text.. Put text that holds commas"),
         (
             'id,text\n1,"x\ny\n',
-            "line 3: not a line of comma-separated text .unexpected end of data.. Check its quotes",
+            "line 3: not a line of comma-separated text .unexpected end of data.; the row begins on line 2. Check its",
         ),
         ('id,text\n1,"x" y\n', "line 2: not a line of comma-separated text .',' expected after"),
         ("id,text\n1 2,x\n", "line 2: the passage id '1 2' holds whitespace"),

@@ -118,7 +118,7 @@ def test_training_sets(tmp_path, name):
     "change, kind, message",
     [
         ({"answers": "a"}, TypeError, "answers is 'a', but it has to be a list of strings"),
-        ({"question": None}, TypeError, "the question is None"),
+        ({"question": None}, TypeError, "the query '1' is None .NoneType., not a string"),
         ({"positive_ctxs": "7"}, TypeError, "positive_ctxs is a str, but it has to be a list of passages"),
         (
             {"positive_ctxs": [{"title": "T", "text": "x"}]},

@@ -32,8 +32,10 @@ KINDS = pytest.mark.parametrize("kind", [datasets.Dataset.from_dict, _stream, _u
 def test_a_corpus(kind):
     corpus = Corpus.from_dataset(kind(PASSAGES), {"id": "docno", "text": "contents"})
     assert list(corpus) == [Passage("7", "T", "x"), Passage("8", "", "y")]
-    with pytest.raises(ValueError, match=r"The dataset has no column 'id'; its columns are \['docno', 'contents'"):
-        Corpus.from_dataset(kind(PASSAGES))
+    assert list(Corpus.from_dataset(kind(PASSAGES))) == list(corpus), "these names are known"
+    unknown = {"key": [1], "words": ["x"]}
+    with pytest.raises(ValueError, match=r"The dataset has no column 'id'; its columns are \['key', 'words'"):
+        Corpus.from_dataset(kind(unknown))
 
 
 @KINDS
@@ -62,11 +64,13 @@ def test_what_does_not_fit_is_refused():
         queries_from_dataset(make(QUESTIONS), {"query": "ask"})
     with pytest.raises(ValueError, match=r"columns names the fields \['text'\], but there are only"):
         queries_from_dataset(make(QUESTIONS), {"text": "question"})
-    with pytest.raises(TypeError, match="row 0 of the dataset: the query is 1, not a string"):
+    with pytest.raises(TypeError, match="row 0 of the dataset: the query '0' is 1 .int., not a string"):
         queries_from_dataset(make({"query": [1]}))
     with pytest.raises(TypeError, match="row 0 of the dataset: answers is 'a', but it has to be a list of strings"):
         queries_from_dataset(make({"query": ["who"], "answers": ["a"]}))
-    with pytest.raises(ValueError, match="row 0 of the dataset: the relevance is 0.5, not an integer"):
+    with pytest.raises(
+        ValueError, match="row 0 of the dataset: the relevance of 'a' for query '1' is 0.5, not an integer"
+    ):
         qrels_from_dataset(make({"query_id": ["1"], "passage_id": ["a"], "score": [0.5]}))
     with pytest.raises(TypeError, match=r"splits \['train'\]. Choose one of them"):
         queries_from_dataset(datasets.DatasetDict(train=make(QUESTIONS)))

@@ -1,4 +1,6 @@
 import builtins
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +61,37 @@ def test_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'pip install "dgr-trainer\[ir-datasets\]"'):
         Corpus.read("irds:beir/scifact")
+
+
+class _Fake:
+    """A data set of ir_datasets whose records are these."""
+
+    def __init__(self, **parts):
+        for part in ("docs", "queries", "qrels"):
+            setattr(self, f"has_{part}", partial(bool, part in parts))
+            setattr(self, f"{part}_iter", partial(iter, parts.get(part, ())))
+
+
+def _fake(monkeypatch, **parts):
+    monkeypatch.setattr(ir_datasets, "load", lambda id: _Fake(**parts))
+
+
+def test_values_are_checked_as_those_of_files(monkeypatch):
+    queries = [SimpleNamespace(query_id="007", text="NA"), SimpleNamespace(query_id=1984, text="null")]
+    _fake(monkeypatch, queries=queries)
+    assert read_queries("irds:x")[:] == {"query_id": ["007", "1984"], "query": ["NA", "null"]}
+    queries.append(SimpleNamespace(query_id="7", text=5))
+    with pytest.raises(TypeError, match=r"query 2 of x: the query '7' is 5 \(int\), not a string"):
+        read_queries("irds:x")
+    for grade, expected in ((1.0, 1), ("2", 2)):
+        _fake(monkeypatch, qrels=[SimpleNamespace(query_id=1, doc_id="d", relevance=grade)])
+        assert read_qrels("irds:x") == {"1": {"d": expected}}
+    for grade in (0.9, None, True):
+        _fake(monkeypatch, qrels=[SimpleNamespace(query_id=1, doc_id="d", relevance=grade)])
+        with pytest.raises(
+            ValueError, match=r"judgement 0 of x: the relevance of 'd' for query '1' is .*not an integer"
+        ):
+            read_qrels("irds:x")
+    _fake(monkeypatch, docs=[SimpleNamespace(doc_id="d", title=None, text="half \ud83d")])
+    with pytest.raises(ValueError, match="document 0 of x: the text of passage 'd' is a text that is not Unicode"):
+        Corpus.read("irds:x")

@@ -87,7 +87,7 @@ def test_errors_of_pages(tmp_path, change, kind, message):
 @pytest.mark.parametrize(
     "change, kind, message",
     [
-        ({"input": None}, TypeError, "line 2: the input is None, not a string"),
+        ({"input": None}, TypeError, r"line 2: the query 'b' is None \(NoneType\), not a string. It is missing"),
         ({"output": {"answer": "x"}}, TypeError, "line 2: output is .*has to be a list of objects"),
         (
             {"output": [{"answer": ["x"]}]},
