@@ -8,6 +8,7 @@ without decoding the others.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from dgr_trainer.runs.rankings import Rankings
 
 _FORMAT_VERSION = 1
-_META = "candidates.json"
+META = "candidates.json"
+"""The file that every folder of candidates holds."""
 _ROWS_PER_BATCH = 512
 _COLUMNS = {
     "query_id": pa.string(),
@@ -166,7 +168,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         tokenizer_fingerprint: str = "",
     ) -> None:
         """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory."""
-        with atomic_folder(path, marker=_META) as folder:
+        with atomic_folder(path, marker=META) as folder:
             file = folder / "rows.arrow"
             with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
                 for table in _tables(rows):
@@ -178,7 +180,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, which appears only when it is complete; raises what `atomic_folder` raises."""
-        with atomic_folder(path, marker=_META) as folder:
+        with atomic_folder(path, marker=META) as folder:
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -189,8 +191,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             "num_queries": len(self),
             "views": list(VIEWS),
         }
-        self.dataset.with_format(None).save_to_disk(folder / "dataset")
-        (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        # By default, datasets names a table by the time at which its file was written; the same candidates are to be
+        # the same files.
+        digest = hashlib.sha256(json.dumps(meta).encode())
+        for batch in self.dataset.data.to_batches():
+            digest.update(batch.serialize())
+        named = datasets.Dataset(self.dataset.data, fingerprint=digest.hexdigest()[:16])
+        named.save_to_disk(folder / "dataset")
+        (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load_from_disk(cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None) -> Candidates:
@@ -214,10 +222,10 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def _open(cls, path: Path) -> Candidates:
-        meta_path = path / _META
+        meta_path = path / META
         if not meta_path.is_file():
             raise FileNotFoundError(
-                f"{path} holds no {_META}, so it is not a folder of candidates. Give a folder that "
+                f"{path} holds no {META}, so it is not a folder of candidates. Give a folder that "
                 "Candidates.save_to_disk or GenerativeRetriever.save_candidates wrote."
             )
         with input_errors(f"{meta_path} is damaged", ValueError):
