@@ -155,7 +155,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
         """Make candidates from rows of [`pack`]; for the other arguments see `from_lists`."""
-        dataset = datasets.Dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
+        dataset = _as_dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     @classmethod
@@ -191,13 +191,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             "num_queries": len(self),
             "views": list(VIEWS),
         }
-        # By default, datasets names a table by the time at which its file was written; the same candidates are to be
-        # the same files.
-        digest = hashlib.sha256(json.dumps(meta).encode())
-        for batch in self.dataset.data.to_batches():
-            digest.update(batch.serialize())
-        named = datasets.Dataset(self.dataset.data, fingerprint=digest.hexdigest()[:16])
-        named.save_to_disk(folder / "dataset")
+        _as_dataset(self.dataset.data).save_to_disk(folder / "dataset")
         (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -370,6 +364,17 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
         arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
         return arrays
+
+
+def _as_dataset(table: pa.Table) -> datasets.Dataset:
+    """A dataset that is named by its content, so that the same candidates are the same files.
+
+    By default, datasets copies a table several times to name it, and names a file by the time of its last change.
+    """
+    digest = hashlib.sha256()
+    for batch in table.to_batches():
+        digest.update(batch.serialize())
+    return datasets.Dataset(table, fingerprint=digest.hexdigest()[:16])
 
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -136,7 +136,7 @@ def map_across_processes(
     *,
     block: int = 1,
     results_on: ResultsOn = "all",
-    results_per_message: int = 256,
+    results_per_message: int = 64,
 ) -> Iterable[R]:
     """`work(items)`, with the items divided among processes.
 
@@ -150,7 +150,7 @@ def map_across_processes(
         processes (`Processes`, *optional*): The processes, each of which calls this function.
         block (`int`, *optional*, defaults to 1): Number of consecutive items that stay together in one process.
         results_on (`str`, *optional*, defaults to `"all"`): Which processes get results; see [`ResultsOn`].
-        results_per_message (`int`, *optional*, defaults to 256): How many results a process sends together.
+        results_per_message (`int`, *optional*, defaults to 64): How many results a process sends together.
 
     Returns:
         `Iterable`: the results, in the order of the items; nothing in a process that gets none.
