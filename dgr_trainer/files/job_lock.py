@@ -7,7 +7,10 @@ holds it.
 
 from __future__ import annotations
 
+import errno
+import inspect
 import json
+import logging
 import os
 import socket
 import time
@@ -18,6 +21,13 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+logger = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+# Newer versions use files as locks where there is no flock, and those outlive their process.
+_NO_FALLBACK: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+)
 _SECONDS_BETWEEN_TRIES = 0.05
 _NOTE_TRIES = 20
 
@@ -26,7 +36,7 @@ class JobLock:
     """A lock beside the files that it protects. Lock and note are deleted when it is released.
 
     Locks exclude other processes, and other locks of the same process. They hold on local disks and on network disks
-    that pass on `flock`.
+    that pass on `flock`. On a disk without `flock`, nothing is locked, and a warning says so.
 
     Args:
         path (`str` or `os.PathLike`): The file of the lock; the note has `.json` after its name.
@@ -50,7 +60,7 @@ class JobLock:
             seconds (`float`, *optional*, defaults to 0): How long to try.
 
         Returns:
-            `bool`: Whether this process holds the lock now.
+            `bool`: Whether this process may go on: it holds the lock now, or the disk has no locks.
 
         Raises:
             OSError: if the file cannot be written.
@@ -61,6 +71,8 @@ class JobLock:
             if time.monotonic() >= end:
                 return False
             time.sleep(_SECONDS_BETWEEN_TRIES)
+        if not self.is_held:
+            return True
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%F %T} UTC"}
         self.note.write_text(json.dumps(holder) + "\n", encoding="utf-8")
         return True
@@ -86,21 +98,33 @@ class JobLock:
             time.sleep(_SECONDS_BETWEEN_TRIES)  # The holder has not written its note yet.
             note = self._read_note()
         if note is None:
-            return "another process that left no note"
+            return "another process, which left no note"
         return f"a process started by process {note['process']} on {note['host']}, which held it since {note['since']}"
 
     def _try(self) -> bool:
-        """Lock the file that is at the path, which the last holder may delete after it was opened here."""
+        """Lock the file that is at the path, which the last holder may delete after it was opened here.
+
+        Returns:
+            `bool`: Whether nobody else holds the lock.
+        """
         while True:
-            lock, file = FileLock(self.path), open(self.path, "ab")
+            lock, file = FileLock(self.path, **_NO_FALLBACK), open(self.path, "ab")
             try:
                 lock.acquire(blocking=False)
             except Timeout:
                 file.close()
                 return False
-            except BaseException:
+            except (NotImplementedError, OSError) as error:
                 file.close()
-                raise
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise
+                self.path.unlink(missing_ok=True)
+                logger.warning(
+                    "The file system of %s has no locks (flock), so nothing keeps other jobs from writing to the same "
+                    "files. Start one at a time.",
+                    self.path.parent,
+                )
+                return True
             # While it is open, no other file gets its number: so if it is at the path now, it was all the time.
             if self._is_at_path(file):
                 self._lock, self._file = lock, file

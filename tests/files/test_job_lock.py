@@ -1,5 +1,7 @@
 """Locks that processes hold, give back, and lose when they are killed."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -99,7 +101,7 @@ def test_a_note_that_says_nothing(left, holder, tmp_path, monkeypatch):
     monkeypatch.setattr(job_lock, "_NOTE_TRIES", 2)
     (tmp_path / "work.lock.json").write_text(left)
     lock = JobLock(tmp_path / "work.lock")
-    assert not lock.acquire() and lock.holder() == "another process that left no note"
+    assert not lock.acquire() and lock.holder() == "another process, which left no note"
 
 
 def test_the_note_of_an_earlier_holder_is_not_believed(holder, tmp_path, monkeypatch):
@@ -157,3 +159,32 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_disk(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         JobLock(tmp_path / "file" / "work.lock").acquire()
+
+
+newer = pytest.mark.skipif(
+    not job_lock._NO_FALLBACK, reason="older versions of filelock take every error for the lock of another process"
+)
+
+
+@newer
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_disk_without_locks_is_warned_of(number, tmp_path, monkeypatch, caplog):
+    def no_flock(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    lock = JobLock(tmp_path / "work.lock")
+    assert lock.acquire() and not lock.is_held
+    assert f"The file system of {tmp_path} has no locks (flock), so nothing keeps other jobs" in caplog.text
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@newer
+def test_an_error_of_the_disk_is_not_taken_for_a_lock(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        JobLock(tmp_path / "work.lock").acquire()
