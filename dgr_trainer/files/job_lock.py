@@ -43,7 +43,7 @@ class JobLock:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.note = self.path.with_name(f"{self.path.name}.json")
         self._lock: FileLock | None = None
         self._file: IO[bytes] | None = None

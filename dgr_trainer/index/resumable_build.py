@@ -57,18 +57,25 @@ def build_in_folder(
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
     """
     folder = Path(path)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.building.lock")
+    unfinished = folder.with_name(f".{folder.name}.building")
+    made_of = json.loads(
+        json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
+    )
+    restore_folder(folder)
+    if not unfinished.exists() and _is_finished(folder, made_of):  # Without the lock: the disk may be read-only.
+        logger.info("%s is already an index of this corpus", folder)
+        return
+    lock = folder.with_name(f"{unfinished.name}.lock")
     with job_lock(lock, f"The index at {folder}", None, wait_for_others=True):
-        _build(folder, texts, num_passages, settings, tokenised_with)
+        _build(folder, unfinished, texts, settings, made_of)
 
 
 def _build(
     folder: Path,
+    unfinished: Path,
     texts: Callable[[int], Iterator[TokenText]],
-    num_passages: int,
     settings: IndexSettings,
-    tokenised_with: Mapping[str, Any],
+    made_of: dict[str, Any],
 ) -> None:
     restore_folder(folder)
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -76,10 +83,6 @@ def _build(
             f"{folder} exists but is not an index, so no index can be written there. Give a new or empty folder, or "
             "the folder of an index."
         )
-    unfinished = folder.with_name(f".{folder.name}.building")
-    made_of = json.loads(
-        json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
-    )
     if _is_finished(folder, made_of):
         logger.info("%s is already an index of this corpus", folder)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -88,7 +91,7 @@ def _build(
     num_indexed = sum(segment.num_passages for segment in segments)
     if num_indexed:
         logger.info("Resuming after the first %d passages, which are already indexed", num_indexed)
-    if num_indexed < num_passages:
+    if num_indexed < made_of["num_passages"]:
         for text in texts(num_indexed):
             segments = add_segments(segments, [text], settings.vocab_size, settings.separator)
             write_index(unfinished, unfinished, IndexParts(tuple(segments), settings))

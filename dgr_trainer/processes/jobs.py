@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from dgr_trainer.errors import DGRRuntimeError
 from dgr_trainer.files.job_lock import JobLock
-from dgr_trainer.processes import Processes, gather, is_main_process, process_rank, wait
+from dgr_trainer.processes import Processes, gather, is_main_process, num_launched, process_rank, wait
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,11 @@ def _acquire(
 
     while holders := [one for one in gather(in_every_process(holder, processes), processes) if one is not None]:
         if not wait_for_others:
+            advice = "Start it again when the other one has ended, or give another path."
+            if processes is None and num_launched() > 1:
+                advice += " If the other one was launched together with this one, give both the accelerator."
             raise DGRRuntimeError(
-                f"{what} is being written by {holders[0]}, so this process cannot write it at the same time. Start it "
-                "again when the other one has ended, or give another path."
+                f"{what} is being written by {holders[0]}, so this process cannot write it at the same time. {advice}"
             )
         if is_main_process(processes) and time.monotonic() - reminded >= _SECONDS_PER_REMINDER:
             logger.warning("%s is being written by %s. Waiting until it has ended.", what, holders[0])

@@ -12,6 +12,7 @@ from launched_processes import exit_codes, kill, launch
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex, resumable_build
 
@@ -97,6 +98,19 @@ def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
     FMIndex.load(tmp_path / "index").remove(["p3"]).save(tmp_path / "index")
     assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
     assert steps.count("add_segments") > 3
+
+
+def test_a_finished_index_is_opened_whoever_holds_the_lock(made_of, tmp_path):
+    build(made_of, tmp_path / "index")
+    lock = JobLock(tmp_path / ".index.building.lock")
+    assert lock.acquire()
+    assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    lock.release()
+    tmp_path.chmod(0o555)
+    try:
+        assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    finally:
+        tmp_path.chmod(0o755)
 
 
 def test_a_build_with_other_views_does_not_resume(made_of, plain_tokenizer, tmp_path, monkeypatch):

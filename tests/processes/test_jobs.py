@@ -10,6 +10,7 @@ import pytest
 from launched_processes import exit_codes, kill, launch, results_of
 
 from dgr_trainer.errors import DGRError
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.processes import jobs
 from dgr_trainer.processes.jobs import in_every_process, job_lock
 
@@ -118,6 +119,16 @@ def test_an_error_in_the_work_gives_the_lock_back(tmp_path):
     with pytest.raises(ZeroDivisionError), job_lock(tmp_path / "work.lock", "The work", None):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_were_launched_together_are_told_how_to_share(tmp_path, monkeypatch):
+    lock = JobLock(tmp_path / "work.lock")
+    assert lock.acquire()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="If the other one was launched together with this one, give both the acc"):
+        with job_lock(lock.path, "The work", None):
+            pass
+    lock.release()
 
 
 def failing(processes, number):
