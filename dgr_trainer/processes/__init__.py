@@ -168,6 +168,7 @@ def map_across_processes(
         for other, values in enumerate(pieces):
             for position, value in zip(positions[other][start : start + results_per_message], values, strict=True):
                 results[position] = value
+    next(found, None)  # So that a generator closes what it has opened.
     return results
 
 
