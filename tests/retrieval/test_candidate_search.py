@@ -15,6 +15,7 @@ from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
+from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.search_engine import SearchEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
@@ -82,6 +83,19 @@ def test_an_interrupted_search_resumes(made_of, asked, qrels, tmp_path, monkeypa
     assert len(done) == 1  # Seven queries are four batches, of which three were finished.
     assert table(tmp_path / "saved").equals(table(tmp_path / "whole"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
+
+
+def test_unfinished_work_of_the_first_version_resumes(made_of, asked, qrels, tmp_path, monkeypatch):
+    one = retriever(made_of)
+    one.save_candidates(tmp_path / "whole", asked, 4, qrels)
+    settings = CandidateSearch._settings
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(CandidateSearch, "_settings", lambda search: {**settings(search), "process": 0})
+        stopped_after(patched, 3)
+        one.save_candidates(tmp_path / "saved", asked, 4, qrels)
+    done = stopped_after(monkeypatch, 1)
+    one.save_candidates(tmp_path / "saved", asked, 4, qrels)
+    assert len(done) == 1 and files_of(tmp_path / "saved") == files_of(tmp_path / "whole")
 
 
 def test_unfinished_work_with_other_settings_is_refused(made_of, asked, bpe_tokenizer, tmp_path, monkeypatch):
