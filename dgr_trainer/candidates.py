@@ -8,6 +8,7 @@ without decoding the others.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from dgr_trainer.runs.rankings import Rankings
 
 _FORMAT_VERSION = 1
-_META = "candidates.json"
+META = "candidates.json"
+"""The file that every folder of candidates holds."""
 _ROWS_PER_BATCH = 512
 _COLUMNS = {
     "query_id": pa.string(),
@@ -154,7 +156,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
         """Make candidates from rows of [`pack`]; for the other arguments see `from_lists`."""
-        dataset = datasets.Dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
+        dataset = _as_dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     @classmethod
@@ -167,7 +169,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         tokenizer_fingerprint: str = "",
     ) -> None:
         """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory."""
-        with atomic_folder(path, marker=_META) as folder:
+        with atomic_folder(path, marker=META) as folder:
             file = folder / "rows.arrow"
             with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
                 for table in _tables(rows):
@@ -179,7 +181,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def save_to_disk(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, which appears only when it is complete; raises what `atomic_folder` raises."""
-        with atomic_folder(path, marker=_META) as folder:
+        with atomic_folder(path, marker=META) as folder:
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -190,8 +192,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             "num_queries": len(self),
             "views": list(VIEWS),
         }
-        self.dataset.with_format(None).save_to_disk(folder / "dataset")
-        (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        _as_dataset(self.dataset.data).save_to_disk(folder / "dataset")
+        (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load_from_disk(cls, path: str | os.PathLike[str], *, tokenizer_fingerprint: str | None = None) -> Candidates:
@@ -215,10 +217,10 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def _open(cls, path: Path) -> Candidates:
-        meta_path = path / _META
+        meta_path = path / META
         if not meta_path.is_file():
             raise FileNotFoundError(
-                f"{path} holds no {_META}, so it is not a folder of candidates. Give a folder that "
+                f"{path} holds no {META}, so it is not a folder of candidates. Give a folder that "
                 "Candidates.save_to_disk or GenerativeRetriever.save_candidates wrote."
             )
         with input_errors(f"{meta_path} is damaged", ValueError):
@@ -368,6 +370,17 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
         arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
         return arrays
+
+
+def _as_dataset(table: pa.Table) -> datasets.Dataset:
+    """A dataset that is named by its content, so that the same candidates are the same files.
+
+    By default, datasets copies a table several times to name it, and names a file by the time of its last change.
+    """
+    digest = hashlib.sha256()
+    for batch in table.to_batches():
+        digest.update(batch.serialize())
+    return datasets.Dataset(table, fingerprint=digest.hexdigest()[:16])
 
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,8 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.files.resume_log import ResumeLog
+from dgr_trainer.processes import Processes, from_main, is_main_process
+from dgr_trainer.processes.shared_log import SharedLog
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.model_facts import decoder_position_limit
 from dgr_trainer.student.weights import align_weights, weights_digest
@@ -149,11 +151,12 @@ class PseudoQueryGenerator:
         round_trip: Searcher | None = None,
         round_trip_k: int = 10,
         progress: bool = True,
+        accelerator: Processes | None = None,
     ) -> PseudoQueries:
         """Generate pseudo-queries for every passage of a corpus.
 
-        Unfinished work is in the file `path` with `.unfinished` after its name, from which the same call resumes after
-        an interruption.
+        Unfinished work is in the file `path` with `.unfinished` after its name (and a number, for all processes but
+        the first), from which the same call resumes after an interruption, with any number of processes.
 
         Args:
             corpus ([`Corpus`]): The passages.
@@ -163,12 +166,15 @@ class PseudoQueryGenerator:
                 `BM25Teacher(corpus)`, finds its passage among the first `round_trip_k`.
             round_trip_k (`int`, defaults to 10): See `round_trip`.
             progress (`bool`, defaults to `True`): Whether to show a progress bar.
+            accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): The processes that
+                share the passages; each of them calls this with the same arguments, and needs the same disk.
 
         Returns:
             [`PseudoQueries`]: The queries of each passage.
 
         Raises:
             FileExistsError: if `path` exists.
+            RuntimeError: if another job is writing the same file; names its process.
             ValueError: if the unfinished file is of another corpus, model or settings, or no query passes the filter.
         """
         path = Path(path)
@@ -180,34 +186,56 @@ class PseudoQueryGenerator:
             "round_trip": None if round_trip is None else type(round_trip).__name__,
             "round_trip_k": None if round_trip is None else round_trip_k,
         }
-        generated = kept = 0
-        with ResumeLog(path.with_name(f"{path.name}.unfinished"), settings) as log:
-            with tqdm(total=len(corpus), desc="Pseudo-queries", unit=" passages", disable=not progress) as bar:
-                for chunk in log.chunks():
-                    generated, kept = generated + chunk["made"], kept + sum(map(len, chunk["queries"]))
-                    bar.update(len(chunk["queries"]))
-                for start in range(log.count * _PASSAGES_AT_ONCE, len(corpus), _PASSAGES_AT_ONCE):
-                    passages = corpus[start : start + _PASSAGES_AT_ONCE]
-                    queries = self._sample(passages, start)
-                    new_queries = sum(map(len, queries))
-                    if round_trip is not None:
-                        queries = queries_that_find(passages, queries, round_trip, round_trip_k)
-                    log.add({"ids": [passage.id for passage in passages], "queries": queries, "made": new_queries})
-                    generated, kept = generated + new_queries, kept + sum(map(len, queries))
-                    bar.update(len(passages))
+        with SharedLog(
+            path.with_name(f"{path.name}.unfinished"),
+            str(path),
+            settings,
+            -(-len(corpus) // _PASSAGES_AT_ONCE),
+            lambda chunk: corpus.position(chunk["ids"][0]) // _PASSAGES_AT_ONCE,
+            processes=accelerator,
+        ) as log:
+            self._make_share(corpus, log, round_trip, round_trip_k, progress)
+            generated, kept = self._write(path, log)
             if not kept:
                 raise DGRValueError(
                     f"None of the {generated} queries generated for {len(corpus)} passages is kept. "
                     "Raise round_trip_k, or try another model."
                 )
-            with atomic_write(path) as file:
-                for chunk in log.chunks():
-                    for id, queries in zip(chunk["ids"], chunk["queries"], strict=True):
-                        file.write(json.dumps({"id": id, "pseudo_queries": queries}, ensure_ascii=False) + "\n")
             log.remove()
-        share = "" if round_trip is None else f", of which {kept:,} ({kept / generated:.0%}) find their passage"
-        logger.info("%s: %d different queries for %d passages%s.", path, generated, len(corpus), share)
+        if is_main_process(accelerator):
+            share = "" if round_trip is None else f", of which {kept:,} ({kept / generated:.0%}) find their passage"
+            logger.info("%s: %d different queries for %d passages%s.", path, generated, len(corpus), share)
         return read_pseudo_queries(path)
+
+    def _make_share(
+        self, corpus: Corpus, log: SharedLog, round_trip: Searcher | None, round_trip_k: int, progress: bool
+    ) -> None:
+        """Generate the queries of the chunks of passages that this process is to make."""
+        hidden = not progress or not is_main_process(log.processes)
+        with tqdm(total=len(corpus), desc="Pseudo-queries", unit=" passages", disable=hidden) as bar:
+            # The progress of this process represents that of the others.
+            bar.update(min(len(log.finished) * _PASSAGES_AT_ONCE, len(corpus)))
+            for number in log.share():
+                start = number * _PASSAGES_AT_ONCE
+                passages = corpus[start : start + _PASSAGES_AT_ONCE]
+                queries = self._sample(passages, start)
+                made = sum(map(len, queries))
+                if round_trip is not None:
+                    queries = queries_that_find(passages, queries, round_trip, round_trip_k)
+                log.add({"ids": [passage.id for passage in passages], "queries": queries, "made": made})
+                bar.update(min(len(passages) * log.num_processes, len(corpus) - bar.n))
+
+    def _write(self, path: Path, log: SharedLog) -> tuple[int, int]:
+        """Write the file in the first process. Returns the numbers of generated and of kept queries, in all."""
+        generated = kept = 0
+        with ExitStack() as stack:
+            file = stack.enter_context(atomic_write(path)) if is_main_process(log.processes) else None
+            for chunk in log.chunks():
+                assert file is not None
+                generated, kept = generated + chunk["made"], kept + sum(map(len, chunk["queries"]))
+                for id, queries in zip(chunk["ids"], chunk["queries"], strict=True):
+                    file.write(json.dumps({"id": id, "pseudo_queries": queries}, ensure_ascii=False) + "\n")
+        return from_main((generated, kept), log.processes)
 
     def _sample(self, passages: Sequence[Passage], start: int) -> list[list[str]]:
         """Sample queries for consecutive passages, the first of which is at position `start` of the corpus."""

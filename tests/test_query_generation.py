@@ -1,13 +1,18 @@
 import json
 import logging
+import os
+import signal
 
 import pytest
 import torch
+from launched_processes import kill, launch, results_of
+from sample_corpus import PASSAGES
 from tiny_models import make_bart
 from transformers import BertConfig, BertModel
 
 from dgr_trainer import Corpus, Passage, Rankings, query_generation
 from dgr_trainer.data.pseudo_queries import read_pseudo_queries
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.query_generation import PseudoQueryGenerator, queries_that_find
 
@@ -183,3 +188,53 @@ def test_settings_that_make_no_sense_are_refused(make, bpe_tokenizer, corpus, tm
         PseudoQueryGenerator(encoder, bpe_tokenizer)
     with pytest.raises(ValueError, match="round_trip_k=0"):
         make().generate(corpus, tmp_path / "p.jsonl", round_trip_k=0)
+
+
+def generating(processes, generator, corpus, path, killed_at=None):
+    """Generate pseudo-queries; returns them and the starts of the chunks that this process has made."""
+    sample, made = generator._sample, []
+
+    def counted(passages, start):
+        if killed_at == [0 if processes is None else processes.process_index, len(made)]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made.append(start)
+        return sample(passages, start)
+
+    generator._sample = counted
+    found = generator.generate(corpus, path, round_trip=Everything(), progress=False, accelerator=processes)
+    return dict(found), made
+
+
+class Everything:
+    """Finds every passage of the sample corpus for queries of an even length, and none for the others."""
+
+    def rank(self, queries, *, k):
+        ids = [passage.id for passage in PASSAGES]
+        return Rankings.from_order({name: ids if len(query) % 2 == 0 else [] for name, query in queries.items()})
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("counts", [(2,), (1, 2), (2, 1), (2, 3)], ids=str)
+def test_any_number_of_processes_writes_the_same_file(make, corpus, tmp_path, monkeypatch, counts):
+    monkeypatch.setattr(query_generation, "_PASSAGES_AT_ONCE", 3)
+    whole, _ = generating(None, make(), corpus, tmp_path / "whole.jsonl")
+    for count in counts[:-1]:
+        started = launch(count, generating, make(), corpus, tmp_path / "p.jsonl", [count - 1, 2])
+        started[-1].join(60)
+        assert started[-1].exitcode == -signal.SIGKILL
+        kill(started)
+    results = results_of(counts[-1], generating, make(), corpus, tmp_path / "p.jsonl")
+    assert all(found == whole for found, _ in results)
+    made = sorted(start for _, starts in results for start in starts)
+    assert made == list(range(0, 24, 3)) if len(counts) == 1 else 0 < len(made) <= 6
+    assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl", "whole.jsonl"]
+
+
+def test_a_second_job_for_the_same_file_is_refused(make, corpus, tmp_path):
+    lock = JobLock(tmp_path / "p.jsonl.unfinished.lock")
+    assert lock.acquire()
+    with pytest.raises(RuntimeError, match=rf"p.jsonl is being written by process {os.getpid()} on .* since .*, so"):
+        make().generate(corpus, tmp_path / "p.jsonl", progress=False)
+    lock.release()
+    assert len(make().generate(corpus, tmp_path / "p.jsonl", progress=False)) == 24

@@ -26,6 +26,7 @@ tqdm.monitor_interval = 0  # No thread that may hold the lock during a fork.
 torch.set_num_threads(1)
 from dgr_trainer import Corpus, query_generation
 from dgr_trainer.files.resume_log import ResumeLog
+from dgr_trainer.processes import shared_log
 
 folder, rounds = Path(sys.argv[1]), json.load(open(sys.argv[2]))
 query_generation._PASSAGES_AT_ONCE = 2
@@ -45,7 +46,7 @@ class Cut(ResumeLog):
         super()._write(record)
 
 
-query_generation.ResumeLog = Cut
+shared_log.ResumeLog = Cut
 
 
 def worker(output, killed_in):
@@ -110,7 +111,7 @@ def test_killed_twenty_times_the_queries_are_the_same(tmp_path, corpus, bpe_toke
     whole = (tmp_path / "whole.jsonl").read_bytes()
     assert whole.count(b"\n") == 24
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "moments.jsonl").read_bytes() == whole
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob("*.unfinished*"))
     # Only what was cut is sampled again: one chunk a kill at most.
     sampled = (tmp_path / "sampled.log").read_text().split()
     assert 3 * 12 <= len(sampled) <= 3 * 12 + 20

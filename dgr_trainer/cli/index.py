@@ -23,6 +23,8 @@ from dgr_trainer.cli.sources import (
 )
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.lines import numbered_lines
+from dgr_trainer.processes import require_single_process
+from dgr_trainer.processes.jobs import job_lock
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -103,6 +105,7 @@ def make_parser() -> CommandParser:
 
 def run(options: IndexOptions, identifier_options: IdentifierOptions, positionals: Namespace) -> None:
     """Run `dgr index`."""
+    require_single_process("dgr index")
     if options.verify:
         _verify(options, positionals.corpus)
         return
@@ -122,11 +125,15 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
 
     from dgr_trainer.index import FMIndex
 
-    segments = output.with_name(f".{output.name}.segments") if options.segment_tokens is not None else None
-    index = FMIndex.from_corpus(corpus, identifiers, folder=segments, segment_tokens=options.segment_tokens)
+    saved_corpus = corpus if options.save_corpus else None
     description = {"model": options.model, "identifiers": settings.to_dict()}
-    _write(output, index, corpus if options.save_corpus else None, description)
-    if segments is not None:
+    if options.segment_tokens is None:
+        _write(output, FMIndex.from_corpus(corpus, identifiers), saved_corpus, description)
+        return
+    segments = output.with_name(f".{output.name}.segments")
+    with job_lock(segments.with_name(f"{segments.name}.lock"), f"The index at {output}", None):
+        index = FMIndex.from_corpus(corpus, identifiers, folder=segments, segment_tokens=options.segment_tokens)
+        _write(output, index, saved_corpus, description)
         shutil.rmtree(segments)
 
 

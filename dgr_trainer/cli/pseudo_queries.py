@@ -12,7 +12,7 @@ from dgr_trainer.cli.paths import model_name, output_file
 from dgr_trainer.cli.settings import DeviceOptions
 from dgr_trainer.cli.sources import read_corpus
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.processes import require_single_process
+from dgr_trainer.processes import process_group
 from dgr_trainer.query_generation import PseudoQueryGenerator
 
 
@@ -70,7 +70,6 @@ def make_parser() -> CommandParser:
 
 def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOptions, positionals: Namespace) -> None:
     """Run `dgr pseudo_queries`."""
-    require_single_process("dgr pseudo_queries")
     if options.round_trip < 0:
         raise DGRValueError(f"--round_trip {options.round_trip}: give a number of passages, or 0 to keep all queries.")
     output = output_file("--output", options.output, overwrite=None, compressed=False)
@@ -82,6 +81,10 @@ def run(options: OutputOptions, generation: GenerationOptions, device: DeviceOpt
         from dgr_trainer.teachers.bm25 import BM25Teacher
 
         searcher = BM25Teacher(corpus, progress=False)
-    generator = PseudoQueryGenerator(model, **generation.given(), device=device.device, dtype=device.dtype)
-    with memory_advice("Lower --batch_tokens or --queries_per_passage, or give --device cpu."):
-        generator.generate(corpus, output, round_trip=searcher, round_trip_k=options.round_trip or 1)
+    with process_group(device.device) as processes:
+        used = device.device or (None if processes is None else str(processes.device))
+        generator = PseudoQueryGenerator(model, **generation.given(), device=used, dtype=device.dtype)
+        with memory_advice("Lower --batch_tokens or --queries_per_passage, or give --device cpu."):
+            generator.generate(
+                corpus, output, round_trip=searcher, round_trip_k=options.round_trip or 1, accelerator=processes
+            )

@@ -122,9 +122,9 @@ def _show(
         batch = queries[start : start + size]
         with memory_advice(LESS_MEMORY):
             results = retriever.search([text for _, text in batch], options.k, accelerator=processes)
+        if not is_main_process(processes):
+            continue
         for number, ((query_id, query), hits) in enumerate(zip(batch, results, strict=True), start):
-            if not is_main_process(processes):
-                continue
             if options.json:
                 print_json(_record(retriever, query_id, query, hits))
             else:

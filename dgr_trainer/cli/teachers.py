@@ -101,6 +101,8 @@ def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> 
         setting = teacher_settings(name)[option]
         parse = setting.metadata.get("parse")
         arguments[setting.name] = value if parse is None else parse(value)
+    if any(setting.name == "results_on" for setting in fields(TEACHERS[name].teacher)):
+        arguments["results_on"] = "main"  # The main process writes the run.
     teacher: Teacher = TEACHERS[name].teacher(corpus=corpus, **arguments)
     return teacher
 

@@ -16,6 +16,8 @@ from dgr_trainer.evaluation.metrics import DEFAULT_METRICS, Metric, evaluate_run
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.processes import ResultsOn, from_main, is_main_process
+from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.runs.rankings import Rankings
@@ -110,14 +112,31 @@ class RetrievalEvaluator:
         Returns:
             `dict[str, float]`: mean of each metric, the same on all processes.
         """
-        return evaluate_run(self.rank(model, accelerator), self.qrels, self.metrics)
+        rankings = self.rank(model, accelerator, results_on="main")
+        is_main = is_main_process(accelerator)
+        means = in_every_process(
+            lambda: evaluate_run(rankings, self.qrels, self.metrics) if is_main else {}, accelerator
+        )
+        return from_main(means, accelerator)
 
-    def rank(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> Rankings:
-        """Return the rank lists that the metrics are computed from; the arguments are those of a call."""
+    def rank(
+        self, model: torch.nn.Module, accelerator: Accelerator | None = None, *, results_on: ResultsOn = "all"
+    ) -> Rankings:
+        """Return the rank lists that the metrics are computed from.
+
+        Args:
+            model (`nn.Module`): See a call.
+            accelerator ([`~accelerate.Accelerator`], *optional*): See a call.
+            results_on (`str`, *optional*, defaults to `"all"`): Which of several processes get the rank lists:
+                `"all"`, or only the `"main"` one; the others then get none.
+
+        Returns:
+            [`Rankings`]: the rank list of each query.
+        """
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )
-        return retriever.rank(self.queries, self.k, accelerator)
+        return retriever.rank(self.queries, self.k, accelerator, results_on=results_on)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

@@ -109,14 +109,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         FileNotFoundError: if the block did not write `marker`.
     """
     path = link_target(path)
-    restore_folder(path)
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file, so no folder can be written there. Give another path.")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise FileExistsError(
-            f"The folder {path} holds other files (and no {marker}), which would be lost. "
-            "Give a folder that is empty, new, or was written by this function before."
-        )
+    check_replaceable(path, marker=marker)
     if path.absolute() in _being_filled and not any(path.iterdir()):
         yield path  # This process is filling the enclosing folder, which is moved as a whole.
         return
@@ -129,6 +122,28 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         replaced = _put_in_place(temporary, path)
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(path: str | os.PathLike[str], *, marker: str) -> None:
+    """Check that [`atomic_folder`] may write a folder, such as before long work whose result is to go there.
+
+    Args:
+        path (`str` or `os.PathLike`): The folder.
+        marker (`str`): See [`atomic_folder`].
+
+    Raises:
+        FileExistsError: if `path` is a file, or a folder with other things in it.
+        ValueError: if it is a pipe or a device.
+    """
+    path = link_target(path)
+    restore_folder(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, so no folder can be written there. Give another path.")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+        raise FileExistsError(
+            f"The folder {path} holds other files (and no {marker}), which would be lost. "
+            "Give a folder that is empty, new, or was written by this function before."
+        )
 
 
 def restore_folder(path: str | os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
@@ -23,8 +23,13 @@ class ChunkFormat(Protocol):
     def encode(self, chunk: Any) -> bytes:
         """The record of a chunk."""
 
-    def records(self, path: Path) -> Iterator[tuple[Any, int]]:
-        """Yield the complete records of a file, each with the offset of its end, up to one that was cut short."""
+    def records(self, path: Path, start: int = 0) -> Iterator[tuple[Any, int]]:
+        """Yield the complete records of a file, each with the offset of its end, up to one that was cut short.
+
+        Args:
+            path (`pathlib.Path`): The file.
+            start (`int`, *optional*, defaults to 0): Offset of the first record to read.
+        """
 
     def decode_settings(self, record: Any) -> Mapping[str, Any]:
         """The settings of the first record. Raises a `ValueError` if it holds none."""
@@ -44,10 +49,11 @@ class JSONLines:
         """See [`ChunkFormat`]."""
         return json.dumps(chunk, ensure_ascii=False).encode("utf-8") + b"\n"
 
-    def records(self, path: Path) -> Iterator[tuple[bytes, int]]:
+    def records(self, path: Path, start: int = 0) -> Iterator[tuple[bytes, int]]:
         """See [`ChunkFormat`]."""
-        end = 0
+        end = start
         with open(path, "rb") as file:
+            file.seek(start)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
@@ -89,12 +95,13 @@ class ArrowStream:
         """See [`ChunkFormat`]."""
         return bytes(chunk.serialize())
 
-    def records(self, path: Path) -> Iterator[tuple[pa.ipc.Message, int]]:
+    def records(self, path: Path, start: int = 0) -> Iterator[tuple[pa.ipc.Message, int]]:
         """See [`ChunkFormat`]."""
         with pa.OSFile(str(path)) as file:
+            file.seek(start)
             if not self._CONTINUATION.startswith(file.read(len(self._CONTINUATION))):
                 raise DGRValueError("The file is not an Arrow stream.")
-            file.seek(0)
+            file.seek(start)
             while True:
                 try:
                     message = pa.ipc.read_message(file)
@@ -130,6 +137,7 @@ class ResumeLog:
         path (`str` or `os.PathLike`): The file; created if it does not exist.
         settings (`Mapping[str, Any]`): What the chunks depend on, in JSON types.
         chunk_format ([`ChunkFormat`], *optional*): How chunks are stored; by default as [`JSONLines`].
+        read_only (`bool`, *optional*, defaults to `False`): Leave the file as it is, which has to exist.
 
     Attributes:
         count (`int`): Number of finished chunks.
@@ -139,42 +147,66 @@ class ResumeLog:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], settings: Mapping[str, Any], chunk_format: ChunkFormat | None = None
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        chunk_format: ChunkFormat | None = None,
+        *,
+        read_only: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.count = 0
         self._format: ChunkFormat = JSONLines() if chunk_format is None else chunk_format
+        self._bounds: list[int] = []  # Offsets of the start of each chunk, and of the end of the last one.
+        self._file: IO[bytes] | None = None
+        if read_only:
+            self._check(dict(settings))
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        length = self._check(dict(settings)) if self.path.exists() else 0
+        if self.path.exists():
+            self._check(dict(settings))
         self._file = open(self.path, "ab")
-        self._file.truncate(length)
-        if length == 0:
+        self._file.truncate(self._bounds[-1] if self._bounds else 0)
+        if not self._bounds:
             self._write(self._format.encode_settings(settings))
+
+    @property
+    def count(self) -> int:
+        """Number of finished chunks."""
+        return max(len(self._bounds) - 1, 0)
 
     def chunks(self) -> Iterator[Any]:
         """Yield the finished chunks, in order, read from the file."""
-        records = self._format.records(self.path)
-        next(records)
-        for record, _ in records:
-            yield self._format.decode(record)
+        for number in range(self.count):
+            yield self.chunk(number)
+
+    def chunk(self, number: int) -> Any:
+        """Read a chunk, by its number in the order of the file."""
+        record, _ = next(self._format.records(self.path, self._bounds[number]))
+        return self._format.decode(record)
 
     def add(self, chunk: Any) -> None:
         """Append a chunk. It is on the disk when this returns."""
         self._write(self._format.encode(chunk))
-        self.count += 1
 
     def remove(self) -> None:
         """Delete the file once the work is complete."""
-        self._file.close()
-        self.path.unlink()
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, record: bytes) -> None:
+        assert self._file is not None
         self._file.write(record)
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._bounds.append((self._bounds[-1] if self._bounds else 0) + len(record))
 
-    def _check(self, settings: dict[str, Any]) -> int:
-        """Compare the settings and count the complete chunks; returns the length in bytes of the complete records."""
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Compare the settings and find the complete chunks."""
         records = self._format.records(self.path)
         try:
             first = next(records, None)
@@ -184,16 +216,14 @@ class ResumeLog:
                 f"{self.path} does not say how it was made, so it cannot be resumed. Delete it, or give another path."
             ) from None
         if first is None:
-            return 0
+            return
         for name, value in settings.items():
             if recorded.get(name) != value:
                 raise DGRValueError(
                     f"{self.path} was made with {name}={recorded.get(name)!r}, but now it is {value!r}, so this work "
                     "cannot be resumed. Delete the file, or give another path."
                 )
-        ends = [first[1], *(end for _, end in records)]
-        self.count = len(ends) - 1
-        return ends[-1]
+        self._bounds = [first[1], *(end for _, end in records)]
 
     def __enter__(self) -> ResumeLog:
         return self
@@ -201,4 +231,4 @@ class ResumeLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()

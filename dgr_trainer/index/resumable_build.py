@@ -27,6 +27,7 @@ from dgr_trainer.index.storage import (
     write_index,
 )
 from dgr_trainer.index.token_texts import TokenText
+from dgr_trainer.processes.jobs import job_lock
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ def build_in_folder(
     Finished segments are kept in a hidden folder beside `path`, and used if they were built from the same input. A
     process may be killed at any moment: the same call resumes after the last segment, and writes the same files.
 
+    One job at a time builds an index at `path`; another one waits, and finds it finished if it is of the same input.
+
     Args:
         path (`str` or `os.PathLike`): the folder of the index. Nothing is done if it holds an index of the same input.
         texts (`Callable[[int], Iterator[TokenText]]`): returns the texts of the segments that start at a passage.
@@ -54,17 +57,32 @@ def build_in_folder(
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
     """
     folder = Path(path)
+    unfinished = folder.with_name(f".{folder.name}.building")
+    made_of = json.loads(
+        json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
+    )
+    restore_folder(folder)
+    if not unfinished.exists() and _is_finished(folder, made_of):  # Without the lock: the disk may be read-only.
+        logger.info("%s is already an index of this corpus", folder)
+        return
+    lock = folder.with_name(f"{unfinished.name}.lock")
+    with job_lock(lock, f"The index at {folder}", None, wait_for_others=True):
+        _build(folder, unfinished, texts, settings, made_of)
+
+
+def _build(
+    folder: Path,
+    unfinished: Path,
+    texts: Callable[[int], Iterator[TokenText]],
+    settings: IndexSettings,
+    made_of: dict[str, Any],
+) -> None:
     restore_folder(folder)
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(
             f"{folder} exists but is not an index, so no index can be written there. Give a new or empty folder, or "
             "the folder of an index."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.building")
-    made_of = json.loads(
-        json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
-    )
     if _is_finished(folder, made_of):
         logger.info("%s is already an index of this corpus", folder)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -73,7 +91,7 @@ def build_in_folder(
     num_indexed = sum(segment.num_passages for segment in segments)
     if num_indexed:
         logger.info("Resuming after the first %d passages, which are already indexed", num_indexed)
-    if num_indexed < num_passages:
+    if num_indexed < made_of["num_passages"]:
         for text in texts(num_indexed):
             segments = add_segments(segments, [text], settings.vocab_size, settings.separator)
             write_index(unfinished, unfinished, IndexParts(tuple(segments), settings))

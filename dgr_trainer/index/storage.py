@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
@@ -25,6 +24,7 @@ from dgr_trainer.index.array_folders import ArrayFolder, is_complete, link_array
 from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
 from dgr_trainer.index.verified_files import VERIFIED, FileState, file_state, read_verified, write_verified
+from dgr_trainer.processes.jobs import job_lock
 
 FORMAT = "dgr-trainer FM-index"
 FORMAT_VERSION = 2
@@ -128,7 +128,7 @@ def unchanged(folder: Path, opened: str | None) -> Iterator[None]:
     Raises:
         RuntimeError: if another process has changed the index since it was opened.
     """
-    with FileLock(folder / _LOCK):
+    with job_lock(folder / _LOCK, f"The index at {folder}", None, wait_for_others=True):
         if opened is not None and opened != checksum_on_disk(folder):
             raise DGRRuntimeError(
                 f"The index at {folder} was changed by another process since it was opened here, and saving would "
@@ -283,7 +283,9 @@ def delete_unused(folder: Path) -> None:
 
 def belongs_to_index(name: str) -> bool:
     """Whether a file or folder of this name, in the folder of an index, belongs to the index."""
-    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK) or name.startswith((*_ARRAY_FOLDERS, f".{DESCRIPTION}."))
+    return name in (DESCRIPTION, MADE_OF, VERIFIED, _LOCK, f"{_LOCK}.json") or name.startswith(
+        (*_ARRAY_FOLDERS, f".{DESCRIPTION}.")
+    )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dgr_trainer.candidates import ROW_SCHEMA, Candidate, Candidates, pack
-from dgr_trainer.files.resume_log import ArrowStream, ResumeLog
-from dgr_trainer.processes import Processes, gather, map_across_processes, process_rank, share_of_process
+from dgr_trainer.candidates import META, ROW_SCHEMA, Candidate, Candidates, pack
+from dgr_trainer.files.atomic import check_replaceable
+from dgr_trainer.files.resume_log import ArrowStream
+from dgr_trainer.processes import Processes, ResultsOn, is_main_process, map_across_processes
+from dgr_trainer.processes.jobs import in_every_process
+from dgr_trainer.processes.shared_log import SharedLog
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
@@ -47,6 +50,7 @@ class CandidateSearch:
     ) -> None:
         self.engine, self.k, self.processes = engine, k, processes
         self.index, self.identifiers = engine.index, engine.identifiers
+        self.batch_size = engine.settings.batch_size
         relevant_ids = [[id for id, grade in relevant.get(query, {}).items() if grade > 0] for query in queries]
         self.index.passage_positions({id for ids in relevant_ids for id in ids})
         self.tasks: list[_Task] = [
@@ -58,44 +62,42 @@ class CandidateSearch:
             "tokenizer_fingerprint": self.identifiers.fingerprint,
         }
 
-    def candidates(self) -> Candidates:
-        """All candidates, in memory, in every process."""
-        rows = map_across_processes(self.tasks, self._search, self.processes)
+    def candidates(self, results_on: ResultsOn) -> Candidates:
+        """The candidates, in memory; none in a process that gets no results."""
+        rows = map_across_processes(
+            self.tasks, self._search, self.processes, block=self.batch_size, results_on=results_on
+        )
         return Candidates.from_rows(rows, **self.properties)
 
     def save(self, path: Path) -> None:
-        """Write the candidates to a folder. The first process writes; the others send it what they find."""
-        number, size = process_rank(self.processes)
-        suffix = ".unfinished" if size == 1 else f".unfinished-{number}-of-{size}"
-        settings = {**self._settings(), "process": number}
-        with ResumeLog(path.with_name(path.name + suffix), settings, ArrowStream(ROW_SCHEMA)) as log:
-            rows = self._gather_rows(log, size)
-            if number == 0:
-                Candidates.save_rows(rows, path, **self.properties)
+        """Write the candidates to a folder: each process a file of finished batches, the first one the folder."""
+        main = is_main_process(self.processes)
+        in_every_process(lambda: check_replaceable(path, marker=META) if main else None, self.processes)
+        numbers = {query_id: position // self.batch_size for position, (query_id, _) in enumerate(self.tasks)}
+        with SharedLog(
+            path.with_name(f"{path.name}.unfinished"),
+            f"{path}",
+            self._settings(),
+            -(-len(self.tasks) // self.batch_size),
+            lambda batch: numbers[batch.column("query_id")[0].as_py()],
+            ArrowStream(ROW_SCHEMA),
+            self.processes,
+        ) as log:
+            missing = [
+                self.tasks[position]
+                for batch in log.share()
+                for position in range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.tasks)))
+            ]
+            found = self._search(missing)
+            while rows := list(islice(found, self.batch_size)):
+                log.add(pa.Table.from_batches(rows).combine_chunks().to_batches()[0])
+            rows_in_order = (batch.slice(row, 1) for batch in log.chunks() for row in range(batch.num_rows))
+            if main:
+                Candidates.save_rows(rows_in_order, path, **self.properties)
             else:
-                for _ in rows:
+                for _ in rows_in_order:
                     pass
-            gather(None, self.processes)  # No log may be removed before the first process has written everything.
             log.remove()
-
-    def _gather_rows(self, log: ResumeLog, num_processes: int) -> Iterator[pa.RecordBatch]:
-        """Rows of all queries in their order, one batch of each process at a time."""
-        share, batch_size = share_of_process(self.tasks, self.processes), self.engine.settings.batch_size
-        finished = log.chunks()
-        num_finished = log.count
-        found = iter(self._search(share[num_finished * batch_size :]))
-        largest_share = -(-len(self.tasks) // num_processes)  # That of the first process.
-        for batch in range(-(-largest_share // batch_size)):
-            if batch < num_finished:
-                chunk = next(finished)
-            elif rows := list(islice(found, batch_size)):
-                chunk = _chunk(rows)
-                log.add(chunk)
-            else:
-                chunk = None
-            chunks = [_rows(chunk) for chunk in gather(chunk, self.processes) if chunk is not None]
-            for rows_in_turn in zip_longest(*chunks):
-                yield from (row for row in rows_in_turn if row is not None)
 
     def _search(self, tasks: Sequence[_Task]) -> Iterator[pa.RecordBatch]:
         """Yield the candidates of each query, packed into a row."""
@@ -137,12 +139,3 @@ class CandidateSearch:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _chunk(rows: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    (chunk,) = pa.Table.from_batches(rows).combine_chunks().to_batches()
-    return chunk
-
-
-def _rows(chunk: pa.RecordBatch) -> list[pa.RecordBatch]:
-    return [chunk.slice(row, 1) for row in range(chunk.num_rows)]

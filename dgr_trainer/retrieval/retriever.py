@@ -18,7 +18,7 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
-from dgr_trainer.processes import Processes, map_across_processes
+from dgr_trainer.processes import Processes, ResultsOn, gets_results, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.retrieval.hits import Hit
@@ -119,6 +119,8 @@ class GenerativeRetriever:
         k: int = 10,
         include: Sequence[Sequence[str]] | None = None,
         accelerator: Processes | None = None,
+        *,
+        results_on: ResultsOn = "main",
     ) -> list[list[Hit]]:
         """Find passages.
 
@@ -129,16 +131,21 @@ class GenerativeRetriever:
                 For each query, ids of passages that are always scored, and returned even if they are not among the k
                 best.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
-                With several processes, each is called with the same arguments and searches for its share of the
-                queries; all return the complete result.
+                The processes that share the work. Each calls this with the same arguments, and searches for every
+                n-th batch of `SearchSettings.batch_size` queries, so that the result does not depend on their number.
+            results_on (`str`, *optional*, defaults to `"main"`):
+                With several processes, which of them return the result. `"main"`: the main process returns all of it,
+                the others an empty one, so that their memory does not grow with the number of queries. `"all"`: every
+                process returns all of it.
 
         Returns:
             `list[list[Hit]]`: the hits of each query (also of a single one), best first; of equal ones the larger id
-            first. An empty query has no hits except the included passages.
+            first. An empty query has no hits except the included passages. With several processes see `results_on`.
 
         Raises:
             TypeError: if a query is not a string.
-            ValueError: if k is below 1, or the number of include lists is not that of the queries.
+            ValueError: if k is below 1, the number of include lists is not that of the queries, or `results_on` is
+                unknown.
             KeyError: if an included passage is not in the index.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
@@ -154,10 +161,23 @@ class GenerativeRetriever:
             )
         requests = [SearchRequest(query, ids) for query, ids in zip(queries, include, strict=True)]
         engine = SearchEngine(self._parts)
-        return list(map_across_processes(requests, lambda share: engine.search(share, k, accelerator), accelerator))
+        return list(
+            map_across_processes(
+                requests,
+                lambda share: engine.search(share, k, accelerator),
+                accelerator,
+                block=self.settings.batch_size,
+                results_on=results_on,
+            )
+        )
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
+        self,
+        queries: Dataset | Mapping[str, str],
+        k: int = 100,
+        accelerator: Processes | None = None,
+        *,
+        results_on: ResultsOn = "main",
     ) -> Rankings:
         """Rank lists of queries.
 
@@ -165,9 +185,10 @@ class GenerativeRetriever:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
             k (`int`, defaults to 100): Passages per query.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            results_on (`str`, *optional*, defaults to `"main"`): See `search`.
 
         Returns:
-            [`Rankings`]: the rank list of each query.
+            [`Rankings`]: the rank list of each query; no lists in a process that gets no results.
         """
         texts = queries_mapping(queries)
         engine = SearchEngine(self._parts)
@@ -176,8 +197,11 @@ class GenerativeRetriever:
             for hits in engine.search(requests, k, accelerator):
                 yield [(hit.passage_id, hit.score) for hit in hits]
 
-        lists = map_across_processes([SearchRequest(text) for text in texts.values()], rank_lists, accelerator)
-        return Rankings(dict(zip(texts, lists, strict=True)))
+        requests = [SearchRequest(text) for text in texts.values()]
+        lists = map_across_processes(
+            requests, rank_lists, accelerator, block=self.settings.batch_size, results_on=results_on
+        )
+        return Rankings(dict(zip(texts, lists, strict=True)) if gets_results(accelerator, results_on) else {})
 
     def candidates(
         self,
@@ -185,6 +209,8 @@ class GenerativeRetriever:
         k: int = 100,
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
+        *,
+        results_on: ResultsOn = "main",
     ) -> Candidates:
         """Find passages to train on, with the identifiers by which they were found.
 
@@ -196,11 +222,13 @@ class GenerativeRetriever:
                 or docid; if no identifier led to it, also with its pseudo-queries and first words. The score of the
                 identifiers added this way is 0.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            results_on (`str`, *optional*, defaults to `"main"`): See `search`. For training in several processes, use
+                `save_candidates` and open the folder in each: its files are mapped into memory once for all of them.
 
         Returns:
-            [`Candidates`]: the passages of each query.
+            [`Candidates`]: the passages of each query; of no query in a process that gets no results.
         """
-        return self._candidate_search(queries, k, relevant, accelerator).candidates()
+        return self._candidate_search(queries, k, relevant, accelerator).candidates(results_on)
 
     def save_candidates(
         self,
@@ -213,8 +241,8 @@ class GenerativeRetriever:
         """Write what `candidates` finds to a folder that [`Candidates.load_from_disk`] opens.
 
         Each batch is written to disk when it is done, to a file named after the folder with `.unfinished` appended
-        (one file per process), and no process holds all batches in memory. After an interruption, the same call with
-        the same number of processes resumes from there, with the same result.
+        (and the number of the process, except for the first one), and no process holds all batches in memory. After an
+        interruption, the same call resumes from there, with any number of processes and with the same result.
 
         Args:
             path (`str` or `os.PathLike`): The folder.
@@ -225,6 +253,7 @@ class GenerativeRetriever:
 
         Raises:
             FileExistsError: if the folder holds other files.
+            RuntimeError: if another job is writing candidates to the same folder; names its process.
             ValueError: if the unfinished file belongs to other queries, settings, weights or another index.
         """
         self._candidate_search(queries, k, relevant, accelerator).save(Path(path))

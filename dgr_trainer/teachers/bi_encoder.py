@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +15,16 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError
-from dgr_trainer.processes import Processes, default_device, is_main_process, launched_processes, map_across_processes
+from dgr_trainer.processes import (
+    Processes,
+    ResultsOn,
+    check_results_on,
+    default_device,
+    gets_results,
+    is_main_process,
+    launched_processes,
+    map_across_processes,
+)
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth
@@ -33,7 +41,7 @@ class BiEncoderTeacher:
     """Ranks passages by the similarity of their vectors to the query's.
 
     The vectors of the passages are computed once, at the first `rank`. The search is exact. Under `accelerate launch`,
-    the processes share passages and queries, and each returns all rankings.
+    the processes share passages and queries, and each returns all rankings unless `results_on` says otherwise.
 
     Args:
         model_name_or_path (`str` or `os.PathLike`): A model of sentence-transformers, or one of transformers, whose
@@ -56,6 +64,8 @@ class BiEncoderTeacher:
         model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `SentenceTransformer`, such as
             `revision` or `trust_remote_code`.
         progress (`bool`, *optional*, defaults to `True`): Whether to show progress bars.
+        results_on (`str`, *optional*, defaults to `"all"`): Which of several processes return the rankings: `"all"`,
+            or only the `"main"` one; the others then return none and need no memory for them.
 
     Raises:
         ImportError: if sentence-transformers is not installed, or faiss if it is to be used.
@@ -98,10 +108,12 @@ class BiEncoderTeacher:
     device: str | None = field(default=None, metadata={"help": "Such as cuda:1; by default a GPU if there is one."})
     model_kwargs: Mapping[str, Any] | None = None
     progress: bool = True
+    results_on: ResultsOn = "all"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise DGRValueError(f"dtype is {self.dtype!r}, but the model can be loaded as one of {DTYPES}.")
+        check_results_on(self.results_on)
         if self.batch_size < 1:
             raise DGRValueError(f"batch_size is {self.batch_size}, but a batch has at least 1 text.")
         check_template("passage_template", self.passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
@@ -181,13 +193,20 @@ class BiEncoderTeacher:
         # Sorted and in fixed blocks, so that neither the order of the queries nor the number of processes changes the
         # result.
         query_ids = sorted(texts)
-        blocks = [query_ids[start : start + _BLOCK_QUERIES] for start in range(0, len(query_ids), _BLOCK_QUERIES)]
-        hidden = not self.progress or not is_main_process(self.processes) or len(blocks) == 1
+        hidden = not self.progress or not is_main_process(self.processes) or len(query_ids) <= _BLOCK_QUERIES
 
-        def search_blocks(share: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
-            return map(search, tqdm(share, desc="Bi-encoder", unit=f"×{_BLOCK_QUERIES} queries", disable=hidden))
+        def search_share(share: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
+            with tqdm(total=len(share), desc="Bi-encoder", unit="query", disable=hidden) as bar:
+                for start in range(0, len(share), _BLOCK_QUERIES):
+                    found = search(share[start : start + _BLOCK_QUERIES])
+                    yield from found
+                    bar.update(len(found))
 
-        results = chain.from_iterable(map_across_processes(blocks, search_blocks, self.processes))
+        results = map_across_processes(
+            query_ids, search_share, self.processes, block=_BLOCK_QUERIES, results_on=self.results_on
+        )
+        if not gets_results(self.processes, self.results_on):
+            return Rankings({}, name=self.name)
         lists = dict(zip(query_ids, results, strict=True))
         return Rankings({query_id: lists[query_id] for query_id in texts}, name=self.name).top(k)
 

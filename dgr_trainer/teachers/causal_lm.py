@@ -35,6 +35,8 @@ class CausalLMTeacher(AnswerTeacher):
         model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `from_pretrained`.
         cache (`str` or `os.PathLike`, *optional*): As for [`CrossEncoderTeacher`].
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+        results_on (`str`, *optional*, defaults to `"all"`): Which of several processes return the rankings: `"all"`,
+            or only the `"main"` one.
 
     Raises:
         ValueError: if an answer is not one token of the model, the prompt does not fit, or a setting is out of range.

@@ -55,6 +55,8 @@ class CrossEncoderTeacher(ModelTeacher):
         cache (`str` or `os.PathLike`, *optional*): Folder in which scores are cached, by the content of query and
             passage; pairs that it contains are not scored again. Several models may share a folder.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+        results_on (`str`, *optional*, defaults to `"all"`): Which of several processes return the rankings: `"all"`,
+            or only the `"main"` one.
 
     Raises:
         ValueError: if the model has more than two labels, takes fewer than `max_length` tokens, consists of additional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +15,14 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRArithmeticError, DGRTypeError, DGRValueError
+from dgr_trainer.processes import (
+    Processes,
+    ResultsOn,
+    check_results_on,
+    gets_results,
+    is_main_process,
+    map_across_processes,
+)
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import check_depth, required_candidates
 from dgr_trainer.teachers.pair_scoring import Pairs
@@ -38,9 +46,14 @@ class FunctionTeacher:
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
         cache (`str` or `os.PathLike`, *optional*): Folder in which scores are cached, by the content of the query and
             of all its passages; the function is not called again for what it contains.
+        accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): The processes that share
+            the queries; each of them calls `rank` with the same arguments. Without it, each process works alone.
+        results_on (`str`, *optional*, defaults to `"all"`): Which of these processes return the rankings: `"all"`, or
+            only the `"main"` one; the others then return none and need no memory for them.
 
     Raises:
         TypeError: if `function` cannot be called.
+        ValueError: if `results_on` is unknown.
 
     Example:
 
@@ -62,7 +75,10 @@ class FunctionTeacher:
         version: str = "1",
         progress: bool = True,
         cache: str | os.PathLike[str] | None = None,
+        accelerator: Processes | None = None,
+        results_on: ResultsOn = "all",
     ):
+        check_results_on(results_on)
         if not callable(function):
             raise DGRTypeError(
                 f"function is a {type(function).__name__}, which cannot be called. Give a function of a query and its "
@@ -74,6 +90,8 @@ class FunctionTeacher:
         self.version = version
         self.progress = progress
         self.cache = cache
+        self.processes = accelerator
+        self.results_on = results_on
 
     def rank(
         self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
@@ -96,13 +114,20 @@ class FunctionTeacher:
         check_depth(k)
         texts = queries_mapping(queries)
         passage_ids = required_candidates("FunctionTeacher", texts, candidates, self.corpus)
-        lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in texts}
         settings = {"function": self.name, "version": self.version}
-        with ScoreCache(self.cache, settings) if self.cache is not None else nullcontext() as score_cache:
-            for query_id, text in tqdm(sorted(texts.items()), desc=self.name, unit="query", disable=not self.progress):
-                if passage_ids[query_id]:
-                    lists[query_id] = self._list(query_id, text, passage_ids[query_id], score_cache)
-        return Rankings(lists, name=self.name).top(k)
+        hidden = not self.progress or not is_main_process(self.processes)
+
+        def score(query_ids: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
+            with ScoreCache(self.cache, settings) if self.cache is not None else nullcontext() as score_cache:
+                for query_id in tqdm(query_ids, desc=self.name, unit="query", disable=hidden):
+                    yield self._list(query_id, texts[query_id], passage_ids[query_id], score_cache)
+
+        query_ids = sorted(query_id for query_id in texts if passage_ids[query_id])
+        found = map_across_processes(query_ids, score, self.processes, results_on=self.results_on)
+        if not gets_results(self.processes, self.results_on):
+            return Rankings({}, name=self.name)
+        lists = dict(zip(query_ids, found, strict=True))
+        return Rankings({query_id: lists.get(query_id, []) for query_id in texts}, name=self.name).top(k)
 
     def _list(
         self, query_id: str, text: str, passage_ids: Sequence[str], cache: ScoreCache | None
@@ -115,6 +140,8 @@ class FunctionTeacher:
             scores = self._checked(query_id, passages, self.function(text, passages))
             if cache is not None:
                 cache.add(keys, scores)
+                # If another job has scored the same list meanwhile, its scores are those that the cache keeps.
+                scores = cache.scores(keys)
         return list(zip((passage.id for passage in passages), scores.tolist(), strict=True))
 
     def _checked(self, query_id: str, passages: list[Passage], returned: Any) -> np.ndarray:

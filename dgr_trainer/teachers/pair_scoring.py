@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
-from dgr_trainer.processes import Processes, is_main_process, merge_results, process_rank, wait
+from dgr_trainer.processes import Processes, ResultsOn, is_main_process, merge_results, process_rank, wait
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
 _PAIRS_PER_CHUNK = 8192
@@ -112,7 +112,8 @@ def score_pairs(
     cache: str | Path | None,
     processes: Processes | None,
     progress: bool,
-) -> np.ndarray:
+    results_on: ResultsOn = "all",
+) -> np.ndarray | None:
     """Score pairs; pairs of equal content are scored once.
 
     Args:
@@ -125,9 +126,10 @@ def score_pairs(
             that it contains are not scored.
         processes ([`Processes`], *optional*): The processes, each of which calls this and scores every n-th batch.
         progress (`bool`): Whether to show progress bars.
+        results_on (`str`, *optional*, defaults to `"all"`): Which processes get the scores; see [`ResultsOn`].
 
     Returns:
-        `np.ndarray` of shape `(n,)`, float64: The scores, on every process.
+        `np.ndarray` of shape `(n,)`, float64: The scores; `None` in a process that gets none.
 
     Raises:
         FloatingPointError: if the model gives a score that is not a finite number; names the pair.
@@ -146,9 +148,14 @@ def score_pairs(
             unit="pair",
             disable=not progress or not is_main_process(processes),
         ) as bar:
+            unknown = np.isnan(scores)
             scorer.fill_in(keys, first_pairs, scores, bar)
-    scores = merge_results(scores, processes)
-    return np.asarray(scores[content_indices])
+        if score_cache is not None:
+            # If another job has scored the same pair meanwhile, its score is the one that the cache keeps.
+            new = np.flatnonzero(unknown & ~np.isnan(scores))
+            scores[new] = score_cache.scores(keys[new])
+    merged = merge_results(scores, processes, results_on)
+    return None if merged is None else np.asarray(merged[content_indices])
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

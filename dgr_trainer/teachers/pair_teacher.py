@@ -16,7 +16,7 @@ from datasets import Dataset
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRMemoryError, DGRValueError
-from dgr_trainer.processes import Processes, default_device, launched_processes
+from dgr_trainer.processes import Processes, ResultsOn, check_results_on, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.inputs import check_depth, required_candidates
@@ -36,6 +36,7 @@ class PairTeacher(PairModel, ABC):
         cache (`str` or `os.PathLike`, *optional*): Folder of cached scores.
         progress (`bool`): Whether to show a progress bar.
         processes ([`Processes`], *optional*): The processes that share the work; `None` for one process alone.
+        results_on (`str`): Which of these processes return the rankings: `"all"` or `"main"`.
     """
 
     needs_candidates: ClassVar[bool] = True
@@ -47,13 +48,15 @@ class PairTeacher(PairModel, ABC):
     cache: str | os.PathLike[str] | None = None
     progress: bool = True
     processes: Processes | None = None
+    results_on: ResultsOn = "all"
 
     def rank(
         self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
     ) -> Rankings:
         """Rank the candidates of every query. All candidates are scored: give `candidates.top(n)` to score fewer.
 
-        Under `accelerate launch`, the processes share the work, and each returns all rankings. With a `cache`, scores
+        Under `accelerate launch`, the processes share the work, and each returns all rankings, or only the main one
+        with `results_on="main"`: the others then return none and need no memory for them. With a `cache`, scores
         that it contains are not computed: the same call after an interruption resumes, and another call scores only
         what is new.
 
@@ -84,7 +87,10 @@ class PairTeacher(PairModel, ABC):
             cache=None if self.cache is None else os.fspath(self.cache),
             processes=self.processes,
             progress=self.progress,
+            results_on=self.results_on,
         )
+        if scores is None:
+            return Rankings({}, name=self.name)
         lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in texts}
         start = 0
         for query_id in pairs.query_ids:
@@ -118,6 +124,8 @@ class ModelTeacher(PairTeacher):
         model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `from_pretrained`.
         cache (`str` or `os.PathLike`, *optional*): Folder in which scores are cached.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+        results_on (`str`, *optional*, defaults to `"all"`): Which of several processes return the rankings: `"all"`,
+            or only the `"main"` one.
 
     Raises:
         ValueError: if a setting is out of its range, or the model takes fewer than `max_length` tokens.
@@ -152,8 +160,10 @@ class ModelTeacher(PairTeacher):
         },
     )
     progress: bool = True
+    results_on: ResultsOn = "all"
 
     def __post_init__(self) -> None:
+        check_results_on(self.results_on)
         check_model_settings(self.dtype, self.batch_tokens, self.max_length)
         self.name = os.fspath(self.model_name_or_path)
         self.processes = launched_processes(self.device)

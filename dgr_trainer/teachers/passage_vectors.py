@@ -1,7 +1,8 @@
 """The vectors of a corpus: computed once, kept in a memory-mapped file, and resumed after an interruption.
 
 Passages are encoded in fixed blocks in the order of the corpus. So vectors are the same to the last bit however often
-the work was interrupted and however many processes shared it.
+the work was interrupted and however many processes shared it. One job at a time computes the vectors of a folder;
+another one waits, and then finds them there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +20,20 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRArithmeticError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.processes import Processes, is_main_process, map_across_processes, process_rank, wait
+from dgr_trainer.processes import (
+    Processes,
+    from_main,
+    is_main_process,
+    map_across_processes,
+    process_rank,
+    wait,
+)
+from dgr_trainer.processes.jobs import in_every_process, job_lock
 
 _MARKER = "vectors.json"
 _VECTORS = "vectors.npy"
 _PARTIAL = "partial.npy"
+_LOCK = "vectors.lock"
 _PROGRESS = "partial.json"  # The files of single processes are named partial-0.json and so on.
 _PASSAGES_PER_BLOCK = 4096
 _FLOAT = np.dtype(np.float32)
@@ -60,9 +71,11 @@ def compute_passage_vectors(
     """
     work = _Work(corpus, encode, progress, processes)
     if folder is None:
+        # Every process searches with all vectors for its share of the queries.
         vectors = np.empty((len(corpus), dimensions), dtype=np.float32)
         starts = work.starts(())
-        for start, block in zip(starts, map_across_processes(starts, work.blocks, processes), strict=True):
+        blocks = map_across_processes(starts, work.blocks, processes, results_per_message=1)
+        for start, block in zip(starts, blocks, strict=True):
             vectors[start : start + len(block)] = block
         return vectors
     path = Path(folder)
@@ -70,13 +83,17 @@ def compute_passage_vectors(
         raise NotADirectoryError(f"{path} is a file, but vectors are kept in a folder. Give another path.")
     shape = (len(corpus), dimensions)
     description = {"corpus": corpus.fingerprint, "passages": shape[0], "dimensions": shape[1], **settings}
-    if is_main_process(processes):
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / _MARKER).is_file():
-            _prepare(path, description, shape)
-    wait(processes)
-    if not (path / _MARKER).is_file():
-        _compute(path, description, shape, work)
+    # Only the first process decides: the others may see the disk a moment later.
+    if not from_main((path / _MARKER).is_file(), processes):
+        # Before waiting for another job, whose settings may be others.
+        in_every_process(lambda: _reports(path, description), processes)
+        with job_lock(path / _LOCK, f"The vectors in {path}", processes, wait_for_others=True):
+            # Another job may have finished them meanwhile.
+            if not from_main((path / _MARKER).is_file(), processes):
+                in_every_process(lambda: _prepare(path, description, shape, processes), processes)
+                _compute(path, description, shape, work)
+    elif is_main_process(processes):
+        _delete_reports(path)  # Left by a process that was killed when it had finished; the disk may be read-only.
     _check(path / _MARKER, description)
     return cast(np.ndarray, np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False))
 
@@ -120,13 +137,20 @@ class _Work:
                 bar.update(min(len(positions) * count, len(self.corpus) - bar.n))
 
 
-def _prepare(path: Path, description: Mapping[str, object], shape: tuple[int, int]) -> None:
-    """Merge the progress of earlier processes, and allocate the file of the vectors."""
-    reports = sorted(path.glob(f"{Path(_PROGRESS).stem}*.json"))
-    done = {start for report in reports for start in _check(report, _with_block_size(description))["blocks"]}
+def _prepare(
+    path: Path, description: Mapping[str, object], shape: tuple[int, int], processes: Processes | None
+) -> None:
+    """Merge the progress of earlier processes, and allocate the file of the vectors, in the first process."""
+    if not is_main_process(processes):
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for left in path.glob(".*.json.*.tmp"):
+        left.unlink()  # A killed process was writing its report.
+    reports = _reports(path, description)
+    done = {start for report in reports.values() for start in report["blocks"]}
     if reports and not (path / _PARTIAL).is_file() and (path / _VECTORS).is_file():
         os.replace(path / _VECTORS, path / _PARTIAL)  # The last step was interrupted.
-    if not (path / _PARTIAL).is_file():
+    if not reports or not (path / _PARTIAL).is_file():
         done = set()
         np.lib.format.open_memmap(path / _PARTIAL, mode="w+", dtype=np.float32, shape=shape)
     _write(path / _PROGRESS, {**_with_block_size(description), "blocks": sorted(done)})
@@ -160,9 +184,23 @@ def _compute(path: Path, description: Mapping[str, object], shape: tuple[int, in
     if is_main_process(work.processes):
         os.replace(path / _PARTIAL, path / _VECTORS)
         _write(path / _MARKER, description)
-        for report in path.glob(f"{Path(_PROGRESS).stem}*.json"):
-            report.unlink()
+        _delete_reports(path)
     wait(work.processes)
+
+
+def _reports(path: Path, description: Mapping[str, object]) -> dict[Path, dict[str, Any]]:
+    """What the processes of unfinished jobs have reported, after a check of their settings."""
+    found: dict[Path, dict[str, Any]] = {}
+    for report in sorted(path.glob(f"{Path(_PROGRESS).stem}*.json")):
+        with suppress(FileNotFoundError):  # Another job has finished at this moment.
+            found[report] = _check(report, _with_block_size(description))
+    return found
+
+
+def _delete_reports(path: Path) -> None:
+    for report in path.glob(f"{Path(_PROGRESS).stem}*.json"):
+        with suppress(OSError):
+            report.unlink()
 
 
 def _with_block_size(description: Mapping[str, object]) -> dict[str, object]:

@@ -294,7 +294,7 @@ def test_a_missing_extra_names_itself(dgr, files, tmp_path, monkeypatch):
     ("arguments", "name"),
     [
         (BM25, "bm25"),
-        ("pseudo_queries FILES/corpus.jsonl --model FILES/bart --output TMP/queries.jsonl", "dgr pseudo_queries"),
+        ("index FILES/corpus.jsonl --model FILES/bart --output TMP/index", "dgr index"),
     ],
 )
 def test_what_works_in_one_process_is_not_launched_in_several(

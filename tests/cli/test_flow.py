@@ -1,6 +1,7 @@
 """The whole flow through the command line, on the sample corpus."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,7 @@ from dgr_trainer import (
     generation_pairs,
     read_queries,
 )
+from dgr_trainer.files.job_lock import JobLock
 
 TRAINING = ("--use_cpu", "--per_device_train_batch_size", 4, "--report_to", "none", "--logging_steps", 1)
 
@@ -356,4 +358,15 @@ def test_an_index_in_segments_goes_on_where_it_was_stopped(dgr, files, tmp_path,
     done = dgr("index", *made)
     assert done.code == 0, done.err
     assert FMIndex.load(tmp_path / "index").num_passages == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_in_segments_that_another_job_makes_is_refused(dgr, files, tmp_path):
+    made = (files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index", "--segment_tokens", 200)
+    lock = JobLock(tmp_path / ".index.segments.lock")
+    assert lock.acquire()
+    found = dgr("index", *made)
+    assert found.code == 2 and f"is being written by process {os.getpid()} on " in found.err
+    lock.release()
+    assert dgr("index", *made).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["index"]

@@ -6,7 +6,14 @@ from dataclasses import MISSING, dataclass, field, fields
 import pytest
 
 from dgr_trainer.cli import teachers
-from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher, teacher_settings
+from dgr_trainer.cli.teachers import (
+    TEACHERS,
+    TeacherChoice,
+    TeacherOptions,
+    given_options,
+    make_teacher,
+    teacher_settings,
+)
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.teachers.lucene.pyserini import RM3
 from dgr_trainer.teachers.prompts import PROMPTS
@@ -30,7 +37,7 @@ def test_options_have_the_names_and_defaults_of_the_constructor(name):
         # A default is stated once, by the class: the option itself has none.
         assert getattr(TeacherOptions(), option) in (None, False)
     assert set(parameters) - {setting.name for setting in teacher_settings(name).values()} <= {
-        "corpus", "jar", "model_kwargs", "progress", "queries_per_run", "stop_words"
+        "corpus", "jar", "model_kwargs", "progress", "queries_per_run", "results_on", "stop_words"
     }  # fmt: skip
 
 
@@ -96,3 +103,25 @@ def test_a_new_teacher_is_one_line(monkeypatch):
 def test_choices_are_those_of_the_library():
     options = {option.name: option for option in fields(TeacherOptions)}
     assert options["prompt"].metadata["choices"] == tuple(PROMPTS)
+
+
+@dataclass
+class SharingTeacher:
+    """A teacher whose work several processes share."""
+
+    corpus: object = None
+    results_on: str = "all"
+
+
+@dataclass
+class SingleTeacher:
+    """A teacher that works in one process."""
+
+    corpus: object = None
+
+
+def test_only_the_process_that_writes_the_run_gets_the_rankings(monkeypatch):
+    for teacher in (SharingTeacher, SingleTeacher):
+        monkeypatch.setitem(TEACHERS, "own", TeacherChoice(teacher, "one of the tests"))
+        made = make_teacher("own", None, {})
+        assert isinstance(made, teacher) and getattr(made, "results_on", "main") == "main"

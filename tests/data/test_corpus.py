@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from launched_processes import exit_codes, launch
 
 from dgr_trainer.data import corpus_cache
 from dgr_trainer.data.corpus import Corpus
+from dgr_trainer.data.corpus_folder import verify_corpus
 from dgr_trainer.data.passages import Passage
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -382,3 +384,21 @@ def test_loading_refuses_what_was_not_saved(corpus, tmp_path):
     (tmp_path / "saved" / "corpus.json").write_text(json.dumps({**facts, "layout": 99}))
     with pytest.raises(ValueError, match="was saved in layout 99"):
         Corpus.load_from_disk(tmp_path / "saved")
+
+
+def saving(processes, corpus, path):
+    for _ in range(10):
+        corpus.save_to_disk(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_jobs_that_save_to_one_folder_leave_the_corpus_of_one(tmp_path):
+    corpora = [Corpus.from_passages([Passage(f"{name}{n}", "title", name) for n in range(50)]) for name in "abc"]
+    jobs = [launch(1, saving, corpus, tmp_path / "corpus") for corpus in corpora]
+    while any(process.is_alive() for job in jobs for process in job):
+        if (tmp_path / "corpus").exists():
+            assert list(Corpus.load_from_disk(tmp_path / "corpus")) in [list(corpus) for corpus in corpora]
+    assert [exit_codes(job) for job in jobs] == [[0]] * 3
+    verify_corpus(tmp_path / "corpus")
+    assert list(Corpus.load_from_disk(tmp_path / "corpus")) in [list(corpus) for corpus in corpora]
+    assert [file.name for file in tmp_path.iterdir()] == ["corpus"]

@@ -41,6 +41,7 @@ from dgr_trainer import (
     read_pseudo_queries,
     read_queries,
 )
+from dgr_trainer.files.job_lock import JobLock
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
@@ -257,6 +258,19 @@ def same_titles(given: Given) -> None:
     DistillationCollator(given.tokenizer, given.titles() | {"p02": "Mount Everest"}, given.rankings())
 
 
+def another_job(given: Given) -> None:
+    lock = JobLock(given.folder / "candidates.unfinished.lock")
+    assert lock.acquire()
+    identifiers = Identifiers(given.tokenizer)
+    retriever = GenerativeRetriever(
+        make_bart(given.tokenizer), identifiers, FMIndex.from_corpus(given.corpus, identifiers)
+    )
+    try:
+        retriever.save_candidates(given.folder / "candidates", given.queries)
+    finally:
+        lock.release()
+
+
 ERRORS: list[Callable[[Given], None]] = [
     another_tokenizer,
     half_an_index,
@@ -282,6 +296,7 @@ ERRORS: list[Callable[[Given], None]] = [
     answers_without_a_list,
     pickle_of_something_else,
     other_files,
+    another_job,
     no_bm25,
     no_java,
 ]

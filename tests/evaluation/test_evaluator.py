@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from launched_processes import results_of
 from tiny_models import make_bart
 
 from dgr_trainer.evaluation import RetrievalEvaluator, evaluate_run
@@ -34,13 +35,6 @@ def model(bpe_tokenizer):
     return make_bart(bpe_tokenizer)
 
 
-class Process:
-    """Stands for one of several processes; the test replaces the function that gathers from all of them."""
-
-    def __init__(self, process_index, num_processes):
-        self.process_index, self.num_processes = process_index, num_processes
-
-
 def test_metrics_are_those_of_the_retrievers_run(model, identifiers, index, queries, qrels):
     evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, metrics=METRICS, k=10, settings=SMALL)
     run = GenerativeRetriever(model, identifiers, index, settings=SMALL).rank(queries, k=10)
@@ -51,24 +45,21 @@ def test_metrics_are_those_of_the_retrievers_run(model, identifiers, index, quer
     assert sum(expected.values()) > 0
 
 
-def test_processes_share_the_queries_and_agree(model, identifiers, index, queries, qrels, monkeypatch):
-    evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, k=20, settings=SMALL, max_queries=5)
-    whole = evaluator.rank(model)
-    for processes in (2, 7):  # 7: more than there are queries.
-        shares = []
-        unknown = [{position: [] for position in range(5)}]
-        monkeypatch.setattr(
-            "accelerate.utils.gather_object", lambda share, to=shares, all=unknown: to.extend(share) or all
-        )
-        for number in range(processes):
-            evaluator.rank(model, Process(number, processes))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        monkeypatch.setattr("accelerate.utils.gather_object", lambda share, all=shares: all)
-        together = evaluator.rank(model, Process(1, processes))
-        assert sorted(together) == sorted(whole)
-        for query_id, (ids, scores) in whole.items():
-            assert together[query_id].passage_ids == ids
-            assert together[query_id].scores == pytest.approx(scores, rel=1e-4)
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("number", [2, 4])
+def test_processes_share_the_queries_and_agree(model, identifiers, index, queries, qrels, number):
+    settings = SearchSettings(beam_size=4, batch_size=2)  # Three batches: one of four processes has none.
+    evaluator = RetrievalEvaluator(index, identifiers, queries, qrels, k=20, settings=settings, max_queries=5)
+
+    def lists(rankings):
+        return {query: (rankings[query].passage_ids, rankings[query].scores.tolist()) for query in rankings}
+
+    def run(processes):
+        everywhere, on_main = evaluator.rank(model, processes), evaluator.rank(model, processes, results_on="main")
+        return evaluator(model, processes), lists(everywhere), lists(on_main)
+
+    metrics, whole = evaluator(model), lists(evaluator.rank(model))
+    assert results_of(number, run) == [(metrics, whole, whole if rank == 0 else {}) for rank in range(number)]
 
 
 @pytest.mark.slow

@@ -2,13 +2,17 @@
 
 import hashlib
 import multiprocessing
+import os
 import random
 import shutil
+import time
 
 import pytest
+from launched_processes import exit_codes, kill, launch
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex, resumable_build
 
@@ -18,7 +22,7 @@ PASSAGES = [Passage(f"p{n}", f"Title {n}", "the sea and the land " * (1 + n % 3)
 def files_of(folder):
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "index.lock"
+        for file in sorted(folder.rglob("*")) if file.is_file()
     }  # fmt: skip
 
 
@@ -96,6 +100,19 @@ def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
     assert steps.count("add_segments") > 3
 
 
+def test_a_finished_index_is_opened_whoever_holds_the_lock(made_of, tmp_path):
+    build(made_of, tmp_path / "index")
+    lock = JobLock(tmp_path / ".index.building.lock")
+    assert lock.acquire()
+    assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    lock.release()
+    tmp_path.chmod(0o555)
+    try:
+        assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    finally:
+        tmp_path.chmod(0o755)
+
+
 def test_a_build_with_other_views_does_not_resume(made_of, plain_tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stopped_at(patched, 6)
@@ -105,6 +122,46 @@ def test_a_build_with_other_views_does_not_resume(made_of, plain_tokenizer, tmp_
     index = FMIndex.from_corpus(made_of[0], titles, folder=tmp_path / "index", segment_tokens=120, progress=False)
     alone = FMIndex.from_corpus(made_of[0], titles, segment_tokens=120, progress=False)
     assert [index.extract(n).tolist() for n in range(20)] == [alone.extract(n).tolist() for n in range(20)]
+
+
+def building(processes, made_of, folder, log, segment_tokens=120):
+    """Build an index, and add a line to a file for each segment that this process makes."""
+    add_segments = resumable_build.add_segments
+
+    def logged(*arguments):
+        with open(log, "a") as file:
+            print(os.getpid(), file=file)
+        time.sleep(0.05)
+        return add_segments(*arguments)
+
+    resumable_build.add_segments = logged  # In this process, which is forked from that of the tests.
+    build(made_of, folder, segment_tokens)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_jobs_that_start_together_build_one_index(made_of, tmp_path):
+    segments = build(made_of, tmp_path / "expected").num_segments
+    jobs = [launch(1, building, made_of, tmp_path / "index", tmp_path / "log") for _ in range(3)]
+    assert [exit_codes(job) for job in jobs] == [[0]] * 3
+    pids = (tmp_path / "log").read_text().split()
+    assert len(pids) == segments and len(set(pids)) == 1
+    assert files_of(tmp_path / "index") == files_of(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index", "log"]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_job_that_waits_goes_on_where_the_first_one_was_killed(made_of, tmp_path):
+    segments = build(made_of, tmp_path / "expected").num_segments
+    first = launch(1, building, made_of, tmp_path / "index", tmp_path / "log")
+    while not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().split()) < 3:
+        time.sleep(0.005)
+    second = launch(1, building, made_of, tmp_path / "index", tmp_path / "second")
+    time.sleep(0.02)
+    kill(first)
+    assert exit_codes(second) == [0]
+    assert len((tmp_path / "second").read_text().split()) < segments
+    assert files_of(tmp_path / "index") == files_of(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index", "log", "second"]
 
 
 @pytest.mark.slow

@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+from launched_processes import exit_codes, launch
 
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.index import FMIndex, array_folders
 from dgr_trainer.index.index_arrays import IndexArrays
 
@@ -100,7 +103,7 @@ def test_a_failed_save_leaves_the_older_index(folder, monkeypatch, number):
         build([[1, 1, 1]]).save(folder)
     assert FMIndex.load(folder, verify=True).count([5, 6]) == 3
     assert os.listdir(folder.parent) == ["index"]
-    assert sorted(name.split("-")[0] for name in os.listdir(folder)) == ["index.json", "index.lock", "segment"]
+    assert sorted(name.split("-")[0] for name in os.listdir(folder)) == ["index.json", "segment"]
 
 
 KILLED = """
@@ -344,3 +347,34 @@ def test_a_damaged_array_folder_is_written_again(folder):
     file.write_bytes(file.read_bytes()[:-1])
     build(tokenizer_fingerprint="tokenizer-one", corpus_fingerprint="corpus").save(folder)
     assert FMIndex.load(folder, verify=True).count([5, 6]) == 3
+
+
+def saving(processes, folder, sequences, rounds):
+    for _ in range(rounds):
+        build(sequences).save(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_jobs_that_save_to_one_folder_take_turns(folder):
+    texts = [[[token, token]] * 3 for token in (3, 4, 5)]
+    jobs = [launch(1, saving, folder, sequences, 5) for sequences in texts]
+    while any(process.is_alive() for job in jobs for process in job):
+        index = FMIndex.load(folder, verify=True)
+        assert [index.extract(passage).tolist() for passage in range(len(index.passage_ids))] in [SEQUENCES, *texts]
+    assert [exit_codes(job) for job in jobs] == [[0]] * 3
+    index = FMIndex.load(folder, verify=True)
+    assert [index.extract(passage).tolist() for passage in range(3)] in texts
+    assert sorted(name.split("-")[0] for name in os.listdir(folder)) == ["index.json", "segment"]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_who_changes_an_index_is_named_to_those_who_wait(folder, caplog):
+    lock = JobLock(folder / "index.lock")
+    assert lock.acquire()
+    opened = FMIndex.load(folder)  # Readers are not kept out.
+    release = threading.Timer(2.0, lock.release)
+    release.start()
+    opened.remove(["p1"]).save(folder)
+    release.join()
+    assert f"The index at {folder} is being written by process {os.getpid()} on" in caplog.text
+    assert FMIndex.load(folder).num_passages == 3

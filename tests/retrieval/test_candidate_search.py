@@ -1,18 +1,24 @@
 """Candidates on the disk: written batch by batch, by processes that may be killed."""
 
-import multiprocessing
+import os
 import random
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import time
 
+import pyarrow as pa
 import pytest
+from launched_processes import exit_codes, kill, launch, results_of
 from tiny_models import make_bart
 
 from dgr_trainer import Candidates
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
+from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.search_engine import SearchEngine
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 
 
 class Interruption(Exception):
@@ -79,6 +85,19 @@ def test_an_interrupted_search_resumes(made_of, asked, qrels, tmp_path, monkeypa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
 
 
+def test_unfinished_work_of_the_first_version_resumes(made_of, asked, qrels, tmp_path, monkeypatch):
+    one = retriever(made_of)
+    one.save_candidates(tmp_path / "whole", asked, 4, qrels)
+    settings = CandidateSearch._settings
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(CandidateSearch, "_settings", lambda search: {**settings(search), "process": 0})
+        stopped_after(patched, 3)
+        one.save_candidates(tmp_path / "saved", asked, 4, qrels)
+    done = stopped_after(monkeypatch, 1)
+    one.save_candidates(tmp_path / "saved", asked, 4, qrels)
+    assert len(done) == 1 and files_of(tmp_path / "saved") == files_of(tmp_path / "whole")
+
+
 def test_unfinished_work_with_other_settings_is_refused(made_of, asked, bpe_tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Interruption):
         stopped_after(patched, 2)
@@ -104,82 +123,89 @@ def test_a_folder_with_other_files_is_refused_before_the_search(made_of, asked, 
         retriever(made_of).save_candidates(tmp_path, asked, 4)
 
 
-class Process:
-    """One of several processes, which are threads here."""
-
-    def __init__(self, process_index, num_processes):
-        self.process_index, self.num_processes = process_index, num_processes
+def files_of(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def together(number, run, monkeypatch):
-    """Call `run(process)` in several threads, which gather their values at a barrier."""
-    meeting, shown, numbers = threading.Barrier(number, timeout=60), {}, threading.local()
+def saving(processes, one, path, queries, qrels, killed_at=None):
+    """Write candidates; returns how many batches this process has searched for."""
+    search, batches = SearchEngine.query_identifiers, []
 
-    def gather_object(own):
-        shown[numbers.own] = own
-        meeting.wait()
-        everything = [one for rank in range(number) for one in shown[rank]]
-        meeting.wait()
-        return everything
+    def counted(*arguments):
+        if killed_at == [0 if processes is None else processes.process_index, len(batches)]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        batches.append(1)
+        return search(*arguments)
 
-    def running(rank):
-        numbers.own = rank
-        try:
-            return run(Process(rank, number))
-        except BaseException:
-            meeting.abort()
-            raise
-
-    monkeypatch.setattr("accelerate.utils.gather_object", gather_object)
-    with ThreadPoolExecutor(number) as pool:
-        return [one.exception() for one in [pool.submit(running, rank) for rank in range(number)]]
+    SearchEngine.query_identifiers = counted  # In this process, which is forked from that of the tests.
+    one.save_candidates(path, queries, 4, qrels, processes)
+    return len(batches)
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_processes_write_what_one_writes(made_of, asked, qrels, tmp_path, monkeypatch, number):
-    # Alone in its batch, a query gets the same numbers to the bit whatever the other queries are.
-    retriever(made_of, batch_size=1).save_candidates(tmp_path / "whole", asked, 4, qrels)
-    models = {rank: retriever((made_of[0], *made_of[1:]), batch_size=1) for rank in range(number)}
-    lock = threading.Lock()
-    keys = SearchEngine.query_identifiers
-
-    def one_at_a_time(*arguments):  # The threads have one model.
-        with lock:
-            return keys(*arguments)
-
-    monkeypatch.setattr(SearchEngine, "query_identifiers", one_at_a_time)
-
-    def save(process):
-        models[process.process_index].save_candidates(tmp_path / "saved", asked, 4, qrels, process)
-
-    with monkeypatch.context() as patched:
-        stopped_after(patched, 4)
-        errors = together(number, save, patched)
-    assert all(errors) and any(isinstance(error, Interruption) for error in errors)
-    assert (tmp_path / f"saved.unfinished-1-of-{number}").is_file() and not (tmp_path / "saved").exists()
-    done = stopped_after(monkeypatch, 100)
-    assert not any(together(number, save, monkeypatch))
-    assert len(done) == 3  # Of seven.
-    assert table(tmp_path / "saved").equals(table(tmp_path / "whole"))
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("counts", [(2,), (1, 2), (2, 1), (2, 3), (3, 1, 2)], ids=str)
+def test_any_number_of_processes_writes_the_same_files(made_of, queries, qrels, tmp_path, counts, batch_size):
+    one = retriever(made_of, batch_size=batch_size)
+    one.save_candidates(tmp_path / "whole", queries, 4, qrels)
+    path, batches = tmp_path / "saved", -(-len(queries) // batch_size)
+    for number, count in enumerate(counts[:-1]):
+        started = launch(count, saving, one, path, queries, qrels, [count - 1, 1 - number])
+        started[-1].join(60)
+        assert started[-1].exitcode == -signal.SIGKILL
+        kill(started)
+        assert not path.exists()
+    searched = results_of(counts[-1], saving, one, path, queries, qrels)
+    assert sum(searched) == batches if len(counts) == 1 else 0 < sum(searched) < batches
+    assert max(searched) - min(searched) <= 1
+    assert files_of(path) == files_of(tmp_path / "whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
 
 
+def test_a_second_search_for_the_same_folder_is_refused(made_of, queries, qrels, tmp_path):
+    one = retriever(made_of, batch_size=1)
+    one.save_candidates(tmp_path / "whole", queries, 4, qrels)
+    lock = JobLock(tmp_path / "saved.unfinished.lock")
+    assert lock.acquire()
+    for count in (1, 2):
+        for code in exit_codes(launch(count, refused, one, tmp_path / "saved", queries, qrels)):
+            assert code == 0
+    lock.release()
+    started = [launch(1, saving, one, tmp_path / "saved", queries, qrels) for _ in range(3)]
+    codes = [code for processes in started for code in exit_codes(processes)]
+    assert 0 in codes and set(codes) <= {0, 1}  # Some were refused, or all came one after the other.
+    assert files_of(tmp_path / "saved") == files_of(tmp_path / "whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
+
+
+def refused(processes, one, path, queries, qrels):
+    message = rf"{path} is being written by process {os.getppid()} on .* since .*, so this process cannot"
+    with pytest.raises(RuntimeError, match=message):
+        one.save_candidates(path, queries, 4, qrels, processes)
+
+
+def test_unfinished_candidates_can_be_read_meanwhile(made_of, asked, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        stopped_after(patched, 2)
+        retriever(made_of).save_candidates(tmp_path / "saved", asked, 4)
+    lock = JobLock(tmp_path / "saved.unfinished.lock")
+    assert lock.acquire()
+    with pa.ipc.open_stream(tmp_path / "saved.unfinished") as reader:
+        assert reader.read_all().column("query_id").to_pylist() == asked["query_id"][:4]
+    lock.release()
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_searches_killed_at_random_moments(made_of, queries, qrels, tmp_path):
+@pytest.mark.parametrize("counts", [(1,), (1, 2, 3)], ids=str)
+def test_searches_killed_at_random_moments(made_of, queries, qrels, tmp_path, counts):
     one, chance, kills = retriever(made_of, batch_size=1), random.Random(1), 0
     one.save_candidates(tmp_path / "whole", queries, 4, qrels)
     while True:
-        process = multiprocessing.get_context("fork").Process(
-            target=one.save_candidates, args=(tmp_path / "saved", queries, 4, qrels)
-        )
-        process.start()
-        process.join(0.05 + 0.02 * kills + chance.random() * 0.15)
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
+        started = launch(chance.choice(counts), saving, one, tmp_path / "saved", queries, qrels)
+        time.sleep(0.05 + 0.02 * kills + chance.random() * 0.15)
+        kill(started)
+        if all(process.exitcode == 0 for process in started):
             break
         kills += 1
     assert kills > 1
-    assert table(tmp_path / "saved").equals(table(tmp_path / "whole"))
+    assert files_of(tmp_path / "saved") == files_of(tmp_path / "whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]
