@@ -22,6 +22,7 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.judgement_readers import FORMATS as JUDGEMENT_FORMATS
 from dgr_trainer.data.judgement_readers import line_judgements
 from dgr_trainer.data.query_readers import FORMATS as QUERY_FORMATS
+from dgr_trainer.data.query_text import as_query
 from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
@@ -212,12 +213,11 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             "query, or a mapping of query ids to queries."
         )
     result: dict[str, str] = {}
+    kind = "row" if isinstance(queries, Dataset) else "entry"
     for number, (value, query) in enumerate(pairs):
-        query_id = as_id(value, "query", f"query {number}")
-        if not isinstance(query, str):
-            raise DGRTypeError(f"Query {query_id!r} is {query!r} ({type(query).__name__}), not a string.")
-        if not query.strip():
-            raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
+        location = f"{kind} {number} of the queries"
+        query_id = as_id(value, "query", location)
+        as_query(query, query_id, location)
         if result.setdefault(query_id, query) != query:
             raise DGRValueError(
                 f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs "

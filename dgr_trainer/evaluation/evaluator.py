@@ -111,12 +111,26 @@ class RetrievalEvaluator:
         """
         return evaluate_run(self.rank(model, accelerator), self.qrels, self.metrics)
 
-    def rank(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> Rankings:
-        """Return the rank lists that the metrics are computed from; the arguments are those of a call."""
+    def rank(
+        self,
+        model: torch.nn.Module,
+        accelerator: Accelerator | None = None,
+        queries: Dataset | Mapping[str, str] | None = None,
+    ) -> Rankings:
+        """Return the rank lists that the metrics are computed from, or those of other queries.
+
+        Args:
+            model (`nn.Module`): As in a call.
+            accelerator ([`~accelerate.Accelerator`], *optional*): As in a call.
+            queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): Other queries.
+
+        Returns:
+            [`Rankings`]: `k` passages of each query, the same on all processes.
+        """
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )
-        return retriever.rank(self.queries, self.k, accelerator)
+        return retriever.rank(self.queries if queries is None else queries, self.k, accelerator)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

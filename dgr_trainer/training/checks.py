@@ -1,12 +1,16 @@
 """Checks of arguments, data and model before training begins."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
+import datasets
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.query_text import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.student.model_facts import (
     can_pack,
@@ -87,6 +91,32 @@ def check_columns(name: str, dataset: Any, collator: Any) -> None:
             f"{name} holds queries, but {given}, which does not know their rank lists. Pass "
             "data_collator=DistillationCollator(tokenizer, identifiers, rankings)."
         )
+
+
+def check_queries(name: str, dataset: Any) -> None:
+    """Refuse a dataset in which a query is missing, blank or no string; streams are checked as they are read.
+
+    Raises:
+        TypeError: if a query or its id has the wrong type; names the row and the id.
+        ValueError: if a query is blank, or an id is invalid.
+    """
+    for row, (query_id, query) in enumerate(_queries(dataset)):
+        location = f"row {row} of {name}"
+        as_query(query, as_id(query_id, "query", location), location)
+
+
+def _queries(dataset: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(dataset, datasets.Dataset):
+        if {"query_id", "query"} <= set(dataset.column_names):
+            for batch in dataset.select_columns(["query_id", "query"]).with_format(None).iter(batch_size=10_000):
+                yield from zip(batch["query_id"], batch["query"], strict=True)
+    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
+        rows: Any = dataset
+        for number in range(len(rows)):
+            row = rows[number]
+            if not isinstance(row, Mapping) or "query_id" not in row:
+                return
+            yield row["query_id"], row.get("query")
 
 
 def check_model(model: nn.Module, collator: DistillationCollator) -> None:

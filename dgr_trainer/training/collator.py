@@ -38,6 +38,7 @@ class DistillationCollator:
 
     The list of a query starts with its relevant passage (if there are qrels); other passages follow in the teacher's
     order. The sample depends only on the seed, the epoch and the query, so workers, processes and resumed runs agree.
+    Passages to which the teacher gives equal scores are no pair for losses that are taught the order.
     The generation loss trains the identifiers of the relevant passage; without qrels, of the teacher's best passage.
 
     Features (rows of the training dataset) need the columns `query_id` and `query`; with `prompt_ids`, which the
@@ -103,6 +104,7 @@ class DistillationCollator:
     | `passage_identifiers`             | (B, M, I) | the identifiers of each passage, -1 for padding     |
     | `passage_factors`                 | (B, M, I) | their repetition discount                           |
     | `list_mask`, `teacher_scores`     | (B, M)    | which passages there are, and the teacher's scores  |
+    | `taught_ranks`                    | (B, M)    | places in the order to be taught, equal for ties    |
     """
 
     def __init__(

@@ -93,13 +93,14 @@ def generation_pairs(
         raise DGRValueError(
             "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
         )
+    texts = None if queries is None else queries_mapping(queries)
     maker = _PairMaker(identifiers, substring_words, temperature, seed)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
-        if queries is not None and qrels is not None:
+        if texts is not None and qrels is not None:
             per_view = {"title": titles_per_query, "docid": titles_per_query}
             per_view |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
-            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, per_view)
+            yield from maker.from_queries(corpus, texts, qrels, per_view)
         if samples_per_passage:
             yield from maker.from_passages(corpus, samples_per_passage)
 

@@ -1,14 +1,18 @@
 """The trainer: a `Seq2SeqTrainer` whose loss teaches a student to rank as its teacher does."""
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -16,33 +20,44 @@ from transformers import (
     Seq2SeqTrainer,
     TrainerCallback,
 )
-from transformers.trainer_utils import EvalLoopOutput, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, speed_metrics
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
-from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.arguments import LOSS_ARGUMENTS, DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
-from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins
+from dgr_trainer.training.checkpoints import (
+    checkpoint_fault,
+    checkpoint_faults,
+    checkpoint_to_resume,
+    last_of_folder,
+    merged_faults,
+)
+from dgr_trainer.training.checks import (
+    check_columns,
+    check_model,
+    check_queries,
+    check_trainer_arguments,
+    warn_of_margins,
+)
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.epoch_callback import CollatorEpochCallback
+from dgr_trainer.training.epoch_callback import EpochCallback
+from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberedStream, NumberingCollator, RowTerms
+from dgr_trainer.training.length_grouping import GroupedByLength, row_lengths
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
-from dgr_trainer.training.objective import (
-    RankingObjective,
-    generation_losses,
-    has_pairs,
-    nan_where_absent,
-    passage_scores,
-)
+from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_where_absent, passage_scores
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
 from dgr_trainer.training.prompts import with_prompts
+from dgr_trainer.training.unused_arguments import warn_of_generation_arguments, warn_of_unused_arguments
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels")
-_TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
+_COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels", ROW)
+_TERMS = ("loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
 
 
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
@@ -113,6 +128,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         # Data
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
             check_columns(name, dataset, data_collator)
+            check_queries(name, dataset)
         if isinstance(data_collator, DistillationCollator):
             if not data_collator.rankings and args.ranking_weight > 0:
                 raise DGRValueError(
@@ -149,15 +165,32 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         # Loss
         self.model_accepts_loss_kwargs = False
         self.retrieval_evaluator = retrieval_evaluator
-        self.objective: RankingObjective | None = None
         if isinstance(self.data_collator, DistillationCollator):
             check_model(cast(nn.Module, self.model), self.data_collator)
-            self.objective = RankingObjective.from_arguments(args, self.data_collator.scoring.kind)
-            self.add_callback(CollatorEpochCallback(self.data_collator))
-        self._tokens_at_once = args.decoder_tokens_at_once
+        _ = self.ranking_objective  # Raises if the loss has no such settings.
+        self.add_callback(EpochCallback(self._set_epoch))
+        self._epoch = 0
         self._items_per_step: Tensor | None = None
-        self._terms = {"train": LoggedTerms(_TERMS), "eval": LoggedTerms(_TERMS)}
+        self._training_terms = LoggedTerms(_TERMS)
+        self._evaluation_terms = RowTerms(("loss", *_TERMS))
+        self._terms = {"train": self._training_terms, "eval": self._evaluation_terms}
+        self._checked_dataset = train_dataset
+        self._settings_before_search: dict[str, Any] = {}
         self._retrieval_metrics: dict[str, float] = {}
+        self._told: set[str] = set()
+        if args.should_log:
+            warn_of_unused_arguments(args)
+
+    @property
+    def ranking_objective(self) -> RankingObjective | None:
+        """The ranking loss and the weights of the terms, as `args` are now; `None` without a [`DistillationCollator`].
+
+        So a search over hyperparameters, and a script that changes `trainer.args`, change the loss.
+        """
+        collator = self.data_collator
+        if not isinstance(collator, DistillationCollator):
+            return None
+        return RankingObjective.from_arguments(self.args, collator.scoring.kind)
 
     # Data
 
@@ -166,21 +199,86 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             self._signature_columns = [*_COLUMNS]  # type: ignore[assignment]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """The parent's data loader, with the same lists at every evaluation."""
-        return self._with_fixed_lists(super().get_eval_dataloader, eval_dataset)
+        """The parent's data loader, with the same lists at every evaluation, and with numbered rows."""
+        named = isinstance(eval_dataset, str)
+        if eval_dataset is not None and not named:
+            # The parent keeps one loader for all datasets that have no name.
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            try:
+                return self._with_fixed_lists(super().get_eval_dataloader, self._numbered(eval_dataset))
+            finally:
+                getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+        own = self.eval_dataset
+        if named:
+            self.eval_dataset = {eval_dataset: self._numbered(own[eval_dataset])}
+        elif own is not None:
+            self.eval_dataset = self._numbered(own)
+        try:
+            return self._with_fixed_lists(super().get_eval_dataloader, eval_dataset)
+        finally:
+            self.eval_dataset = own
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """The parent's data loader, with the same lists every time."""
-        return self._with_fixed_lists(super().get_test_dataloader, test_dataset)
+        """The parent's data loader, with the same lists every time, and with numbered rows."""
+        return self._with_fixed_lists(super().get_test_dataloader, self._numbered(test_dataset))
+
+    def _numbered(self, dataset: Any) -> Any:
+        if isinstance(dataset, IterableDataset):
+            return NumberedStream(dataset)
+        if isinstance(dataset, datasets.Dataset):
+            return NumberedRows(self._remove_unused_columns(dataset, description="evaluation"), source=dataset)
+        return NumberedRows(dataset)
 
     def _with_fixed_lists(self, make: Callable[[Any], DataLoader[Any]], dataset: Any) -> DataLoader[Any]:
-        training_collator = self.data_collator
-        if isinstance(training_collator, DistillationCollator):
-            self.data_collator = training_collator.for_evaluation()
+        training_collator, accelerator = self.data_collator, self.accelerator
+        collator = training_collator
+        if isinstance(collator, DistillationCollator):
+            collator = collator.for_evaluation()
+        # Each process reads what it needs: batches of different shapes cannot be dispatched by one process.
+        dispatch_batches = accelerator.dispatch_batches
+        self.data_collator = NumberingCollator(collator)
+        accelerator.dataloader_config.dispatch_batches = False
         try:
             return make(dataset)
         finally:
             self.data_collator = training_collator
+            accelerator.dataloader_config.dispatch_batches = dispatch_batches
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        strategy = str(self.args.train_sampling_strategy)
+        if strategy not in ("group_by_length", "batch_rebalance"):
+            return super()._get_train_sampler(train_dataset)
+        # Not of `train_dataset`, from which the column of lengths is gone.
+        lengths = self._row_lengths(self.train_dataset)
+        if lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        if strategy == "batch_rebalance":
+            column = datasets.Dataset.from_dict({self.args.length_column_name: lengths})
+            return super()._get_train_sampler(column)
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(rows, lengths, self._data_seed, lambda: self._epoch)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if str(self.args.train_sampling_strategy) == "group_by_length" and isinstance(eval_dataset, NumberedRows):
+            lengths = self._row_lengths(eval_dataset.source)
+            if lengths is not None:
+                return GroupedByLength(self.args.eval_batch_size, lengths, self._data_seed, lambda: 0)
+        return super()._get_eval_sampler(eval_dataset)
+
+    def _row_lengths(self, dataset: Any) -> list[int] | None:
+        collator = self.data_collator
+        collator = collator.collator if isinstance(collator, NumberingCollator) else collator
+        identifiers = collator.identifiers if isinstance(collator, DistillationCollator) else None
+        return row_lengths(dataset, identifiers, self.args.length_column_name)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        if isinstance(self.data_collator, DistillationCollator):
+            self.data_collator.set_epoch(epoch)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -206,57 +304,67 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """Compute the loss of a batch of the collator, or of ordinary pairs, by one forward pass of `model`."""
         counted = model.training and self._items_per_step is not None
         items = cast(Tensor, self._items_per_step) if counted else count_items(inputs)
-        terms = self._terms["train" if model.training else "eval"]
+        if "labels" in inputs and not model.training:
+            labels = inputs["labels"]
+            self._evaluation_terms.add_batch(len(labels), inputs.get(ROW), labels.device)
         if "segments" in inputs:
-            loss = self._distillation_loss(model, inputs, terms, items)
+            loss = self._distillation_loss(model, inputs, items)
         elif "labels" in inputs and inputs["labels"].dim() == 2:
-            loss = self._pair_loss(model, inputs, terms, items)
+            loss = self._pair_loss(model, inputs, items)
         else:
             raise DGRValueError(
                 f"A batch has the keys {sorted(inputs)}, which is neither a batch of DistillationCollator nor of "
                 "pairs with input_ids, attention_mask and labels. Give the trainer "
                 "data_collator=DistillationCollator(...)."
             )
-        if not model.training:
-            terms.add("loss", loss.expand(len(inputs["labels"])))
         return (loss, {}) if return_outputs else loss
 
-    def _distillation_loss(
-        self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, queries: Tensor
-    ) -> Tensor:
-        assert self.objective is not None and isinstance(self.data_collator, DistillationCollator)
-        tokens = score_batch(model, batch, self._tokens_at_once)
+    def _distillation_loss(self, model: nn.Module, batch: dict[str, Tensor], queries: Tensor) -> Tensor:
+        objective = self.ranking_objective
+        assert objective is not None and isinstance(self.data_collator, DistillationCollator)
+        terms = self._terms["train" if model.training else "eval"]
+        tokens = score_batch(model, batch, self.args.decoder_tokens_at_once)
         log_likelihoods = sum_by_identifier(
             tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
         )
         loss = tokens.log_probabilities.sum() * 0.0  # Every parameter gets a gradient, whatever the weights.
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        by_query = torch.zeros(len(batch["labels"]), device=loss.device)  # The loss, for evaluation.
 
-        if self.objective.ranking_weight > 0:
-            mask, teacher_scores = batch["list_mask"], batch["teacher_scores"]
+        if objective.ranking_weight > 0:
+            lists = batch["teacher_scores"], batch["list_mask"], batch["taught_ranks"]
             scores = passage_scores(
                 log_likelihoods, batch, self.data_collator.corpus_tokens, self.data_collator.scoring
             )
-            ranking = self.objective.ranking_losses(scores, teacher_scores, mask)
+            ranking = objective.ranking_losses(scores, *lists)
             # One loss of the batch is no sum over queries; everything else is.
             mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
-            loss = loss + self.objective.ranking_weight * mean
-            terms.add("loss_ranking", ranking if ranking.dim() == 0 else nan_where_absent(ranking, has_pairs(mask)))
-            for name, values in self.objective.statistics(scores.detach(), teacher_scores, mask).items():
+            loss = loss + objective.ranking_weight * mean
+            by_query = by_query + objective.ranking_weight * ranking.detach()
+            if ranking.dim() > 0:
+                ranking = nan_where_absent(ranking, objective.teaches_something(*lists[1:]))
+            terms.add("loss_ranking", ranking)
+            for name, values in objective.statistics(scores.detach(), *lists).items():
                 terms.add(name, values)
 
         generation = generation_losses(tokens, batch, smoothing)
-        if self.objective.generation_weight > 0:
-            loss = loss + self.objective.generation_weight * generation.sum() / queries
+        if objective.generation_weight > 0:
+            loss = loss + objective.generation_weight * generation.sum() / queries
+            by_query = by_query + objective.generation_weight * generation.detach()
         terms.add("loss_generation", nan_where_absent(generation, batch["generation_weights"].sum(-1) > 0))
+        if not model.training:
+            self._evaluation_terms.add("loss", by_query)
         return loss
 
-    def _pair_loss(
-        self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, label_tokens: Tensor
-    ) -> Tensor:
+    def _pair_loss(self, model: nn.Module, batch: dict[str, Tensor], label_tokens: Tensor) -> Tensor:
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        losses, present = pair_losses(model, batch, smoothing, self._tokens_at_once)
-        terms.add("loss_generation", nan_where_absent(losses, present))
+        losses, present = pair_losses(model, batch, smoothing, self.args.decoder_tokens_at_once)
+        by_token = nan_where_absent(losses, present)
+        if model.training:
+            self._training_terms.add("loss_generation", by_token)
+        else:
+            for name in ("loss", "loss_generation"):
+                self._evaluation_terms.add(name, by_token)
         return losses.sum() / label_tokens
 
     def prediction_step(
@@ -275,11 +383,39 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     # Training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as [`~transformers.Trainer.train`] does, after checking what the training queries lack."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as [`~transformers.Trainer.train`] does, after checking what the training queries lack.
+
+        `resume_from_checkpoint=True` resumes the last complete checkpoint in `args.output_dir`. A path that is the
+        last checkpoint of its folder (`get_last_checkpoint`), and was cut off when its process was killed, gives way
+        to the last complete one before it. A warning names the file that is cut off.
+
+        Raises:
+            ValueError: if there is no complete checkpoint to resume from, or there is nothing to distil.
+        """
+        resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
         self._check_coverage()
-        self._terms["train"].clear()
-        return super().train(*args, **kwargs)
+        self._training_terms.clear()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _complete_checkpoint(self, wanted: str | bool | None) -> str | bool | None:
+        """The checkpoint to resume from, complete in every process, or what was asked for if that is none."""
+        if not wanted:
+            return wanted
+        path = Path(self.args.output_dir or "." if wanted is True else wanted)
+        folder = path
+        if wanted is not True:
+            faults = gather_object([checkpoint_fault(path)])
+            fault = next((fault for fault in faults if fault is not None), None)
+            if fault is None:
+                return wanted
+            folder = path.parent
+            if not last_of_folder(path):
+                raise DGRValueError(
+                    f"The checkpoint {path} cannot be resumed: {fault}. Give another one, or "
+                    "resume_from_checkpoint=True for the last complete one in the output folder."
+                )
+        return str(folder / checkpoint_to_resume(folder, merged_faults(gather_object([checkpoint_faults(folder)]))))
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if self.is_fsdp_enabled:
@@ -288,28 +424,33 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     def _check_coverage(self) -> None:
         collator, dataset = self.data_collator, self.train_dataset
-        if not isinstance(collator, DistillationCollator) or not isinstance(dataset, datasets.Dataset):
+        if dataset is not self._checked_dataset:
+            check_columns("train_dataset", dataset, collator)
+            check_queries("train_dataset", dataset)
+        objective = self.ranking_objective
+        if objective is None or not isinstance(collator, DistillationCollator):
             return
-        if "query_id" not in dataset.column_names:
+        if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
             return
         query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
         coverage = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
-        if self.objective is not None and self.objective.ranking_weight > 0 and not coverage.rank_lists:
+        if objective.ranking_weight > 0 and not coverage.rank_lists:
             raise DGRValueError(
-                f"None of the {coverage.queries} training queries has two ranked passages with identifiers, so "
-                f"there is nothing to distil: {'; '.join(coverage.gaps())}. Were the rankings made for these queries?"
+                f"None of the {coverage.queries} training queries has two ranked passages with identifiers that the "
+                f"teacher tells apart, so there is nothing to distil: {'; '.join(coverage.gaps())}. Were the rankings "
+                "made for these queries?"
             )
         if self.is_world_process_zero() and coverage.gaps():
             logger.warning(
                 "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(coverage.gaps())
             )
-        if self.is_world_process_zero() and self.objective is not None:
-            warn_of_margins(collator, self.objective, query_ids)
+        if self.is_world_process_zero():
+            warn_of_margins(collator, objective, query_ids)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and add the averages of the loss terms since the last log."""
         if "loss" in logs:
-            logs.update(self._terms["train"].averages(self.accelerator))
+            logs.update(self._training_terms.averages(self.accelerator))
         super().log(logs, *args, **kwargs)
 
     # Evaluation
@@ -323,9 +464,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     ) -> dict[str, float]:
         """Evaluate the loss on `eval_dataset` (if there is one) and retrieval with `retrieval_evaluator` (if given).
 
+        Every query (every label token of pairs) counts once in the loss, whatever the batch size and the number of
+        processes.
+
         Returns:
             `dict[str, float]`: Metrics with the prefix `metric_key_prefix`, such as `eval_loss` and `eval_hits@10`.
         """
+        self._check_call("evaluate", gen_kwargs, "eval_dataset", eval_dataset)
         outermost = not self._retrieval_metrics
         if outermost and self.retrieval_evaluator is not None:
             self._retrieval_metrics = self._evaluate_retrieval(metric_key_prefix)
@@ -335,10 +480,57 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 self.log(metrics)
                 self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
                 return metrics
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
             if outermost:
                 self._retrieval_metrics = {}
+
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **gen_kwargs: Any,
+    ) -> PredictionOutput:
+        """Compute the loss of a dataset, and rank passages for its queries.
+
+        Returns:
+            `PredictionOutput`: In `predictions`, the [`Rankings`] of the queries: what the retriever of the
+            `retrieval_evaluator` finds (ids and scores, the evaluator's `k` passages a query). Without an evaluator
+            that can rank other queries, or for pairs, `None`; a warning says so. `label_ids` are always `None`.
+        """
+        self._check_call("predict", gen_kwargs, "test_dataset", test_dataset)
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        return output._replace(predictions=self._rank_lists(test_dataset))
+
+    def _check_call(self, method: str, gen_kwargs: Mapping[str, Any], name: str, dataset: Any) -> None:
+        """Check the arguments of `evaluate` or `predict`; warn once of those that have no effect."""
+        if gen_kwargs and method not in self._told and self.args.should_log:
+            warn_of_generation_arguments(gen_kwargs, method)
+            self._told.add(method)
+        for dataset_name, given in _named(name, None if isinstance(dataset, str) else dataset):
+            check_columns(dataset_name, given, self.data_collator)
+            check_queries(dataset_name, given)
+
+    def _rank_lists(self, dataset: Any) -> Rankings | None:
+        """The rank lists of the queries of a dataset, or a warning that says why there are none."""
+        rank = getattr(self.retrieval_evaluator, "rank", None)
+        missing = ""
+        queries: Any = None
+        if self.retrieval_evaluator is None:
+            missing = "the trainer has no retrieval_evaluator, which has the index to search in"
+        elif rank is None or "queries" not in inspect.signature(rank).parameters:
+            missing = "the retrieval_evaluator has no method rank(model, accelerator, queries)"
+        else:
+            queries = _queries_of(dataset)
+            if not queries:
+                missing = "the dataset has no queries (columns query_id and query)"
+        if missing:
+            if self.args.should_log:
+                logger.warning("The predictions of predict() are None, because %s.", missing)
+            return None
+        with self._evaluated_model() as model:
+            return cast(Rankings, cast(Any, rank)(model, self.accelerator, queries))
 
     def evaluation_loop(
         self,
@@ -348,10 +540,12 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the parent's loop; add the loss terms, with every query counted once, and the retrieval metrics."""
-        self._terms["eval"].clear()
+        """Run the parent's loop; add the loss and its terms, each row counted once, and the retrieval metrics."""
+        self._evaluation_terms.clear()
+        # The loss is gathered by row at the end; the parent gathers those of batches, repeated rows included.
+        self.gather_function = lambda values, **_: values
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        averages = self._terms["eval"].averages(self.accelerator)
+        averages = self._evaluation_terms.averages(self.accelerator)
         metrics = cast(dict[str, float], output.metrics)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in averages.items()})
         metrics.update(self._retrieval_metrics)
@@ -359,17 +553,76 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
         assert self.retrieval_evaluator is not None
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=True)
-        training = model.training
         start = time.time()
-        model.eval()
-        try:
+        with self._evaluated_model() as model:
             retrieval_metrics = self.retrieval_evaluator(model, accelerator=self.accelerator)
-        finally:
-            model.train(training)
         metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in retrieval_metrics.items()}
         speed: dict[str, float] = speed_metrics(f"{prefix}_retrieval", start)  # type: ignore[no-untyped-call]
         return metrics | speed
+
+    @contextmanager
+    def _evaluated_model(self) -> Iterator[nn.Module]:
+        """The unwrapped model, in evaluation mode for the time of a search."""
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=True)
+        training = model.training
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train(training)
+
+    # Search for hyperparameters
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Search for hyperparameters as [`~transformers.Trainer.hyperparameter_search`] does, also for the loss.
+
+        The defaults differ: the objective is `args.metric_for_best_model`, or `eval_loss` if that is not set, and the
+        direction is that of `args.greater_is_better`. A loss with other weights or margins is another measure, so
+        compare them by a retrieval metric. A trial that leaves out a setting of the loss has the value that it had
+        before the search, not that of the last trial.
+        """
+        self._settings_before_search = {name: getattr(self.args, name) for name in LOSS_ARGUMENTS}
+        if direction is None:
+            maximized = compute_objective is None and self.args.metric_for_best_model and self.args.greater_is_better
+            direction = "maximize" if maximized else "minimize"
+        objective = self._metric_for_best_model if compute_objective is None else compute_objective
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, *args, **kwargs)
+
+    def _metric_for_best_model(self, metrics: dict[str, float]) -> float:
+        name = self.args.metric_for_best_model or "loss"
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        if name not in metrics:
+            raise DGRValueError(
+                f"hyperparameter_search: the evaluation has no {name}, only {', '.join(sorted(metrics))}. Name one of "
+                "them as metric_for_best_model, or give compute_objective."
+            )
+        return metrics[name]
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        if trial is not None and self.hp_search_backend is not None:
+            # The parent casts a value to the type of the one before, which cuts a margin of 1.5 after one of 1 to 1.
+            for name in self._settings_before_search:
+                setattr(self.args, name, None)
+        super()._hp_search_setup(trial)
+        for name, value in self._settings_before_search.items():
+            if getattr(self.args, name) is None:
+                setattr(self.args, name, value)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make a model with `model_init`, and check it as the one that a trainer is given."""
+        model = super().call_model_init(trial)
+        collator = getattr(self, "data_collator", None)
+        if isinstance(collator, DistillationCollator):
+            check_model(model, collator)
+        return model
 
 
 def _with_prompts(dataset: Any, collator: DistillationCollator, args: DistillationTrainingArguments) -> Any:
@@ -381,7 +634,18 @@ def _with_prompts(dataset: Any, collator: DistillationCollator, args: Distillati
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> Iterator[tuple[str, Any]]:
     yield "train_dataset", train_dataset
-    if isinstance(eval_dataset, dict):
-        yield from ((f"eval_dataset[{name!r}]", dataset) for name, dataset in eval_dataset.items())
+    yield from _named("eval_dataset", eval_dataset)
+
+
+def _named(name: str, dataset: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(dataset, dict):
+        yield from ((f"{name}[{key!r}]", value) for key, value in dataset.items())
     else:
-        yield "eval_dataset", eval_dataset
+        yield name, dataset
+
+
+def _queries_of(dataset: Any) -> Any:
+    """The queries of a dataset, by id; none if it holds pairs."""
+    if isinstance(dataset, datasets.Dataset):
+        return dataset if {"query_id", "query"} <= set(dataset.column_names) else None
+    return {row["query_id"]: row["query"] for row in dataset if isinstance(row, Mapping) and "query_id" in row}

@@ -59,7 +59,7 @@ def test_it_trains_and_logs(where, bpe_tokenizer, tmp_path):
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, collator=collator, train_dataset=queries, learning_rate=1e-2, **settings
     )
-    assert trainer.objective.settings == {"temperature": 50.0}
+    assert trainer.ranking_objective.settings == {"temperature": 50.0}
     before = trainer.evaluate(queries)
     trainer.train()
     after = trainer.evaluate(queries)
@@ -93,7 +93,7 @@ def test_a_loss_of_the_order_with_margins_is_checked_and_logged_like_the_publish
     runs = [run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, ranking_loss=loss)) for loss in (library.name, mine)]
     assert runs[0][0] == runs[1][0]
     trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss=mine)
-    assert trainer.objective.has_margins and trainer.objective.generation_weight == 500
+    assert trainer.ranking_objective.has_margins and trainer.ranking_objective.generation_weight == 500
     trainer.train()
     assert "violated_margins" in trainer.state.log_history[0]
 
@@ -193,4 +193,4 @@ def test_collators_of_strings_use_the_other_scale(bpe_tokenizer, tmp_path):
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, collator=make_collator(bpe_tokenizer, "strings"), ranking_loss=APPROXIMATE_NDCG
     )
-    assert trainer.objective.settings == {"temperature": 1.0}
+    assert trainer.ranking_objective.settings == {"temperature": 1.0}
