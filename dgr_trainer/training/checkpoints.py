@@ -9,10 +9,16 @@ import logging
 import re
 import zipfile
 from pathlib import Path
+from typing import TypeVar
+
+from accelerate.utils import gather_object
 
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.processes import Processes, is_main_process
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -28,11 +34,13 @@ _LONGEST_HEADER = 100_000_000  # Bytes, as safetensors has it.
 def checkpoints(folder: Path) -> list[Path]:
     """Folders of checkpoints in a folder, in the order of their steps."""
     found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_step)
+    return sorted(found, key=lambda path: _step(path.name))
 
 
 def checkpoint_fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, such as `"optimizer.pt is cut off"`; `None` if it is complete."""
+    """What is wrong with a checkpoint, such as `"optimizer.pt is empty"`; `None` if it is complete."""
+    if not folder.is_dir():
+        return "there is no such folder"
     # The state is written last. Without it, the rest may be anything.
     if not (folder / STATE).is_file():
         return f"it has no {STATE}, which is written last"
@@ -58,63 +66,72 @@ def checkpoint_fault(folder: Path) -> str | None:
     return None
 
 
-def checkpoint_faults(folder: Path) -> dict[str, str | None]:
-    """What is wrong with the checkpoints of a folder, by name, from the last one to the last complete one."""
-    faults: dict[str, str | None] = {}
-    for path in reversed(checkpoints(folder)):
-        faults[path.name] = checkpoint_fault(path)
-        if faults[path.name] is None:
-            break
-    return faults
+def complete_checkpoint(
+    wanted: str | Path | bool | None, output_dir: str | None, processes: Processes | None = None
+) -> str | None:
+    """The checkpoint to resume from, complete in every process.
 
-
-def merged_faults(by_process: list[dict[str, str | None]]) -> dict[str, str | None]:
-    """Faults of checkpoints in any process: each may have files of its own, and looks at more folders than others."""
-    names = {name for faults in by_process for name in faults}
-    last_first = sorted(names, key=lambda name: _step(Path(name)), reverse=True)
-    merged: dict[str, str | None] = {}
-    for name in last_first:
-        known = [faults[name] for faults in by_process if name in faults]
-        merged[name] = next((fault for fault in known if fault is not None), None)
-    return merged
-
-
-def checkpoint_to_resume(folder: Path, faults: dict[str, str | None]) -> Path:
-    """The last complete checkpoint of a folder; a warning says which later ones are left out, and why.
+    A path that is the last checkpoint of its folder, as `get_last_checkpoint` returns it, gives way to the last
+    complete one. Every process must call this.
 
     Args:
-        folder (`Path`): The folder with the checkpoints.
-        faults (`dict[str, str | None]`): Of `checkpoint_faults`.
+        wanted (`str` or `bool`, *optional*): A path, or `True` for the last complete one of the output folder.
+        output_dir (`str`, *optional*): The output folder.
+        processes ([`~accelerate.Accelerator`], *optional*): The processes that resume it.
+
+    Returns:
+        `str`: The path; `None` if none is wanted.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the checkpoint is not complete, and there is no complete one before it.
     """
-    complete = [name for name, fault in faults.items() if fault is None]
-    cut = [f"{name} ({fault})" for name, fault in faults.items() if fault is not None]
-    if not complete:
-        if not cut:
-            raise DGRValueError(f"There is no checkpoint in {folder} to resume from. Start without resuming.")
+    if not wanted:
+        return None
+    folder = Path(output_dir or ".")
+    if wanted is not True:
+        path = Path(wanted)
+        fault = next((fault for fault in _gathered(checkpoint_fault(path), processes) if fault is not None), None)
+        if fault is None:
+            return str(wanted)
+        folder = path.parent
+        if path.name not in [found.name for found in checkpoints(folder)[-1:]]:
+            raise DGRValueError(
+                f'{path} is not a checkpoint: {fault}. Give another one, or True ("last" on the command line) for '
+                "the last complete one in the output folder."
+            )
+    # Each process may have files of its own, on a disk of its own.
+    by_process = _gathered({path.name: checkpoint_fault(path) for path in checkpoints(folder)}, processes)
+    cut: list[str] = []
+    for name in sorted({name for faults in by_process for name in faults}, key=_step, reverse=True):
+        in_processes = (faults.get(name, "another process does not have it") for faults in by_process)
+        fault = next((fault for fault in in_processes if fault is not None), None)
+        if fault is None:
+            if cut and is_main_process(processes):
+                logger.warning(
+                    "Not complete, probably because their process was ended: %s. Training is resumed from %s.",
+                    "; ".join(cut),
+                    name,
+                )
+            return str(folder / name)
+        cut.append(f"{name} ({fault})")
+    if cut:
         raise DGRValueError(
             f"No checkpoint in {folder} is complete: {'; '.join(cut)}. They were probably cut off when their process "
-            "ended. Start without resuming, after deleting them."
+            "ended. Delete them and start without resuming."
         )
-    if cut:
-        logger.warning(
-            "Not complete, probably because their process was ended: %s. Training is resumed from %s.",
-            "; ".join(cut),
-            complete[0],
-        )
-    return folder / complete[0]
+    raise DGRValueError(f"There is no checkpoint in {folder} to resume from. Start without resuming.")
 
 
-def last_of_folder(checkpoint: Path) -> bool:
-    """Whether a path is that of the last checkpoint of its folder, as `get_last_checkpoint` returns it."""
-    found = checkpoints(checkpoint.parent)
-    return bool(found) and found[-1].name == checkpoint.name
+def _gathered(value: T, processes: Processes | None) -> list[T]:
+    """The value of every process."""
+    if processes is None or processes.num_processes == 1:
+        return [value]
+    gathered: list[T] = gather_object([value])
+    return gathered
 
 
-def _step(folder: Path) -> int:
-    match = _CHECKPOINT.fullmatch(folder.name)
+def _step(name: str) -> int:
+    match = _CHECKPOINT.fullmatch(name)
     assert match is not None
     return int(match[1])
 
@@ -131,7 +148,7 @@ def _file_fault(file: Path) -> str | None:
         return _safetensors_fault(file)
     if file.suffix in _TORCH:
         return _torch_fault(file)
-    if file.suffix in (".distcp", ".model") or file.name == ".metadata":
+    if file.suffix in (".distcp", ".model") or file.name in (".metadata", "latest"):
         return None if file.stat().st_size else "is empty"
     return None
 
@@ -140,7 +157,7 @@ def _json_fault(file: Path) -> str | None:
     try:
         content = json.loads(file.read_bytes())
     except ValueError:
-        return "is cut off or damaged: it is no JSON" if file.stat().st_size else "is empty"
+        return "is damaged or cut off: it is no JSON" if file.stat().st_size else "is empty"
     return None if isinstance(content, dict) else f"holds a {type(content).__name__}, not an object"
 
 
@@ -149,14 +166,14 @@ def _safetensors_fault(file: Path) -> str | None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            return f"is cut off: it has {size} bytes, fewer than its header" if size else "is empty"
+            return f"is damaged or cut off: it has {size} bytes, fewer than its header" if size else "is empty"
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             expected = 8 + length + max(ends, default=0)
         except (ValueError, KeyError, TypeError, AttributeError):
             return "is damaged: its header is unreadable"
-    return None if size == expected else f"is cut off or damaged: it has {size} bytes instead of {expected}"
+    return None if size == expected else f"is damaged or cut off: it has {size} bytes instead of {expected}"
 
 
 def _torch_fault(file: Path) -> str | None:
@@ -171,5 +188,5 @@ def _torch_fault(file: Path) -> str | None:
             entries = archive.infolist()
             archive_end = max((entry.header_offset + entry.compress_size for entry in entries), default=0)
     except (zipfile.BadZipFile, OSError, ValueError):
-        return "is cut off or damaged: it is no archive of torch"
-    return None if archive_end <= file.stat().st_size else "is cut off"
+        return "is damaged or cut off: it is no archive of torch"
+    return None if archive_end <= file.stat().st_size else "is damaged or cut off: it has fewer bytes than its archive"

@@ -5,12 +5,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
@@ -29,13 +27,7 @@ from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
 from dgr_trainer.training.arguments import LOSS_ARGUMENTS, DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
-from dgr_trainer.training.checkpoints import (
-    checkpoint_fault,
-    checkpoint_faults,
-    checkpoint_to_resume,
-    last_of_folder,
-    merged_faults,
-)
+from dgr_trainer.training.checkpoints import complete_checkpoint
 from dgr_trainer.training.checks import (
     check_columns,
     check_model,
@@ -393,29 +385,10 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         Raises:
             ValueError: if there is no complete checkpoint to resume from, or there is nothing to distil.
         """
-        resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
+        checkpoint = complete_checkpoint(resume_from_checkpoint, self.args.output_dir, self.accelerator)
         self._check_coverage()
         self._training_terms.clear()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _complete_checkpoint(self, wanted: str | bool | None) -> str | bool | None:
-        """The checkpoint to resume from, complete in every process, or what was asked for if that is none."""
-        if not wanted:
-            return wanted
-        path = Path(self.args.output_dir or "." if wanted is True else wanted)
-        folder = path
-        if wanted is not True:
-            faults = gather_object([checkpoint_fault(path)])
-            fault = next((fault for fault in faults if fault is not None), None)
-            if fault is None:
-                return wanted
-            folder = path.parent
-            if not last_of_folder(path):
-                raise DGRValueError(
-                    f"The checkpoint {path} cannot be resumed: {fault}. Give another one, or "
-                    "resume_from_checkpoint=True for the last complete one in the output folder."
-                )
-        return str(folder / checkpoint_to_resume(folder, merged_faults(gather_object([checkpoint_faults(folder)]))))
+        return super().train(checkpoint, *args, **kwargs)
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if self.is_fsdp_enabled:
