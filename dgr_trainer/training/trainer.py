@@ -25,7 +25,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
-from dgr_trainer.training.arguments import LOSS_ARGUMENTS, DistillationTrainingArguments
+from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batches import count_items, pair_losses, score_batch
 from dgr_trainer.training.checkpoints import complete_checkpoint
 from dgr_trainer.training.checks import (
@@ -38,6 +38,12 @@ from dgr_trainer.training.checks import (
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epoch_callback import EpochCallback
 from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberedStream, NumberingCollator, RowTerms
+from dgr_trainer.training.hyperparameters import (
+    default_direction,
+    default_objective,
+    loss_settings,
+    settings_of_trial,
+)
 from dgr_trainer.training.length_grouping import GroupedByLength, row_lengths
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
@@ -562,32 +568,18 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         compare them by a retrieval metric. A trial that leaves out a setting of the loss has the value that it had
         before the search, not that of the last trial.
         """
-        self._settings_before_search = {name: getattr(self.args, name) for name in LOSS_ARGUMENTS}
-        if direction is None:
-            maximized = compute_objective is None and self.args.metric_for_best_model and self.args.greater_is_better
-            direction = "maximize" if maximized else "minimize"
-        objective = self._metric_for_best_model if compute_objective is None else compute_objective
-        return super().hyperparameter_search(hp_space, objective, n_trials, direction, *args, **kwargs)
-
-    def _metric_for_best_model(self, metrics: dict[str, float]) -> float:
-        name = self.args.metric_for_best_model or "loss"
-        name = name if name.startswith("eval_") else f"eval_{name}"
-        if name not in metrics:
-            raise DGRValueError(
-                f"hyperparameter_search: the evaluation has no {name}, only {', '.join(sorted(metrics))}. Name one of "
-                "them as metric_for_best_model, or give compute_objective."
-            )
-        return metrics[name]
+        if compute_objective is None:
+            compute_objective = default_objective(self.args, self.eval_dataset)
+            direction = direction or default_direction(self.args)
+        self._settings_before_search = loss_settings(self.args)
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction or "minimize", *args, **kwargs
+        )
 
     def _hp_search_setup(self, trial: Any) -> None:
-        if trial is not None and self.hp_search_backend is not None:
-            # The parent casts a value to the type of the one before, which cuts a margin of 1.5 after one of 1 to 1.
-            for name in self._settings_before_search:
-                setattr(self.args, name, None)
-        super()._hp_search_setup(trial)
-        for name, value in self._settings_before_search.items():
-            if getattr(self.args, name) is None:
-                setattr(self.args, name, value)
+        searches = trial is not None and self.hp_search_backend is not None
+        with settings_of_trial(self.args, self._settings_before_search if searches else {}):
+            super()._hp_search_setup(trial)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """Make a model with `model_init`, and check it as the one that a trainer is given."""
