@@ -1,5 +1,7 @@
 """Settings of the loss that change: in a search over hyperparameters, and between calls of `train`."""
 
+import functools
+
 import pytest
 import torch
 from tiny_models import bpe_tokenizer as load_tokenizer
@@ -21,6 +23,11 @@ def hinge_loss(scores, mask, *, margin, temperature=1.0):
 
 
 OWN = RankingLoss(hinge_loss, teaches="order", scales={"log_odds": {"margin": 300.0}})
+
+
+@functools.cache
+def collator():
+    return make_collator(load_tokenizer())
 
 
 def model_init():
@@ -47,7 +54,7 @@ def searching(folder, ranking_loss=None, model_init=model_init, trainer_settings
     trainer = DistillationGenerativeRetrievalTrainer(
         model_init=model_init,
         args=make_arguments(folder, **arguments),
-        data_collator=make_collator(load_tokenizer()),
+        data_collator=collator(),
         train_dataset=query_dataset(),
         ranking_loss=ranking_loss,
         callbacks=[trials],
@@ -192,10 +199,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_arguments_may_change_between_runs_and_evaluations(name, tmp_path):
-    changed = make_trainer(tmp_path, load_tokenizer(), model=model_init())
+    changed = make_trainer(tmp_path, load_tokenizer(), collator=collator(), model=model_init())
     before = changed.evaluate(query_dataset())["eval_loss"]
     setattr(changed.args, name, CHANGES[name])
-    expected = make_trainer(tmp_path, load_tokenizer(), model=model_init(), **{name: CHANGES[name]})
+    expected = make_trainer(
+        tmp_path, load_tokenizer(), collator=collator(), model=model_init(), **{name: CHANGES[name]}
+    )
     loss = changed.evaluate(query_dataset())["eval_loss"]
     assert loss == expected.evaluate(query_dataset())["eval_loss"] != before
     changed.train()
@@ -217,7 +226,7 @@ def test_arguments_that_were_changed_are_checked_before_training(tmp_path):
 
 def test_the_size_of_pieces_may_change(tmp_path, monkeypatch):
     seen = []
-    trainer = make_trainer(tmp_path, load_tokenizer(), model=model_init(), max_steps=1)
+    trainer = make_trainer(tmp_path, load_tokenizer(), collator=collator(), model=model_init(), max_steps=1)
     module = "dgr_trainer.training.trainer.score_batch"
     from dgr_trainer.training.batches import score_batch
 
