@@ -13,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from dgr_trainer.candidates import Candidates
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.data.query_text import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers
@@ -197,6 +198,8 @@ class DistillationCollator:
                 "'query_id' and 'query'; rename the columns of the dataset (dataset.rename_column)."
             )
         query_ids = [as_id(feature["query_id"], "query", "Training example") for feature in features]
+        for row, (query_id, feature) in enumerate(zip(query_ids, features, strict=True)):
+            as_query(feature["query"], query_id, f"example {row} of a batch")
         epoch = int(self._epoch)
         lists = [self.sampler.sample(query_id, epoch) for query_id in query_ids]
         tables = [
