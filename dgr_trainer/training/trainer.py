@@ -523,7 +523,14 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self._evaluation_terms.clear()
         # The loss is gathered by row at the end; the parent gathers those of batches, repeated rows included.
         self.gather_function = lambda values, **_: values
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        # Nobody is given the inputs, and batches of packed identifiers, which have many shapes, cannot be joined.
+        included, self.args.include_for_metrics = self.args.include_for_metrics, []
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self.args.include_for_metrics = included
         averages = self._evaluation_terms.averages(self.accelerator)
         metrics = cast(dict[str, float], output.metrics)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in averages.items()})

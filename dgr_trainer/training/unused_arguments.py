@@ -45,8 +45,10 @@ def _sentence(args: DistillationTrainingArguments, names: list[str]) -> list[str
     """Names with the same reason together."""
     by_reason: dict[str, list[str]] = {}
     for name in names:
-        by_reason.setdefault(_REASONS[name], []).append(f"{name}={getattr(args, name)!r:.40}")
-    return [f"{', '.join(shown)} ({reason})" for reason, shown in by_reason.items()]
+        value = getattr(args, name)
+        shown = f"{name}={value!r:.40}" if isinstance(value, (str, int, list)) else name
+        by_reason.setdefault(_REASONS[name], []).append(shown)
+    return [f"{', '.join(given)} ({reason})" for reason, given in by_reason.items()]
 
 
 def _default(field: Any) -> Any:
