@@ -1,16 +1,12 @@
 """Checks of arguments, data and model before training begins."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import datasets
 from torch import nn
-from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from dgr_trainer.data.ids import as_id
-from dgr_trainer.data.query_text import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.student.model_facts import (
     can_pack,
@@ -93,32 +89,6 @@ def check_columns(name: str, dataset: Any, collator: Any) -> None:
         )
 
 
-def check_queries(name: str, dataset: Any) -> None:
-    """Refuse a dataset in which a query is missing, blank or no string; streams are checked as they are read.
-
-    Raises:
-        TypeError: if a query or its id has the wrong type; names the row and the id.
-        ValueError: if a query is blank, or an id is invalid.
-    """
-    for row, (query_id, query) in enumerate(_queries(dataset)):
-        location = f"row {row} of {name}"
-        as_query(query, as_id(query_id, "query", location), location)
-
-
-def _queries(dataset: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(dataset, datasets.Dataset):
-        if {"query_id", "query"} <= set(dataset.column_names):
-            for batch in dataset.select_columns(["query_id", "query"]).with_format(None).iter(batch_size=10_000):
-                yield from zip(batch["query_id"], batch["query"], strict=True)
-    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
-        rows: Any = dataset
-        for number in range(len(rows)):
-            row = rows[number]
-            if not isinstance(row, Mapping) or "query_id" not in row:
-                return
-            yield row["query_id"], row.get("query")
-
-
 def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     """Refuse a model that cannot be trained with a collator's batches.
 
@@ -158,6 +128,39 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
             "Shorten the identifiers."
         )
+
+
+def check_coverage(
+    collator: DistillationCollator,
+    objective: RankingObjective,
+    query_ids: Sequence[str],
+    *,
+    progress: bool = False,
+    tell: bool = True,
+) -> None:
+    """Refuse queries of which nothing can be distilled; warn of what they lack, and of margins beyond their scores.
+
+    Args:
+        collator ([`DistillationCollator`]): The collator.
+        objective ([`RankingObjective`]): The loss and its margins.
+        query_ids (`Sequence[str]`): The training queries.
+        progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        tell (`bool`, defaults to `True`): Whether this process warns.
+
+    Raises:
+        ValueError: if no query has two passages that the teacher tells apart, and the ranking is trained.
+    """
+    coverage = collator.coverage(query_ids, progress=progress)
+    gaps = "; ".join(coverage.gaps())
+    if objective.ranking_weight > 0 and not coverage.rank_lists:
+        raise DGRValueError(
+            f"None of the {coverage.queries} training queries has two ranked passages with identifiers that the "
+            f"teacher tells apart, so there is nothing to distil: {gaps}. Were the rankings made for these queries?"
+        )
+    if tell and gaps:
+        logger.warning("Training queries are incomplete: %s. They are trained on what they have.", gaps)
+    if tell:
+        warn_of_margins(collator, objective, query_ids)
 
 
 def warn_of_margins(collator: DistillationCollator, objective: RankingObjective, query_ids: Iterable[str]) -> None:

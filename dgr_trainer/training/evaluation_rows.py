@@ -7,6 +7,7 @@ rows, collators in ones that put the numbers into the batch, and terms of the lo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -18,7 +19,7 @@ ROW = "evaluation_row"
 _NO_NUMBER, _PADDING = -1, -2
 
 
-class NumberedRows(Dataset[dict[str, Any]]):
+class NumberedRows(Dataset[Any]):
     """A dataset whose rows are numbered.
 
     Args:
@@ -33,16 +34,16 @@ class NumberedRows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**self.dataset[row], ROW: row}
+    def __getitem__(self, row: int) -> Any:
+        return _with_number(self.dataset[row], row)
 
-    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, rows: list[int]) -> list[Any]:
         fetch = getattr(self.dataset, "__getitems__", None)
         values = [self.dataset[row] for row in rows] if fetch is None else fetch(rows)
-        return [{**value, ROW: row} for row, value in zip(rows, values, strict=True)]
+        return [_with_number(value, row) for row, value in zip(rows, values, strict=True)]
 
 
-class NumberedStream(IterableDataset[dict[str, Any]]):
+class NumberedStream(IterableDataset[Any]):
     """A stream whose rows are numbered, also where several workers read parts of it.
 
     Args:
@@ -52,11 +53,32 @@ class NumberedStream(IterableDataset[dict[str, Any]]):
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         first, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for number, row in enumerate(self.dataset):
-            yield {**row, ROW: number * workers + first}
+            yield _with_number(row, number * workers + first)
+
+
+def numbered(dataset: Any, prune: Callable[..., Any]) -> Any:
+    """A dataset with numbered rows.
+
+    Args:
+        dataset (`Any`): A stream, or a dataset with a length; `None` stays `None`.
+        prune (`Callable`): Removes the columns that no batch needs from a `datasets.Dataset`.
+    """
+    if dataset is None:
+        return None
+    if isinstance(dataset, IterableDataset):
+        return NumberedStream(dataset)
+    if isinstance(dataset, datasets.Dataset):
+        return NumberedRows(prune(dataset, description="evaluation"), source=dataset)
+    return NumberedRows(dataset)
+
+
+def _with_number(value: Any, row: int) -> Any:
+    """A row with its number; one that is no mapping, which only a collator of one's own can read, has none."""
+    return {**value, ROW: row} if isinstance(value, Mapping) else value
 
 
 class NumberingCollator:
@@ -69,11 +91,11 @@ class NumberingCollator:
     def __init__(self, collator: Callable[..., Any]) -> None:
         self.collator = collator
 
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, features: Sequence[Any]) -> Any:
         """Make a batch."""
+        if not all(isinstance(feature, Mapping) and ROW in feature for feature in features):
+            return self.collator(features)
         batch = self.collator([{name: value for name, value in row.items() if name != ROW} for row in features])
-        if any(ROW not in feature for feature in features):
-            return dict(batch)
         return {**batch, ROW: torch.tensor([feature[ROW] for feature in features])}
 
 
@@ -95,6 +117,7 @@ class RowTerms:
         self._rows: list[Tensor] = []
         self._sums: list[Tensor] = []
         self._counts: list[Tensor] = []
+        self._size, self._joined = 0, False
 
     def add_batch(self, size: int, rows: Tensor | None, device: torch.device) -> None:
         """Begin a batch.
@@ -104,11 +127,14 @@ class RowTerms:
             rows (`torch.Tensor` of shape `(size,)`, *optional*): Their numbers. Rows without a number all count.
             device (`torch.device`): Where its terms are computed.
         """
-        if rows is None:
-            rows = torch.full((size,), _NO_NUMBER, device=device)
-        self._rows.append(rows)
-        self._sums.append(torch.zeros(size, len(self._names), device=device))
-        self._counts.append(torch.zeros(size, len(self._names), device=device))
+        self._size = size
+        if rows is None and self._rows and self._joined:
+            return
+        # Rows without a number are joined to one, so that memory does not grow with them.
+        self._joined = rows is None
+        self._rows.append(torch.full((1,), _NO_NUMBER, device=device) if rows is None else rows)
+        self._sums.append(torch.zeros(len(self._rows[-1]), len(self._names), device=device))
+        self._counts.append(torch.zeros_like(self._sums[-1]))
 
     def add(self, name: str, values: Tensor) -> None:
         """Add a term of the rows of the batch.
@@ -119,16 +145,16 @@ class RowTerms:
                 NaN values are left out of the mean.
         """
         values = values.detach().float()
-        size = len(self._sums[-1])
-        values = values.expand(size, 1) if values.dim() == 0 else values.reshape(size, -1)
+        values = values.expand(self._size, 1) if values.dim() == 0 else values.reshape(self._size, -1)
+        sums, counts = values.nansum(-1), (~values.isnan()).sum(-1).float()
         column = self._names.index(name)
-        self._sums[-1][:, column] = values.nansum(-1)
-        self._counts[-1][:, column] = (~values.isnan()).sum(-1).float()
+        self._sums[-1][:, column] += sums.sum() if self._joined else sums
+        self._counts[-1][:, column] += counts.sum() if self._joined else counts
 
     def averages(self, accelerator: Accelerator) -> dict[str, float]:
         """The averages over the rows of all processes, each once; then the rows are forgotten.
 
-        Every process must call this. Names without values are left out; a term that is NaN in every row is NaN.
+        Every process must call this. Names without values, or with nothing but NaN, are left out.
         """
         device, width = accelerator.device, len(self._names)
         empty = torch.zeros(0, width, device=device)

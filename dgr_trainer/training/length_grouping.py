@@ -27,7 +27,7 @@ class GroupedByLength(LengthGroupedSampler):
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
-        super().__init__(batch_size, lengths=lengths)  # type: ignore[no-untyped-call]
+        super().__init__(batch_size, lengths=lengths)
         self._seed = seed
         self._epoch = epoch
 

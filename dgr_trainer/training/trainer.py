@@ -10,7 +10,7 @@ from typing import Any, cast
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -23,21 +23,16 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, speed_m
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.student.likelihoods import sum_by_identifier
 from dgr_trainer.student.sharding import join_embeddings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
-from dgr_trainer.training.batches import count_items, pair_losses, score_batch
+from dgr_trainer.training.batch_loss import TERMS, distillation_loss, pair_loss
+from dgr_trainer.training.batches import count_items
 from dgr_trainer.training.checkpoints import complete_checkpoint
-from dgr_trainer.training.checks import (
-    check_columns,
-    check_model,
-    check_queries,
-    check_trainer_arguments,
-    warn_of_margins,
-)
+from dgr_trainer.training.checks import check_coverage, check_model, check_trainer_arguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epoch_callback import EpochCallback
-from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberedStream, NumberingCollator, RowTerms
+from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberingCollator, RowTerms, numbered
+from dgr_trainer.training.given_datasets import check_dataset, queries_to_rank, with_tokenised_queries
 from dgr_trainer.training.hyperparameters import (
     default_direction,
     default_objective,
@@ -47,15 +42,13 @@ from dgr_trainer.training.hyperparameters import (
 from dgr_trainer.training.length_grouping import GroupedByLength, row_lengths
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
-from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_where_absent, passage_scores
+from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
-from dgr_trainer.training.prompts import with_prompts
 from dgr_trainer.training.unused_arguments import warn_of_generation_arguments, warn_of_unused_arguments
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels", ROW)
-_TERMS = ("loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
 
 
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
@@ -99,6 +92,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     # Trainer divides the loss by the number of accumulation steps (read by transformers 5.23 and later).
     loss_is_scaled_for_ga = False
+    args: DistillationTrainingArguments
 
     def __init__(
         self,
@@ -124,9 +118,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         check_trainer_arguments(args, compute_loss_func, compute_metrics, preprocess_logits_for_metrics)
 
         # Data
-        for name, dataset in _named_datasets(train_dataset, eval_dataset):
-            check_columns(name, dataset, data_collator)
-            check_queries(name, dataset)
+        check_dataset("train_dataset", train_dataset, data_collator)
+        check_dataset("eval_dataset", eval_dataset, data_collator)
         if isinstance(data_collator, DistillationCollator):
             if not data_collator.rankings and args.ranking_weight > 0:
                 raise DGRValueError(
@@ -135,12 +128,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 )
             processing_class = data_collator.tokenizer if processing_class is None else processing_class
             with args.main_process_first(desc="Tokenising queries"):
-                train_dataset = _with_prompts(train_dataset, data_collator, args)
-                eval_dataset = (
-                    {name: _with_prompts(dataset, data_collator, args) for name, dataset in eval_dataset.items()}
-                    if isinstance(eval_dataset, dict)
-                    else _with_prompts(eval_dataset, data_collator, args)
-                )
+                train_dataset = with_tokenised_queries(train_dataset, data_collator, args)
+                eval_dataset = with_tokenised_queries(eval_dataset, data_collator, args)
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
 
@@ -169,9 +158,10 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         self.add_callback(EpochCallback(self._set_epoch))
         self._epoch = 0
         self._items_per_step: Tensor | None = None
-        self._training_terms = LoggedTerms(_TERMS)
-        self._evaluation_terms = RowTerms(("loss", *_TERMS))
-        self._terms = {"train": self._training_terms, "eval": self._evaluation_terms}
+        self._terms: dict[str, LoggedTerms | RowTerms] = {
+            "train": LoggedTerms(TERMS),
+            "eval": RowTerms(("loss", *TERMS)),
+        }
         self._checked_dataset = train_dataset
         self._settings_before_search: dict[str, Any] = {}
         self._retrieval_metrics: dict[str, float] = {}
@@ -198,49 +188,41 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The parent's data loader, with the same lists at every evaluation, and with numbered rows."""
-        named = isinstance(eval_dataset, str)
-        if eval_dataset is not None and not named:
-            # The parent keeps one loader for all datasets that have no name.
-            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+        own: Any = self.eval_dataset
+        loaders = getattr(self, "_eval_dataloaders", {})
+        name = eval_dataset if isinstance(eval_dataset, str) else None
+        other = eval_dataset is not None and name is None
+        if other:  # The parent keeps one loader, with its workers, for all datasets that have no name.
+            loaders.pop("eval", None)
+        given = own[name] if name is not None else own if eval_dataset is None else eval_dataset
+        with self._evaluation_data():
             try:
-                return self._with_fixed_lists(super().get_eval_dataloader, self._numbered(eval_dataset))
+                rows = numbered(given, self._remove_unused_columns)
+                self.eval_dataset = rows if name is None else {name: rows}
+                return super().get_eval_dataloader(name)
             finally:
-                getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-        own = self.eval_dataset
-        if named:
-            self.eval_dataset = {eval_dataset: self._numbered(own[eval_dataset])}
-        elif own is not None:
-            self.eval_dataset = self._numbered(own)
-        try:
-            return self._with_fixed_lists(super().get_eval_dataloader, eval_dataset)
-        finally:
-            self.eval_dataset = own
+                self.eval_dataset = own
+                if other:
+                    getattr(self, "_eval_dataloaders", {}).pop("eval", None)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """The parent's data loader, with the same lists every time, and with numbered rows."""
-        return self._with_fixed_lists(super().get_test_dataloader, self._numbered(test_dataset))
+        with self._evaluation_data():
+            return super().get_test_dataloader(numbered(test_dataset, self._remove_unused_columns))
 
-    def _numbered(self, dataset: Any) -> Any:
-        if isinstance(dataset, IterableDataset):
-            return NumberedStream(dataset)
-        if isinstance(dataset, datasets.Dataset):
-            return NumberedRows(self._remove_unused_columns(dataset, description="evaluation"), source=dataset)
-        return NumberedRows(dataset)
-
-    def _with_fixed_lists(self, make: Callable[[Any], DataLoader[Any]], dataset: Any) -> DataLoader[Any]:
-        training_collator, accelerator = self.data_collator, self.accelerator
-        collator = training_collator
-        if isinstance(collator, DistillationCollator):
-            collator = collator.for_evaluation()
+    @contextmanager
+    def _evaluation_data(self) -> Iterator[None]:
+        """While a data loader of evaluations is made: its collator, and its way to share rows among processes."""
+        collator, dataloader_config = self.data_collator, self.accelerator.dataloader_config
+        dispatch_batches = dataloader_config.dispatch_batches
+        fixed = collator.for_evaluation() if isinstance(collator, DistillationCollator) else collator
+        self.data_collator = NumberingCollator(fixed)
         # Each process reads what it needs: batches of different shapes cannot be dispatched by one process.
-        dispatch_batches = accelerator.dispatch_batches
-        self.data_collator = NumberingCollator(collator)
-        accelerator.dataloader_config.dispatch_batches = False
+        dataloader_config.dispatch_batches = False
         try:
-            return make(dataset)
+            yield
         finally:
-            self.data_collator = training_collator
-            accelerator.dataloader_config.dispatch_batches = dispatch_batches
+            self.data_collator, dataloader_config.dispatch_batches = collator, dispatch_batches
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         strategy = str(self.args.train_sampling_strategy)
@@ -302,68 +284,27 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """Compute the loss of a batch of the collator, or of ordinary pairs, by one forward pass of `model`."""
         counted = model.training and self._items_per_step is not None
         items = cast(Tensor, self._items_per_step) if counted else count_items(inputs)
-        if "labels" in inputs and not model.training:
-            labels = inputs["labels"]
-            self._evaluation_terms.add_batch(len(labels), inputs.get(ROW), labels.device)
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        settings = {"smoothing": smoothing, "tokens_at_once": self.args.decoder_tokens_at_once}
         if "segments" in inputs:
-            loss = self._distillation_loss(model, inputs, items)
+            objective, collator = self.ranking_objective, self.data_collator
+            assert objective is not None and isinstance(collator, DistillationCollator)
+            batch_loss = distillation_loss(model, inputs, objective, collator, items, **settings)
         elif "labels" in inputs and inputs["labels"].dim() == 2:
-            loss = self._pair_loss(model, inputs, items)
+            batch_loss = pair_loss(model, inputs, items, **settings)
         else:
             raise DGRValueError(
                 f"A batch has the keys {sorted(inputs)}, which is neither a batch of DistillationCollator nor of "
                 "pairs with input_ids, attention_mask and labels. Give the trainer "
                 "data_collator=DistillationCollator(...)."
             )
-        return (loss, {}) if return_outputs else loss
-
-    def _distillation_loss(self, model: nn.Module, batch: dict[str, Tensor], queries: Tensor) -> Tensor:
-        objective = self.ranking_objective
-        assert objective is not None and isinstance(self.data_collator, DistillationCollator)
         terms = self._terms["train" if model.training else "eval"]
-        tokens = score_batch(model, batch, self.args.decoder_tokens_at_once)
-        log_likelihoods = sum_by_identifier(
-            tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
-        )
-        loss = tokens.log_probabilities.sum() * 0.0  # Every parameter gets a gradient, whatever the weights.
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        by_query = torch.zeros(len(batch["labels"]), device=loss.device)  # The loss, for evaluation.
-
-        if objective.ranking_weight > 0:
-            lists = batch["teacher_scores"], batch["list_mask"], batch["taught_ranks"]
-            scores = passage_scores(
-                log_likelihoods, batch, self.data_collator.corpus_tokens, self.data_collator.scoring
-            )
-            ranking = objective.ranking_losses(scores, *lists)
-            # One loss of the batch is no sum over queries; everything else is.
-            mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
-            loss = loss + objective.ranking_weight * mean
-            by_query = by_query + objective.ranking_weight * ranking.detach()
-            if ranking.dim() > 0:
-                ranking = nan_where_absent(ranking, objective.teaches_something(*lists[1:]))
-            terms.add("loss_ranking", ranking)
-            for name, values in objective.statistics(scores.detach(), *lists).items():
-                terms.add(name, values)
-
-        generation = generation_losses(tokens, batch, smoothing)
-        if objective.generation_weight > 0:
-            loss = loss + objective.generation_weight * generation.sum() / queries
-            by_query = by_query + objective.generation_weight * generation.detach()
-        terms.add("loss_generation", nan_where_absent(generation, batch["generation_weights"].sum(-1) > 0))
-        if not model.training:
-            self._evaluation_terms.add("loss", by_query)
-        return loss
-
-    def _pair_loss(self, model: nn.Module, batch: dict[str, Tensor], label_tokens: Tensor) -> Tensor:
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        losses, present = pair_losses(model, batch, smoothing, self.args.decoder_tokens_at_once)
-        by_token = nan_where_absent(losses, present)
-        if model.training:
-            self._training_terms.add("loss_generation", by_token)
-        else:
-            for name in ("loss", "loss_generation"):
-                self._evaluation_terms.add(name, by_token)
-        return losses.sum() / label_tokens
+        if isinstance(terms, RowTerms):
+            terms.add_batch(len(batch_loss.parts), inputs.get(ROW), batch_loss.parts.device)
+            terms.add("loss", batch_loss.parts)
+        for name, values in batch_loss.terms.items():
+            terms.add(name, values)
+        return (batch_loss.loss, {}) if return_outputs else batch_loss.loss
 
     def prediction_step(
         self,
@@ -393,7 +334,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """
         checkpoint = complete_checkpoint(resume_from_checkpoint, self.args.output_dir, self.accelerator)
         self._check_coverage()
-        self._training_terms.clear()
+        self._terms["train"].clear()
         return super().train(checkpoint, *args, **kwargs)
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
@@ -402,34 +343,25 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         return super()._wrap_model(model, *args, **kwargs)
 
     def _check_coverage(self) -> None:
-        collator, dataset = self.data_collator, self.train_dataset
+        collator, dataset, objective = self.data_collator, self.train_dataset, self.ranking_objective
         if dataset is not self._checked_dataset:
-            check_columns("train_dataset", dataset, collator)
-            check_queries("train_dataset", dataset)
-        objective = self.ranking_objective
-        if objective is None or not isinstance(collator, DistillationCollator):
-            return
-        if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
+            check_dataset("train_dataset", dataset, collator)
+        if objective is None or not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
             return
         query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
-        coverage = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
-        if objective.ranking_weight > 0 and not coverage.rank_lists:
-            raise DGRValueError(
-                f"None of the {coverage.queries} training queries has two ranked passages with identifiers that the "
-                f"teacher tells apart, so there is nothing to distil: {'; '.join(coverage.gaps())}. Were the rankings "
-                "made for these queries?"
-            )
-        if self.is_world_process_zero() and coverage.gaps():
-            logger.warning(
-                "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(coverage.gaps())
-            )
-        if self.is_world_process_zero():
-            warn_of_margins(collator, objective, query_ids)
+        first = self.is_world_process_zero()
+        check_coverage(
+            cast(DistillationCollator, collator),
+            objective,
+            query_ids,
+            progress=first and not self.args.disable_tqdm,
+            tell=first,
+        )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and add the averages of the loss terms since the last log."""
         if "loss" in logs:
-            logs.update(self._training_terms.averages(self.accelerator))
+            logs.update(self._terms["train"].averages(self.accelerator))
         super().log(logs, *args, **kwargs)
 
     # Evaluation
@@ -480,36 +412,33 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """
         self._check_call("predict", gen_kwargs, "test_dataset", test_dataset)
         output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        return output._replace(predictions=self._rank_lists(test_dataset))
+        return output._replace(predictions=cast(Any, self._rank_lists(test_dataset)))
 
     def _check_call(self, method: str, gen_kwargs: Mapping[str, Any], name: str, dataset: Any) -> None:
         """Check the arguments of `evaluate` or `predict`; warn once of those that have no effect."""
         if gen_kwargs and method not in self._told and self.args.should_log:
             warn_of_generation_arguments(gen_kwargs, method)
             self._told.add(method)
-        for dataset_name, given in _named(name, None if isinstance(dataset, str) else dataset):
-            check_columns(dataset_name, given, self.data_collator)
-            check_queries(dataset_name, given)
+        if not isinstance(dataset, str):
+            check_dataset(name, dataset, self.data_collator)
 
     def _rank_lists(self, dataset: Any) -> Rankings | None:
         """The rank lists of the queries of a dataset, or a warning that says why there are none."""
-        rank = getattr(self.retrieval_evaluator, "rank", None)
-        missing = ""
-        queries: Any = None
-        if self.retrieval_evaluator is None:
-            missing = "the trainer has no retrieval_evaluator, which has the index to search in"
-        elif rank is None or "queries" not in inspect.signature(rank).parameters:
-            missing = "the retrieval_evaluator has no method rank(model, accelerator, queries)"
-        else:
-            queries = _queries_of(dataset)
-            if not queries:
-                missing = "the dataset has no queries (columns query_id and query)"
-        if missing:
+        evaluator = cast(Any, self.retrieval_evaluator)
+        queries = None if evaluator is None else queries_to_rank(dataset)
+        reason = ""
+        if evaluator is None:
+            reason = "the trainer has no retrieval_evaluator, which has the index to search in"
+        elif not hasattr(evaluator, "rank") or "queries" not in inspect.signature(evaluator.rank).parameters:
+            reason = "the retrieval_evaluator has no method rank(model, accelerator, queries)"
+        elif not queries:
+            reason = "the dataset has no queries (columns query_id and query)"
+        if reason:
             if self.args.should_log:
-                logger.warning("The predictions of predict() are None, because %s.", missing)
+                logger.warning("The predictions of predict() are None, because %s.", reason)
             return None
         with self._evaluated_model() as model:
-            return cast(Rankings, cast(Any, rank)(model, self.accelerator, queries))
+            return cast(Rankings, evaluator.rank(model, self.accelerator, queries))
 
     def evaluation_loop(
         self,
@@ -520,7 +449,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Run the parent's loop; add the loss and its terms, each row counted once, and the retrieval metrics."""
-        self._evaluation_terms.clear()
+        self._terms["eval"].clear()
         # The loss is gathered by row at the end; the parent gathers those of batches, repeated rows included.
         self.gather_function = lambda values, **_: values
         # Nobody is given the inputs, and batches of packed identifiers, which have many shapes, cannot be joined.
@@ -531,7 +460,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             )
         finally:
             self.args.include_for_metrics = included
-        averages = self._evaluation_terms.averages(self.accelerator)
+        averages = self._terms["eval"].averages(self.accelerator)
         metrics = cast(dict[str, float], output.metrics)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in averages.items()})
         metrics.update(self._retrieval_metrics)
@@ -595,29 +524,3 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         if isinstance(collator, DistillationCollator):
             check_model(model, collator)
         return model
-
-
-def _with_prompts(dataset: Any, collator: DistillationCollator, args: DistillationTrainingArguments) -> Any:
-    if not isinstance(dataset, datasets.Dataset) or not {"query_id", "query"} <= set(dataset.column_names):
-        return dataset
-    progress = not args.disable_tqdm and args.process_index == 0
-    return with_prompts(dataset, collator.identifiers, progress=progress)
-
-
-def _named_datasets(train_dataset: Any, eval_dataset: Any) -> Iterator[tuple[str, Any]]:
-    yield "train_dataset", train_dataset
-    yield from _named("eval_dataset", eval_dataset)
-
-
-def _named(name: str, dataset: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(dataset, dict):
-        yield from ((f"{name}[{key!r}]", value) for key, value in dataset.items())
-    else:
-        yield name, dataset
-
-
-def _queries_of(dataset: Any) -> Any:
-    """The queries of a dataset, by id; none if it holds pairs."""
-    if isinstance(dataset, datasets.Dataset):
-        return dataset if {"query_id", "query"} <= set(dataset.column_names) else None
-    return {row["query_id"]: row["query"] for row in dataset if isinstance(row, Mapping) and "query_id" in row}
