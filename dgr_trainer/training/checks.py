@@ -154,8 +154,8 @@ def check_coverage(
     gaps = "; ".join(coverage.gaps())
     if objective.ranking_weight > 0 and not coverage.rank_lists:
         raise DGRValueError(
-            f"None of the {coverage.queries} training queries has two ranked passages with identifiers that the "
-            f"teacher tells apart, so there is nothing to distil: {gaps}. Were the rankings made for these queries?"
+            f"None of the {coverage.queries} training queries has two ranked passages with identifiers, so there is "
+            f"nothing to distil, or their scores are equal: {gaps}. Were the rankings made for these queries?"
         )
     if tell and gaps:
         logger.warning("Training queries are incomplete: %s. They are trained on what they have.", gaps)

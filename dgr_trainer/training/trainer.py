@@ -285,13 +285,15 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         counted = model.training and self._items_per_step is not None
         items = cast(Tensor, self._items_per_step) if counted else count_items(inputs)
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        settings = {"smoothing": smoothing, "tokens_at_once": self.args.decoder_tokens_at_once}
+        pieces = self.args.decoder_tokens_at_once
         if "segments" in inputs:
             objective, collator = self.ranking_objective, self.data_collator
             assert objective is not None and isinstance(collator, DistillationCollator)
-            batch_loss = distillation_loss(model, inputs, objective, collator, items, **settings)
+            batch_loss = distillation_loss(
+                model, inputs, objective, collator, items, smoothing=smoothing, tokens_at_once=pieces
+            )
         elif "labels" in inputs and inputs["labels"].dim() == 2:
-            batch_loss = pair_loss(model, inputs, items, **settings)
+            batch_loss = pair_loss(model, inputs, items, smoothing=smoothing, tokens_at_once=pieces)
         else:
             raise DGRValueError(
                 f"A batch has the keys {sorted(inputs)}, which is neither a batch of DistillationCollator nor of "

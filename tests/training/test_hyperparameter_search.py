@@ -227,7 +227,7 @@ def test_arguments_that_were_changed_are_checked_before_training(tmp_path):
 def test_the_size_of_pieces_may_change(tmp_path, monkeypatch):
     seen = []
     trainer = make_trainer(tmp_path, load_tokenizer(), collator=collator(), model=model_init(), max_steps=1)
-    module = "dgr_trainer.training.trainer.score_batch"
+    module = "dgr_trainer.training.batch_loss.score_batch"
     from dgr_trainer.training.batches import score_batch
 
     monkeypatch.setattr(module, lambda model, batch, pieces: seen.append(pieces) or score_batch(model, batch, pieces))
