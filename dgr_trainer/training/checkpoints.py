@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,12 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _WEIGHTS = ("*.safetensors", "*/adapter_model.*", "pytorch_model*", "adapter_model.bin", "global_step*")
 _OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 _JSON = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
-_TORCH = {".pt", ".pth", ".bin"}
+# What transformers, peft, accelerate and DeepSpeed write with torch; other files of these suffixes may be anything.
+_TORCH = (
+    *("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin"),
+    *("pytorch_model*.bin", "adapter_model*.bin", "*_states.pt"),
+)
+_SENTINEL = "checkpoint-is-incomplete.txt"  # Of transformers' enable_jit_checkpoint.
 _PICKLE = b"\x80"  # How torch wrote files before it wrote zip archives; whether such a file is whole cannot be seen.
 _LONGEST_HEADER = 100_000_000  # Bytes, as safetensors has it.
 
@@ -44,6 +50,8 @@ def checkpoint_fault(folder: Path) -> str | None:
     # The state is written last. Without it, the rest may be anything.
     if not (folder / STATE).is_file():
         return f"it has no {STATE}, which is written last"
+    if (folder / _SENTINEL).exists():
+        return f"it has a {_SENTINEL}, which is deleted last"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in files:
         fault = _file_fault(file)
@@ -146,7 +154,7 @@ def _file_fault(file: Path) -> str | None:
         return _json_fault(file)
     if file.suffix == ".safetensors":
         return _safetensors_fault(file)
-    if file.suffix in _TORCH:
+    if any(fnmatch(file.name, pattern) for pattern in _TORCH):
         return _torch_fault(file)
     if file.suffix in (".distcp", ".model") or file.name in (".metadata", "latest"):
         return None if file.stat().st_size else "is empty"

@@ -128,6 +128,8 @@ class RowTerms:
             device (`torch.device`): Where its terms are computed.
         """
         self._size = size
+        if rows is not None and len(rows) != size:  # A collator of one's own made other rows of them.
+            rows = None
         if rows is None and self._rows and self._joined:
             return
         # Rows without a number are joined to one, so that memory does not grow with them.

@@ -192,6 +192,17 @@ def test_weights_whose_header_is_no_header(content, fault, tmp_path):
     assert checkpoint_fault(tmp_path) == f"model.safetensors {fault}"
 
 
+def test_files_of_ones_own_are_not_judged(written, tmp_path):
+    last = copied(written, tmp_path) / f"checkpoint-{STEPS}"
+    for name in ("embeddings.bin", "log.json", "statistics.pt", "notes.txt"):
+        (last / name).write_bytes(b"anything")
+    (last / "retriever" / "index").mkdir(parents=True)
+    (last / "retriever" / "index" / "blocks.npy").write_bytes(b"")
+    assert checkpoint_fault(last) is None
+    (last / "checkpoint-is-incomplete.txt").write_text("")
+    assert checkpoint_fault(last) == "it has a checkpoint-is-incomplete.txt, which is deleted last"
+
+
 def test_folders_of_other_ways_to_train(tmp_path):
     """What FSDP and DeepSpeed write: the weights are in folders."""
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 1}))

@@ -38,7 +38,7 @@ def test_rows_without_a_number_all_count_and_take_no_memory():
     assert sum(map(len, terms._rows)) == 1
     terms.add_batch(1, torch.tensor([0]), CPU)
     terms.add("loss", torch.tensor([7.0]))
-    terms.add_batch(1, None, CPU)
+    terms.add_batch(1, torch.tensor([1, 2]), CPU)  # A collator that makes one row of two.
     terms.add("loss", torch.tensor([8.0]))
     expected = (sum(range(1000)) + 1000 + 7 + 8) / 2002
     assert terms.averages(Accelerator(cpu=True))["loss"] == pytest.approx(expected)
