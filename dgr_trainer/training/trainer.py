@@ -79,7 +79,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         callbacks (`list`, *optional*): Callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler.
         ranking_loss (`str` or [`RankingLoss`], *optional*):
-            The ranking loss, in place of `args.ranking_loss`: a name, or a loss of your own.
+            The ranking loss, in place of `args.ranking_loss`: a name, or a loss of your own. `trainer.args` is then a
+            copy of `args`.
         retrieval_evaluator (`Callable`, *optional*):
             Called as `retrieval_evaluator(model, accelerator=...)` in every process at every evaluation, with the
             unwrapped model in evaluation mode; returns metrics such as `{"hits@10": 0.5}`, which then serve
