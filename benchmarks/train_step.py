@@ -140,8 +140,9 @@ class Reference:
         trainer, collator = self.inputs.trainer, self.inputs.collator
         with trainer.compute_loss_context_manager():
             scores = passage_scores(self.log_likelihoods(), self.batch, collator.corpus_tokens, collator.scoring)
-            ranking = trainer.objective.ranking_losses(scores, self.batch["teacher_scores"], self.batch["list_mask"])
-            loss = ranking.mean() + trainer.objective.generation_weight * self.generation_loss()
+            lists = (self.batch[name] for name in ("teacher_scores", "list_mask", "taught_ranks"))
+            ranking = trainer.ranking_objective.ranking_losses(scores, *lists)
+            loss = ranking.mean() + trainer.ranking_objective.generation_weight * self.generation_loss()
         loss.backward()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import re
 import shutil
 import sys
 from argparse import Namespace
@@ -19,7 +18,7 @@ from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
-from dgr_trainer.cli.sources import RETRIEVER_MARKER, read_description
+from dgr_trainer.cli.sources import RETRIEVER_MARKER
 from dgr_trainer.cli.train_inputs import AllOptions, TrainInputs, check, read
 from dgr_trainer.cli.train_options import (
     CollatorOptions,
@@ -31,6 +30,7 @@ from dgr_trainer.cli.train_options import (
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.checkpoints import checkpoints, complete_checkpoint
 
 if TYPE_CHECKING:
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train.yaml"
 _NOT_REPEATED = ("overwrite", "resume_from_checkpoint")
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
-# Weights in checkpoints: whole, of adapters, of FSDP, of DeepSpeed.
-_WEIGHTS = ("*.safetensors", "*.bin", "pytorch_model_fsdp*", "global_step*")
 # The least values of arguments that transformers does not check before it uses them.
 _LEAST = {
     "per_device_train_batch_size": 1,
@@ -148,28 +145,16 @@ def run(
 
 
 def _checkpoint(wanted: str | None, output_dir: Path) -> str | None:
-    """The checkpoint to resume from: a path, or the last one in the output folder."""
+    """The checkpoint to resume from: a path, or the last complete one in the output folder."""
     if wanted is None or wanted.lower() in ("false", ""):
         return None
-    if wanted.lower() not in ("last", "true"):
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise FileNotFoundError(
-                f"--resume_from_checkpoint: {wanted} is not a checkpoint: it has no trainer_state.json."
-            )
-        return _checked_checkpoint(Path(wanted))
-    # The state is written last: a checkpoint that has it is complete.
-    complete = [path for path in _checkpoints(output_dir) if (path / "trainer_state.json").is_file()]
-    if not complete:
+    last = wanted.lower() in ("last", "true")
+    if last and not checkpoints(output_dir):
         raise FileNotFoundError(f"--resume_from_checkpoint {wanted}: there is no checkpoint in {output_dir}.")
-    return _checked_checkpoint(complete[-1])
-
-
-def _checked_checkpoint(folder: Path) -> str:
-    """The path of a checkpoint, after a check that its state can be read and that it has weights."""
-    read_description(folder / "trainer_state.json")
-    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-        raise FileNotFoundError(f"--resume_from_checkpoint: {folder} is not a checkpoint: it has no weights.")
-    return str(folder)
+    try:
+        return complete_checkpoint(True if last else wanted, str(output_dir))
+    except DGRValueError as error:
+        raise DGRValueError(f"--resume_from_checkpoint: {error}") from None
 
 
 def _check_weights(folder: Path, model: Any) -> None:
@@ -194,23 +179,17 @@ def _check_weights(folder: Path, model: Any) -> None:
             raise DGRValueError(f"{other}: the model has none of the weights in {file.name}. {hint}")
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
-    """Folders of checkpoints, in the order of their steps."""
-    folders = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
-
-
 def _old_checkpoints(output_dir: Path, *, resumed: bool, overwrite: bool) -> list[Path]:
     """Folders of checkpoints to be deleted before training starts again."""
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"--output_dir: {output_dir} is a file. Give a folder.")
-    checkpoints = _checkpoints(output_dir)
-    if checkpoints and not resumed and not overwrite:
+    old = checkpoints(output_dir)
+    if old and not resumed and not overwrite:
         raise FileExistsError(
             f"--output_dir: {output_dir} holds checkpoints of an earlier run. Add --resume_from_checkpoint last to "
             "resume from the last one, or --overwrite to start again and delete them."
         )
-    return checkpoints if overwrite and not resumed else []
+    return old if overwrite and not resumed else []
 
 
 def _check_arguments(arguments: DistillationTrainingArguments, evaluation: EvaluationOptions) -> None:

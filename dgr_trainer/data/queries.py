@@ -22,7 +22,7 @@ from dgr_trainer.data.judgement_readers import line_judgements
 from dgr_trainer.data.query_readers import FORMATS as QUERY_FORMATS
 from dgr_trainer.data.rows import JudgementRow, QueryRow
 from dgr_trainer.data.sources import FileSource, FolderSource, IrDatasetsSource, file_format, resolve
-from dgr_trainer.data.texts import as_text
+from dgr_trainer.data.texts import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name, undamaged
 from dgr_trainer.files.lines import listing
@@ -218,10 +218,9 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         )
     result: dict[str, str] = {}
     for number, (value, query) in enumerate(pairs):
+        location = row.format(number) if isinstance(queries, Dataset) else ""
         query_id = as_id(value, "query", row.format(number))
-        query = as_text(query, f"query {query_id!r}", row.format(number) if isinstance(queries, Dataset) else "")
-        if not query.strip():
-            raise DGRValueError(f"Query {query_id!r} is blank. Leave it out, or give it its text.")
+        as_query(query, query_id, location)
         if result.setdefault(query_id, query) != query:
             raise DGRValueError(
                 f"Two queries have the id {query_id!r}: {result[query_id]!r} and {query!r}. Every query needs "

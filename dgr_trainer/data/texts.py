@@ -32,6 +32,29 @@ def as_text(value: object, what: str, location: str = "") -> str:
     return value
 
 
+def as_query(value: object, query_id: str, location: str = "") -> str:
+    """Check the text of a query, wherever it comes from.
+
+    Args:
+        value (`object`): The text.
+        query_id (`str`): Its query id.
+        location (`str`, *optional*): Where the text was found, such as `"row 3 of train_dataset"`, for the error.
+
+    Returns:
+        `str`: The text, unchanged.
+
+    Raises:
+        TypeError: if it is no string: missing, or a number.
+        ValueError: if it is blank or not Unicode.
+    """
+    what = f"query {query_id!r}"
+    text = as_text(value, what, location)
+    if not text.strip():
+        where = f"{location}: the {what}" if location else f"The {what}"
+        raise DGRValueError(f"{where} is blank. Leave it out, or give it its text.")
+    return text
+
+
 def check_encodable(value: str, what: str, location: str = "") -> None:
     """Raise a `ValueError` if a string holds half of a surrogate pair."""
     try:

@@ -120,23 +120,30 @@ class RetrievalEvaluator:
         return from_main(means, accelerator)
 
     def rank(
-        self, model: torch.nn.Module, accelerator: Accelerator | None = None, *, results_on: ResultsOn = "all"
+        self,
+        model: torch.nn.Module,
+        accelerator: Accelerator | None = None,
+        queries: Dataset | Mapping[str, str] | None = None,
+        *,
+        results_on: ResultsOn = "all",
     ) -> Rankings:
-        """Return the rank lists that the metrics are computed from.
+        """Return the rank lists that the metrics are computed from, or those of other queries.
 
         Args:
             model (`nn.Module`): See a call.
             accelerator ([`~accelerate.Accelerator`], *optional*): See a call.
+            queries (`datasets.Dataset` or `Mapping[str, str]`, *optional*): Other queries.
             results_on (`str`, *optional*, defaults to `"all"`): Which of several processes get the rank lists:
                 `"all"`, or only the `"main"` one; the others then get none.
 
         Returns:
-            [`Rankings`]: the rank list of each query.
+            [`Rankings`]: `k` passages of each query.
         """
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )
-        return retriever.rank(self.queries, self.k, accelerator, results_on=results_on)
+        queries = self.queries if queries is None else queries
+        return retriever.rank(queries, self.k, accelerator, results_on=results_on)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

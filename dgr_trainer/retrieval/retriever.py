@@ -149,9 +149,12 @@ class GenerativeRetriever:
             KeyError: if an included passage is not in the index.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
-        not_text = next((query for query in queries if not isinstance(query, str)), None)
-        if not_text is not None:
-            raise DGRTypeError(f"A query is {not_text!r} ({type(not_text).__name__}). Give strings.")
+        for number, query in enumerate(queries):
+            if not isinstance(query, str):
+                raise DGRTypeError(
+                    f"A query is {query!r} ({type(query).__name__}). Give strings: this is query {number} of "
+                    f"{len(queries)}, counted from 0."
+                )
         if include is None:
             include = [()] * len(queries)
         if len(include) != len(queries):

@@ -10,6 +10,20 @@ from transformers import Seq2SeqTrainingArguments
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.training.losses import RANKING_LOSSES, RankingLoss
 
+LOSS_ARGUMENTS = (
+    "ranking_loss",
+    "ranking_loss_kwargs",
+    "ranking_weight",
+    "generation_weight",
+    "margin",
+    "margin_gap",
+    "first_weight",
+    "active_pair_mean",
+    "temperature",
+    "teacher_temperature",
+)
+"""Arguments that the loss is made of."""
+
 # Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
 _LOSS_SETTINGS = ("margin", "margin_gap", "first_weight", "active_pair_mean", "temperature", "teacher_temperature")
 
@@ -127,6 +141,24 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self.check_loss()
+        if self.decoder_tokens_at_once < 1:
+            raise DGRValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
+        if self.predict_with_generate:
+            raise DGRValueError(
+                "predict_with_generate generates without the index, so it does not retrieve. Give the trainer a "
+                "retrieval_evaluator, whose metrics (such as eval_hits@10) come with every evaluation."
+            )
+        super().__post_init__()  # type: ignore[no-untyped-call]
+
+    def check_loss(self) -> None:
+        """Check what the loss is made of; the trainer does so whenever it uses them, since arguments may change.
+
+        Raises:
+            DGRTypeError: if `ranking_loss` is neither a name nor a [`RankingLoss`].
+            DGRValueError: on an unknown loss, malformed `ranking_loss_kwargs`, or weights that are negative or all
+                zero.
+        """
         _check_ranking_loss(self.ranking_loss)
         self._read_ranking_loss_kwargs()
         positive = ("first_weight", "temperature", "teacher_temperature")
@@ -134,16 +166,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
                 raise DGRValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
-        if self.decoder_tokens_at_once < 1:
-            raise DGRValueError(f"decoder_tokens_at_once={self.decoder_tokens_at_once} must be at least 1.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
             raise DGRValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
-        if self.predict_with_generate:
-            raise DGRValueError(
-                "predict_with_generate generates without the index, so it does not retrieve. Give the trainer a "
-                "retrieval_evaluator, whose metrics (such as eval_hits@10) come with every evaluation."
-            )
-        super().__post_init__()  # type: ignore[no-untyped-call]
 
     @property
     def resolved_ranking_loss(self) -> RankingLoss:

@@ -1,7 +1,7 @@
 """Checks of arguments, data and model before training begins."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -126,6 +126,39 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
             "Shorten the identifiers."
         )
+
+
+def check_coverage(
+    collator: DistillationCollator,
+    objective: RankingObjective,
+    query_ids: Sequence[str],
+    *,
+    progress: bool = False,
+    tell: bool = True,
+) -> None:
+    """Refuse queries of which nothing can be distilled; warn of what they lack, and of margins beyond their scores.
+
+    Args:
+        collator ([`DistillationCollator`]): The collator.
+        objective ([`RankingObjective`]): The loss and its margins.
+        query_ids (`Sequence[str]`): The training queries.
+        progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        tell (`bool`, defaults to `True`): Whether this process warns.
+
+    Raises:
+        ValueError: if no query has two passages that the teacher tells apart, and the ranking is trained.
+    """
+    coverage = collator.coverage(query_ids, progress=progress)
+    gaps = "; ".join(coverage.gaps())
+    if objective.ranking_weight > 0 and not coverage.rank_lists:
+        raise DGRValueError(
+            f"None of the {coverage.queries} training queries has two ranked passages with identifiers, so there is "
+            f"nothing to distil, or their scores are equal: {gaps}. Were the rankings made for these queries?"
+        )
+    if tell and gaps:
+        logger.warning("Training queries are incomplete: %s. They are trained on what they have.", gaps)
+    if tell:
+        warn_of_margins(collator, objective, query_ids)
 
 
 def warn_of_margins(collator: DistillationCollator, objective: RankingObjective, query_ids: Iterable[str]) -> None:

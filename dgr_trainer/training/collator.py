@@ -13,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from dgr_trainer.candidates import Candidates
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import Qrels
+from dgr_trainer.data.texts import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
@@ -39,6 +40,7 @@ class DistillationCollator:
 
     The list of a query starts with its relevant passage (if there are qrels); other passages follow in the teacher's
     order. The sample depends only on the seed, the epoch and the query, so workers, processes and resumed runs agree.
+    Passages to which the teacher gives equal scores are no pair for losses that are taught the order.
     The generation loss trains the identifiers of the relevant passage; without qrels, of the teacher's best passage.
 
     Features (rows of the training dataset) need the columns `query_id` and `query`; with `prompt_ids`, which the
@@ -104,6 +106,7 @@ class DistillationCollator:
     | `passage_identifiers`             | (B, M, I) | the identifiers of each passage, -1 for padding     |
     | `passage_factors`                 | (B, M, I) | their repetition discount                           |
     | `list_mask`, `teacher_scores`     | (B, M)    | which passages there are, and the teacher's scores  |
+    | `taught_ranks`                    | (B, M)    | places in the order to be taught, equal for ties    |
     """
 
     def __init__(
@@ -200,6 +203,8 @@ class DistillationCollator:
                 "'query_id' and 'query'; rename the columns of the dataset (dataset.rename_column)."
             )
         query_ids = [as_id(feature["query_id"], "query", "Training example") for feature in features]
+        for row, (query_id, feature) in enumerate(zip(query_ids, features, strict=True)):
+            as_query(feature["query"], query_id, f"example {row} of a batch")
         epoch = int(self._epoch)
         lists = [self.sampler.sample(query_id, epoch) for query_id in query_ids]
         tables = [

@@ -1,17 +1,20 @@
-"""A callback that tells the collator the epoch, so that every epoch samples other lists."""
+"""A callback that tells the trainer the epoch, so that every epoch samples other lists."""
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dgr_trainer.training.collator import DistillationCollator
 
+class EpochCallback(TrainerCallback):
+    """Tells the epoch before its first batch is made.
 
-class CollatorEpochCallback(TrainerCallback):
-    """Sets the collator's epoch before the first batch of the epoch is made."""
+    Args:
+        set_epoch (`Callable[[int], None]`): Called with the number of the epoch, from 0.
+    """
 
-    def __init__(self, collator: DistillationCollator) -> None:
-        self._collator = collator
+    def __init__(self, set_epoch: Callable[[int], None]) -> None:
+        self._set_epoch = set_epoch
         self._epoch: int | None = None
 
     def on_train_begin(
@@ -23,7 +26,7 @@ class CollatorEpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the epoch of the collator."""
+        """Tell the epoch."""
         # A resumed run starts in the epoch of its checkpoint; `state.epoch` is fractional in the middle of an epoch.
         self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
-        self._collator.set_epoch(self._epoch)
+        self._set_epoch(self._epoch)

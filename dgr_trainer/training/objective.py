@@ -43,6 +43,7 @@ class RankingObjective:
         Raises:
             DGRValueError: if the arguments hold a setting that the loss does not have.
         """
+        args.check_loss()
         loss = args.resolved_ranking_loss
         generation_weight = args.generation_weight
         if generation_weight is None:
@@ -55,29 +56,45 @@ class RankingObjective:
         """Whether the ranking loss is trained and separates passages by margins."""
         return self.ranking_weight > 0 and self.loss.has_margins(self.settings)
 
-    def ranking_losses(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
+    def ranking_losses(
+        self, scores: Tensor, teacher_scores: Tensor, mask: Tensor, taught_ranks: Tensor | None = None
+    ) -> Tensor:
         """The loss of each list, unweighted.
 
         Args:
             scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
             teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores.
             mask (`torch.BoolTensor` of shape `(B, M)`): Where there is a passage.
+            taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*):
+                Rank of each passage in the order to be taught, equal where the teacher does not tell passages apart.
 
         Returns:
             `torch.Tensor` of shape `(B,)`, or `()` for a loss that is no mean over lists.
         """
-        return self.loss(scores, teacher_scores, mask, self.settings)
+        return self.loss(scores, teacher_scores, mask, self.settings, taught_ranks)
 
-    def statistics(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def teaches_something(self, mask: Tensor, taught_ranks: Tensor) -> Tensor:
+        """Which lists have two passages to compare, `(B,)` bool."""
+        if self.loss.teaches == "order":
+            return (mask & (taught_ranks > 0)).any(-1)
+        return mask.sum(-1) >= 2
+
+    def statistics(
+        self, scores: Tensor, teacher_scores: Tensor, mask: Tensor, taught_ranks: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """How each list agrees with what is taught, `(B,)` each; NaN for lists with nothing to compare."""
-        taught_scores = None if self.loss.teaches == "order" else teacher_scores
+        taught_scores: Tensor | None = teacher_scores
+        if self.loss.teaches == "order":
+            taught_scores = None if taught_ranks is None else -taught_ranks
         statistics = {
             "rank_accuracy": rank_accuracy(scores, mask, taught_scores),
             "kendall_tau": kendall_tau(scores, mask, taught_scores),
         }
         if self.loss.has_margins(self.settings):
             margin, margin_gap = self.settings["margin"], self.settings["margin_gap"]
-            statistics["violated_margins"] = violated_margins(scores, mask, margin=margin, margin_gap=margin_gap)
+            statistics["violated_margins"] = violated_margins(
+                scores, mask, margin=margin, margin_gap=margin_gap, taught_ranks=taught_ranks
+            )
         return statistics
 
 
@@ -122,11 +139,6 @@ def generation_losses(tokens: TokenScores, batch: Mapping[str, Tensor], smoothin
     lengths = sum_by_identifier((segments >= 0).to(losses.dtype), segments, weights.shape[1])
     means = sum_by_identifier(losses, segments, weights.shape[1]) / lengths.clamp(min=1.0)
     return (means * weights).sum(-1)
-
-
-def has_pairs(mask: Tensor) -> Tensor:
-    """Which lists have two passages to compare, `(B,)` bool."""
-    return mask.sum(-1) >= 2
 
 
 def nan_where_absent(values: Tensor, present: Tensor) -> Tensor:

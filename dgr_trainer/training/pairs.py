@@ -93,19 +93,20 @@ def generation_pairs(
         raise DGRValueError(
             "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
         )
+    texts = None if queries is None else queries_mapping(queries)
     qrels = None if qrels is None else as_qrels(qrels)
     check_script(corpus, identifiers)
-    stop_words = StopWords(corpus if queries is not None and "substring" in identifiers.views else (), identifiers)
+    stop_words = StopWords(corpus if texts is not None and "substring" in identifiers.views else (), identifiers)
     maker = _PairMaker(identifiers, substring_words, temperature, seed, stop_words)
     unknown, losses = UnknownText(identifiers), LostQueries(identifiers)
 
     def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
-        if queries is not None and qrels is not None:
+        if texts is not None and qrels is not None:
             per_view = {"title": titles_per_query, "docid": titles_per_query}
             per_view |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
             # Each passage is counted once.
             counted = None if samples_per_passage else unknown
-            yield from maker.from_queries(corpus, queries_mapping(queries), qrels, per_view, counted)
+            yield from maker.from_queries(corpus, texts, qrels, per_view, counted)
         if samples_per_passage:
             yield from maker.from_passages(corpus, samples_per_passage, unknown)
 

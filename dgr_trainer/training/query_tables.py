@@ -51,9 +51,11 @@ def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> 
     factors = np.zeros(slots.shape, np.float32)
     mask = np.zeros(slots.shape[:2], bool)
     scores = np.zeros(slots.shape[:2], np.float32)
+    ranks = np.zeros(slots.shape[:2], np.int64)
     for b, (table, sampled) in enumerate(zip(tables, lists, strict=True)):
         mask[b, : len(table.passages)] = True
         scores[b, : len(table.passages)] = sampled.teacher_scores
+        ranks[b, : len(table.passages)] = sampled.ranks
         for m, (numbers, discounts) in enumerate(zip(table.passages, table.factors, strict=True)):
             slots[b, m, : len(numbers)] = numbers
             factors[b, m, : len(numbers)] = discounts
@@ -62,4 +64,5 @@ def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> 
         "passage_factors": factors,
         "list_mask": mask,
         "teacher_scores": scores,
+        "taught_ranks": ranks,
     }

@@ -24,11 +24,15 @@ class TrainingList(NamedTuple):
         passage_ids (`tuple[str, ...]`): The passages, at most the list length.
         teacher_scores (`tuple[float, ...]`): The teacher's score of each.
         relevant (`str`, *optional*): The passage whose identifiers are to be generated.
+        ranks (`tuple[int, ...]`): Place of each in the order to be taught, from 0. Passages to which the teacher gives
+            equal scores share a place; a relevant passage that comes first does so alone, since the judgement tells it
+            from the others.
     """
 
     passage_ids: tuple[str, ...]
     teacher_scores: tuple[float, ...]
     relevant: str | None
+    ranks: tuple[int, ...]
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Coverage:
 
     Args:
         queries (`int`): Number of queries.
-        rank_lists (`int`): Queries with two passages or more to compare.
+        rank_lists (`int`): Queries with two passages or more that are told apart.
         without_rank_list (`int`): Queries that the teacher did not rank.
         short_lists (`int`): Queries whose rank list has fewer passages to compare than the list length.
         without_target (`int`): Queries without a passage whose identifiers can be generated.
@@ -45,6 +49,7 @@ class Coverage:
         ranked_passages (`int`): Passages in the rank lists.
         unknown_passages (`int`): Ranked passages without identifiers.
         example (`str`): One of these.
+        tied_lists (`int`): Queries whose rank list has two passages or more, all with the same score.
         suspected (`int`): Ranked passages left out because they may be relevant (`false_negative_margin`).
     """
 
@@ -58,6 +63,7 @@ class Coverage:
     unknown_passages: int = 0
     example: str = ""
     suspected: int = 0
+    tied_lists: int = 0
 
     def gaps(self) -> list[str]:
         """A sentence on each kind of gap; empty if there are none."""
@@ -65,6 +71,8 @@ class Coverage:
         sentences = {
             f"{self.without_rank_list} {share} have no rank list": self.without_rank_list,
             f"{self.short_lists} {share} have fewer passages to compare than the list length": self.short_lists,
+            f"{self.tied_lists} {share} have a rank list in which all scores are equal, which says nothing of the "
+            "order": self.tied_lists,
             f"{self.without_relevant} {share} have no relevant passage with identifiers": self.without_relevant,
             f"{self.without_target} {share} have no passage to generate": self.without_target,
             f"{self.unknown_passages} of {self.ranked_passages} ranked passages have no identifiers (such as "
@@ -149,16 +157,20 @@ class ListSampler:
             chosen = passages[0]
         # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
-        return TrainingList(tuple(passages), tuple(scores.get(passage_id, best) for passage_id in passages), chosen)
+        teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
+        return TrainingList(tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first)))
 
     def coverage(self, query_ids: Iterable[str]) -> Coverage:
         """Count what queries have and lack."""
         coverage = Coverage()
         for query_id in query_ids:
-            teacher, relevant, others, _, suspected = self._pool(query_id)
-            size = len(others) + bool(relevant and self.relevant_first)
+            teacher, relevant, others, scores, suspected = self._pool(query_id)
+            has_first = bool(relevant and self.relevant_first)
+            size = len(others) + has_first
+            tied = len(others) > 1 and scores[others[0]] == scores[others[-1]]
             coverage.queries += 1
-            coverage.rank_lists += size >= 2
+            coverage.rank_lists += size >= 2 and (has_first or not tied)
+            coverage.tied_lists += tied
             coverage.without_rank_list += query_id not in self.rankings
             coverage.short_lists += query_id in self.rankings and size < self.list_length
             coverage.without_relevant += bool(self.qrels) and not relevant
@@ -229,6 +241,15 @@ class ListSampler:
         """A random generator for a query in an epoch, the same in every process."""
         digest = hashlib.blake2b(f"{self.seed} {epoch} {purpose} {query_id}".encode(), digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def _ranks(scores: Sequence[float], relevant_first: bool) -> tuple[int, ...]:
+    """Places of passages in the order to be taught: equal for neighbours with equal scores, except a relevant one."""
+    ranks: list[int] = []
+    for position, score in enumerate(scores):
+        tied = position > relevant_first and score == scores[position - 1]
+        ranks.append(ranks[-1] + (not tied) if ranks else 0)
+    return tuple(ranks)
 
 
 def spaced(scores: Sequence[float], count: int) -> list[int]:

@@ -9,17 +9,19 @@ from torch import Tensor
 
 from .losses.list_tensors import (
     check_number,
+    check_ranks,
     check_scores,
     check_teacher,
-    earlier,
     positions,
     preferred,
 )
-from .losses.margin import pair_hinges
+from .losses.margin import pair_hinges, taught_pairs
 
 
 @torch.no_grad()
-def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float) -> Tensor:
+def violated_margins(
+    scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float, taught_ranks: Tensor | None = None
+) -> Tensor:
     """Share of the pairs of each list that violate their margin in [`distilled_ranknet_loss`].
 
     Args:
@@ -27,9 +29,11 @@ def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap:
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
         margin (`float`): Margin between neighbours, in units of the scores.
         margin_gap (`float`): What each further place between the two adds to the margin.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*): Ranks, equal for passages that are no pair. By
+            default every two passages are one.
 
     Returns:
-        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists with fewer than two passages.
+        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists without a pair.
 
     Raises:
         TypeError: If `scores` is not floating point or `mask` is not bool.
@@ -38,8 +42,9 @@ def violated_margins(scores: Tensor, mask: Tensor, *, margin: float, margin_gap:
     check_number("margin", margin)
     check_number("margin_gap", margin_gap)
     scores = check_scores(scores, mask)
-    violated = pair_hinges(scores, mask, margin, margin_gap) > 0
-    return violated.sum((-1, -2)) / earlier(mask).sum((-1, -2))
+    levels = check_ranks(taught_ranks, mask)
+    violated = pair_hinges(scores, mask, levels, margin, margin_gap) > 0
+    return violated.sum((-1, -2)) / taught_pairs(levels, mask).sum((-1, -2))
 
 
 @torch.no_grad()

@@ -1,8 +1,10 @@
 """The trainer: a `Seq2SeqTrainer` whose loss teaches a student to rank as its teacher does."""
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import datasets
@@ -16,33 +18,38 @@ from transformers import (
     Seq2SeqTrainer,
     TrainerCallback,
 )
-from transformers.trainer_utils import EvalLoopOutput, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, speed_metrics
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.sharding import join_embeddings
-from dgr_trainer.student.token_scores import sum_by_identifier
 from dgr_trainer.training.arguments import DistillationTrainingArguments
-from dgr_trainer.training.batches import count_items, pair_losses, score_batch
-from dgr_trainer.training.checks import check_columns, check_model, check_trainer_arguments, warn_of_margins
+from dgr_trainer.training.batch_loss import TERMS, distillation_loss, pair_loss
+from dgr_trainer.training.batches import count_items
+from dgr_trainer.training.checkpoints import complete_checkpoint
+from dgr_trainer.training.checks import check_coverage, check_model, check_trainer_arguments
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.epoch_callback import CollatorEpochCallback
+from dgr_trainer.training.epoch_callback import EpochCallback
+from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberingCollator, RowTerms, numbered
+from dgr_trainer.training.given_datasets import check_dataset, queries_to_rank, with_tokenised_queries
+from dgr_trainer.training.hyperparameters import (
+    default_direction,
+    default_objective,
+    loss_settings,
+    settings_of_trial,
+)
+from dgr_trainer.training.length_grouping import GroupedByLength, row_lengths
 from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
-from dgr_trainer.training.objective import (
-    RankingObjective,
-    generation_losses,
-    has_pairs,
-    nan_where_absent,
-    passage_scores,
-)
+from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
-from dgr_trainer.training.prompts import with_prompts
+from dgr_trainer.training.student_check import try_student
+from dgr_trainer.training.unused_arguments import warn_of_generation_arguments, warn_of_unused_arguments
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels")
-_TERMS = ("loss", "loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
+_COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels", ROW)
 
 
 class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
@@ -73,7 +80,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         callbacks (`list`, *optional*): Callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler.
         ranking_loss (`str` or [`RankingLoss`], *optional*):
-            The ranking loss, in place of `args.ranking_loss`: a name, or a loss of your own.
+            The ranking loss, in place of `args.ranking_loss`: a name, or a loss of your own. `trainer.args` is then a
+            copy of `args`.
         retrieval_evaluator (`Callable`, *optional*):
             Called as `retrieval_evaluator(model, accelerator=...)` in every process at every evaluation, with the
             unwrapped model in evaluation mode; returns metrics such as `{"hits@10": 0.5}`, which then serve
@@ -86,6 +94,7 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     # Trainer divides the loss by the number of accumulation steps (read by transformers 5.23 and later).
     loss_is_scaled_for_ga = False
+    args: DistillationTrainingArguments
 
     def __init__(
         self,
@@ -111,8 +120,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         check_trainer_arguments(args, compute_loss_func, compute_metrics, preprocess_logits_for_metrics)
 
         # Data
-        for name, dataset in _named_datasets(train_dataset, eval_dataset):
-            check_columns(name, dataset, data_collator)
+        check_dataset("train_dataset", train_dataset, data_collator)
+        check_dataset("eval_dataset", eval_dataset, data_collator)
         if isinstance(data_collator, DistillationCollator):
             if not data_collator.rankings and args.ranking_weight > 0:
                 raise DGRValueError(
@@ -121,12 +130,8 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 )
             processing_class = data_collator.tokenizer if processing_class is None else processing_class
             with args.main_process_first(desc="Tokenising queries"):
-                train_dataset = _with_prompts(train_dataset, data_collator, args)
-                eval_dataset = (
-                    {name: _with_prompts(dataset, data_collator, args) for name, dataset in eval_dataset.items()}
-                    if isinstance(eval_dataset, dict)
-                    else _with_prompts(eval_dataset, data_collator, args)
-                )
+                train_dataset = with_tokenised_queries(train_dataset, data_collator, args)
+                eval_dataset = with_tokenised_queries(eval_dataset, data_collator, args)
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
 
@@ -149,15 +154,32 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         # Loss
         self.model_accepts_loss_kwargs = False
         self.retrieval_evaluator = retrieval_evaluator
-        self.objective: RankingObjective | None = None
-        if isinstance(self.data_collator, DistillationCollator):
-            check_model(cast(nn.Module, self.model), self.data_collator)
-            self.objective = RankingObjective.from_arguments(args, self.data_collator.scoring.kind)
-            self.add_callback(CollatorEpochCallback(self.data_collator))
-        self._tokens_at_once = args.decoder_tokens_at_once
+        self._check_model(cast(nn.Module, self.model))
+        _ = self.ranking_objective  # Raises if the loss has no such settings.
+        self.add_callback(EpochCallback(self._set_epoch))
+        self._epoch = 0
         self._items_per_step: Tensor | None = None
-        self._terms = {"train": LoggedTerms(_TERMS), "eval": LoggedTerms(_TERMS)}
+        self._terms: dict[str, LoggedTerms | RowTerms] = {
+            "train": LoggedTerms(TERMS),
+            "eval": RowTerms(("loss", *TERMS)),
+        }
+        self._checked_dataset = train_dataset
+        self._settings_before_search: dict[str, Any] = {}
         self._retrieval_metrics: dict[str, float] = {}
+        self._told: set[str] = set()
+        if args.should_log:
+            warn_of_unused_arguments(args)
+
+    @property
+    def ranking_objective(self) -> RankingObjective | None:
+        """The ranking loss and the weights of the terms, as `args` are now; `None` without a [`DistillationCollator`].
+
+        So a search over hyperparameters, and a script that changes `trainer.args`, change the loss.
+        """
+        collator = self.data_collator
+        if not isinstance(collator, DistillationCollator):
+            return None
+        return RankingObjective.from_arguments(self.args, collator.scoring.kind)
 
     # Data
 
@@ -166,21 +188,78 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
             self._signature_columns = [*_COLUMNS]  # type: ignore[assignment]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """The parent's data loader, with the same lists at every evaluation."""
-        return self._with_fixed_lists(super().get_eval_dataloader, eval_dataset)
+        """The parent's data loader, with the same lists at every evaluation, and with numbered rows."""
+        own: Any = self.eval_dataset
+        loaders = getattr(self, "_eval_dataloaders", {})
+        name = eval_dataset if isinstance(eval_dataset, str) else None
+        other = eval_dataset is not None and name is None
+        if other:  # The parent keeps one loader, with its workers, for all datasets that have no name.
+            loaders.pop("eval", None)
+        given = own[name] if name is not None else own if eval_dataset is None else eval_dataset
+        with self._evaluation_data():
+            try:
+                rows = numbered(given, self._remove_unused_columns)
+                self.eval_dataset = rows if name is None else {name: rows}
+                return super().get_eval_dataloader(name)
+            finally:
+                self.eval_dataset = own
+                if other:
+                    getattr(self, "_eval_dataloaders", {}).pop("eval", None)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """The parent's data loader, with the same lists every time."""
-        return self._with_fixed_lists(super().get_test_dataloader, test_dataset)
+        """The parent's data loader, with the same lists every time, and with numbered rows."""
+        with self._evaluation_data():
+            return super().get_test_dataloader(numbered(test_dataset, self._remove_unused_columns))
 
-    def _with_fixed_lists(self, make: Callable[[Any], DataLoader[Any]], dataset: Any) -> DataLoader[Any]:
-        training_collator = self.data_collator
-        if isinstance(training_collator, DistillationCollator):
-            self.data_collator = training_collator.for_evaluation()
+    @contextmanager
+    def _evaluation_data(self) -> Iterator[None]:
+        """While a data loader of evaluations is made: its collator, and its way to share rows among processes."""
+        collator, dataloader_config = self.data_collator, self.accelerator.dataloader_config
+        dispatch_batches = dataloader_config.dispatch_batches
+        fixed = collator.for_evaluation() if isinstance(collator, DistillationCollator) else collator
+        self.data_collator = NumberingCollator(fixed)
+        # Each process reads what it needs: batches of different shapes cannot be dispatched by one process.
+        dataloader_config.dispatch_batches = False
         try:
-            return make(dataset)
+            yield
         finally:
-            self.data_collator = training_collator
+            self.data_collator, dataloader_config.dispatch_batches = collator, dispatch_batches
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        strategy = str(self.args.train_sampling_strategy)
+        if strategy not in ("group_by_length", "batch_rebalance"):
+            return super()._get_train_sampler(train_dataset)
+        # Not of `train_dataset`, from which the column of lengths is gone.
+        lengths = self._row_lengths(self.train_dataset)
+        if lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        if strategy == "batch_rebalance":
+            column = datasets.Dataset.from_dict({self.args.length_column_name: lengths})
+            return super()._get_train_sampler(column)
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(rows, lengths, self._data_seed, lambda: self._epoch)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if str(self.args.train_sampling_strategy) == "group_by_length" and isinstance(eval_dataset, NumberedRows):
+            lengths = self._row_lengths(eval_dataset.source)
+            if lengths is not None:
+                return GroupedByLength(self.args.eval_batch_size, lengths, self._data_seed, lambda: 0)
+        return super()._get_eval_sampler(eval_dataset)
+
+    def _row_lengths(self, dataset: Any) -> list[int] | None:
+        collator = self.data_collator
+        collator = collator.collator if isinstance(collator, NumberingCollator) else collator
+        identifiers = collator.identifiers if isinstance(collator, DistillationCollator) else None
+        return row_lengths(dataset, identifiers, self.args.length_column_name)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        if isinstance(self.data_collator, DistillationCollator):
+            self.data_collator.set_epoch(epoch)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -206,58 +285,29 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         """Compute the loss of a batch of the collator, or of ordinary pairs, by one forward pass of `model`."""
         counted = model.training and self._items_per_step is not None
         items = cast(Tensor, self._items_per_step) if counted else count_items(inputs)
-        terms = self._terms["train" if model.training else "eval"]
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        pieces = self.args.decoder_tokens_at_once
         if "segments" in inputs:
-            loss = self._distillation_loss(model, inputs, terms, items)
+            objective, collator = self.ranking_objective, self.data_collator
+            assert objective is not None and isinstance(collator, DistillationCollator)
+            batch_loss = distillation_loss(
+                model, inputs, objective, collator, items, smoothing=smoothing, tokens_at_once=pieces
+            )
         elif "labels" in inputs and inputs["labels"].dim() == 2:
-            loss = self._pair_loss(model, inputs, terms, items)
+            batch_loss = pair_loss(model, inputs, items, smoothing=smoothing, tokens_at_once=pieces)
         else:
             raise DGRValueError(
                 f"A batch has the keys {sorted(inputs)}, which is neither a batch of DistillationCollator nor of "
                 "pairs with input_ids, attention_mask and labels. Give the trainer "
                 "data_collator=DistillationCollator(...)."
             )
-        if not model.training:
-            terms.add("loss", loss.expand(len(inputs["labels"])))
-        return (loss, {}) if return_outputs else loss
-
-    def _distillation_loss(
-        self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, queries: Tensor
-    ) -> Tensor:
-        assert self.objective is not None and isinstance(self.data_collator, DistillationCollator)
-        tokens = score_batch(model, batch, self._tokens_at_once)
-        log_likelihoods = sum_by_identifier(
-            tokens.log_probabilities, batch["segments"], batch["identifier_counts"].shape[1]
-        )
-        loss = tokens.log_probabilities.sum() * 0.0  # Every parameter gets a gradient, whatever the weights.
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-
-        if self.objective.ranking_weight > 0:
-            mask, teacher_scores = batch["list_mask"], batch["teacher_scores"]
-            scores = passage_scores(
-                log_likelihoods, batch, self.data_collator.corpus_tokens, self.data_collator.scoring
-            )
-            ranking = self.objective.ranking_losses(scores, teacher_scores, mask)
-            # One loss of the batch is no sum over queries; everything else is.
-            mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
-            loss = loss + self.objective.ranking_weight * mean
-            terms.add("loss_ranking", ranking if ranking.dim() == 0 else nan_where_absent(ranking, has_pairs(mask)))
-            for name, values in self.objective.statistics(scores.detach(), teacher_scores, mask).items():
-                terms.add(name, values)
-
-        generation = generation_losses(tokens, batch, smoothing)
-        if self.objective.generation_weight > 0:
-            loss = loss + self.objective.generation_weight * generation.sum() / queries
-        terms.add("loss_generation", nan_where_absent(generation, batch["generation_weights"].sum(-1) > 0))
-        return loss
-
-    def _pair_loss(
-        self, model: nn.Module, batch: dict[str, Tensor], terms: LoggedTerms, label_tokens: Tensor
-    ) -> Tensor:
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        losses, present = pair_losses(model, batch, smoothing, self._tokens_at_once)
-        terms.add("loss_generation", nan_where_absent(losses, present))
-        return losses.sum() / label_tokens
+        terms = self._terms["train" if model.training else "eval"]
+        if isinstance(terms, RowTerms):
+            terms.add_batch(len(batch_loss.parts), inputs.get(ROW), batch_loss.parts.device)
+            terms.add("loss", batch_loss.parts)
+        for name, values in batch_loss.terms.items():
+            terms.add(name, values)
+        return (batch_loss.loss, {}) if return_outputs else batch_loss.loss
 
     def prediction_step(
         self,
@@ -275,11 +325,20 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     # Training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as [`~transformers.Trainer.train`] does, after checking what the training queries lack."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as [`~transformers.Trainer.train`] does, after checking what the training queries lack.
+
+        `resume_from_checkpoint=True` resumes the last complete checkpoint in `args.output_dir`. A path that is the
+        last checkpoint of its folder (`get_last_checkpoint`), and was cut off when its process was killed, gives way
+        to the last complete one before it. A warning names the file that is cut off.
+
+        Raises:
+            ValueError: if there is no complete checkpoint to resume from, or there is nothing to distil.
+        """
+        checkpoint = complete_checkpoint(resume_from_checkpoint, self.args.output_dir, self.accelerator)
         self._check_coverage()
         self._terms["train"].clear()
-        return super().train(*args, **kwargs)
+        return super().train(checkpoint, *args, **kwargs)
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if self.is_fsdp_enabled:
@@ -287,24 +346,20 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         return super()._wrap_model(model, *args, **kwargs)
 
     def _check_coverage(self) -> None:
-        collator, dataset = self.data_collator, self.train_dataset
-        if not isinstance(collator, DistillationCollator) or not isinstance(dataset, datasets.Dataset):
-            return
-        if "query_id" not in dataset.column_names:
+        collator, dataset, objective = self.data_collator, self.train_dataset, self.ranking_objective
+        if dataset is not self._checked_dataset:
+            check_dataset("train_dataset", dataset, collator)
+        if objective is None or not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
             return
         query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
-        coverage = collator.coverage(query_ids, progress=self.is_world_process_zero() and not self.args.disable_tqdm)
-        if self.objective is not None and self.objective.ranking_weight > 0 and not coverage.rank_lists:
-            raise DGRValueError(
-                f"None of the {coverage.queries} training queries has two ranked passages with identifiers, so "
-                f"there is nothing to distil: {'; '.join(coverage.gaps())}. Were the rankings made for these queries?"
-            )
-        if self.is_world_process_zero() and coverage.gaps():
-            logger.warning(
-                "Training queries are incomplete: %s. They are trained on what they have.", "; ".join(coverage.gaps())
-            )
-        if self.is_world_process_zero() and self.objective is not None:
-            warn_of_margins(collator, self.objective, query_ids)
+        first = self.is_world_process_zero()
+        check_coverage(
+            cast(DistillationCollator, collator),
+            objective,
+            query_ids,
+            progress=first and not self.args.disable_tqdm,
+            tell=first,
+        )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and add the averages of the loss terms since the last log."""
@@ -323,9 +378,13 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
     ) -> dict[str, float]:
         """Evaluate the loss on `eval_dataset` (if there is one) and retrieval with `retrieval_evaluator` (if given).
 
+        Every query (every label token of pairs) counts once in the loss, whatever the batch size and the number of
+        processes.
+
         Returns:
             `dict[str, float]`: Metrics with the prefix `metric_key_prefix`, such as `eval_loss` and `eval_hits@10`.
         """
+        self._check_call("evaluate", gen_kwargs, "eval_dataset", eval_dataset)
         outermost = not self._retrieval_metrics
         if outermost and self.retrieval_evaluator is not None:
             self._retrieval_metrics = self._evaluate_retrieval(metric_key_prefix)
@@ -335,10 +394,54 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
                 self.log(metrics)
                 self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
                 return metrics
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
             if outermost:
                 self._retrieval_metrics = {}
+
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **gen_kwargs: Any,
+    ) -> PredictionOutput:
+        """Compute the loss of a dataset, and rank passages for its queries.
+
+        Returns:
+            `PredictionOutput`: In `predictions`, the [`Rankings`] of the queries: what the retriever of the
+            `retrieval_evaluator` finds (ids and scores, the evaluator's `k` passages a query). Without an evaluator
+            that can rank other queries, or for pairs, `None`; a warning says so. `label_ids` are always `None`.
+        """
+        self._check_call("predict", gen_kwargs, "test_dataset", test_dataset)
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        return output._replace(predictions=cast(Any, self._rank_lists(test_dataset)))
+
+    def _check_call(self, method: str, gen_kwargs: Mapping[str, Any], name: str, dataset: Any) -> None:
+        """Check the arguments of `evaluate` or `predict`; warn once of those that have no effect."""
+        if gen_kwargs and method not in self._told and self.args.should_log:
+            warn_of_generation_arguments(gen_kwargs, method)
+            self._told.add(method)
+        if not isinstance(dataset, str):
+            check_dataset(name, dataset, self.data_collator)
+
+    def _rank_lists(self, dataset: Any) -> Rankings | None:
+        """The rank lists of the queries of a dataset, or a warning that says why there are none."""
+        evaluator = cast(Any, self.retrieval_evaluator)
+        queries = None if evaluator is None else queries_to_rank(dataset)
+        reason = ""
+        if evaluator is None:
+            reason = "the trainer has no retrieval_evaluator, which has the index to search in"
+        elif not hasattr(evaluator, "rank") or "queries" not in inspect.signature(evaluator.rank).parameters:
+            reason = "the retrieval_evaluator has no method rank(model, accelerator, queries)"
+        elif not queries:
+            reason = "the dataset has no queries (columns query_id and query)"
+        if reason:
+            if self.args.should_log:
+                logger.warning("The predictions of predict() are None, because %s.", reason)
+            return None
+        with self._evaluated_model() as model:
+            return cast(Rankings, evaluator.rank(model, self.accelerator, queries))
 
     def evaluation_loop(
         self,
@@ -348,9 +451,18 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the parent's loop; add the loss terms, with every query counted once, and the retrieval metrics."""
+        """Run the parent's loop; add the loss and its terms, each row counted once, and the retrieval metrics."""
         self._terms["eval"].clear()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        # The loss is gathered by row at the end; the parent gathers those of batches, repeated rows included.
+        self.gather_function = lambda values, **_: values
+        # Nobody is given the inputs, and batches of packed identifiers, which have many shapes, cannot be joined.
+        included, self.args.include_for_metrics = self.args.include_for_metrics, []
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self.args.include_for_metrics = included
         averages = self._terms["eval"].averages(self.accelerator)
         metrics = cast(dict[str, float], output.metrics)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in averages.items()})
@@ -359,29 +471,64 @@ class DistillationGenerativeRetrievalTrainer(Seq2SeqTrainer):
 
     def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
         assert self.retrieval_evaluator is not None
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=True)
-        training = model.training
         start = time.time()
-        model.eval()
-        try:
+        with self._evaluated_model() as model:
             retrieval_metrics = self.retrieval_evaluator(model, accelerator=self.accelerator)
-        finally:
-            model.train(training)
         metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in retrieval_metrics.items()}
         speed: dict[str, float] = speed_metrics(f"{prefix}_retrieval", start)  # type: ignore[no-untyped-call]
         return metrics | speed
 
+    @contextmanager
+    def _evaluated_model(self) -> Iterator[nn.Module]:
+        """The unwrapped model, in evaluation mode for the time of a search."""
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=True)
+        training = model.training
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train(training)
 
-def _with_prompts(dataset: Any, collator: DistillationCollator, args: DistillationTrainingArguments) -> Any:
-    if not isinstance(dataset, datasets.Dataset) or not {"query_id", "query"} <= set(dataset.column_names):
-        return dataset
-    progress = not args.disable_tqdm and args.process_index == 0
-    return with_prompts(dataset, collator.identifiers, progress=progress, report=args.process_index == 0)
+    # Search for hyperparameters
 
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Search for hyperparameters as [`~transformers.Trainer.hyperparameter_search`] does, also for the loss.
 
-def _named_datasets(train_dataset: Any, eval_dataset: Any) -> Iterator[tuple[str, Any]]:
-    yield "train_dataset", train_dataset
-    if isinstance(eval_dataset, dict):
-        yield from ((f"eval_dataset[{name!r}]", dataset) for name, dataset in eval_dataset.items())
-    else:
-        yield "eval_dataset", eval_dataset
+        The defaults differ: the objective is `args.metric_for_best_model`, or `eval_loss` if that is not set, and the
+        direction is that of `args.greater_is_better`. A loss with other weights or margins is another measure, so
+        compare them by a retrieval metric. A trial that leaves out a setting of the loss has the value that it had
+        before the search, not that of the last trial.
+        """
+        if compute_objective is None:
+            compute_objective = default_objective(self.args, self.eval_dataset)
+            direction = direction or default_direction(self.args)
+        self._settings_before_search = loss_settings(self.args)
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction or "minimize", *args, **kwargs
+        )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        searches = trial is not None and self.hp_search_backend is not None
+        with settings_of_trial(self.args, self._settings_before_search if searches else {}):
+            super()._hp_search_setup(trial)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make a model with `model_init`, and check it as the one that a trainer is given."""
+        model = super().call_model_init(trial)
+        self._check_model(model)
+        return model
+
+    def _check_model(self, model: nn.Module) -> None:
+        collator = getattr(self, "data_collator", None)
+        if isinstance(collator, DistillationCollator):
+            check_model(model, collator)
+        else:
+            try_student(model, pairs=True)

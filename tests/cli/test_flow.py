@@ -148,6 +148,17 @@ def test_resume_gives_the_same_student(dgr, files, tmp_path):
     assert resumed.code == 0, resumed.err
     assert whole == (tmp_path / "b" / "model" / "model.safetensors").read_bytes()
 
+    optimizer = tmp_path / "b" / "checkpoint-4" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:1000])
+    named = train(tmp_path / "b", "--resume_from_checkpoint", tmp_path / "b" / "checkpoint-4")
+    assert named.code == 0 and whole == (tmp_path / "b" / "model" / "model.safetensors").read_bytes()
+    assert "checkpoint-4 (optimizer.pt is damaged or cut off" in named.err
+    assert "Training is resumed from checkpoint-2" in named.err
+    cut = tmp_path / "b" / "checkpoint-2" / "scheduler.pt"
+    cut.write_bytes(b"")
+    refused = train(tmp_path / "b", "--resume_from_checkpoint", cut.parent)
+    assert refused.code == 2 and "--resume_from_checkpoint: " in refused.err and "scheduler.pt is empty" in refused.err
+
     assert train(tmp_path / "b", "--overwrite", "--save_strategy", "no").code == 0
     again = yaml.safe_load((tmp_path / "b" / "train.yaml").read_text())
     assert again["save_strategy"] == "no" and not {"overwrite", "resume_from_checkpoint"} & set(again)

@@ -271,6 +271,27 @@ def another_job(given: Given) -> None:
         lock.release()
 
 
+def no_text(given: Given) -> None:
+    given.trainer(train_dataset=datasets.Dataset.from_dict({"query_id": ["q01", "q02"], "query": ["a", None]}))
+
+
+def unused_arguments(given: Given) -> None:
+    given.trainer(args=given.arguments(generation_num_beams=4))
+
+
+def no_predictions(given: Given) -> None:
+    given.trainer().predict(given.queries)
+
+
+def cut_checkpoint(given: Given) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
+    args = given.arguments(**settings)
+    args.max_steps = 2
+    given.trainer(args=args).train()
+    (given.folder / "out" / "checkpoint-2" / "trainer_state.json").unlink()
+    given.trainer(args=args).train(resume_from_checkpoint=True)
+
+
 ERRORS: list[Callable[[Given], None]] = [
     another_tokenizer,
     half_an_index,
@@ -285,6 +306,7 @@ ERRORS: list[Callable[[Given], None]] = [
     predict_with_generate,
     own_metrics,
     several_gpus,
+    no_text,
     no_padding,
     small_model,
     unknown_marker,
@@ -307,6 +329,9 @@ WARNINGS: list[Callable[[Given], None]] = [
     short_docids,
     long_queries,
     untrained_tokens,
+    unused_arguments,
+    no_predictions,
+    cut_checkpoint,
 ]
 
 

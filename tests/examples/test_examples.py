@@ -1,15 +1,34 @@
 """The scripts of examples/, run as their users run them."""
 
+import csv
 import difflib
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from tiny_models import make_t5, unigram_tokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from dgr_trainer import BM25Teacher, Candidates, Corpus, GenerativeRetriever, Rankings, read_qrels, read_queries
+from dgr_trainer import (
+    BM25Teacher,
+    Candidates,
+    Corpus,
+    DistillationTrainingArguments,
+    FMIndex,
+    GenerativeRetriever,
+    Identifiers,
+    IdentifierSettings,
+    Rankings,
+    ScoringSettings,
+    SearchSettings,
+    read_qrels,
+    read_queries,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -110,12 +129,100 @@ def test_the_shipped_run_is_bm25s() -> None:
     assert {q: shipped[q].passage_ids for q in shipped} == {q: made[q].passage_ids for q in made}
 
 
+def summarisation_files(folder: Path, kind: str) -> None:
+    """The example data as users of summarisation scripts have it: a table of texts and targets for each split."""
+    for split in ("train", "test"):
+        queries, qrels = read_queries(EXAMPLES / "data", split=split), read_qrels(EXAMPLES / "data", split=split)
+        rows = [
+            {"query_id": row["query_id"], "text": row["query"], "passage_id": max(qrels[row["query_id"]])}
+            for row in queries
+        ]
+        if split == "train":
+            rows[0]["text"] = "NA"  # A query, not a missing value.
+        with (folder / f"{split}.{kind}").open("w", encoding="utf-8", newline="") as file:
+            if kind == "json":
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                continue
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_the_summarisation_script(kind: str, tmp_path: Path) -> None:
+    summarisation_files(tmp_path, kind)
+    corpus = Corpus.read(EXAMPLES / "data")
+    make_t5(unigram_tokenizer()).save_pretrained(tmp_path / "model")
+    unigram_tokenizer().save_pretrained(tmp_path / "model")
+    options = [
+        "--do_train", "--do_eval", "--do_predict", "--output_dir", "out", "--model_name_or_path", "model",
+        "--train_file", f"train.{kind}", "--validation_file", f"test.{kind}", "--test_file", f"test.{kind}",
+        "--query_column", "text", "--passages_file", str(EXAMPLES / "data" / "corpus.jsonl"),
+        "--run_file", str(EXAMPLES / "data" / "bm25.run"), "--source_prefix", "find: ", "--num_beams", "4",
+        "--max_train_samples", "16", "--max_predict_samples", "5", "--max_steps", "4", "--save_steps", "2",
+        "--per_device_train_batch_size", "4", "--logging_steps", "2", "--report_to", "none", "--use_cpu",
+    ]  # fmt: skip
+    run("run_retrieval.py", tmp_path, *options)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"train_results.json", "eval_results.json", "predict_results.json", "all_results.json"} <= files
+    assert {"trainer_state.json", "model.safetensors", "tokenizer.json", "checkpoint-4"} <= files
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert results["train_samples"] == 16 and results["eval_samples"] == 12 and results["predict_samples"] == 5
+    assert {"train_loss", "eval_loss", "predict_loss", "eval_hits@10", "predict_mrr@10"} <= results.keys()
+
+    # What it wrote is what a search of the saved student finds.
+    saved = Rankings.from_trec(tmp_path / "out" / "generated_predictions.trec")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    settings = IdentifierSettings(views=("docid",), prompts={"docid": "find: {query}"}, max_query_length=1024)
+    identifiers = Identifiers(tokenizer, settings)
+    docids = Corpus.from_passages(replace(passage, docid=passage.title) for passage in corpus)
+    retriever = GenerativeRetriever(
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out"),
+        identifiers,
+        FMIndex.from_corpus(docids, identifiers),
+        settings=SearchSettings(beam_size=4),
+        scoring=ScoringSettings(kind="log_likelihood"),
+    )
+    found = retriever.rank(read_queries(EXAMPLES / "data", split="test").select(range(5)), k=100)
+    assert {q: saved[q].passage_ids for q in saved} == {q: found[q].passage_ids for q in found}
+
+    # The same command again resumes, from the checkpoint before where the last one was cut off.
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    state = tmp_path / "out" / "checkpoint-4" / "optimizer.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    run("run_retrieval.py", tmp_path, *options)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
+
+
+def test_the_summarisation_script_without_a_teacher_learns_titles_alone(tmp_path: Path) -> None:
+    summarisation_files(tmp_path, "csv")
+    options = {
+        "do_train": True,
+        "train_file": "train.csv",
+        "query_column": "text",
+        "passages_file": str(EXAMPLES / "data" / "corpus.jsonl"),
+        "output_dir": "out",
+        "max_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "generation_max_length": 20,
+    }
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    run("run_retrieval.py", tmp_path, "options.json")
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert "train_loss" in log[-1] and not any("loss_ranking" in entry for entry in log)
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py") if path.stem != "small_student"))
 def test_command_lines_on_top_name_options_that_exist(script: str) -> None:
     source = (EXAMPLES / script).read_text(encoding="utf-8")
     top = source.split('"""')[1].replace("\\\\\n", " ")
     commands = [line.split() for line in top.splitlines() if line.startswith("    python examples/")]
-    assert ["python", f"examples/{script}"] in commands
+    assert ["python", f"examples/{script}"] in [words[:2] for words in commands]
     known = set(re.findall(r'add_argument\("(--\w+)"', source))
+    if "HfArgumentParser" in source:
+        known |= {f"--{name}" for name in re.findall(r"^    (\w+): [^=\n]+ = field\(", source, re.M)}
+        known |= {f"--{option.name}" for option in fields(DistillationTrainingArguments)}
     for words in commands:
         assert {word for word in words if word.startswith("--")} <= known

@@ -76,3 +76,36 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(workers, tmp_path):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(value, found[name]), f"{name}, first killed after step {first}"
+
+
+def kill_while_saving(folder: Path) -> None:
+    """Ends the process when weights, optimizer and half of the schedule of the second checkpoint are written."""
+    torch.set_num_threads(1)
+    save = torch.save
+
+    def save_half(value, path, *others, **settings):
+        save(value, path, *others, **settings)
+        if str(path).endswith(os.path.join("checkpoint-4", "scheduler.pt")):
+            Path(path).write_bytes(Path(path).read_bytes()[:300])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save_half
+    train(folder, workers=0, killed_after=0, resume=False)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_it_saves_resumes_from_the_checkpoint_before(tmp_path):
+    assert run_in_process(tmp_path / "whole", 0) == 0
+    program = (
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_interruption as t; "
+        f"t.kill_while_saving(pathlib.Path({str(tmp_path / 'killed')!r}))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, timeout=240).returncode
+    assert killed == -signal.SIGKILL
+    cut = tmp_path / "killed" / "checkpoint-4"
+    assert (cut / "optimizer.pt").is_file() and not (cut / "trainer_state.json").exists()
+    assert run_in_process(tmp_path / "killed", 0, resume=True) == 0
+    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from sample_corpus import QUERIES
-from training_examples import make_collator, make_trainer, query_dataset
+from training_examples import TITLES, make_collator, make_rankings, make_trainer, query_dataset
 from training_runs import SGD, assert_same_run, quiet_bart, run
 
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student import probing
+from dgr_trainer.training.collator import DistillationCollator
 
 
 @pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "listnet"])
@@ -50,6 +52,51 @@ def test_accumulation_of_ragged_batches_is_one_batch(bpe_tokenizer, tmp_path):
         for size, steps in ((12, 1), (5, 3))
     ]
     assert_same_run(*runs)
+
+
+def tied_rankings() -> Rankings:
+    """A teacher that gives many passages the same score, as BM25 does with those that lack the words of a query."""
+    ranked = make_rankings()
+    return Rankings(
+        {q: dict(zip(ranked[q].passage_ids, (ranked[q].scores * 3).astype(int), strict=True)) for q in ranked}
+    )
+
+
+@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "margin_rank", "listmle"])
+def test_ties_change_neither_accumulation_nor_packing(ranking_loss, bpe_tokenizer, tmp_path, monkeypatch):
+    settings = {"train_dataset": query_dataset().select(range(8)), "ranking_loss": ranking_loss, **SGD}
+
+    def trained(steps):
+        collator = make_collator(bpe_tokenizer, rankings=tied_rankings(), relevant_first=False, list_length=8)
+        trainer = make_trainer(
+            tmp_path,
+            bpe_tokenizer,
+            quiet_bart,
+            collator=collator,
+            per_device_train_batch_size=8 // steps,
+            gradient_accumulation_steps=steps,
+            **settings,
+        )
+        return run(trainer)
+
+    at_once, in_steps = trained(1), trained(8)
+    monkeypatch.setattr(probing, "packing_obstacle", lambda model: "A test does not want it")
+    flat = trained(1)
+    assert_same_run(at_once, in_steps)
+    assert_same_run(at_once, flat)
+
+
+def test_the_ids_of_tied_passages_do_not_change_the_loss(bpe_tokenizer, tmp_path):
+    """Ids decide the order of a list among equal scores. Other ids give another order, and the same loss."""
+    titles = list(TITLES.values())[:6]
+    losses = []
+    for ids in ("abcdef", "fedcba", "cafebd"):
+        strings = dict(zip(ids, titles, strict=True))
+        scores = dict(zip(ids, (3.0, 1.0, 1.0, 1.0, 0.0, 0.0), strict=True))
+        collator = DistillationCollator(bpe_tokenizer, strings, Rankings({"q01": scores}), sampling="top")
+        trainer = make_trainer(tmp_path, bpe_tokenizer, quiet_bart, collator=collator)
+        losses.append(trainer.evaluate(query_dataset().select([0]))["eval_loss_ranking"])
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
 def test_packed_and_flat_rows_train_alike(bpe_tokenizer, tmp_path, monkeypatch):

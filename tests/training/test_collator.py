@@ -39,6 +39,7 @@ def test_literal_batch_of_candidates(bpe_tokenizer):
     assert batch["passage_identifiers"].tolist() == [[[0, 1], [2, -1], [1, 3]], [[0, -1], [-1, -1], [-1, -1]]]
     assert batch["list_mask"].tolist() == [[True, True, True], [True, False, False]]
     assert batch["teacher_scores"].tolist() == [[-1.0, 3.0, 2.5], [0.0, 0.0, 0.0]]
+    assert batch["taught_ranks"].tolist() == [[0, 1, 2], [0, 0, 0]]
     # b's second identifier shares one of three tokens with its first: 1 - 0.8 + 0.8 * 2/3.
     expected = [[[1.0, 1.0], [1.0, 0.0], [1.0, 0.2 + 0.8 * 2 / 3]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]
     torch.testing.assert_close(batch["passage_factors"], torch.tensor(expected))

@@ -34,6 +34,46 @@ def test_the_teachers_best_stands_in_for_a_student_without_order():
     assert all("a" in drawn.sample("q", epoch).passage_ids for epoch in range(20))
 
 
+TIED = {"a": 7.0, "b": 7.0, "c": 3.0, "d": 0.0, "e": 0.0, "f": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("qrels", "relevant_first", "expected"),
+    [
+        # Of equal scores the larger id first.
+        (None, True, (("b", "a", "c", "f", "e", "d"), (0, 0, 1, 2, 2, 2))),
+        # The judgement tells the relevant passage from those with its score, ranked by the teacher or not.
+        ({"q": {"e": 1}}, True, (("e", "b", "a", "c", "f", "d"), (0, 1, 1, 2, 3, 3))),
+        ({"q": {"b": 1}}, True, (("b", "a", "c", "f", "e", "d"), (0, 1, 2, 3, 3, 3))),
+        ({"q": {"x": 1}}, True, (("x", "b", "a", "c", "f", "e", "d"), (0, 1, 1, 2, 3, 3, 3))),
+        ({"q": {"e": 1}}, False, (("b", "a", "c", "f", "e", "d"), (0, 0, 1, 2, 2, 2))),
+    ],
+)
+def test_passages_with_equal_scores_share_a_place(qrels, relevant_first, expected):
+    settings = {"list_length": 7, "sampling": "top", "seed": 0}
+    drawn = ListSampler(
+        Rankings({"q": TIED}), qrels, lambda _: "abcdefx", None, relevant_first=relevant_first, **settings
+    )
+    found = drawn.sample("q", 0)
+    assert (found.passage_ids, found.ranks) == expected
+
+
+def test_scores_that_differ_in_double_precision_are_not_equal():
+    rankings = Rankings({"q": {"a": 1.0 + 1e-12, "b": 1.0, "c": 1.0}})
+    settings = {"list_length": 3, "sampling": "top", "seed": 0, "relevant_first": True}
+    assert ListSampler(rankings, None, lambda _: "abc", None, **settings).sample("q", 0).ranks == (0, 1, 1)
+    ordered = Rankings.from_order({"q": ["b", "a", "c"]})
+    assert ListSampler(ordered, None, lambda _: "abc", None, **settings).sample("q", 0).ranks == (0, 1, 2)
+
+
+def test_lists_that_say_nothing_of_the_order_are_counted():
+    rankings = Rankings({"q": {"a": 0.0, "b": 0.0}, "r": {"a": 0.0, "b": 0.0}, "s": {"a": 1.0, "b": 0.0}})
+    settings = {"list_length": 2, "sampling": "top", "seed": 0, "relevant_first": True}
+    found = ListSampler(rankings, {"r": {"c": 1}}, lambda _: "abc", None, **settings).coverage(["q", "r", "s"])
+    assert (found.tied_lists, found.rank_lists) == (2, 2), "a relevant passage is told from the others"
+    assert "2 of 3 queries have a rank list in which all scores are equal, which says nothing" in found.gaps()[0]
+
+
 def test_without_qrels_the_teachers_order_alone():
     found = sampler().sample("q", 0)
     assert list(found.passage_ids) == sorted(found.passage_ids)
@@ -94,8 +134,8 @@ def test_a_relevant_passage_that_the_teacher_did_not_rank_counts_as_its_best():
 def test_what_is_unknown_is_left_out():
     assert sampler(usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
     assert sampler({"q": {"x": 1}}, usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
-    assert sampler().sample("unheard of", 0) == ((), (), None)
-    assert sampler({"new": {"b": 1}}).sample("new", 0) == (("b",), (0.0,), "b")
+    assert sampler().sample("unheard of", 0) == ((), (), None, ())
+    assert sampler({"new": {"b": 1}}).sample("new", 0) == (("b",), (0.0,), "b", (0,))
 
 
 def test_coverage_counts():
@@ -111,6 +151,7 @@ def test_coverage_counts():
         "unknown_passages": 1,
         "example": "zzz",
         "suspected": 0,
+        "tied_lists": 0,
     }
     assert found.gaps() == [
         "2 of 4 queries have no rank list",

@@ -95,6 +95,38 @@ def check_teacher(teacher_scores: Tensor | None, mask: Tensor) -> Tensor:
     return teacher_scores.detach().masked_fill(~mask, 0)
 
 
+def check_ranks(taught_ranks: Tensor | None, mask: Tensor) -> Tensor:
+    """Check the ranks to be taught and return them as levels: 0 for the best passages, 1 for the next, without gaps.
+
+    Args:
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Lower is better, equal for passages that
+            are not to be told apart. By default the order of the list, without ties.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, M)`. Masked entries hold any value, and make no level.
+
+    Raises:
+        TypeError: If `taught_ranks` are no integers.
+        ValueError: If they do not have the shape of `mask`.
+    """
+    if taught_ranks is None:
+        return positions(mask)
+    if taught_ranks.dtype == torch.bool or taught_ranks.is_floating_point() or taught_ranks.is_complex():
+        raise DGRTypeError(
+            f"taught_ranks must be integers, but their dtype is {taught_ranks.dtype}: 0 for the best passage of each "
+            "list, equal for passages that are not to be told apart."
+        )
+    if taught_ranks.shape != mask.shape:
+        raise DGRValueError(
+            f"taught_ranks must have the shape of scores, {tuple(mask.shape)}, but it is "
+            f"{tuple(taught_ranks.shape)}: one rank for each passage."
+        )
+    equal_before = earlier(mask) & (taught_ranks.unsqueeze(-1) == taught_ranks.unsqueeze(-2))
+    first_of_level = mask & ~equal_before.any(-2)
+    return (first_of_level.unsqueeze(-1) & (taught_ranks.unsqueeze(-1) < taught_ranks.unsqueeze(-2))).sum(-2)
+
+
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """Raise a `ValueError` that names the setting if it is not a finite number >= 0 (> 0 if `positive`)."""
     if isinstance(value, numbers.Real) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):

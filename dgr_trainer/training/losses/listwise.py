@@ -7,11 +7,11 @@ from torch import Tensor
 
 from .list_tensors import (
     Reduction,
-    ahead,
     check_number,
     check_reduction,
     check_scores,
     check_teacher,
+    preferred,
     reduce_lists,
 )
 from .ranking_loss import TEMPERATURES, RankingLoss
@@ -164,8 +164,11 @@ def listmle_loss(
     Source: Xia et al., "Listwise Approach to Learning to Rank: Theory and Algorithm" (ICML 2008), the likelihood
     loss.
 
+    Passages with equal teacher scores do not compete: the sum over j has i itself and the passages that the teacher
+    puts below i. So no order among them is taught, and a list of equal scores has the loss 0.
+
     Inputs:
-        - List: any order; it decides among equal teacher scores.
+        - List: any order.
         - Teacher: scores of any scale: only their order counts.
         - Scale: s / T of order 1..10, so T about 100 for squared log-odds scores, or `standardize_scores`.
 
@@ -198,7 +201,7 @@ def listmle_loss(
     # scores in the thousands, where a (cumulative) log-sum-exp loses digits.
     # A masked passage has only itself behind it: its term is 0.
     diagonal = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
-    behind = ahead(teacher_scores, mask) | diagonal
+    behind = preferred(teacher_scores, mask) | diagonal
     remaining = logits.unsqueeze(-2).masked_fill(~behind, torch.finfo(logits.dtype).min)
     terms = -torch.log_softmax(remaining, dim=-1).diagonal(dim1=-2, dim2=-1)
     return reduce_lists(terms.sum(-1), mask, reduction, num_lists)

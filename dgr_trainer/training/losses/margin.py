@@ -1,6 +1,8 @@
 """Hinge losses on the order of a list: distilled RankNet (DGR) and the margin rank loss (LTRGR).
 
-The order to be taught is the order of the list: the best passage first. Teacher scores are not needed.
+The order to be taught is the order of the list: the best passage first. Teacher scores are not needed. Passages that
+the teacher does not tell apart, because it gives them equal scores, have equal ranks: they are no pair, and they count
+as one place, so that a loss does not depend on their order in the list.
 """
 
 from functools import partial
@@ -14,11 +16,13 @@ from dgr_trainer.errors import DGRValueError
 from .list_tensors import (
     Reduction,
     check_number,
+    check_ranks,
     check_reduction,
     check_scores,
     differences,
-    earlier,
+    mean_over_pairs,
     positions,
+    preferred,
     reduce_lists,
 )
 from .ranking_loss import RankingLoss
@@ -28,29 +32,35 @@ _MARGINS = {"log_odds": {"margin": 300.0, "margin_gap": 100.0}, "log_likelihood"
 _GENERATION_WEIGHTS = {"log_odds": 500.0}
 
 
-def pair_hinges(scores: Tensor, mask: Tensor, margin: float, margin_gap: float) -> Tensor:
+def pair_hinges(scores: Tensor, mask: Tensor, levels: Tensor, margin: float, margin_gap: float) -> Tensor:
     """Amounts by which the pairs of each list fall short of their margins.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Checked scores (see `check_scores`).
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        levels (`torch.LongTensor` of shape `(B, M)`): Place of each passage (see `check_ranks`).
         margin (`float`): Margin between neighbours, in units of the scores.
         margin_gap (`float`): What each place between the two passages adds to the margin.
 
     Returns:
-        `torch.Tensor` of shape `(B, M, M)`: at (i, j), for passages i before j, `max(0, s_j - s_i + margin + (j - i -
-        1) * margin_gap)`, with j - i counted over the passages that are there; 0 elsewhere.
+        `torch.Tensor` of shape `(B, M, M)`: at (i, j), for passages of which i has the better place, `max(0, s_j - s_i
+        + margin + (places between) * margin_gap)`; 0 elsewhere.
     """
-    places = positions(mask)
-    between = (places.unsqueeze(-2) - places.unsqueeze(-1) - 1).to(scores.dtype)
+    between = (-differences(levels) - 1).to(scores.dtype)
     shortfalls = margin + margin_gap * between - differences(scores)
-    return torch.relu(shortfalls).masked_fill(~earlier(mask), 0.0)
+    return torch.relu(shortfalls).masked_fill(~taught_pairs(levels, mask), 0.0)
+
+
+def taught_pairs(levels: Tensor, mask: Tensor) -> Tensor:
+    """`(B, M, M)` bool: passage i has a better place than passage j."""
+    return preferred(-levels, mask)
 
 
 def distilled_ranknet_loss(
     scores: Tensor,
     mask: Tensor,
     *,
+    taught_ranks: Tensor | None = None,
     margin: float,
     margin_gap: float,
     first_weight: float = 3.0,
@@ -66,9 +76,12 @@ def distilled_ranknet_loss(
     Source: Li et al., "Distillation Enhanced Generative Retrieval" (arXiv 2402.10769), section on distilled RankNet.
     It is a hinge with incremental margins, not the logistic loss of [`ranknet_loss`].
 
+    Passages with equal `taught_ranks` make no pair and share a place, and i and j count places. So the loss does not
+    depend on the order of these passages in the list.
+
     Inputs:
         - List: the relevant passage, then the others in the teacher's order (or the teacher's order alone).
-        - Teacher: not needed.
+        - Teacher: not needed; its ties are in `taught_ranks`.
         - Scale: margins in units of the scores. The paper has 300 and 100, for squared log-odds scores.
 
     Args:
@@ -76,6 +89,8 @@ def distilled_ranknet_loss(
             dtype; computed in float32, float64 stays.
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage. A masked entry counts as removed:
             it does not widen the gap between its neighbours, nor does it move the weights.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Rank of each passage in the order to be
+            taught, lower is better, equal where the teacher does not tell passages apart. By default no two are equal.
         margin (`float`): Margin m between neighbours, in units of the scores.
         margin_gap (`float`): What each place between the two adds to the margin (g).
         first_weight (`float`, *optional*, defaults to 3.0): Weight of the pairs of the first passage.
@@ -115,15 +130,15 @@ def distilled_ranknet_loss(
     check_number("first_weight", first_weight, positive=True)
     check_reduction(reduction, num_lists, ("weights", "active", "sum", "none"))
     scores = check_scores(scores, mask)
+    levels = check_ranks(taught_ranks, mask)
 
-    places = positions(mask)
-    weights = (1.0 / (places + 1).clamp(min=1).to(scores.dtype)).masked_fill(places == 0, first_weight).unsqueeze(-1)
-    hinges = weights * pair_hinges(scores, mask, margin, margin_gap)
+    weights = (1.0 / (levels + 1).clamp(min=1).to(scores.dtype)).masked_fill(levels == 0, first_weight).unsqueeze(-1)
+    hinges = weights * pair_hinges(scores, mask, levels, margin, margin_gap)
     if reduction == "active":
         return hinges.sum() / (hinges > 0).sum().clamp(min=1)
     losses = hinges.sum((-1, -2))
     if reduction != "sum":
-        pair_weights = (weights * earlier(mask)).sum((-1, -2))
+        pair_weights = (weights * taught_pairs(levels, mask)).sum((-1, -2))
         losses = losses / pair_weights.masked_fill(pair_weights == 0, 1.0)
     return reduce_lists(losses, mask, reduction, num_lists)
 
@@ -132,6 +147,7 @@ def margin_rank_loss(
     scores: Tensor,
     mask: Tensor,
     *,
+    taught_ranks: Tensor | None = None,
     margin: float,
     margin_gap: float,
     num_candidates: int | None = 2,
@@ -152,15 +168,20 @@ def margin_rank_loss(
     passage only", the ablation of distilled RankNet (Li et al., arXiv 2402.10769) that does not compare candidates
     with each other.
 
+    Candidates with equal `taught_ranks` share a margin, and passages that share the first rank are not compared: each
+    must beat the others, and the loss is the mean over these pairs.
+
     Inputs:
         - List: the relevant passage, then candidates.
-        - Teacher: not needed.
+        - Teacher: not needed; its ties are in `taught_ranks`.
         - Scale: margins in units of the scores. The paper has 300 and 100, for squared log-odds scores.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Student scores s(q, p), relevant passage first. Any floating dtype;
             computed in float32, float64 stays.
         mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage. A masked entry counts as removed.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Rank of each passage in the order to be
+            taught, lower is better, equal where the teacher does not tell passages apart. By default no two are equal.
         margin (`float`): Margin m over the first candidate, in units of the scores.
         margin_gap (`float`): What each further candidate adds to the margin (g).
         num_candidates (`int`, *optional*, defaults to 2): How many candidates are used, from the front of the list.
@@ -185,24 +206,36 @@ def margin_rank_loss(
         )
     check_reduction(reduction, num_lists)
     scores = check_scores(scores, mask)
+    levels = check_ranks(taught_ranks, mask)
 
-    places = positions(mask)
-    relevant = scores.masked_fill(places != 0, 0.0).sum(-1, keepdim=True)
-    used = mask & (places >= 1)
+    first = mask & (levels == 0)
+    used = mask & (levels >= 1)
     if num_candidates is not None:
-        used = used & (places <= num_candidates)
-    hinges = torch.relu(scores - relevant + margin + margin_gap * (places - 1).to(scores.dtype))
-    losses = hinges.masked_fill(~used, 0.0).sum(-1) / used.sum(-1).clamp(min=1)
-    return reduce_lists(losses, mask, reduction, num_lists)
+        used = used & (positions(mask) - first.sum(-1, keepdim=True) < num_candidates)
+    pairs = first.unsqueeze(-1) & used.unsqueeze(-2)
+    hinges = pair_hinges(scores, mask, levels, margin, margin_gap)
+    return reduce_lists(mean_over_pairs(hinges, pairs), mask, reduction, num_lists)
 
 
 def _distilled_ranknet(
-    scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float, first_weight: float, active_pair_mean: bool
+    scores: Tensor,
+    mask: Tensor,
+    *,
+    taught_ranks: Tensor | None = None,
+    margin: float,
+    margin_gap: float,
+    first_weight: float,
+    active_pair_mean: bool,
 ) -> Tensor:
     """[`distilled_ranknet_loss`] of each list, or of the active pairs of the batch."""
-    reduction: Literal["active", "none"] = "active" if active_pair_mean else "none"
     return distilled_ranknet_loss(
-        scores, mask, margin=margin, margin_gap=margin_gap, first_weight=first_weight, reduction=reduction
+        scores,
+        mask,
+        taught_ranks=taught_ranks,
+        margin=margin,
+        margin_gap=margin_gap,
+        first_weight=first_weight,
+        reduction="active" if active_pair_mean else "none",
     )
 
 

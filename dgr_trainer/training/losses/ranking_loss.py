@@ -12,8 +12,8 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 SCORE_KINDS = ("log_odds", "log_likelihood")
 # Student temperatures that bring the scores of a list to a few units.
 TEMPERATURES = {"log_odds": {"temperature": 100.0}, "log_likelihood": {"temperature": 1.0}}
-# Not settings: the trainer takes the mean over the lists of all micro-batches and processes.
-_REDUCTION = ("reduction", "num_lists")
+# Not settings: the trainer takes the mean over the lists of all micro-batches and processes, and knows the ties.
+_NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class RankingLoss:
         function (`Callable`): `function(scores, mask, **settings)` if the loss is taught the order of the list,
             `function(scores, teacher_scores, mask, **settings)` if it is taught the teacher's scores. `scores` and
             `teacher_scores` are floating tensors of shape `(B, M)`, one row a rank list in the order to be taught (the
-            best passage first); `mask` is a bool tensor of the same shape, `True` where there is a passage. It returns
+            best passage first); `mask` is a bool tensor of the same shape, `True` where there is a passage. If it has
+            an argument `taught_ranks`, it is given an integer tensor of that shape, too: the rank of each passage in
+            the order to be taught, 0 the best, equal where the teacher gives equal scores. It returns
             the loss of each list, shape `(B,)`, 0 for lists with fewer than two passages; or, if the loss is no mean
             over lists, one loss of the whole batch, shape `()`, which gradient accumulation then changes.
         teaches (`str`, *optional*, defaults to `"scores"`): `"order"` or `"scores"`.
@@ -116,7 +118,7 @@ class RankingLoss:
             for parameter in self._parameters()
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            and parameter.name not in settings
+            and parameter.name not in (*settings, "taught_ranks")
         ]
         if missing:
             raise DGRValueError(
@@ -129,7 +131,14 @@ class RankingLoss:
         """Whether the loss separates passages by `margin` and `margin_gap`."""
         return self.teaches == "order" and {"margin", "margin_gap"} <= set(settings)
 
-    def __call__(self, scores: Tensor, teacher_scores: Tensor, mask: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    def __call__(
+        self,
+        scores: Tensor,
+        teacher_scores: Tensor,
+        mask: Tensor,
+        settings: Mapping[str, Any],
+        taught_ranks: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
@@ -137,6 +146,8 @@ class RankingLoss:
             teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, higher is better.
             mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
             settings (`Mapping[str, Any]`): What `with_settings` returned.
+            taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*):
+                Rank of each passage in the order to be taught, for functions with an argument of this name.
 
         Returns:
             `torch.Tensor` of shape `(B,)`, or `()` for a loss that is no mean over lists.
@@ -146,6 +157,9 @@ class RankingLoss:
             DGRValueError: if the tensor has another shape.
         """
         taught = (scores, mask) if self.teaches == "order" else (scores, teacher_scores, mask)
+        settings = dict(settings)
+        if any(parameter.name == "taught_ranks" for parameter in self._parameters()):
+            settings["taught_ranks"] = taught_ranks
         losses = self.function(*taught, **settings)
         if not isinstance(losses, Tensor):
             raise DGRTypeError(f"The ranking loss {self.name!r} returned a {type(losses).__name__}, not a tensor.")
@@ -165,7 +179,7 @@ class RankingLoss:
         parameters = self._parameters()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return
-        known = [parameter.name for parameter in parameters if parameter.name not in _REDUCTION]
+        known = [parameter.name for parameter in parameters if parameter.name not in _NOT_SETTINGS]
         unknown = sorted(set(names) - set(known))
         if unknown:
             raise DGRValueError(

@@ -59,12 +59,6 @@ def test_listmle_is_a_likelihood():
     torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0))
 
 
-def test_listmle_breaks_ties_by_list_order():
-    scores = torch.tensor([[1.0, 5.0, 2.0]])
-    tied = listmle_loss(scores, torch.tensor([[0.0, 0.0, 7.0]]), MASK)
-    torch.testing.assert_close(tied, listmle_loss(scores, torch.tensor([[2.0, 1.0, 7.0]]), MASK))
-
-
 def test_listmle_gradient_is_exact_at_large_scores():
     scores = torch.tensor([[5000.0, 4999.0, 4997.5]], requires_grad=True)
     teacher_scores = torch.tensor([[3.0, 2.0, 1.0]])

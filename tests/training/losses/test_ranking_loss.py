@@ -8,9 +8,11 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from training_examples import make_arguments, make_collator, make_trainer, query_dataset
+from training_examples import TITLES, make_arguments, make_collator, make_trainer, query_dataset
 from training_runs import SGD, assert_same_run, quiet_bart, run
 
+from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.losses import RANKING_LOSSES, RankingLoss
 from dgr_trainer.training.objective import RankingObjective
 
@@ -59,7 +61,7 @@ def test_it_trains_and_logs(where, bpe_tokenizer, tmp_path):
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, collator=collator, train_dataset=queries, learning_rate=1e-2, **settings
     )
-    assert trainer.objective.settings == {"temperature": 50.0}
+    assert trainer.ranking_objective.settings == {"temperature": 50.0}
     before = trainer.evaluate(queries)
     trainer.train()
     after = trainer.evaluate(queries)
@@ -93,7 +95,7 @@ def test_a_loss_of_the_order_with_margins_is_checked_and_logged_like_the_publish
     runs = [run(make_trainer(tmp_path, bpe_tokenizer, quiet_bart, ranking_loss=loss)) for loss in (library.name, mine)]
     assert runs[0][0] == runs[1][0]
     trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss=mine)
-    assert trainer.objective.has_margins and trainer.objective.generation_weight == 500
+    assert trainer.ranking_objective.has_margins and trainer.ranking_objective.generation_weight == 500
     trainer.train()
     assert "violated_margins" in trainer.state.log_history[0]
 
@@ -193,4 +195,29 @@ def test_collators_of_strings_use_the_other_scale(bpe_tokenizer, tmp_path):
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, collator=make_collator(bpe_tokenizer, "strings"), ranking_loss=APPROXIMATE_NDCG
     )
-    assert trainer.objective.settings == {"temperature": 1.0}
+    assert trainer.ranking_objective.settings == {"temperature": 1.0}
+
+
+def test_a_loss_of_the_order_is_given_the_ties_if_it_asks_for_them(bpe_tokenizer, tmp_path):
+    seen = []
+
+    def tied_hinge_loss(scores, mask, *, taught_ranks, margin):
+        seen.append(taught_ranks)
+        hinges = torch.relu(margin - scores[:, :1] + scores[:, 1:])
+        return (hinges * (taught_ranks[:, 1:] > 0) * mask[:, 1:]).sum(-1)
+
+    scales = {"log_likelihood": {"margin": 2.0}}
+    loss = RankingLoss(tied_hinge_loss, teaches="order", scales=scales)
+    assert loss.with_settings("log_likelihood", {}) == {"margin": 2.0}
+    with pytest.raises(
+        ValueError, match="taught_ranks is no setting of the ranking loss 'tied_hinge', which has margin"
+    ):
+        loss.with_settings("log_likelihood", {"taught_ranks": 3})
+    rankings = Rankings({"q01": {"p01": 2.0, "p02": 2.0, "p03": 1.0, "p04": 0.0, "p05": 0.0}})
+    collator = DistillationCollator(bpe_tokenizer, TITLES, rankings, sampling="top")
+    queries = query_dataset().select([0])
+    trainer = make_trainer(tmp_path, bpe_tokenizer, collator=collator, train_dataset=queries, ranking_loss=loss)
+    metrics = trainer.evaluate(queries)
+    assert seen[0].tolist() == [[0, 0, 1, 2, 2]]
+    assert metrics["eval_loss_ranking"] >= 0
+    trainer.train()
