@@ -26,6 +26,7 @@ from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.loading import load_model, seq2seq_logits
 from dgr_trainer.student.model_facts import decoder_position_limit
 from dgr_trainer.student.weights import align_weights, weights_digest
 
@@ -66,7 +67,7 @@ class PseudoQueryGenerator:
 
     Raises:
         ValueError: if the template has no field, a number is not positive, or the model is not
-            sequence-to-sequence.
+            sequence-to-sequence or lacks weights.
 
     Example:
 
@@ -119,7 +120,7 @@ class PseudoQueryGenerator:
             self.model = model
         else:
             with input_errors(f"The model {model} cannot be loaded", Exception):
-                self.model = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
+                self.model = load_model(AutoModelForSeq2SeqLM, model, seq2seq_logits, dtype=getattr(torch, dtype))
                 tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         if not self.model.config.is_encoder_decoder:
             raise DGRValueError(

@@ -24,6 +24,7 @@ from dgr_trainer.retrieval.adapter_storage import (
     save_adapters,
 )
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.student.loading import load_model, seq2seq_logits
 from dgr_trainer.student.weights import align_weights
 
 DESCRIPTION = "retriever.json"
@@ -121,14 +122,14 @@ def _load_model(
     model_kwargs: dict[str, Any],
 ) -> torch.nn.Module:
     if not is_adapter:
-        model: torch.nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, **model_kwargs)
+        model: torch.nn.Module = load_model(AutoModelForSeq2SeqLM, path, seq2seq_logits, **model_kwargs)
         return model.eval()
     from peft import PeftConfig
 
     if base_model is None:
         name = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
         try:
-            base_model = AutoModelForSeq2SeqLM.from_pretrained(name, **model_kwargs)
+            base_model = load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits, **model_kwargs)
         except OSError as error:
             raise FileNotFoundError(
                 f"The adapter at {path} belongs to the model {name!r}, which cannot be loaded ({error}). Pass the "

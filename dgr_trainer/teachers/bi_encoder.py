@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +18,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRValueError, MissingPackageError
+from dgr_trainer.errors import DGRValueError, MissingPackageError, one_line
 from dgr_trainer.processes import Processes, default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
@@ -23,6 +26,8 @@ from dgr_trainer.teachers.inputs import candidate_lists, check_depth
 from dgr_trainer.teachers.passage_vectors import compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
+
+logger = logging.getLogger(__name__)
 
 _SIMILARITIES = ("cosine", "dot")
 _BLOCK_QUERIES = 256
@@ -60,7 +65,7 @@ class BiEncoderTeacher:
     Raises:
         ImportError: if sentence-transformers is not installed, or faiss if it is to be used.
         ValueError: if the model's similarity is neither the cosine nor the inner product, or a setting is out of its
-            range.
+            range, or weights are missing.
 
     Example:
 
@@ -260,7 +265,57 @@ def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -
 
     arguments = dict(model_kwargs)
     arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}
-    return align_weights(SentenceTransformer(name, device=device, **arguments))
+    model = SentenceTransformer(name, device=device, **arguments)
+    _check_weights(model, name, model_kwargs)
+    tokenizer = model.tokenizer
+    if hasattr(tokenizer, "pad_token") and tokenizer.pad_token is None:
+        # Any token will do, as the mask hides it; on the right, positions do not depend on it either.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.padding_side = "right"
+    return align_weights(model)
+
+
+def _check_weights(model: Any, name: str, model_kwargs: Mapping[str, Any]) -> None:
+    """Refuse a model with missing weights: sentence-transformers does not tell which it loaded, so look again."""
+    from transformers import PreTrainedModel
+
+    from dgr_trainer.student.loading import check_weights
+
+    def vector(_: Any) -> Any:
+        return model(model.preprocess(["a few words"]))["sentence_embedding"]
+
+    names = {"token", "revision", "trust_remote_code", "local_files_only"}
+    arguments = {key: value for key, value in model_kwargs.items() if key in names}
+    for module, subfolder in zip(model, _subfolders(name, len(model), arguments), strict=True):
+        loaded = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
+        if loaded is None or (Path(loaded.name_or_path) / "adapter_config.json").is_file():
+            continue
+        try:
+            _, info = type(loaded).from_pretrained(
+                name,
+                config=loaded.config,
+                subfolder=subfolder,
+                device_map={"": "meta"},  # reads no weights
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **arguments,
+            )
+        except OSError as error:
+            logger.info("Whether %s has all weights is not known: %s", name, one_line(error))
+            continue
+        check_weights(loaded, info, name, vector)
+
+
+def _subfolders(name: str, modules: int, arguments: Mapping[str, Any]) -> list[str]:
+    """The folder of each module of a model; a model of transformers has one module for each step and no folders."""
+    from transformers.utils import cached_file
+
+    file = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False, **arguments)
+    if file is None:
+        return [""] * modules
+    listed = json.loads(Path(file).read_text(encoding="utf-8"))
+    folders = [str(module["path"]) for module in sorted(listed, key=lambda module: int(module["idx"]))]
+    return [*folders, *[""] * modules][:modules]
 
 
 def _faiss() -> Any:

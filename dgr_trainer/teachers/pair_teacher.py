@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
@@ -120,7 +120,8 @@ class ModelTeacher(PairTeacher):
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Raises:
-        ValueError: if a setting is out of its range, or the model takes fewer than `max_length` tokens.
+        ValueError: if a setting is out of its range, the model takes fewer than `max_length` tokens, or its
+            weights are not all in its files.
     """
 
     auto_class: ClassVar[str]  # name of the class of transformers that loads the model
@@ -160,19 +161,25 @@ class ModelTeacher(PairTeacher):
         import torch
         import transformers
 
+        from dgr_trainer.student.loading import load_model
         from dgr_trainer.student.weights import align_weights
 
         arguments = dict(self.model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self.name, **shared)
         auto_class = getattr(transformers, self.auto_class)
-        model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, self.dtype), **arguments}).eval()
+        arguments = {"dtype": getattr(torch, self.dtype), **arguments}
+        model = load_model(auto_class, self.name, self._example_logits, **arguments).eval()
         if getattr(model, "hf_device_map", None) is None:
             model.to(torch.device(self.device) if self.device is not None else default_device(self.processes))
         self.model: Any = align_weights(model)
         on_cpu = self.model.device.type == "cpu"
         if self.batch_tokens is None:
             self.batch_tokens = _CPU_TOKENS if on_cpu else _ACCELERATOR_TOKENS
+        # Models that number their positions, or look for the last token, by their padding know it from their config.
+        padding = self.model.config.get_text_config().pad_token_id
+        known = padding is not None and padding >= 0
+        self._padding_id: int | None = padding if known else self.tokenizer.pad_token_id
         self.max_length = self._checked_max_length()
         # Compiled code and accelerators work best with few different shapes.
         self._pad_to = 8 if self.compile or not on_cpu else 1
@@ -195,6 +202,10 @@ class ModelTeacher(PairTeacher):
                 "smaller max_length."
             )
         return self.max_length
+
+    @abstractmethod
+    def _example_logits(self, model: Any) -> Any:
+        """Return the logits of an example, from which scores are computed; the tokenizer is loaded already."""
 
     def length(self, encoded: Any) -> int:
         """Return the number of tokens of an input, its padding to a multiple included."""
