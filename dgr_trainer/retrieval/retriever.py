@@ -143,7 +143,12 @@ class GenerativeRetriever:
         return list(map_across_processes(requests, lambda share: engine.search(share, k, accelerator), accelerator))
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], k: int = 100, accelerator: Processes | None = None
+        self,
+        queries: Dataset | Mapping[str, str],
+        k: int = 100,
+        accelerator: Processes | None = None,
+        *,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank lists of queries.
 
@@ -151,10 +156,14 @@ class GenerativeRetriever:
             queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): The queries.
             k (`int`, defaults to 100): Passages per query.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            ignore_identical_ids (`bool`, defaults to `False`):
+                Whether to leave out the passage that has the id of the query, for corpora that hold the queries.
 
         Returns:
             [`Rankings`]: the rank list of each query.
         """
+        if ignore_identical_ids:
+            return self.rank(queries, k + 1, accelerator).without_identical_ids().top(k)
         texts = queries_mapping(queries)
         engine = SearchEngine(self._parts)
 
@@ -171,6 +180,8 @@ class GenerativeRetriever:
         k: int = 100,
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
+        *,
+        ignore_identical_ids: bool = False,
     ) -> Candidates:
         """Find passages to train on, with the identifiers by which they were found.
 
@@ -182,11 +193,13 @@ class GenerativeRetriever:
                 or docid; if no identifier led to it, also with its pseudo-queries and first words. The score of the
                 identifiers added this way is 0.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            ignore_identical_ids (`bool`, defaults to `False`):
+                Whether to leave out the passage that has the id of the query, even if it is relevant.
 
         Returns:
             [`Candidates`]: the passages of each query.
         """
-        return self._candidate_search(queries, k, relevant, accelerator).candidates()
+        return self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids).candidates()
 
     def save_candidates(
         self,
@@ -195,6 +208,8 @@ class GenerativeRetriever:
         k: int = 100,
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
+        *,
+        ignore_identical_ids: bool = False,
     ) -> None:
         """Write what `candidates` finds to a folder that [`Candidates.load_from_disk`] opens.
 
@@ -208,12 +223,13 @@ class GenerativeRetriever:
             k (`int`, defaults to 100): See `candidates`.
             relevant (`Mapping[str, Mapping[str, int]]`, *optional*): See `candidates`.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            ignore_identical_ids (`bool`, defaults to `False`): See `candidates`.
 
         Raises:
             FileExistsError: if the folder holds other files.
             ValueError: if the unfinished file belongs to other queries, settings, weights or another index.
         """
-        self._candidate_search(queries, k, relevant, accelerator).save(Path(path))
+        self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids).save(Path(path))
 
     def _candidate_search(
         self,
@@ -221,8 +237,11 @@ class GenerativeRetriever:
         k: int,
         relevant: Mapping[str, Mapping[str, int]] | None,
         processes: Processes | None,
+        ignore_identical_ids: bool,
     ) -> CandidateSearch:
-        return CandidateSearch(SearchEngine(self._parts), queries_mapping(queries), relevant or {}, k, processes)
+        return CandidateSearch(
+            SearchEngine(self._parts), queries_mapping(queries), relevant or {}, k, processes, ignore_identical_ids
+        )
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:
         """Text of an identifier, without its closing marker."""

@@ -22,7 +22,7 @@ from dgr_trainer.errors import DGRValueError, MissingPackageError, one_line
 from dgr_trainer.processes import Processes, default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth
+from dgr_trainer.teachers.inputs import candidate_lists, check_depth, rank_without_identical_ids
 from dgr_trainer.teachers.passage_vectors import compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
@@ -150,7 +150,12 @@ class BiEncoderTeacher:
         return self._vectors
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
@@ -159,6 +164,8 @@ class BiEncoderTeacher:
             candidates (`Rankings`, *optional*): If given, exactly these passages are ranked; otherwise the whole
                 corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Similarities, best first.
@@ -167,6 +174,8 @@ class BiEncoderTeacher:
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, no query has candidates, or the folder of vectors is of another corpus.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)

@@ -16,7 +16,7 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRArithmeticError, DGRTypeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.inputs import check_depth, required_candidates
+from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import Pairs
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
@@ -76,7 +76,12 @@ class FunctionTeacher:
         self.cache = cache
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the candidates of every query.
 
@@ -84,6 +89,8 @@ class FunctionTeacher:
             queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
             candidates (`Rankings`): The passages to rank. Required: a function cannot search the corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Scores, best first. A query without candidates gets an empty rank list.
@@ -93,6 +100,8 @@ class FunctionTeacher:
             TypeError: if `candidates` is not a `Rankings`, or the function does not return numbers.
             ValueError: if `k` is not positive, there are no candidates, or the number of scores is wrong.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         passage_ids = required_candidates("FunctionTeacher", texts, candidates, self.corpus)

@@ -19,7 +19,7 @@ from dgr_trainer.errors import DGRMemoryError, DGRValueError
 from dgr_trainer.processes import Processes, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
-from dgr_trainer.teachers.inputs import check_depth, required_candidates
+from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import PairModel, Pairs, score_pairs
 
 _CPU_TOKENS = 2048  # Larger batches do not fit the CPU's caches: see benchmarks/teacher.py --batch_tokens.
@@ -49,7 +49,12 @@ class PairTeacher(PairModel, ABC):
     processes: Processes | None = None
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the candidates of every query. All candidates are scored: give `candidates.top(n)` to score fewer.
 
@@ -62,6 +67,8 @@ class PairTeacher(PairModel, ABC):
             candidates (`Rankings`): The passages to rank, such as those of `BM25Teacher`. Required: a reranker cannot
                 search the corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Raw scores, best first. A query without candidates gets an empty rank list.
@@ -71,6 +78,8 @@ class PairTeacher(PairModel, ABC):
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or there are no candidates.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         passage_ids = required_candidates(type(self).__name__, texts, candidates, self.corpus)

@@ -17,6 +17,7 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.prompts import padded_prompts
@@ -68,6 +69,8 @@ class DistillationCollator:
         scoring ([`ScoringSettings`], *optional*):
             How identifiers are weighted. By default log-likelihoods for strings and log-odds for candidates.
         max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
+        ignore_identical_ids (`bool`, defaults to `False`):
+            Whether to leave the passage that has the id of the query out of its list, even if it is relevant.
         seed (`int`, defaults to 42): Seed of the sampling.
 
     Raises:
@@ -120,6 +123,7 @@ class DistillationCollator:
         scoring: ScoringSettings | None = None,
         max_row_tokens: int = 256,
         seed: int = 42,
+        ignore_identical_ids: bool = False,
     ) -> None:
         student = tokenizer if isinstance(tokenizer, Identifiers) else Identifiers(tokenizer)
         if student.tokenizer.pad_token_id is None:
@@ -150,6 +154,8 @@ class DistillationCollator:
             )
         self.identifiers = self.source.identifiers
         self.tokenizer = student.tokenizer
+        if ignore_identical_ids and isinstance(rankings, Rankings):
+            rankings = rankings.without_identical_ids()
         self.rankings: Mapping[str, RankList] = {} if rankings is None else rankings
         self.generation_targets = generation_targets
         self.max_row_tokens = max_row_tokens
@@ -163,6 +169,7 @@ class DistillationCollator:
             false_negative_margin=false_negative_margin,
             relevant_first=relevant_first,
             seed=seed,
+            ignore_identical_ids=ignore_identical_ids,
         )
         self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
         # In shared memory, so that persistent workers see a new epoch.
