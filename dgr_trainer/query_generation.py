@@ -17,13 +17,20 @@ from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.loading import load_model, seq2seq_logits
@@ -140,6 +147,7 @@ class PseudoQueryGenerator:
         self.max_passage_tokens = max_passage_tokens
         self.batch_tokens = batch_tokens
         self.seed = seed
+        self._bar: Any = tqdm(disable=True)  # that of `generate`, while it runs
         self.sampling = {"top_k": top_k, "temperature": temperature, "max_new_tokens": max_new_tokens}
 
     def generate(
@@ -183,7 +191,11 @@ class PseudoQueryGenerator:
         }
         generated = kept = 0
         with ResumeLog(path.with_name(f"{path.name}.unfinished"), settings) as log:
-            with tqdm(total=len(corpus), desc="Pseudo-queries", unit=" passages", disable=not progress) as bar:
+            with (
+                tqdm(total=len(corpus), desc="Writing pseudo-queries", unit=" passages", disable=not progress) as bar,
+                kept_moving(bar),
+            ):
+                self._bar = bar
                 for chunk in log.chunks():
                     generated, kept = generated + chunk["made"], kept + sum(map(len, chunk["queries"]))
                     bar.update(len(chunk["queries"]))
@@ -192,10 +204,10 @@ class PseudoQueryGenerator:
                     queries = self._sample(passages, start)
                     new_queries = sum(map(len, queries))
                     if round_trip is not None:
+                        bar.set_postfix_str(f"searching for {new_queries} queries", refresh=False)
                         queries = queries_that_find(passages, queries, round_trip, round_trip_k)
                     log.add({"ids": [passage.id for passage in passages], "queries": queries, "made": new_queries})
                     generated, kept = generated + new_queries, kept + sum(map(len, queries))
-                    bar.update(len(passages))
             if not kept:
                 raise DGRValueError(
                     f"None of the {generated} queries generated for {len(corpus)} passages is kept. "
@@ -211,7 +223,16 @@ class PseudoQueryGenerator:
         return read_pseudo_queries(path)
 
     def _sample(self, passages: Sequence[Passage], start: int) -> list[list[str]]:
-        """Sample queries for consecutive passages, the first of which is at position `start` of the corpus."""
+        """Sample queries for consecutive passages, the first of which is at position `start` of the corpus.
+
+        The progress bar counts the passages of each batch, and shows the tokens of its queries.
+        """
+        bar = self._bar
+
+        def show_token(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            bar.set_postfix_str(f"token {ids.shape[1]} of at most {self.sampling['max_new_tokens']}", refresh=False)
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)  # Do not stop.
+
         inputs = self.tokenizer(
             [self._text(passage) for passage in passages], truncation=True, max_length=self.max_passage_tokens
         )["input_ids"]
@@ -227,6 +248,7 @@ class PseudoQueryGenerator:
                     do_sample=True,
                     num_beams=1,
                     num_return_sequences=self.queries_per_passage,
+                    stopping_criteria=StoppingCriteriaList([show_token]),  # type: ignore[list-item]
                     **self.sampling,
                 )
                 texts = [
@@ -235,6 +257,7 @@ class PseudoQueryGenerator:
                 for row, index in enumerate(batch):
                     samples = texts[row * self.queries_per_passage : (row + 1) * self.queries_per_passage]
                     queries[index] = [text for text in dict.fromkeys(samples) if text]
+                bar.update(len(batch))
         return queries
 
     def _batches(self, inputs: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -285,7 +285,7 @@ class Rankings(Mapping[str, RankList]):
                 changed = True
                 own = passage_ids.index(query_id)
                 passage_ids, scores = passage_ids[:own] + passage_ids[own + 1 :], np.delete(scores, own)
-            kept_lists.add_valid(query_id, passage_ids, scores)
+            kept_lists.add_valid(query_id, list(passage_ids), scores)
         return self._from_table(kept_lists.table(), self.name) if changed else self
 
     def check_corpus(self, ids: Container[str]) -> Rankings:

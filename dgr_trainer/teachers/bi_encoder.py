@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError, MissingPackageError, one_line
+from dgr_trainer.files.progress import elapsed_time, kept_moving
 from dgr_trainer.processes import Processes, default_device, is_main_process, launched_processes, map_across_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
@@ -140,7 +141,7 @@ class BiEncoderTeacher:
         if self._vectors is None:
             self._vectors = compute_passage_vectors(
                 self.corpus,
-                lambda positions: self._encode(self._passages(positions), self.passage_prefix or ""),
+                lambda positions, encoded: self._encode(self._passages(positions), self.passage_prefix or "", encoded),
                 int(self.model.get_embedding_dimension() or 0),
                 self._settings() if self.vectors is not None else {},
                 self.vectors,
@@ -181,8 +182,10 @@ class BiEncoderTeacher:
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         vectors = self.passage_vectors
 
-        def search(query_ids: Sequence[str]) -> list[list[tuple[str, float]]]:
-            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "")
+        shown = self.progress and is_main_process(self.processes)
+
+        def search(query_ids: Sequence[str], encoded: Callable[[int], None]) -> list[list[tuple[str, float]]]:
+            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "", encoded)
             if candidate_ids is not None:
                 return [
                     self._score_candidates(query_vector, candidate_ids[query_id], vectors)
@@ -190,16 +193,21 @@ class BiEncoderTeacher:
                 ]
             if self.faiss is not None:
                 return self._search_faiss(query_vectors, vectors, k)
-            return nearest(query_vectors, vectors, self.corpus.ids, k, self.model.device)
+            return nearest(query_vectors, vectors, self.corpus.ids, k, self.model.device, progress=shown)
 
         # Sorted and in fixed blocks, so that neither the order of the queries nor the number of processes changes the
         # result.
         query_ids = sorted(texts)
         blocks = [query_ids[start : start + _BLOCK_QUERIES] for start in range(0, len(query_ids), _BLOCK_QUERIES)]
-        hidden = not self.progress or not is_main_process(self.processes) or len(blocks) == 1
 
         def search_blocks(share: Sequence[list[str]]) -> Iterator[list[list[tuple[str, float]]]]:
-            return map(search, tqdm(share, desc="Bi-encoder", unit=f"×{_BLOCK_QUERIES} queries", disable=hidden))
+            total = sum(map(len, share))
+            with (
+                tqdm(total=total, desc="Searching vectors", unit=" queries", disable=not shown, delay=2) as bar,
+                kept_moving(bar),
+            ):
+                for block in share:
+                    yield search(block, bar.update)
 
         results = chain.from_iterable(map_across_processes(blocks, search_blocks, self.processes))
         lists = dict(zip(query_ids, results, strict=True))
@@ -220,10 +228,20 @@ class BiEncoderTeacher:
         faiss = _faiss()
         if self._index is None:
             index = faiss.index_factory(vectors.shape[1], self.faiss, faiss.METRIC_INNER_PRODUCT)
+            shown = self.progress and is_main_process(self.processes)
             if not index.is_trained:
-                index.train(np.ascontiguousarray(vectors))
-            for start in range(0, len(vectors), 1 << 16):
-                index.add(np.ascontiguousarray(vectors[start : start + (1 << 16)]))
+                with elapsed_time("Training the faiss index", shown=shown):
+                    index.train(np.ascontiguousarray(vectors))
+            with (
+                tqdm(
+                    total=len(vectors), desc="Adding to the faiss index", unit=" vectors", disable=not shown, delay=2
+                ) as bar,
+                kept_moving(bar),
+            ):
+                for start in range(0, len(vectors), 1 << 16):
+                    block = np.ascontiguousarray(vectors[start : start + (1 << 16)])
+                    index.add(block)
+                    bar.update(len(block))
             self._index = index
         scores, positions = self._index.search(query_vectors, min(k, len(vectors)))
         ids = self.corpus.ids
@@ -237,16 +255,24 @@ class BiEncoderTeacher:
         passages = map(Passage, columns["id"], columns["title"], columns["text"])
         return [fill(self.passage_template, "", passage) for passage in passages]
 
-    def _encode(self, texts: list[str], prefix: str) -> np.ndarray:
-        vectors = self.model.encode(
-            [prefix + text for text in texts],
-            prompt="",
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-            normalize_embeddings=self._normalise,
-            convert_to_tensor=True,
-        )
-        return np.asarray(vectors.float().cpu().numpy())
+    def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], None]) -> np.ndarray:
+        """Return the vectors of texts; calls `encoded` with the size of each batch."""
+        vectors = np.empty((len(texts), int(self.model.get_embedding_dimension() or 0)), dtype=np.float32)
+        # Texts of similar length share a batch; the longest come first, so that a lack of memory shows at once.
+        order = sorted(range(len(texts)), key=lambda number: (-len(texts[number]), number))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            of_batch = self.model.encode(
+                [prefix + texts[number] for number in batch],
+                prompt="",
+                batch_size=self.batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=self._normalise,
+                convert_to_tensor=True,
+            )
+            vectors[batch] = of_batch.float().cpu().numpy()
+            encoded(len(batch))
+        return vectors
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest

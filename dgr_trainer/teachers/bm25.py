@@ -95,7 +95,7 @@ class BM25Teacher:
                 vocabulary.setdefault(term, len(vocabulary))
                 for term in self._analyzer(passage_text(passage, self.fields))
             ]
-            for passage in tqdm(self.corpus, desc="Reading passages", disable=not self.progress)
+            for passage in tqdm(self.corpus, desc="Reading passages", unit=" passages", disable=not self.progress)
         ]
         if not vocabulary:
             raise DGRValueError(
@@ -137,7 +137,9 @@ class BM25Teacher:
         texts = queries_mapping(queries)
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         lists = {}
-        for query_id, text in tqdm(texts.items(), desc="BM25", unit="query", disable=not self.progress):
+        for query_id, text in tqdm(
+            texts.items(), desc="Searching with BM25", unit=" queries", disable=not self.progress
+        ):
             scores = self._scores(text)
             if candidate_ids is None:
                 lists[query_id] = self._best(scores, np.flatnonzero(scores > 0), k)

@@ -15,6 +15,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRArithmeticError, DGRTypeError, DGRValueError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import Pairs
@@ -108,9 +109,16 @@ class FunctionTeacher:
         lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in texts}
         settings = {"function": self.name, "version": self.version}
         with ScoreCache(self.cache, settings) if self.cache is not None else nullcontext() as score_cache:
-            for query_id, text in tqdm(sorted(texts.items()), desc=self.name, unit="query", disable=not self.progress):
-                if passage_ids[query_id]:
-                    lists[query_id] = self._list(query_id, text, passage_ids[query_id], score_cache)
+            with (
+                tqdm(
+                    total=len(texts), desc=f"Scoring with {self.name}", unit=" queries", disable=not self.progress
+                ) as bar,
+                kept_moving(bar),
+            ):
+                for query_id, text in sorted(texts.items()):
+                    if passage_ids[query_id]:
+                        lists[query_id] = self._list(query_id, text, passage_ids[query_id], score_cache)
+                    bar.update()
         return Rankings(lists, name=self.name).top(k)
 
     def _list(

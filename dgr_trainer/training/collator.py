@@ -188,7 +188,9 @@ class DistillationCollator:
 
     def coverage(self, query_ids: Iterable[str], *, progress: bool = False) -> Coverage:
         """Count what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
-        return self.sampler.coverage(tqdm(query_ids, desc="Checking rank lists", disable=not progress, delay=5))
+        return self.sampler.coverage(
+            tqdm(query_ids, desc="Checking rank lists", unit=" queries", disable=not progress, delay=5)
+        )
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch of queries, or of generation pairs."""

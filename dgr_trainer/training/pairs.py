@@ -104,7 +104,7 @@ def generation_pairs(
             yield from maker.from_passages(corpus, samples_per_passage)
 
     pairs = dataset_from_rows(
-        _tokenised(examples(), identifiers), _FEATURES, description="generation pairs" if progress else None
+        _tokenised(examples(), identifiers), _FEATURES, description="Writing generation pairs" if progress else None
     )
     if not len(pairs):
         raise DGRValueError(

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.bm25 import check_bm25
 from dgr_trainer.teachers.inputs import (
@@ -267,7 +268,10 @@ class PyseriniTeacher:
                 lines.append((query_id, line))
         if cut:
             logger.warning("%d queries have more than %d terms, which Lucene refuses, and were cut.", cut, limit)
-        with tqdm(total=len(lines), desc="Lucene", unit="query", disable=not self.progress) as bar:
+        with (
+            tqdm(total=len(lines), desc="Searching with Lucene", unit=" queries", disable=not self.progress) as bar,
+            kept_moving(bar, f"Java searches for {min(len(lines), self.queries_per_run):,} at a time"),
+        ):
             for start in range(0, len(lines), self.queries_per_run):
                 part = lines[start : start + self.queries_per_run]
                 self._run([line for _, line in part], [lists[query_id] for query_id, _ in part], depth)

@@ -117,7 +117,7 @@ class SearcherTeacher:
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         depth = k if candidate_ids is None else max(k, self.hits)
         with self._process() as search:
-            bar = tqdm(texts.items(), desc=self.name, unit="query", disable=not self.progress)
+            bar = tqdm(texts.items(), desc=f"Searching with {self.name}", unit=" queries", disable=not self.progress)
             results = {query_id: search({"query": text, "k": depth}) for query_id, text in bar}
         if candidate_ids is not None:
             results = keep_candidates(results, candidate_ids, depth, positive=False)
