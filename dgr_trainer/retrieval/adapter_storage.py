@@ -7,22 +7,31 @@ write the folders of further adapters among those of the retriever.
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError, input_errors
+from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.loading import seq2seq_logits
 from dgr_trainer.student.model_facts import embedding_rows, innermost_module, underlying_model
+from dgr_trainer.student.sharding import is_sharded
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _MORE_ADAPTERS = "adapters"
+_EXAMPLE_TOKENS = 16
+# Largest differences of log-probabilities that rounding explains, in single precision and below.
+_EXACT, _ROUNDED = 0.01, 0.5
 _DEFAULT = "default"  # The name of which peft makes no folder.
 
 
@@ -44,6 +53,11 @@ def describe_adapters(model: Any) -> dict[str, Any] | None:
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
+        if hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel):
+            raise DGRValueError(
+                f"peft cannot save a {type(model).__name__}, whose adapters are of several kinds. Merge them with "
+                "model.merge_and_unload() before saving."
+            )
         return None
     names = list(model.peft_config)
     known = [config.base_model_name_or_path for config in model.peft_config.values()]
@@ -69,6 +83,7 @@ def describe_adapters(model: Any) -> dict[str, Any] | None:
         "active": active,
         "enabled": enabled,
         "embedding_rows": embedding_rows(model),
+        "example": None if is_sharded(model) else _example(model),
     }
 
 
@@ -150,7 +165,30 @@ def load_adapters(base_model: Any, folder: Path, description: Mapping[str, Any] 
         model.base_model.disable_adapter_layers()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
+    if description.get("example") is not None:
+        _compare(model, description["example"], folder)
     return model
+
+
+def _example(model: Any) -> list[float]:
+    """Some log-probabilities of a model, by which it is recognised."""
+    with generation_mode(model) as plain:
+        log_p = seq2seq_logits(plain).float().log_softmax(-1)
+    return [round(value, 4) for value in log_p[0, :, :_EXAMPLE_TOKENS].flatten().tolist()]
+
+
+def _compare(model: Any, saved: Sequence[float], folder: Path) -> None:
+    """Warn if a model gives other log-probabilities than when it was saved: its base model is not the same."""
+    differences = [abs(now - before) for now, before in zip(_example(model), saved, strict=True)]
+    exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    if not max(differences) <= (_EXACT if exact else _ROUNDED):
+        logger.warning(
+            "The model in %s gives other log-probabilities than when it was saved (up to %.2g apart). Its folder "
+            "holds the adapters only: the base model has other weights now, or it was trained and not saved, or an "
+            "adapter was scaled. Give the same one as base_model, or merge the adapters before saving.",
+            folder,
+            max(differences),
+        )
 
 
 def _state(model: Any) -> tuple[list[str], bool]:

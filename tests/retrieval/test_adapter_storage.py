@@ -132,7 +132,7 @@ ADAPTED = {
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
-def test_adapters_survive_the_folder(kind, base, index_of, tmp_path):
+def test_adapters_survive_the_folder(kind, base, index_of, tmp_path, caplog):
     make, active = ADAPTED[kind]
     plain = retriever_of(base[0], base[1], index_of).search(QUERIES, k=4)
     model = moved(make(base[0])).eval()
@@ -152,6 +152,7 @@ def test_adapters_survive_the_folder(kind, base, index_of, tmp_path):
     assert (found.available_adapters, found.enabled) == (status.available_adapters, status.enabled)
     assert loaded.model.active_adapters == active
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert "other log-probabilities" not in caplog.text
     # The folder is also one of peft, with the adapter that is active first.
     alone = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "saved").eval()
     if kind != "disabled":
@@ -254,6 +255,29 @@ def test_an_adapter_that_was_trained(bpe_tokenizer, index_of, tmp_path):
     retriever.save_pretrained(tmp_path / "saved")
     loaded = GenerativeRetriever.from_pretrained(tmp_path / "saved")
     assert loaded.search(QUERIES, k=4) == expected and loaded.model.active_adapters == ["second"]
+
+
+@pytest.mark.parametrize("change", ["base model", "scale"])
+def test_what_the_folder_does_not_hold_is_noticed(change, base, index_of, tmp_path, caplog):
+    model = peft.get_peft_model(base[0], lora()).eval()
+    if change == "scale":
+        for module in model.modules():
+            if hasattr(module, "scale_layer"):
+                module.scale_layer(0.1)
+    else:
+        with torch.no_grad():
+            for parameter in model.get_base_model().parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    retriever_of(model, base[1], index_of).save_pretrained(tmp_path / "saved")
+    GenerativeRetriever.from_pretrained(tmp_path / "saved")
+    assert "gives other log-probabilities than when it was saved" in caplog.text
+
+
+def test_adapters_of_several_kinds_are_refused(base, index_of, tmp_path):
+    model = peft.get_peft_model(base[0], lora(), mixed=True)
+    with pytest.raises(ValueError, match="peft cannot save a PeftMixedModel"):
+        retriever_of(model, base[1], index_of).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_folder_without_a_description_of_its_adapter(base, index_of, tmp_path):
