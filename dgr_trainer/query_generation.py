@@ -248,7 +248,7 @@ class PseudoQueryGenerator:
                     do_sample=True,
                     num_beams=1,
                     num_return_sequences=self.queries_per_passage,
-                    stopping_criteria=StoppingCriteriaList([show_token]),  # type: ignore[list-item]
+                    stopping_criteria=StoppingCriteriaList([show_token]),
                     **self.sampling,
                 )
                 texts = [

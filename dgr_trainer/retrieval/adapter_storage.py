@@ -143,14 +143,14 @@ def load_adapters(base_model: Any, folder: Path, description: Mapping[str, Any] 
             "without adapters as base_model."
         )
     if description is None:
-        model = PeftModel.from_pretrained(base_model, str(folder))
-        _check_weights(model, _DEFAULT, folder)
-        return model
+        alone = PeftModel.from_pretrained(base_model, str(folder))
+        _check_weights(alone, _DEFAULT, folder)
+        return alone
     rows = description["embedding_rows"]
     if embedding_rows(base_model) < rows:
         # Tokens had been added; the adapter holds the new embeddings.
         base_model.resize_token_embeddings(rows, mean_resizing=False)
-    model = PeftModel.from_pretrained(base_model, str(folder), adapter_name=description["root"])
+    model: Any = PeftModel.from_pretrained(base_model, str(folder), adapter_name=description["root"])
     _check_weights(model, description["root"], folder)
     for name in description["others"]:
         model.load_adapter(str(folder / _MORE_ADAPTERS / name), adapter_name=name)
@@ -167,7 +167,8 @@ def load_adapters(base_model: Any, folder: Path, description: Mapping[str, Any] 
         parameter.requires_grad_(name in trainable)
     if description.get("example") is not None:
         _compare(model, description["example"], folder)
-    return model
+    loaded: torch.nn.Module = model
+    return loaded
 
 
 def _example(model: Any) -> list[float]:

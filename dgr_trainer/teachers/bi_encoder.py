@@ -184,7 +184,7 @@ class BiEncoderTeacher:
 
         shown = self.progress and is_main_process(self.processes)
 
-        def search(query_ids: Sequence[str], encoded: Callable[[int], None]) -> list[list[tuple[str, float]]]:
+        def search(query_ids: Sequence[str], encoded: Callable[[int], object]) -> list[list[tuple[str, float]]]:
             query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "", encoded)
             if candidate_ids is not None:
                 return [
@@ -255,7 +255,7 @@ class BiEncoderTeacher:
         passages = map(Passage, columns["id"], columns["title"], columns["text"])
         return [fill(self.passage_template, "", passage) for passage in passages]
 
-    def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], None]) -> np.ndarray:
+    def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], object]) -> np.ndarray:
         """Return the vectors of texts; calls `encoded` with the size of each batch."""
         vectors = np.empty((len(texts), int(self.model.get_embedding_dimension() or 0)), dtype=np.float32)
         # Texts of similar length share a batch; the longest come first, so that a lack of memory shows at once.
@@ -322,7 +322,7 @@ def _check_weights(model: Any, name: str, model_kwargs: Mapping[str, Any]) -> No
     names = {"token", "revision", "trust_remote_code", "local_files_only"}
     arguments = {key: value for key, value in model_kwargs.items() if key in names}
     for module, subfolder in zip(model, _subfolders(name, len(model), arguments), strict=True):
-        loaded = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
+        loaded: Any = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
         if loaded is None or (Path(loaded.name_or_path) / "adapter_config.json").is_file():
             continue
         try:
@@ -343,9 +343,10 @@ def _check_weights(model: Any, name: str, model_kwargs: Mapping[str, Any]) -> No
 
 def _subfolders(name: str, modules: int, arguments: Mapping[str, Any]) -> list[str]:
     """The folder of each module of a model; a model of transformers has one module for each step and no folders."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
-    file = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False, **arguments)
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(name, "modules.json", **quietly, **arguments)
     if file is None:
         return [""] * modules
     listed = json.loads(Path(file).read_text(encoding="utf-8"))
