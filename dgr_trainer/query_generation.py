@@ -18,16 +18,24 @@ from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import Processes, from_main, is_main_process
 from dgr_trainer.processes.shared_log import SharedLog
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.student.loading import load_model, seq2seq_logits
 from dgr_trainer.student.model_facts import decoder_position_limit
 from dgr_trainer.student.weights import align_weights, weights_digest
 
@@ -68,7 +76,7 @@ class PseudoQueryGenerator:
 
     Raises:
         ValueError: if the template has no field, a number is not positive, or the model is not
-            sequence-to-sequence.
+            sequence-to-sequence or lacks weights.
 
     Example:
 
@@ -121,7 +129,7 @@ class PseudoQueryGenerator:
             self.model = model
         else:
             with input_errors(f"The model {model} cannot be loaded", Exception):
-                self.model = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
+                self.model = load_model(AutoModelForSeq2SeqLM, model, seq2seq_logits, dtype=getattr(torch, dtype))
                 tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         if not self.model.config.is_encoder_decoder:
             raise DGRValueError(
@@ -141,6 +149,8 @@ class PseudoQueryGenerator:
         self.max_passage_tokens = max_passage_tokens
         self.batch_tokens = batch_tokens
         self.seed = seed
+        self._bar: Any = tqdm(disable=True)  # that of `generate`, while it runs
+        self._num_processes = 1
         self.sampling = {"top_k": top_k, "temperature": temperature, "max_new_tokens": max_new_tokens}
 
     def generate(
@@ -212,7 +222,11 @@ class PseudoQueryGenerator:
     ) -> None:
         """Generate the queries of the chunks of passages that this process is to make."""
         hidden = not progress or not is_main_process(log.processes)
-        with tqdm(total=len(corpus), desc="Pseudo-queries", unit=" passages", disable=hidden) as bar:
+        with (
+            tqdm(total=len(corpus), desc="Writing pseudo-queries", unit=" passages", disable=hidden) as bar,
+            kept_moving(bar),
+        ):
+            self._bar, self._num_processes = bar, log.num_processes
             # The progress of this process represents that of the others.
             bar.update(min(len(log.finished) * _PASSAGES_AT_ONCE, len(corpus)))
             for number in log.share():
@@ -221,9 +235,9 @@ class PseudoQueryGenerator:
                 queries = self._sample(passages, start)
                 made = sum(map(len, queries))
                 if round_trip is not None:
+                    bar.set_postfix_str(f"searching for {made} queries", refresh=False)
                     queries = queries_that_find(passages, queries, round_trip, round_trip_k)
                 log.add({"ids": [passage.id for passage in passages], "queries": queries, "made": made})
-                bar.update(min(len(passages) * log.num_processes, len(corpus) - bar.n))
 
     def _write(self, path: Path, log: SharedLog) -> tuple[int, int]:
         """Write the file in the first process. Returns the numbers of generated and of kept queries, in all."""
@@ -238,7 +252,16 @@ class PseudoQueryGenerator:
         return from_main((generated, kept), log.processes)
 
     def _sample(self, passages: Sequence[Passage], start: int) -> list[list[str]]:
-        """Sample queries for consecutive passages, the first of which is at position `start` of the corpus."""
+        """Sample queries for consecutive passages, the first of which is at position `start` of the corpus.
+
+        The progress bar counts the passages of each batch, and shows the tokens of its queries.
+        """
+        bar = self._bar
+
+        def show_token(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            bar.set_postfix_str(f"token {ids.shape[1]} of at most {self.sampling['max_new_tokens']}", refresh=False)
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)  # Do not stop.
+
         inputs = self.tokenizer(
             [self._text(passage) for passage in passages], truncation=True, max_length=self.max_passage_tokens
         )["input_ids"]
@@ -254,6 +277,7 @@ class PseudoQueryGenerator:
                     do_sample=True,
                     num_beams=1,
                     num_return_sequences=self.queries_per_passage,
+                    stopping_criteria=StoppingCriteriaList([show_token]),
                     **self.sampling,
                 )
                 texts = [
@@ -262,6 +286,7 @@ class PseudoQueryGenerator:
                 for row, index in enumerate(batch):
                     samples = texts[row * self.queries_per_passage : (row + 1) * self.queries_per_passage]
                     queries[index] = [text for text in dict.fromkeys(samples) if text]
+                bar.update(min(len(batch) * self._num_processes, (bar.total or 0) - bar.n))
         return queries
 
     def _batches(self, inputs: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -36,6 +36,9 @@ class CandidatesOptions:
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
     k: int = field(default=100, metadata={"help": "Passages per query.", "aliases": ["-k"]})
+    ignore_identical_ids: bool = field(
+        default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace existing candidates."})
 
 
@@ -71,6 +74,8 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
 
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
         with memory_advice(LESS_MEMORY):
-            retriever.save_candidates(output, queries, options.k, qrels, processes)
+            retriever.save_candidates(
+                output, queries, options.k, qrels, processes, ignore_identical_ids=options.ignore_identical_ids
+            )
         if is_main_process(processes):
             logger.info("found candidates for %s queries: %s", f"{len(set(queries['query_id'])):,}", output)

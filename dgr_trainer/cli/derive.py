@@ -43,11 +43,17 @@ class LibraryOptions:
 
     arguments: ClassVar[Mapping[str, str]] = {}
     """The library's argument of each derived option."""
+    flags: ClassVar[frozenset[str]] = frozenset()
+    """Derived options that take no value and are off by default."""
 
     def given(self) -> dict[str, Any]:
         """The library's arguments for the derived options that were given."""
-        values = {argument: getattr(self, name) for name, argument in self.arguments.items()}
-        return {argument: value for argument, value in values.items() if value is not None}
+        values = {name: getattr(self, name) for name in self.arguments}
+        return {
+            self.arguments[name]: value
+            for name, value in values.items()
+            if value is not None and not (name in self.flags and value is False)
+        }
 
 
 def derived(settings: Iterable[Setting], *, stated: str = "{}") -> Callable[[type[T]], type[T]]:
@@ -58,12 +64,20 @@ def derived(settings: Iterable[Setting], *, stated: str = "{}") -> Callable[[typ
         stated (`str`, *optional*, defaults to `"{}"`): How the help states a default, `{}`.
     """
     settings = list(settings)
+    # What is saved with a retriever may be on there, and is then turned off by a value.
+    flags = frozenset(
+        one.name for one in settings if one.type is bool and one.default is False and not one.many and stated == "{}"
+    )
 
     def decorate(cls: type[T]) -> type[T]:
         annotations = inspect.get_annotations(cls)
         for setting in settings:
             annotations[setting.name] = (list[setting.type] if setting.many else setting.type) | None  # type: ignore[name-defined]
             metadata: dict[str, Any] = {"help": setting.help}
+            if setting.name in flags:
+                annotations[setting.name] = bool
+                setattr(cls, setting.name, field(default=False, metadata=metadata))
+                continue
             if setting.default is not None:
                 metadata["help"] += f" (default: {stated.format(default_text(setting.default))})"
             if setting.choices is not None:
@@ -73,6 +87,7 @@ def derived(settings: Iterable[Setting], *, stated: str = "{}") -> Callable[[typ
             setattr(cls, setting.name, field(default=None, metadata=metadata))
         cls.__annotations__ = annotations
         cls.arguments = {setting.name: setting.argument for setting in settings}
+        cls.flags = flags
         return dataclass(cls)
 
     return decorate

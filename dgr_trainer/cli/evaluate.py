@@ -60,6 +60,9 @@ class EvaluateOptions:
         default=default_of(compare_runs, "relevance_level"),
         metadata={"help": "The lowest grade that counts as relevant: 2 for the passages of TREC DL."},
     )
+    ignore_identical_ids: bool = field(
+        default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
+    )
     per_query: str | None = field(
         default=None, metadata={"metavar": "FILE", "help": "Also write the value of every query to this file (TSV)."}
     )
@@ -122,6 +125,8 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         check_answer_metrics(options.metrics)
         questions = read_queries_of(options.answers, options.split, "--answers")
         runs = _runs(names, paths)
+        if options.ignore_identical_ids:
+            runs = {name: run.without_identical_ids() for name, run in runs.items()}
         depth = max(Metric.parse(metric).k or 1000 for metric in options.metrics)
         corpus = read_corpus("--corpus", options.corpus)
         qrels = answer_qrels(questions, corpus, runs.values(), k=depth, with_title=options.with_title)
@@ -137,6 +142,7 @@ def run(options: EvaluateOptions, positionals: Namespace) -> None:
         relevance_level=options.relevance_level,
         seed=options.seed,
         t_test=options.t_test,
+        ignore_identical_ids=options.ignore_identical_ids,
     )
     if per_query:
         comparison.write_per_query(per_query)

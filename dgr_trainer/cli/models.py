@@ -41,6 +41,8 @@ def load_student(name: str, lora: LoraOptions) -> Any:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
+    from dgr_trainer.student.loading import load_model, seq2seq_logits
+
     is_adapter = (Path(name) / "adapter_config.json").is_file()
     if is_adapter and lora.lora_r:
         raise DGRValueError(f"--lora_r: {name} has an adapter already, which is trained further. Leave --lora_r out.")
@@ -49,9 +51,9 @@ def load_student(name: str, lora: LoraOptions) -> Any:
             from peft import PeftConfig, PeftModel
 
             base = PeftConfig.from_pretrained(name).base_model_name_or_path
-            model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+            model = load_model(AutoModelForSeq2SeqLM, base, seq2seq_logits, dtype=torch.float32)
             return PeftModel.from_pretrained(model, name, is_trainable=True)
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+        model = load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits, dtype=torch.float32)
     if not lora.lora_r:
         return model
     from peft import LoraConfig, get_peft_model

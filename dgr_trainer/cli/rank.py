@@ -15,6 +15,7 @@ from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, ma
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group, require_single_process
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.teachers.inputs import rank_without_identical_ids
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class RankOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    ignore_identical_ids: bool = field(
+        default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing run."})
 
 
@@ -74,7 +78,10 @@ def run(options: RankOptions, teacher_options: Any, positionals: Namespace) -> N
     with process_group(teacher_options.device) as processes:
         with memory_advice("Lower --batch_tokens or --batch_size, or give --device cpu."):
             teacher = make_teacher(options.teacher, corpus, given)
-            rankings = teacher.rank(queries, candidates, k=options.k)
+            if options.ignore_identical_ids:
+                rankings = rank_without_identical_ids(teacher, queries, candidates, options.k)
+            else:
+                rankings = teacher.rank(queries, candidates, k=options.k)
         if is_main_process(processes):
             write_run(rankings, output)
             logger.info("%s ranked for %s queries: %s", rankings.name, f"{len(rankings):,}", output)
@@ -115,4 +122,6 @@ def _read_candidates(options: RankOptions) -> Rankings | None:
         rankings = read_run("--run", options.run)
     else:
         return None
+    if options.ignore_identical_ids:
+        rankings = rankings.without_identical_ids()
     return rankings if options.depth is None else rankings.top(options.depth)

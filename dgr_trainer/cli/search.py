@@ -58,6 +58,10 @@ class SearchCommandOptions:
             "help": "Write a run instead of printing: JSON Lines if named .jsonl, else TREC.",
         },
     )
+    ignore_identical_ids: bool = field(
+        default=False,
+        metadata={"help": "With --queries: leave out the passage that has the id of the query, as BEIR does."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing run."})
 
 
@@ -82,6 +86,8 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
         raise DGRValueError("Give either queries in quotes, or a file of them with --queries.")
     if options.output is not None and not options.queries:
         raise DGRValueError("A run needs query ids: --output goes with --queries.")
+    if options.ignore_identical_ids and not options.queries:
+        raise DGRValueError("A typed query has no id: --ignore_identical_ids goes with --queries.")
     if options.output is not None and options.json:
         raise DGRValueError("--json prints, and --output writes a run. Give one of them.")
     if options.k < 1 or options.identifiers < 0:
@@ -105,7 +111,7 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
             _show(retriever, [*typed, *queries.items()], options, processes)
             return
         with memory_advice(LESS_MEMORY):
-            rankings = retriever.rank(queries, options.k, processes)
+            rankings = retriever.rank(queries, options.k, processes, ignore_identical_ids=options.ignore_identical_ids)
         if is_main_process(processes):
             write_run(rankings, output)
             logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
@@ -121,9 +127,15 @@ def _show(
     for start in range(0, len(queries), size):
         batch = queries[start : start + size]
         with memory_advice(LESS_MEMORY):
-            results = retriever.search([text for _, text in batch], options.k, accelerator=processes)
+            depth = options.k + options.ignore_identical_ids
+            results = retriever.search([text for _, text in batch], depth, accelerator=processes)
         if not is_main_process(processes):
             continue
+        if options.ignore_identical_ids:
+            results = [
+                [hit for hit in hits if hit.passage_id != query_id][: options.k]
+                for (query_id, _), hits in zip(batch, results, strict=True)
+            ]
         for number, ((query_id, query), hits) in enumerate(zip(batch, results, strict=True), start):
             if options.json:
                 print_json(_record(retriever, query_id, query, hits))

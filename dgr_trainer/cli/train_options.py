@@ -95,6 +95,7 @@ class TrainOptions:
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",
             "max_row_tokens": "Longest packed row of the decoder.",
+            "ignore_identical_ids": "Leave the passage that has the id of the query out of its list.",
         },
         choices={"sampling": SAMPLINGS},
     )
@@ -135,6 +136,7 @@ def _evaluation_settings() -> list[Setting]:
             "metrics": "Metrics, as in `dgr evaluate`.",
             "k": "Passages to search for per query.",
             "max_queries": "Evaluate on a random sample of this many queries; by default on all.",
+            "ignore_identical_ids": "Leave out the passage that has the id of the query, as BEIR does.",
         },
         prefix="eval_",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 from datasets import Dataset, IterableDataset
+from tqdm.auto import tqdm
 
 from dgr_trainer.data.columns import PASSAGE_COLUMNS, usual_columns
 from dgr_trainer.data.corpus_cache import (
@@ -325,8 +326,11 @@ class Corpus(Sequence[Passage]):
         """`str`: sha256 of the ids and contents of the passages in their order, as 64 hexadecimal digits."""
         if self._fingerprint is None:
             digest = CorpusDigest()
-            for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
-                digest.update(batch.to_pylist())
+            total = len(self.dataset)
+            with tqdm(total=total, desc="Hashing the corpus", unit=" passages", delay=2, leave=False) as bar:
+                for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
+                    digest.update(batch.to_pylist())
+                    bar.update(len(batch))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

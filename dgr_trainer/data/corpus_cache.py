@@ -153,8 +153,17 @@ def file_key(path: Path, reader: str) -> str | None:
     """The key of the cached table of a large file: a hash of its bytes and its reader. `None` for a small file."""
     if path.stat().st_size <= CACHED_FILE_BYTES:
         return None
-    with open(path, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with (
+        open(path, "rb") as file,
+        tqdm(
+            total=path.stat().st_size, desc=f"Hashing {path.name}", unit="B", unit_scale=True, delay=2, leave=False
+        ) as bar,
+    ):
+        while block := file.read(1 << 20):
+            digest.update(block)
+            bar.update(len(block))
+    content = digest.hexdigest()
     return "file-" + hashlib.sha256(f"{LAYOUT} {reader} {compression(path)} {content}".encode()).hexdigest()
 
 

@@ -113,7 +113,7 @@ def read_pseudo_queries(
                 yield {"id": id, "pseudo_queries": kept}
 
     with undamaged(*files):
-        dataset = dataset_from_rows(rows(), FEATURES, description="pseudo-queries")
+        dataset = dataset_from_rows(rows(), FEATURES, description="Reading pseudo-queries")
     if not len(dataset):
         raise DGRValueError(f"{', '.join(map(str, files))}: there is no pseudo-query in it.")
     return PseudoQueries(dataset)

@@ -149,6 +149,7 @@ def compare_runs(
     relevance_level: int = 1,
     seed: int = 0,
     t_test: bool = False,
+    ignore_identical_ids: bool = False,
 ) -> RunComparison:
     """Evaluate runs on the same qrels and test each against a baseline.
 
@@ -163,6 +164,8 @@ def compare_runs(
         seed (`int`, *optional*, defaults to 0): seed of intervals and tests.
         t_test (`bool`, *optional*, defaults to `False`): whether to also compute the p-value of the paired t-test. It
             needs scipy (the extra `eval`).
+        ignore_identical_ids (`bool`, *optional*, defaults to `False`): whether to leave the passage that has the id of
+            the query out of the lists, as BEIR does.
 
     Returns:
         [`RunComparison`], which prints as a table with `to_markdown()`.
@@ -178,7 +181,10 @@ def compare_runs(
         raise DGRValueError(f"The baseline {baseline!r} is not among the runs {list(runs)}.")
     qrels = as_qrels(qrels)
     values = {
-        name: evaluate_per_query(run, qrels, metrics, relevance_level=relevance_level) for name, run in runs.items()
+        name: evaluate_per_query(
+            run, qrels, metrics, relevance_level=relevance_level, ignore_identical_ids=ignore_identical_ids
+        )
+        for name, run in runs.items()
     }
     compared: dict[str, dict[str, RunMetric]] = {}
     for name, by_metric in values.items():

@@ -42,6 +42,7 @@ class RetrievalEvaluator:
         scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
         max_queries (`int`, *optional*): Evaluate on a sample of this many queries, the same at each call.
         seed (`int`, defaults to 0): Seed of the sample.
+        ignore_identical_ids (`bool`, defaults to `False`): Whether to leave out the passage with the id of the query.
 
     Raises:
         ValueError: if no query has a relevant passage in the index, a metric is unknown or has a cut above `k`, or
@@ -68,6 +69,7 @@ class RetrievalEvaluator:
         scoring: ScoringSettings | None = None,
         max_queries: int | None = None,
         seed: int = 0,
+        ignore_identical_ids: bool = False,
     ) -> None:
         if not isinstance(k, int) or k < 1:
             raise DGRValueError(f"k is {k!r}, but it has to be an integer of 1 or more.")
@@ -99,6 +101,7 @@ class RetrievalEvaluator:
         self.k = k
         self.settings = settings
         self.scoring = scoring
+        self.ignore_identical_ids = ignore_identical_ids
 
     def __call__(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Evaluate a model. Its mode, training or evaluation, is restored afterwards.
@@ -142,8 +145,13 @@ class RetrievalEvaluator:
         retriever = GenerativeRetriever(
             model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
         )
-        queries = self.queries if queries is None else queries
-        return retriever.rank(queries, self.k, accelerator, results_on=results_on)
+        return retriever.rank(
+            self.queries if queries is None else queries,
+            self.k,
+            accelerator,
+            results_on=results_on,
+            ignore_identical_ids=self.ignore_identical_ids,
+        )
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

@@ -79,6 +79,7 @@ def evaluate_run(
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     relevance_level: int = 1,
+    ignore_identical_ids: bool = False,
 ) -> dict[str, float]:
     """Mean of each metric over the queries of the qrels.
 
@@ -97,7 +98,9 @@ def evaluate_run(
 
     ```
     """
-    values = evaluate_per_query(rankings, qrels, metrics, relevance_level=relevance_level)
+    values = evaluate_per_query(
+        rankings, qrels, metrics, relevance_level=relevance_level, ignore_identical_ids=ignore_identical_ids
+    )
     return {metric: math.fsum(by_query.values()) / len(by_query) for metric, by_query in values.items()}
 
 
@@ -107,6 +110,7 @@ def evaluate_per_query(
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     relevance_level: int = 1,
+    ignore_identical_ids: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Compute each metric for each query of the qrels.
 
@@ -125,6 +129,8 @@ def evaluate_per_query(
         metrics (`Sequence[str]`, *optional*): see [`Metric`] for their names.
         relevance_level (`int`, *optional*, defaults to 1): the lowest relevance that counts as relevant (2 is usual
             for TREC DL passages), for all metrics but `ndcg`, which is graded.
+        ignore_identical_ids (`bool`, *optional*, defaults to `False`): whether to leave the passage that has the id of
+            the query out of the lists, as BEIR does.
 
     Returns:
         `dict[str, dict[str, float]]`: by metric, the value by query id, in the order of the qrels.
@@ -147,6 +153,8 @@ def evaluate_per_query(
     if not qrels:
         raise DGRValueError("The qrels are empty, so there is no query to evaluate. Check the file or the split.")
     rankings = as_rankings(rankings)
+    if ignore_identical_ids:
+        rankings = rankings.without_identical_ids()
     lists = {query_id: rankings[query_id].passage_ids for query_id in qrels if query_id in rankings}
     if not lists:
         raise DGRValueError(

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, atomic_write, restore_folder
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.index.array_folders import ArrayFolder, is_complete, link_arrays, read_arrays, write_arrays
 from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays, check_vocabulary
 from dgr_trainer.index.segment import NONE_REMOVED, Removed, Segment
@@ -176,7 +177,10 @@ def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> Ind
     else:
         to_verify = set(sizes)
     total, hidden = sum(sizes[name] for name in to_verify), not (states and to_verify)
-    with tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=hidden) as bar:
+    with (
+        tqdm(total=total, desc="Verifying the index", unit="B", unit_scale=True, delay=2, disable=hidden) as bar,
+        kept_moving(bar),
+    ):
 
         def has_to_be_verified(name: str) -> bool:
             bar.update(sizes[name] if name in to_verify else 0)

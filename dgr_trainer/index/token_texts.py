@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
+from dgr_trainer.files.progress import kept_moving
 
 _CHUNK = 4096
 
@@ -89,17 +90,19 @@ def read_texts(
                 ):
                     before = int(ends[number - 1]) + 1 if number else 0
                     pieces.append((text[start:before], sizes[first:number]))
-                    yield _joined_text(pieces, pending_ids + chunk_ids[first:number])
+                    with kept_moving(bar, f"indexing {sum(len(piece) for piece, _ in pieces):,} tokens"):
+                        yield _joined_text(pieces, pending_ids + chunk_ids[first:number])
                     pieces, pending_ids, num_pending = [], [], 0
                     first, start = number, before
             pieces.append((text[start:], sizes[first:]))
             pending_ids += chunk_ids[first:]
-    extra = sum(1 for _ in ids)
-    if extra:
-        _raise_unequal(num_read, num_read + extra)
-    if not num_read:
-        raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
-    yield _joined_text(pieces, pending_ids)
+        extra = sum(1 for _ in ids)
+        if extra:
+            _raise_unequal(num_read, num_read + extra)
+        if not num_read:
+            raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
+        with kept_moving(bar, f"indexing {sum(len(piece) for piece, _ in pieces):,} tokens"):
+            yield _joined_text(pieces, pending_ids)
 
 
 def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:

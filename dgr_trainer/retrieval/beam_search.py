@@ -7,7 +7,7 @@ queries leave the batch. The model runs through its own `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ def search_views(
     queries: Sequence[str],
     lengths: Mapping[str, int],
     num_beams: int,
+    on_token: Callable[[int], None] | None = None,
 ) -> dict[str, ViewSearch]:
     """Generate the identifiers of several views for a batch of queries, all in one search.
 
@@ -58,6 +59,7 @@ def search_views(
         lengths (`Mapping[str, int]`): Length of the longest identifier of each view, in tokens, closing marker
             included.
         num_beams (`int`): Beams per query and view.
+        on_token (`Callable[[int], None]`, *optional*): Called after each step with the number of tokens so far.
 
     Returns:
         `dict[str, ViewSearch]`: the result of each view.
@@ -70,12 +72,16 @@ def search_views(
     decoder = Decoder(model, prompts)
     parents = np.zeros(0, np.int64)
     tokens = np.full(len(prompts), start_token_id(model))
+    step = 0
     while len(tokens):
         scores = decoder.step(parents, tokens)
         rows = np.cumsum([0, *(len(search.scores) for search in searches)])
         parents_by_view = [search.grow(scores[rows[n] : rows[n + 1]]) for n, search in enumerate(searches)]
         parents = np.concatenate([view_parents + rows[n] for n, view_parents in enumerate(parents_by_view)])
         tokens = np.concatenate([search.ids[:, -1] for search in searches])
+        step += 1
+        if on_token is not None:
+            on_token(step)
     return {search.view: ViewSearch(search.identifiers, search.first_scores) for search in searches}
 
 

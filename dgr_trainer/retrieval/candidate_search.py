@@ -35,6 +35,7 @@ class CandidateSearch:
         relevant (`Mapping[str, Mapping[str, int]]`): Qrels.
         k (`int`): Passages per query.
         processes ([`Processes`], *optional*): The processes that share the work.
+        ignore_identical_ids (`bool`, defaults to `False`): Whether to leave out the passage with the id of the query.
 
     Raises:
         KeyError: if a relevant passage is not in the index.
@@ -47,11 +48,20 @@ class CandidateSearch:
         relevant: Mapping[str, Mapping[str, int]],
         k: int,
         processes: Processes | None,
+        ignore_identical_ids: bool = False,
     ) -> None:
+        self.ignore_identical_ids = ignore_identical_ids
         self.engine, self.k, self.processes = engine, k, processes
         self.index, self.identifiers = engine.index, engine.identifiers
         self.batch_size = engine.settings.batch_size
-        relevant_ids = [[id for id, grade in relevant.get(query, {}).items() if grade > 0] for query in queries]
+        relevant_ids = [
+            [
+                id
+                for id, grade in relevant.get(query, {}).items()
+                if grade > 0 and not (ignore_identical_ids and id == query)
+            ]
+            for query in queries
+        ]
         self.index.passage_positions({id for ids in relevant_ids for id in ids})
         self.tasks: list[_Task] = [
             (query_id, SearchRequest(text, ids))
@@ -101,8 +111,15 @@ class CandidateSearch:
 
     def _search(self, tasks: Sequence[_Task]) -> Iterator[pa.RecordBatch]:
         """Yield the candidates of each query, packed into a row."""
-        hits = self.engine.search([request for _, request in tasks], self.k, self.processes)
+        # One more, where the query's own passage may be left out.
+        depth = self.k + self.ignore_identical_ids
+        hits = self.engine.search([request for _, request in tasks], depth, self.processes)
         for (query_id, request), query_hits in zip(tasks, hits, strict=True):
+            if self.ignore_identical_ids:
+                others = [hit for hit in query_hits if hit.passage_id != query_id]
+                query_hits = others[: self.k] + [
+                    hit for hit in others[self.k :] if hit.passage_id in request.included_ids
+                ]
             yield pack(query_id, [self._candidate(hit, hit.passage_id in request.included_ids) for hit in query_hits])
 
     def _candidate(self, hit: Hit, relevant: bool) -> Candidate:
@@ -133,6 +150,8 @@ class CandidateSearch:
             "search": engine.settings.to_dict(),
             "scoring": engine.scoring.to_dict(),
         }
+        if self.ignore_identical_ids:
+            values["ignore_identical_ids"] = True
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json
 

@@ -181,6 +181,7 @@ class GenerativeRetriever:
         accelerator: Processes | None = None,
         *,
         results_on: ResultsOn = "main",
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank lists of queries.
 
@@ -189,10 +190,15 @@ class GenerativeRetriever:
             k (`int`, defaults to 100): Passages per query.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
             results_on (`str`, *optional*, defaults to `"main"`): See `search`.
+            ignore_identical_ids (`bool`, defaults to `False`):
+                Whether to leave out the passage that has the id of the query, for corpora that hold the queries.
 
         Returns:
             [`Rankings`]: the rank list of each query; no lists in a process that gets no results.
         """
+        if ignore_identical_ids:
+            ranked = self.rank(queries, k + 1, accelerator, results_on=results_on)
+            return ranked.without_identical_ids().top(k)
         texts = queries_mapping(queries)
         engine = SearchEngine(self._parts)
 
@@ -214,6 +220,7 @@ class GenerativeRetriever:
         accelerator: Processes | None = None,
         *,
         results_on: ResultsOn = "main",
+        ignore_identical_ids: bool = False,
     ) -> Candidates:
         """Find passages to train on, with the identifiers by which they were found.
 
@@ -227,11 +234,14 @@ class GenerativeRetriever:
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
             results_on (`str`, *optional*, defaults to `"main"`): See `search`. For training in several processes, use
                 `save_candidates` and open the folder in each: its files are mapped into memory once for all of them.
+            ignore_identical_ids (`bool`, defaults to `False`):
+                Whether to leave out the passage that has the id of the query, even if it is relevant.
 
         Returns:
             [`Candidates`]: the passages of each query; of no query in a process that gets no results.
         """
-        return self._candidate_search(queries, k, relevant, accelerator).candidates(results_on)
+        search = self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids)
+        return search.candidates(results_on)
 
     def save_candidates(
         self,
@@ -240,6 +250,8 @@ class GenerativeRetriever:
         k: int = 100,
         relevant: Mapping[str, Mapping[str, int]] | None = None,
         accelerator: Processes | None = None,
+        *,
+        ignore_identical_ids: bool = False,
     ) -> None:
         """Write what `candidates` finds to a folder that [`Candidates.load_from_disk`] opens.
 
@@ -253,13 +265,14 @@ class GenerativeRetriever:
             k (`int`, defaults to 100): See `candidates`.
             relevant (`Mapping[str, Mapping[str, int]]`, *optional*): See `candidates`.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
+            ignore_identical_ids (`bool`, defaults to `False`): See `candidates`.
 
         Raises:
             FileExistsError: if the folder holds other files.
             RuntimeError: if another job is writing candidates to the same folder; names its process.
             ValueError: if the unfinished file belongs to other queries, settings, weights or another index.
         """
-        self._candidate_search(queries, k, relevant, accelerator).save(Path(path))
+        self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids).save(Path(path))
 
     def _candidate_search(
         self,
@@ -267,9 +280,15 @@ class GenerativeRetriever:
         k: int,
         relevant: Mapping[str, Mapping[str, int]] | None,
         processes: Processes | None,
+        ignore_identical_ids: bool,
     ) -> CandidateSearch:
         return CandidateSearch(
-            SearchEngine(self._parts), queries_mapping(queries), as_qrels(relevant or {}), k, processes
+            SearchEngine(self._parts),
+            queries_mapping(queries),
+            as_qrels(relevant or {}),
+            k,
+            processes,
+            ignore_identical_ids,
         )
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:

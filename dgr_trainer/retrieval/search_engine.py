@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import Processes, is_main_process
 from dgr_trainer.retrieval.beam_search import search_views
 from dgr_trainer.retrieval.hits import Hit
@@ -66,32 +67,47 @@ class SearchEngine:
         included = [self.index.passage_positions(dict.fromkeys(request.included_ids)) for request in requests]
         size = self.settings.batch_size
         hidden = len(requests) <= size or not is_main_process(processes)
-        with tqdm(total=len(requests), desc="Searching", unit="query", disable=hidden) as progress:
+        with (
+            tqdm(total=len(requests), desc="Searching", unit=" queries", disable=hidden) as progress,
+            kept_moving(progress),
+        ):
             for start in range(0, len(requests), size):
                 queries = [request.query for request in requests[start : start + size]]
-                for hits in self._search_batch(queries, included[start : start + size], int(k)):
+                for hits in self._search_batch(queries, included[start : start + size], int(k), progress):
                     yield hits
                     progress.update()
 
-    def _search_batch(self, queries: Sequence[str], included: Sequence[np.ndarray], k: int) -> Iterator[list[Hit]]:
+    def _search_batch(
+        self, queries: Sequence[str], included: Sequence[np.ndarray], k: int, progress: Any
+    ) -> Iterator[list[Hit]]:
         """Hits of a batch of queries; `included` are positions of passages, for each query."""
-        query_identifiers = self.query_identifiers(queries, included)
-        ranked = [
-            self.rank_passages(identifiers, k, positions)
-            for identifiers, positions in zip(query_identifiers, included, strict=True)
-        ]
+
+        def on_token(tokens: int) -> None:
+            progress.set_postfix_str(f"generating identifiers, token {tokens}", refresh=False)
+
+        query_identifiers = self.query_identifiers(queries, included, on_token)
+        ranked = []
+        for number, (identifiers, positions) in enumerate(zip(query_identifiers, included, strict=True), start=1):
+            progress.set_postfix_str(f"scoring passages, query {number} of {len(queries)}", refresh=False)
+            ranked.append(self.rank_passages(identifiers, k, positions))
         # All ids in one call: with a distributed index, each call is a question to other processes.
         all_positions = np.array([passage.position for passages in ranked for passage in passages], np.int64)
         passage_ids = iter(self.index.passage_ids.take(all_positions))
         for passages, positions in zip(ranked, included, strict=True):
             yield _hits(passages, passage_ids, k, positions)
 
-    def query_identifiers(self, queries: Sequence[str], included: Sequence[np.ndarray]) -> list[QueryIdentifiers]:
+    def query_identifiers(
+        self,
+        queries: Sequence[str],
+        included: Sequence[np.ndarray],
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[QueryIdentifiers]:
         """Generate and weigh the identifiers of each query of a batch.
 
         Args:
             queries (`Sequence[str]`): The queries; one without words has no identifiers.
             included (`Sequence[np.ndarray]`): For each query, positions of passages that have to be scored.
+            on_token (`Callable[[int], None]`, *optional*): Called with the number of tokens generated so far.
         """
         no_identifiers = QueryIdentifiers([], np.zeros(self.index.vocab_size))
         results = [no_identifiers] * len(queries)
@@ -102,7 +118,13 @@ class SearchEngine:
         lengths = generated_lengths(self.parts.model, self.identifiers, self.settings)
         with generation_mode(self.parts.model) as model:
             searches = search_views(
-                model, self.index, self.identifiers, texts, lengths, num_beams=self.settings.beam_size
+                model,
+                self.index,
+                self.identifiers,
+                texts,
+                lengths,
+                num_beams=self.settings.beam_size,
+                on_token=on_token,
             )
             generated = [
                 [identifier for search in searches.values() for identifier in search.identifiers[number]]

@@ -17,12 +17,18 @@ from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.adapter_storage import (
+    ADAPTER_CONFIG,
+    describe_adapters,
+    load_adapters,
+    save_adapters,
+)
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.student.loading import load_model, seq2seq_logits
 from dgr_trainer.student.weights import align_weights
 
 DESCRIPTION = "retriever.json"
 _FORMAT_VERSION = 1
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,6 @@ class RetrieverParts:
 def save_retriever(parts: RetrieverParts, path: Path) -> None:
     """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
     model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
-    for name, config in getattr(model, "peft_config", {}).items():
-        if not config.base_model_name_or_path:
-            raise DGRValueError(
-                f"The configuration of adapter {name!r} does not name its base model, so it could not be loaded "
-                "again. Save the base model and set base_model_name_or_path in the adapter's configuration, or merge "
-                "the adapter with model.merge_and_unload()."
-            )
     description = {
         "format_version": _FORMAT_VERSION,
         "tokenizer_fingerprint": parts.identifiers.fingerprint,
@@ -54,8 +53,14 @@ def save_retriever(parts: RetrieverParts, path: Path) -> None:
         "search": parts.settings.to_dict(),
         "scoring": parts.scoring.to_dict(),
     }
+    adapters = describe_adapters(model)
+    if adapters is not None:
+        description["adapters"] = adapters
     with atomic_folder(path, marker=DESCRIPTION) as folder:
-        model.save_pretrained(folder)
+        if adapters is None:
+            model.save_pretrained(folder)
+        else:
+            save_adapters(model, folder, adapters)
         parts.identifiers.tokenizer.save_pretrained(folder)
         parts.index.save(folder / "index")
         if parts.corpus is not None:
@@ -81,7 +86,7 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
             f"The retriever at {path} has format version {version}; this version of dgr-trainer reads version "
             f"{_FORMAT_VERSION}. Install the version that wrote it, or save the retriever again."
         )
-    is_adapter = (path / _ADAPTER).is_file()
+    is_adapter = (path / ADAPTER_CONFIG).is_file()
     present = {
         "the model": is_adapter or (path / "config.json").is_file(),
         "the tokenizer": (path / "tokenizer_config.json").is_file(),
@@ -98,7 +103,7 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
     identifiers = Identifiers(tokenizer, IdentifierSettings.from_dict(description["identifiers"]))
     index = FMIndex.load(path / "index", tokenizer_fingerprint=identifiers.fingerprint)
     with input_errors(f"The model at {path} cannot be loaded", Exception):
-        model = _load_model(path, is_adapter, base_model, model_kwargs)
+        model = _load_model(path, is_adapter, description.get("adapters"), base_model, model_kwargs)
     return RetrieverParts(
         model=align_weights(model),
         identifiers=identifiers,
@@ -110,20 +115,24 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
 
 
 def _load_model(
-    path: Path, is_adapter: bool, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]
+    path: Path,
+    is_adapter: bool,
+    adapters: dict[str, Any] | None,
+    base_model: PreTrainedModel | None,
+    model_kwargs: dict[str, Any],
 ) -> torch.nn.Module:
     if not is_adapter:
-        model: torch.nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, **model_kwargs)
+        model: torch.nn.Module = load_model(AutoModelForSeq2SeqLM, path, seq2seq_logits, **model_kwargs)
         return model.eval()
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
     if base_model is None:
         name = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
         try:
-            base_model = AutoModelForSeq2SeqLM.from_pretrained(name, **model_kwargs)
+            base_model = load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits, **model_kwargs)
         except OSError as error:
             raise FileNotFoundError(
                 f"The adapter at {path} belongs to the model {name!r}, which cannot be loaded ({error}). Pass the "
                 "model as base_model."
             ) from error
-    return PeftModel.from_pretrained(base_model, str(path)).eval()
+    return load_adapters(base_model, path, adapters).eval()

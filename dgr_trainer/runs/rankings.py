@@ -276,6 +276,21 @@ class Rankings(Mapping[str, RankList]):
         table = pa.Table.from_arrays([self._table.column("query_id"), *columns], names=list(FEATURES))
         return self._from_table(table, self.name)
 
+    def without_identical_ids(self) -> Rankings:
+        """The lists without the passage that has the id of the query, as BEIR's `ignore_identical_ids` does.
+
+        For corpora whose passages are the queries (ArguAna, duplicate questions), where each query finds itself.
+        """
+        kept_lists = RankTableBuilder()
+        changed = False
+        for query_id, (passage_ids, scores) in self.items():
+            if query_id in passage_ids:
+                changed = True
+                own = passage_ids.index(query_id)
+                passage_ids, scores = passage_ids[:own] + passage_ids[own + 1 :], np.delete(scores, own)
+            kept_lists.add_valid(query_id, list(passage_ids), scores)
+        return self._from_table(kept_lists.table(), self.name) if changed else self
+
     def check_corpus(self, ids: Container[str]) -> Rankings:
         """Remove passages that are not in a corpus; one warning counts them.
 

@@ -19,9 +19,17 @@ def underlying_model(model: nn.Module) -> Any:
 
 def embedding_rows(model: nn.Module) -> int:
     """Number of token ids that a model has embeddings for."""
-    embeddings = underlying_model(model).get_input_embeddings()
-    # peft wraps embeddings that are trained beside an adapter.
-    return int(getattr(embeddings, "original_module", embeddings).num_embeddings)
+    return int(innermost_module(underlying_model(model).get_input_embeddings()).num_embeddings)
+
+
+def innermost_module(module: nn.Module) -> Any:
+    """The module of the model that peft has wrapped, perhaps several times, with adapters or a trained copy."""
+    while True:
+        inside = (getattr(module, name, None) for name in ("base_layer", "original_module", "token_adapter"))
+        wrapped = next((inner for inner in inside if isinstance(inner, nn.Module)), None)
+        if wrapped is None:
+            return module
+        module = wrapped
 
 
 def start_token_id(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 import torch
+from tqdm.auto import tqdm
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -42,7 +43,11 @@ def weights_digest(model: torch.nn.Module) -> str:
         `str`: 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    tensors = sorted(model.state_dict().items())
+    total = sum(tensor.nbytes for _, tensor in tensors)
+    with tqdm(total=total, desc="Hashing the weights", unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        for name, tensor in tensors:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+            bar.update(tensor.nbytes)
     return digest.hexdigest()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +17,8 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRValueError, MissingPackageError
+from dgr_trainer.errors import DGRValueError, MissingPackageError, one_line
+from dgr_trainer.files.progress import elapsed_time, kept_moving
 from dgr_trainer.processes import (
     Processes,
     ResultsOn,
@@ -27,10 +31,12 @@ from dgr_trainer.processes import (
 )
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth
+from dgr_trainer.teachers.inputs import candidate_lists, check_depth, rank_without_identical_ids
 from dgr_trainer.teachers.passage_vectors import compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
+
+logger = logging.getLogger(__name__)
 
 _SIMILARITIES = ("cosine", "dot")
 _BLOCK_QUERIES = 256
@@ -70,7 +76,7 @@ class BiEncoderTeacher:
     Raises:
         ImportError: if sentence-transformers is not installed, or faiss if it is to be used.
         ValueError: if the model's similarity is neither the cosine nor the inner product, or a setting is out of its
-            range.
+            range, or weights are missing.
 
     Example:
 
@@ -147,7 +153,7 @@ class BiEncoderTeacher:
         if self._vectors is None:
             self._vectors = compute_passage_vectors(
                 self.corpus,
-                lambda positions: self._encode(self._passages(positions), self.passage_prefix or ""),
+                lambda positions, encoded: self._encode(self._passages(positions), self.passage_prefix or "", encoded),
                 int(self.model.get_embedding_dimension() or 0),
                 self._settings() if self.vectors is not None else {},
                 self.vectors,
@@ -157,7 +163,12 @@ class BiEncoderTeacher:
         return self._vectors
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
@@ -166,6 +177,8 @@ class BiEncoderTeacher:
             candidates (`Rankings`, *optional*): If given, exactly these passages are ranked; otherwise the whole
                 corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Similarities, best first.
@@ -174,13 +187,17 @@ class BiEncoderTeacher:
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, no query has candidates, or the folder of vectors is of another corpus.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         vectors = self.passage_vectors
 
-        def search(query_ids: Sequence[str]) -> list[list[tuple[str, float]]]:
-            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "")
+        shown = self.progress and is_main_process(self.processes)
+
+        def search(query_ids: Sequence[str], encoded: Callable[[int], object]) -> list[list[tuple[str, float]]]:
+            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "", encoded)
             if candidate_ids is not None:
                 return [
                     self._score_candidates(query_vector, candidate_ids[query_id], vectors)
@@ -188,19 +205,19 @@ class BiEncoderTeacher:
                 ]
             if self.faiss is not None:
                 return self._search_faiss(query_vectors, vectors, k)
-            return nearest(query_vectors, vectors, self.corpus.ids, k, self.model.device)
+            return nearest(query_vectors, vectors, self.corpus.ids, k, self.model.device, progress=shown)
 
         # Sorted and in fixed blocks, so that neither the order of the queries nor the number of processes changes the
         # result.
         query_ids = sorted(texts)
-        hidden = not self.progress or not is_main_process(self.processes) or len(query_ids) <= _BLOCK_QUERIES
 
         def search_share(share: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
-            with tqdm(total=len(share), desc="Bi-encoder", unit="query", disable=hidden) as bar:
+            with (
+                tqdm(total=len(share), desc="Searching vectors", unit=" queries", disable=not shown, delay=2) as bar,
+                kept_moving(bar),
+            ):
                 for start in range(0, len(share), _BLOCK_QUERIES):
-                    found = search(share[start : start + _BLOCK_QUERIES])
-                    yield from found
-                    bar.update(len(found))
+                    yield from search(share[start : start + _BLOCK_QUERIES], bar.update)
 
         results = map_across_processes(
             query_ids, search_share, self.processes, block=_BLOCK_QUERIES, results_on=self.results_on
@@ -225,10 +242,20 @@ class BiEncoderTeacher:
         faiss = _faiss()
         if self._index is None:
             index = faiss.index_factory(vectors.shape[1], self.faiss, faiss.METRIC_INNER_PRODUCT)
+            shown = self.progress and is_main_process(self.processes)
             if not index.is_trained:
-                index.train(np.ascontiguousarray(vectors))
-            for start in range(0, len(vectors), 1 << 16):
-                index.add(np.ascontiguousarray(vectors[start : start + (1 << 16)]))
+                with elapsed_time("Training the faiss index", shown=shown):
+                    index.train(np.ascontiguousarray(vectors))
+            with (
+                tqdm(
+                    total=len(vectors), desc="Adding to the faiss index", unit=" vectors", disable=not shown, delay=2
+                ) as bar,
+                kept_moving(bar),
+            ):
+                for start in range(0, len(vectors), 1 << 16):
+                    block = np.ascontiguousarray(vectors[start : start + (1 << 16)])
+                    index.add(block)
+                    bar.update(len(block))
             self._index = index
         scores, positions = self._index.search(query_vectors, min(k, len(vectors)))
         ids = self.corpus.ids
@@ -242,16 +269,24 @@ class BiEncoderTeacher:
         passages = map(Passage, columns["id"], columns["title"], columns["text"])
         return [fill(self.passage_template, "", passage) for passage in passages]
 
-    def _encode(self, texts: list[str], prefix: str) -> np.ndarray:
-        vectors = self.model.encode(
-            [prefix + text for text in texts],
-            prompt="",
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-            normalize_embeddings=self._normalise,
-            convert_to_tensor=True,
-        )
-        return np.asarray(vectors.float().cpu().numpy())
+    def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], object]) -> np.ndarray:
+        """Return the vectors of texts; calls `encoded` with the size of each batch."""
+        vectors = np.empty((len(texts), int(self.model.get_embedding_dimension() or 0)), dtype=np.float32)
+        # Texts of similar length share a batch; the longest come first, so that a lack of memory shows at once.
+        order = sorted(range(len(texts)), key=lambda number: (-len(texts[number]), number))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            of_batch = self.model.encode(
+                [prefix + texts[number] for number in batch],
+                prompt="",
+                batch_size=self.batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=self._normalise,
+                convert_to_tensor=True,
+            )
+            vectors[batch] = of_batch.float().cpu().numpy()
+            encoded(len(batch))
+        return vectors
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest
@@ -279,7 +314,58 @@ def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -
 
     arguments = dict(model_kwargs)
     arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}
-    return align_weights(SentenceTransformer(name, device=device, **arguments))
+    model = SentenceTransformer(name, device=device, **arguments)
+    _check_weights(model, name, model_kwargs)
+    tokenizer = model.tokenizer
+    if hasattr(tokenizer, "pad_token") and tokenizer.pad_token is None:
+        # Any token will do, as the mask hides it; on the right, positions do not depend on it either.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.padding_side = "right"
+    return align_weights(model)
+
+
+def _check_weights(model: Any, name: str, model_kwargs: Mapping[str, Any]) -> None:
+    """Refuse a model with missing weights: sentence-transformers does not tell which it loaded, so look again."""
+    from transformers import PreTrainedModel
+
+    from dgr_trainer.student.loading import check_weights
+
+    def vector(_: Any) -> Any:
+        return model(model.preprocess(["a few words"]))["sentence_embedding"]
+
+    names = {"token", "revision", "trust_remote_code", "local_files_only"}
+    arguments = {key: value for key, value in model_kwargs.items() if key in names}
+    for module, subfolder in zip(model, _subfolders(name, len(model), arguments), strict=True):
+        loaded: Any = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
+        if loaded is None or (Path(loaded.name_or_path) / "adapter_config.json").is_file():
+            continue
+        try:
+            _, info = type(loaded).from_pretrained(
+                name,
+                config=loaded.config,
+                subfolder=subfolder,
+                device_map={"": "meta"},  # reads no weights
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **arguments,
+            )
+        except OSError as error:
+            logger.info("Whether %s has all weights is not known: %s", name, one_line(error))
+            continue
+        check_weights(loaded, info, name, vector)
+
+
+def _subfolders(name: str, modules: int, arguments: Mapping[str, Any]) -> list[str]:
+    """The folder of each module of a model; a model of transformers has one module for each step and no folders."""
+    from transformers.utils.hub import cached_file
+
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(name, "modules.json", **quietly, **arguments)
+    if file is None:
+        return [""] * modules
+    listed = json.loads(Path(file).read_text(encoding="utf-8"))
+    folders = [str(module["path"]) for module in sorted(listed, key=lambda module: int(module["idx"]))]
+    return [*folders, *[""] * modules][:modules]
 
 
 def _faiss() -> Any:

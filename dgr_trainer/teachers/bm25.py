@@ -19,7 +19,14 @@ from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.files.atomic import atomic_folder, restore_folder
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.english_analyzer import STOP_WORDS, EnglishAnalyzer
-from dgr_trainer.teachers.inputs import FIELDS, candidate_lists, check_depth, check_fields, passage_text
+from dgr_trainer.teachers.inputs import (
+    FIELDS,
+    candidate_lists,
+    check_depth,
+    check_fields,
+    passage_text,
+    rank_without_identical_ids,
+)
 
 _MARKER = "bm25_teacher.json"
 
@@ -88,7 +95,7 @@ class BM25Teacher:
                 vocabulary.setdefault(term, len(vocabulary))
                 for term in self._analyzer(passage_text(passage, self.fields))
             ]
-            for passage in tqdm(self.corpus, desc="Reading passages", disable=not self.progress)
+            for passage in tqdm(self.corpus, desc="Reading passages", unit=" passages", disable=not self.progress)
         ]
         if not vocabulary:
             raise DGRValueError(
@@ -99,7 +106,12 @@ class BM25Teacher:
         self._index.index((terms, vocabulary), create_empty_token=False, show_progress=self.progress)
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
@@ -109,6 +121,8 @@ class BM25Teacher:
                 with the query scores 0. Otherwise the whole corpus is searched, and passages that share no term are
                 not returned: a query of stop words only gets an empty rank list.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: BM25 scores, best first.
@@ -117,11 +131,15 @@ class BM25Teacher:
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or no query has candidates.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         lists = {}
-        for query_id, text in tqdm(texts.items(), desc="BM25", unit="query", disable=not self.progress):
+        for query_id, text in tqdm(
+            texts.items(), desc="Searching with BM25", unit=" queries", disable=not self.progress
+        ):
             scores = self._scores(text)
             if candidate_ids is None:
                 lists[query_id] = self._best(scores, np.flatnonzero(scores > 0), k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,12 +65,17 @@ class CausalLMTeacher(AnswerTeacher):
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._takes_positions = "position_ids" in parameters
 
+    def _example_logits(self, model: Any) -> Any:
+        from dgr_trainer.student.loading import causal_logits
+
+        return causal_logits(model)
+
     def score(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Return the log-odds of the two answers as the next token, or the logit of the only one."""
         # Padded on the left, so that all prompts end at the same position.
         mask = self._padded([np.ones(len(ids)) for ids in batch], 0, left=True)
         inputs = {
-            "input_ids": self._padded(batch, self.tokenizer.pad_token_id or 0, left=True),
+            "input_ids": self._padded(batch, self._padding_id or 0, left=True),
             "attention_mask": mask,
             **self._options,
         }

@@ -93,11 +93,16 @@ class CrossEncoderTeacher(ModelTeacher):
                 f"{self.name} has {self.num_labels} labels, so none of them is the score of a pair. "
                 "Give a model with one label, or with two (irrelevant, relevant)."
             )
-        if self.tokenizer.pad_token_id is None:
-            raise DGRValueError(
-                f"The tokenizer of {self.name} has no padding token, so pairs cannot be put in batches. Set its "
-                "pad_token (and the model's config.pad_token_id) and save both."
-            )
+        if self._padding_id is not None:
+            self._set_padding(self._padding_id)
+
+    def _example_logits(self, model: Any) -> Any:
+        return model(**self.tokenizer("a", "b", return_tensors="pt").to(model.device)).logits
+
+    def _set_padding(self, token_id: int) -> None:
+        """Tell the model its padding: models such as GPT-2 score at the last token that is not the padding."""
+        self.model.config.pad_token_id = token_id
+        self.model.config.get_text_config().pad_token_id = token_id
 
     def content(self, query: str, passage: Passage) -> tuple[bytes, bytes]:
         """Return the filled-in segments; a single segment is returned as the passage's."""
@@ -124,7 +129,13 @@ class CrossEncoderTeacher(ModelTeacher):
 
     def score(self, batch: Sequence[_Input]) -> np.ndarray:
         """Return the logit, or the difference of the two."""
-        inputs = {"input_ids": self._padded([encoded.ids for encoded in batch], self.tokenizer.pad_token_id)}
+        padding = self._padding_id
+        if padding is None:
+            # Neither tokenizer nor model has a padding token: any token will do that is in none of the inputs.
+            used = {int(token) for encoded in batch for token in encoded.ids}
+            padding = next(token for token in range(len(used) + 1) if token not in used)
+            self._set_padding(padding)
+        inputs = {"input_ids": self._padded([encoded.ids for encoded in batch], padding)}
         inputs["attention_mask"] = self._padded([np.ones(len(encoded.ids)) for encoded in batch], 0)
         if batch[0].types is not None:
             inputs["token_type_ids"] = self._padded(

@@ -15,6 +15,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRArithmeticError, DGRTypeError, DGRValueError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import (
     Processes,
     ResultsOn,
@@ -24,7 +25,7 @@ from dgr_trainer.processes import (
     map_across_processes,
 )
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.inputs import check_depth, required_candidates
+from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import Pairs
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
@@ -94,7 +95,12 @@ class FunctionTeacher:
         self.results_on = results_on
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the candidates of every query.
 
@@ -102,6 +108,8 @@ class FunctionTeacher:
             queries (`datasets.Dataset` or `Mapping[str, str]`): Columns `query_id` and `query`, or id -> query.
             candidates (`Rankings`): The passages to rank. Required: a function cannot search the corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Scores, best first. A query without candidates gets an empty rank list.
@@ -111,6 +119,8 @@ class FunctionTeacher:
             TypeError: if `candidates` is not a `Rankings`, or the function does not return numbers.
             ValueError: if `k` is not positive, there are no candidates, or the number of scores is wrong.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         passage_ids = required_candidates("FunctionTeacher", texts, candidates, self.corpus)
@@ -118,9 +128,14 @@ class FunctionTeacher:
         hidden = not self.progress or not is_main_process(self.processes)
 
         def score(query_ids: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
-            with ScoreCache(self.cache, settings) if self.cache is not None else nullcontext() as score_cache:
-                for query_id in tqdm(query_ids, desc=self.name, unit="query", disable=hidden):
+            with (
+                ScoreCache(self.cache, settings) if self.cache is not None else nullcontext() as score_cache,
+                tqdm(total=len(query_ids), desc=f"Scoring with {self.name}", unit=" queries", disable=hidden) as bar,
+                kept_moving(bar),
+            ):
+                for query_id in query_ids:
                     yield self._list(query_id, texts[query_id], passage_ids[query_id], score_cache)
+                    bar.update()
 
         query_ids = sorted(query_id for query_id in texts if passage_ids[query_id])
         found = map_across_processes(query_ids, score, self.processes, results_on=self.results_on)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
@@ -63,6 +64,25 @@ def check_depth(k: int) -> int:
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise DGRValueError(f"k is {k!r}, but it is the length of a rank list. Give a positive integer.")
     return k
+
+
+def rank_without_identical_ids(teacher: Any, queries: Any, candidates: Rankings | None, k: int) -> Rankings:
+    """Rank with any teacher, without the passage that has the id of the query: deeper by it, or without it.
+
+    Args:
+        teacher ([`Teacher`]): The teacher.
+        queries (`datasets.Dataset` or `Mapping[str, str]`): The queries.
+        candidates (`Rankings`, *optional*): The passages to rank; otherwise the corpus is searched.
+        k (`int`): Maximum length of a rank list.
+
+    Returns:
+        `Rankings`: A rank list for each query, best first.
+    """
+    check_depth(k)
+    if isinstance(candidates, Rankings):
+        candidates = candidates.without_identical_ids()
+    rankings: Rankings = teacher.rank(queries, candidates, k=k if candidates is not None else k + 1)
+    return rankings.without_identical_ids().top(k)
 
 
 def required_candidates(

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import Processes, ResultsOn, is_main_process, merge_results, process_rank, wait
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
@@ -141,13 +142,16 @@ def score_pairs(
         wait(processes)  # No process adds scores before all have looked up the known ones.
         known = int(np.isfinite(scores).sum())
         scorer = _Scorer(model, pairs, corpus, name, batch_tokens, score_cache, processes)
-        with tqdm(
-            total=len(keys),
-            initial=known,
-            desc=name,
-            unit="pair",
-            disable=not progress or not is_main_process(processes),
-        ) as bar:
+        with (
+            tqdm(
+                total=len(keys),
+                initial=known,
+                desc=f"Scoring with {Path(name).name or name}",
+                unit=" pairs",
+                disable=not progress or not is_main_process(processes),
+            ) as bar,
+            kept_moving(bar),
+        ):
             unknown = np.isnan(scores)
             scorer.fill_in(keys, first_pairs, scores, bar)
         if score_cache is not None:
@@ -182,7 +186,7 @@ def _distinct(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return distinct contents in order of appearance: their keys, their first pairs, and each pair's content."""
     all_keys = bytearray()
-    with tqdm(total=len(pairs), desc="Reading pairs", unit="pair", disable=not progress, delay=5) as bar:
+    with tqdm(total=len(pairs), desc="Reading pairs", unit=" pairs", disable=not progress, delay=5) as bar:
         for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
             chunk = pairs.read(np.arange(start, min(start + _PAIRS_PER_CHUNK, len(pairs))), corpus)
             for query, passage in chunk:
@@ -225,7 +229,9 @@ class _Scorer:
                 tokeniser.submit(self._encode, first_pairs[start : start + _PAIRS_PER_CHUNK]) for start in starts[:1]
             ]
             for number, start in enumerate(starts):
+                bar.set_postfix_str("tokenising", refresh=False)
                 inputs = pending.pop().result()
+                bar.set_postfix_str("", refresh=False)
                 for following in starts[number + 1 : number + 2]:
                     rows = first_pairs[following : following + _PAIRS_PER_CHUNK]
                     pending.append(tokeniser.submit(self._encode, rows))

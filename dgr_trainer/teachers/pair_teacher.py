@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from dgr_trainer.errors import DGRMemoryError, DGRValueError
 from dgr_trainer.processes import Processes, ResultsOn, check_results_on, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
-from dgr_trainer.teachers.inputs import check_depth, required_candidates
+from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import PairModel, Pairs, score_pairs
 
 _CPU_TOKENS = 2048  # Larger batches do not fit the CPU's caches: see benchmarks/teacher.py --batch_tokens.
@@ -51,7 +51,12 @@ class PairTeacher(PairModel, ABC):
     results_on: ResultsOn = "all"
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the candidates of every query. All candidates are scored: give `candidates.top(n)` to score fewer.
 
@@ -65,6 +70,8 @@ class PairTeacher(PairModel, ABC):
             candidates (`Rankings`): The passages to rank, such as those of `BM25Teacher`. Required: a reranker cannot
                 search the corpus.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Raw scores, best first. A query without candidates gets an empty rank list.
@@ -74,6 +81,8 @@ class PairTeacher(PairModel, ABC):
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or there are no candidates.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         passage_ids = required_candidates(type(self).__name__, texts, candidates, self.corpus)
@@ -128,7 +137,8 @@ class ModelTeacher(PairTeacher):
             or only the `"main"` one.
 
     Raises:
-        ValueError: if a setting is out of its range, or the model takes fewer than `max_length` tokens.
+        ValueError: if a setting is out of its range, the model takes fewer than `max_length` tokens, or its
+            weights are not all in its files.
     """
 
     auto_class: ClassVar[str]  # name of the class of transformers that loads the model
@@ -170,19 +180,25 @@ class ModelTeacher(PairTeacher):
         import torch
         import transformers
 
+        from dgr_trainer.student.loading import load_model
         from dgr_trainer.student.weights import align_weights
 
         arguments = dict(self.model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self.name, **shared)
         auto_class = getattr(transformers, self.auto_class)
-        model = auto_class.from_pretrained(self.name, **{"dtype": getattr(torch, self.dtype), **arguments}).eval()
+        arguments = {"dtype": getattr(torch, self.dtype), **arguments}
+        model = load_model(auto_class, self.name, self._example_logits, **arguments).eval()
         if getattr(model, "hf_device_map", None) is None:
             model.to(torch.device(self.device) if self.device is not None else default_device(self.processes))
         self.model: Any = align_weights(model)
         on_cpu = self.model.device.type == "cpu"
         if self.batch_tokens is None:
             self.batch_tokens = _CPU_TOKENS if on_cpu else _ACCELERATOR_TOKENS
+        # Models that number their positions, or look for the last token, by their padding know it from their config.
+        padding = self.model.config.get_text_config().pad_token_id
+        known = padding is not None and padding >= 0
+        self._padding_id: int | None = padding if known else self.tokenizer.pad_token_id
         self.max_length = self._checked_max_length()
         # Compiled code and accelerators work best with few different shapes.
         self._pad_to = 8 if self.compile or not on_cpu else 1
@@ -205,6 +221,10 @@ class ModelTeacher(PairTeacher):
                 "smaller max_length."
             )
         return self.max_length
+
+    @abstractmethod
+    def _example_logits(self, model: Any) -> Any:
+        """Return the logits of an example, from which scores are computed; the tokenizer is loaded already."""
 
     def length(self, encoded: Any) -> int:
         """Return the number of tokens of an input, its padding to a multiple included."""

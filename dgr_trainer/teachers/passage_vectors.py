@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRArithmeticError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import (
     Processes,
     from_main,
@@ -38,10 +39,12 @@ _PROGRESS = "partial.json"  # The files of single processes are named partial-0.
 _PASSAGES_PER_BLOCK = 4096
 _FLOAT = np.dtype(np.float32)
 
+Encode = Callable[[list[int], Callable[[int], None]], np.ndarray]
+
 
 def compute_passage_vectors(
     corpus: Corpus,
-    encode: Callable[[list[int]], np.ndarray],
+    encode: Encode,
     dimensions: int,
     settings: Mapping[str, object],
     folder: str | os.PathLike[str] | None,
@@ -52,7 +55,8 @@ def compute_passage_vectors(
 
     Args:
         corpus (`Corpus`): The passages.
-        encode (`Callable`): Returns the vectors `(n, dimensions)` of the passages at n positions.
+        encode ([`Encode`]): Returns the vectors `(n, dimensions)` of the passages at n positions, and calls a
+            function with the number of those that it has encoded since the last call.
         dimensions (`int`): Length of a vector.
         settings (`Mapping[str, object]`): What vectors depend on besides the passages, in JSON types.
         folder (`str` or `os.PathLike`, *optional*): Folder that keeps them; by default they are kept in memory.
@@ -104,7 +108,7 @@ class _Work:
     def __init__(
         self,
         corpus: Corpus,
-        encode: Callable[[list[int]], np.ndarray],
+        encode: Encode,
         progress: bool,
         processes: Processes | None,
     ):
@@ -120,12 +124,23 @@ class _Work:
         _, count = process_rank(self.processes)
         # The progress of this process represents that of the others.
         done = len(self.corpus) - min(len(self.corpus), len(starts) * count * _PASSAGES_PER_BLOCK)
-        with tqdm(
-            total=len(self.corpus), initial=done, desc="Passage vectors", unit="passage", disable=not self.progress
-        ) as bar:
+        with (
+            tqdm(
+                total=len(self.corpus),
+                initial=done,
+                desc="Encoding passages",
+                unit=" passages",
+                disable=not self.progress,
+            ) as bar,
+            kept_moving(bar),
+        ):
+
+            def encoded(passages: int) -> None:
+                bar.update(min(passages * count, len(self.corpus) - bar.n))
+
             for start in starts:
                 positions = list(range(start, min(start + _PASSAGES_PER_BLOCK, len(self.corpus))))
-                vectors = self.encode(positions)
+                vectors = self.encode(positions, encoded)
                 finite = np.isfinite(vectors).all(axis=1)
                 if not finite.all():
                     passage_id = self.corpus.ids[positions[int(np.argmin(finite))]]
@@ -134,7 +149,6 @@ class _Work:
                         "of the model may be damaged, or its precision too low: try dtype='float32'."
                     )
                 yield vectors
-                bar.update(min(len(positions) * count, len(self.corpus) - bar.n))
 
 
 def _prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,13 +57,23 @@ class Seq2SeqTeacher(AnswerTeacher):
     _: KW_ONLY
     max_length: int | None = field(default=512, metadata={"help": "Tokens at which inputs are cut."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from dgr_trainer.student.model_facts import start_token_id
+
+        self._start = start_token_id(self.model)
+
+    def _example_logits(self, model: Any) -> Any:
+        from dgr_trainer.student.loading import seq2seq_logits
+
+        return seq2seq_logits(model)
+
     def score(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Return the log-odds of the two answers as the first token."""
-        start = self.model.config.decoder_start_token_id
         outputs = self._run(
-            input_ids=self._padded(batch, self.tokenizer.pad_token_id),
+            input_ids=self._padded(batch, self._padding_id or 0),
             attention_mask=self._padded([np.ones(len(ids)) for ids in batch], 0),
-            decoder_input_ids=self._padded([np.array([start])] * len(batch), start)[:, :1],
+            decoder_input_ids=self._padded([np.array([self._start])] * len(batch), self._start)[:, :1],
             use_cache=False,
         )
         return self._answer_scores(outputs.logits[:, 0])

@@ -19,7 +19,12 @@ class Teacher(Protocol):
     """
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank passages for every query.
 
@@ -29,6 +34,8 @@ class Teacher(Protocol):
                 used. Without it, the whole corpus is searched. Rerankers score every candidate and cannot search a
                 corpus, so they need it.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: A rank list for each query, best first.

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 
 def nearest(
-    queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str], k: int, device: Any, block: int = 1 << 16
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    ids: Sequence[str],
+    k: int,
+    device: Any,
+    block: int = 1 << 16,
+    *,
+    progress: bool = False,
 ) -> list[list[tuple[str, float]]]:
     """Find the vectors of largest inner product with each query.
 
@@ -22,6 +30,7 @@ def nearest(
         k (`int`): Number of passages to find for each query.
         device (`torch.device`): Where to compute.
         block (`int`, *optional*, defaults to 65,536): Number of passage vectors on the device at once.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show the progress of a long search.
 
     Returns:
         `list[list[tuple[str, float]]]`: For each query, ids and inner products, best first.
@@ -37,7 +46,9 @@ def nearest(
     # One passage more than needed shows whether the cut goes through a tie.
     scores = torch.empty(len(queries), 0, device=device)
     positions = torch.empty(len(queries), 0, dtype=torch.long, device=device)
-    for start in range(0, len(vectors), block):
+    starts = range(0, len(vectors), block)
+    compared = f"Comparing {len(queries)} queries"
+    for start in tqdm(starts, desc=compared, unit=" blocks", leave=False, delay=2, disable=not progress):
         block_scores = products(start)
         block_positions = torch.arange(start, start + block_scores.shape[1], device=device).expand_as(block_scores)
         all_scores = torch.cat([scores, block_scores], dim=1)

@@ -4,16 +4,20 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
+from dgr_trainer.student.embedding_probe import trained_rows
 from dgr_trainer.student.model_facts import (
     decoder_position_limit,
     embedding_rows,
+    innermost_module,
     start_token_id,
     underlying_model,
 )
+from dgr_trainer.student.sharding import is_sharded
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
@@ -200,20 +204,53 @@ def _rounded(value: float, digits: int = 2) -> float:
 
 
 def _warn_of_untrained_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn if an adapter leaves the embeddings of added tokens untrained."""
-    embeddings = underlying_model(model).get_input_embeddings()
-    if not hasattr(model, "peft_config") or any(parameter.requires_grad for parameter in embeddings.parameters()):
+    """Warn if training leaves embeddings or output rows of added tokens as they are; refuse if it changes nothing.
+
+    Raises:
+        ValueError: if no trainable weight takes part in the forward pass.
+    """
+    parameters = list(model.parameters())
+    if all(parameter.requires_grad for parameter in parameters):
         return
-    added = [
-        token.content
+    if is_sharded(model) or any(parameter.is_meta for parameter in parameters):
+        return  # Not in memory, so the probe cannot run.
+    added = {
+        number: token.content
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
         if number >= tokenizer.vocab_size and not token.special
-    ]
-    if added:
-        logger.warning(
-            "%d tokens were added to the tokenizer, such as %r, and the adapter does not train their embeddings. "
-            "Unless they were trained before, give the LoraConfig trainable_token_indices (their ids) or "
-            "modules_to_save (the embeddings), and ensure_weight_tying=True where they are the output's, too.",
-            len(added),
-            added[0],
+    }
+    rows = trained_rows(model, list(added) or [start_token_id(model)])
+    if not rows.anything:
+        raise DGRValueError(
+            "No trainable weight of the model takes part in its forward pass, so training would change nothing. "
+            "Unfreeze weights, or let the adapter target modules that the model runs: in BART and T5, encoder and "
+            "decoder read their own embed_tokens and never call shared."
         )
+    if not added:
+        return
+    left = {
+        "the encoder's embeddings": ~rows.encoder,
+        "the decoder's embeddings": ~rows.decoder,
+        "the output projection": ~rows.output,
+    }
+    left = {name: untrained for name, untrained in left.items() if untrained.any()}
+    if not left:
+        return
+    untrained = torch.stack(list(left.values())).any(0)
+    base: Any = underlying_model(model)
+    tied = (
+        innermost_module(base.get_output_embeddings()).weight is innermost_module(base.get_input_embeddings()).weight
+    )
+    example = list(added.values())[int(untrained.nonzero()[0])]
+    if list(left) == ["the output projection"]:
+        told = f"New tokens, such as {example!r}, are read with trained embeddings, but"
+    else:
+        told = f"{len(added)} tokens were added to the tokenizer, such as {example!r}, and"
+    logger.warning(
+        "%s training leaves the rows of %d of them in %s as they are. Unless they were trained before, give the "
+        "LoraConfig trainable_token_indices%s with their ids, or unfreeze these weights.",
+        told,
+        int(untrained.sum()),
+        " and ".join(left),
+        "=[...]" if tied else '={"embed_tokens": [...], "lm_head": [...]}',
+    )

@@ -71,6 +71,8 @@ class DistillationCollator:
         scoring ([`ScoringSettings`], *optional*):
             How identifiers are weighted. By default log-likelihoods for strings and log-odds for candidates.
         max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
+        ignore_identical_ids (`bool`, defaults to `False`):
+            Whether to leave the passage that has the id of the query out of its list, even if it is relevant.
         seed (`int`, defaults to 42): Seed of the sampling.
 
     Raises:
@@ -124,6 +126,7 @@ class DistillationCollator:
         scoring: ScoringSettings | None = None,
         max_row_tokens: int = 256,
         seed: int = 42,
+        ignore_identical_ids: bool = False,
     ) -> None:
         if isinstance(tokenizer, Identifiers):
             student = tokenizer
@@ -158,7 +161,10 @@ class DistillationCollator:
             )
         self.identifiers = self.source.identifiers
         self.tokenizer = student.tokenizer
-        self.rankings: Mapping[str, RankList] = {} if rankings is None else as_rankings(rankings)
+        rankings = None if rankings is None else as_rankings(rankings)
+        if ignore_identical_ids and rankings is not None:
+            rankings = rankings.without_identical_ids()
+        self.rankings: Mapping[str, RankList] = {} if rankings is None else rankings
         self.generation_targets = generation_targets
         self.max_row_tokens = max_row_tokens
         self.sampler = ListSampler(
@@ -171,6 +177,7 @@ class DistillationCollator:
             false_negative_margin=false_negative_margin,
             relevant_first=relevant_first,
             seed=seed,
+            ignore_identical_ids=ignore_identical_ids,
         )
         self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
         # In shared memory, so that persistent workers see a new epoch.
@@ -189,7 +196,9 @@ class DistillationCollator:
 
     def coverage(self, query_ids: Iterable[str], *, progress: bool = False) -> Coverage:
         """Count what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
-        return self.sampler.coverage(tqdm(query_ids, desc="Checking rank lists", disable=not progress, delay=5))
+        return self.sampler.coverage(
+            tqdm(query_ids, desc="Checking rank lists", unit=" queries", disable=not progress, delay=5)
+        )
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch of queries, or of generation pairs."""

@@ -111,7 +111,9 @@ def generation_pairs(
             yield from maker.from_passages(corpus, samples_per_passage, unknown)
 
     pairs = dataset_from_rows(
-        _tokenised(examples(), identifiers, losses), _FEATURES, description="generation pairs" if progress else None
+        _tokenised(examples(), identifiers, losses),
+        _FEATURES,
+        description="Writing generation pairs" if progress else None,
     )
     unknown.report()
     losses.report(len(pairs), "queries of generation pairs")

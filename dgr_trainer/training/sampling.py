@@ -107,6 +107,7 @@ class ListSampler:
             Leave out unjudged passages that the teacher scores above the relevant one (the one that it scores highest)
             by more than this, since they may be relevant too. By default they are kept, as always for a query of which
             the teacher ranked no relevant passage.
+        ignore_identical_ids (`bool`): Whether to leave out the passage that has the id of the query.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class ListSampler:
         relevant_first: bool,
         seed: int,
         false_negative_margin: float | None = None,
+        ignore_identical_ids: bool = False,
     ) -> None:
         if false_negative_margin is not None and not false_negative_margin >= 0:
             raise DGRValueError(
@@ -133,6 +135,12 @@ class ListSampler:
             raise DGRValueError(f"sampling={sampling!r} is unknown; use one of {', '.join(SAMPLINGS)}.")
         self.rankings = rankings
         self.qrels = as_qrels(qrels or {})
+        if ignore_identical_ids:
+            self.qrels = {
+                query_id: {passage_id: grade for passage_id, grade in grades.items() if passage_id != query_id}
+                for query_id, grades in self.qrels.items()
+            }
+        self.ignore_identical_ids = ignore_identical_ids
         self.list_length = list_length
         self.sampling = sampling
         self.relevant_first = relevant_first
@@ -211,6 +219,9 @@ class ListSampler:
         the teacher's order, the teacher's scores, and how many passages were left out because they may be relevant.
         """
         ranked = self.rankings[query_id] if query_id in self.rankings else RankList((), np.empty(0))
+        if self.ignore_identical_ids and query_id in ranked.passage_ids:
+            own = ranked.passage_ids.index(query_id)
+            ranked = RankList(ranked.passage_ids[:own] + ranked.passage_ids[own + 1 :], np.delete(ranked.scores, own))
         usable = self._usable(query_id)
         grades = {passage_id: grade for passage_id, grade in self.qrels.get(query_id, {}).items() if grade > 0}
         order = ranked.passage_ids if self._student_order is None else self._student_order(query_id)

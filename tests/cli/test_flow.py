@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
-from teachers.reranker_models import save_causal_lm, save_cross_encoder, save_seq2seq
+from teachers.reranker_models import save_causal_lm, save_cross_encoder, save_encoder, save_seq2seq
 from transformers import AutoTokenizer
 
 from dgr_trainer import (
@@ -246,8 +246,8 @@ def test_rank_by_models(dgr, files, tmp_path):
     assert len(list((tmp_path / "scores").iterdir())) == 3
     pytest.importorskip("sentence_transformers", reason="needs the extra bi-encoder")
     searched = dgr(
-        *of[:-2], "--teacher", "bi-encoder", "--model", models["cross-encoder"], "--vectors", tmp_path / "vectors",
-        "--query_prefix", "query: ", "--output", tmp_path / "bi.trec", "-k", 5,
+        *of[:-2], "--teacher", "bi-encoder", "--model", save_encoder(tmp_path / "encoder"),
+        "--vectors", tmp_path / "vectors", "--query_prefix", "query: ", "--output", tmp_path / "bi.trec", "-k", 5,
     )  # fmt: skip
     assert searched.code == 0, searched.err
     assert {len(ids) for ids, _ in Rankings.from_trec(tmp_path / "bi.trec").values()} == {5}

@@ -3,6 +3,7 @@ import shutil
 
 import peft
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_models import make_bart
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -104,6 +105,14 @@ def test_a_folder_of_something_else(tmp_path, bart, corpus):
 def test_missing_parts_are_named(copied, file, part):
     shutil.rmtree(copied / file) if (copied / file).is_dir() else (copied / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"is incomplete: {part} missing"):
+        GenerativeRetriever.from_pretrained(copied)
+
+
+def test_missing_weights_are_named(copied):
+    key = "model.decoder.layers.1.fc1.bias"
+    weights = {name: weight for name, weight in load_file(copied / "model.safetensors").items() if name != key}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"Weights of .*copied are missing: {key}"):
         GenerativeRetriever.from_pretrained(copied)
 
 

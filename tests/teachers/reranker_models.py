@@ -41,6 +41,13 @@ def save_cross_encoder(folder: Path, labels: int = 1, layers: int = 2) -> Path:
     return folder
 
 
+def save_encoder(folder: Path) -> Path:
+    """A random BERT without a head."""
+    save_cross_encoder(folder)
+    BertForSequenceClassification.from_pretrained(folder).bert.save_pretrained(folder)
+    return folder
+
+
 def word_tokenizer(bos: bool, eos: bool) -> PreTrainedTokenizerBase:
     """Words and characters; puts a token before a text and behind it, as Llama's and T5's do."""
     words = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from teachers.reranker_models import save_cross_encoder
+from teachers.reranker_models import save_encoder
 from transformers import BertModel
 
 from dgr_trainer import BiEncoderTeacher
@@ -20,7 +20,7 @@ sentence_transformers = pytest.importorskip("sentence_transformers", reason="nee
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_cross_encoder(tmp_path_factory.mktemp("model"))
+    return save_encoder(tmp_path_factory.mktemp("model"))
 
 
 def vector(folder, tokenizer, text):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from teachers.reranker_models import save_cross_encoder
+from teachers.reranker_models import save_cross_encoder, save_encoder
 
 from dgr_trainer import Rankings
 
@@ -27,7 +27,7 @@ family, folder, kept, kill_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or N
 pair_scoring._PAIRS_PER_CHUNK, passage_vectors._PASSAGES_PER_BLOCK, bi_encoder._BLOCK_QUERIES = 50, 3, 4
 score_cache._SECONDS_PER_COMMIT = 0
 corpus, queries = Corpus.read(folder / "corpus.jsonl"), read_queries(folder / "queries.tsv")
-model, counts = folder / "model", []
+model, counts = folder / family, []
 
 
 def counted(work):
@@ -65,7 +65,8 @@ def work(tmp_path, passages, queries):
     lines = [f"{id}\t{query}\n" for id, query in zip(queries["query_id"], queries["query"], strict=True)]
     (tmp_path / "queries.tsv").write_text("".join(lines))
     Rankings({id: {p.id: 0.0 for p in passages} for id in queries["query_id"]}).to_trec(tmp_path / "candidates.trec")
-    save_cross_encoder(tmp_path / "model")
+    save_cross_encoder(tmp_path / "cross-encoder")
+    save_encoder(tmp_path / "bi-encoder")
     (tmp_path / "program.py").write_text(_PROGRAM)
     return tmp_path
 

@@ -31,6 +31,7 @@ Args:
         one for each query, in any order: predictions and references are matched by query id.
     metrics: names of metrics, such as "hits@5"; default hits@1, hits@5, hits@20, mrr@10 and ndcg@10.
     relevance_level: the lowest relevance that counts as relevant, default 1.
+    ignore_identical_ids: whether to leave the passage that has the id of the query out, default False.
 Returns:
     the mean over the queries of each metric, by its name.
 Examples:
@@ -66,6 +67,7 @@ class RetrievalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no
         references: Sequence[dict[str, Any]],
         metrics: Sequence[str] = DEFAULT_METRICS,
         relevance_level: int = 1,
+        ignore_identical_ids: bool = False,
     ) -> dict[str, float]:
         lists: dict[str, list[tuple[str, float]]] = {}
         for row in predictions:
@@ -79,7 +81,13 @@ class RetrievalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no
             if row["query_id"] in qrels:
                 raise DGRValueError(f"Query {row['query_id']!r} has more than one reference. Give one for each query.")
             qrels[row["query_id"]] = dict(_pairs(row, "relevance"))
-        return evaluate_run(Rankings(lists), qrels, metrics, relevance_level=relevance_level)
+        return evaluate_run(
+            Rankings(lists),
+            qrels,
+            metrics,
+            relevance_level=relevance_level,
+            ignore_identical_ids=ignore_identical_ids,
+        )
 
 
 def _pairs(row: dict[str, Any], values: str) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, restore_folder
+from dgr_trainer.files.progress import elapsed_time
 from dgr_trainer.teachers.inputs import passage_text
 from dgr_trainer.teachers.lucene.anserini import run_anserini
 
@@ -74,7 +75,8 @@ def build_index(
         arguments += ["-input", str(collection.absolute()), "-index", str(folder.absolute())]
         arguments += ["-threads", str(threads), "-optimize", *(["-storeDocvectors"] if document_vectors else [])]
         arguments += ["-fields", *fields] if separate_fields else []
-        output = run_anserini(java, jar, "io.anserini.index.IndexCollection", arguments, memory)
+        with elapsed_time(f"Lucene indexes {len(corpus):,} passages", shown=progress):
+            output = run_anserini(java, jar, "io.anserini.index.IndexCollection", arguments, memory)
         failed = re.search(r"\berrors:\s+([\d,]+)", output)
         if failed and int(failed.group(1).replace(",", "")) > 0:
             raise DGRRuntimeError(
@@ -102,7 +104,7 @@ def _exists(path: Path, identity: dict[str, Any], contents: dict[str, bool]) -> 
 def _write_collection(corpus: Corpus, folder: Path, fields: Sequence[str], separate: bool, progress: bool) -> None:
     folder.mkdir()
     empty = True
-    passages = iter(tqdm(corpus, desc="Writing passages for Lucene", unit="passage", disable=not progress))
+    passages = iter(tqdm(corpus, desc="Writing passages for Lucene", unit=" passages", disable=not progress))
     for number, start in enumerate(range(0, len(corpus), _PASSAGES_PER_FILE)):
         with open(folder / f"part-{number:05d}.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for passage in islice(passages, min(_PASSAGES_PER_FILE, len(corpus) - start)):

@@ -17,9 +17,17 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
+from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.bm25 import check_bm25
-from dgr_trainer.teachers.inputs import FIELDS, candidate_lists, check_depth, check_fields, keep_candidates
+from dgr_trainer.teachers.inputs import (
+    FIELDS,
+    candidate_lists,
+    check_depth,
+    check_fields,
+    keep_candidates,
+    rank_without_identical_ids,
+)
 from dgr_trainer.teachers.lucene.anserini import find_jar, run_anserini
 from dgr_trainer.teachers.lucene.java import find_java
 from dgr_trainer.teachers.lucene.lucene_index import build_index
@@ -205,7 +213,12 @@ class PyseriniTeacher:
             )
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the corpus, or given candidates, for every query.
 
@@ -217,6 +230,8 @@ class PyseriniTeacher:
                 less than the lowest. This is exact for candidates that share no term with the query, and for all
                 candidates if `hits` is the number of passages.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: Lucene's scores, best first. A query without a term gets an empty rank list.
@@ -226,6 +241,8 @@ class PyseriniTeacher:
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or no query has candidates.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         if candidates is None:
@@ -251,7 +268,10 @@ class PyseriniTeacher:
                 lines.append((query_id, line))
         if cut:
             logger.warning("%d queries have more than %d terms, which Lucene refuses, and were cut.", cut, limit)
-        with tqdm(total=len(lines), desc="Lucene", unit="query", disable=not self.progress) as bar:
+        with (
+            tqdm(total=len(lines), desc="Searching with Lucene", unit=" queries", disable=not self.progress) as bar,
+            kept_moving(bar, f"Java searches for {min(len(lines), self.queries_per_run):,} at a time"),
+        ):
             for start in range(0, len(lines), self.queries_per_run):
                 part = lines[start : start + self.queries_per_run]
                 self._run([line for _, line in part], [lists[query_id] for query_id, _ in part], depth)

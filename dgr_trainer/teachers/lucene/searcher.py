@@ -23,7 +23,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.teachers.inputs import candidate_lists, check_depth, keep_candidates
+from dgr_trainer.teachers.inputs import candidate_lists, check_depth, keep_candidates, rank_without_identical_ids
 
 _TAIL = 4000  # number of characters of the output of a process that an error shows
 
@@ -85,7 +85,12 @@ class SearcherTeacher:
         self.progress = progress
 
     def rank(
-        self, queries: Dataset | Mapping[str, str], candidates: Rankings | None = None, *, k: int = 100
+        self,
+        queries: Dataset | Mapping[str, str],
+        candidates: Rankings | None = None,
+        *,
+        k: int = 100,
+        ignore_identical_ids: bool = False,
     ) -> Rankings:
         """Rank the passages that the searcher finds, or given candidates, for every query.
 
@@ -94,6 +99,8 @@ class SearcherTeacher:
             candidates (`Rankings`, *optional*): If given, the search is `hits` deep (or `k`, if that is more).
                 Candidates that are found keep their score; the others score 1 less than the lowest.
             k (`int`, *optional*, defaults to 100): Maximum length of a rank list.
+            ignore_identical_ids (`bool`, *optional*, defaults to `False`): Whether to leave out the passage that has
+                the id of the query.
 
         Returns:
             `Rankings`: The searcher's scores, best first.
@@ -103,12 +110,14 @@ class SearcherTeacher:
             TypeError: if `candidates` is not a `Rankings`.
             ValueError: if `k` is not positive, or no query has candidates.
         """
+        if ignore_identical_ids:
+            return rank_without_identical_ids(self, queries, candidates, k)
         check_depth(k)
         texts = queries_mapping(queries)
         candidate_ids = None if candidates is None else candidate_lists(texts, candidates, self.corpus)
         depth = k if candidate_ids is None else max(k, self.hits)
         with self._process() as search:
-            bar = tqdm(texts.items(), desc=self.name, unit="query", disable=not self.progress)
+            bar = tqdm(texts.items(), desc=f"Searching with {self.name}", unit=" queries", disable=not self.progress)
             results = {query_id: search({"query": text, "k": depth}) for query_id, text in bar}
         if candidate_ids is not None:
             results = keep_candidates(results, candidate_ids, depth, positive=False)
