@@ -199,7 +199,7 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
             there are none.
     """
     pairs: Iterator[tuple[Any, Any]]
-    row = "row {} of the queries" if isinstance(queries, Dataset) else "query {}"
+    kind = "row" if isinstance(queries, Dataset) else "entry"
     if isinstance(queries, Dataset):
         missing = [name for name in ("query_id", "query") if name not in queries.column_names]
         if missing:
@@ -218,8 +218,8 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         )
     result: dict[str, str] = {}
     for number, (value, query) in enumerate(pairs):
-        location = row.format(number) if isinstance(queries, Dataset) else ""
-        query_id = as_id(value, "query", row.format(number))
+        location = f"{kind} {number} of the queries"
+        query_id = as_id(value, "query", location)
         as_query(query, query_id, location)
         if result.setdefault(query_id, query) != query:
             raise DGRValueError(

@@ -121,7 +121,7 @@ def test_queries_that_are_wrong_are_refused(queries):
         queries_mapping(datasets.Dataset.from_dict({"query_id": ["1", "1"], "query": ["a", "b"]}))
     with pytest.raises(TypeError, match=r"The query '1' is 5 \(int\), not a string"):
         queries_mapping({"1": 5})
-    with pytest.raises(ValueError, match="The query '1' is blank"):
+    with pytest.raises(ValueError, match="the query '1' is blank"):
         queries_mapping({"1": " "})
     with pytest.raises(ValueError, match="There are no queries"):
         queries_mapping({})

@@ -87,7 +87,9 @@ def alone(folder, ranking_loss=None, **settings):
     return trials.logs[0], trainer.evaluate()["eval_loss"]
 
 
-@pytest.mark.parametrize("loss", [None, "margin_rank", RANKING_LOSSES["margin_rank"], OWN], ids=str)
+@pytest.mark.parametrize(
+    "loss", [None, "margin_rank", RANKING_LOSSES["margin_rank"], OWN], ids=["default", "name", "object", "own"]
+)
 def test_every_trial_trains_with_its_own_margin_and_weight(loss, tmp_path):
     trainer, trials = searching(tmp_path, loss)
     tried, best = grid(trainer, {"margin": [100.0, 900.0], "ranking_weight": [0.5, 2.0]})

@@ -12,12 +12,12 @@ from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.pairs import generation_pairs
 
 WRONG = {
-    "missing": (None, r"Query 'q04' is None \(NoneType\), not a string .*Leave it out, or give it its text"),
-    "nan": (float("nan"), r"Query 'q04' is nan \(float\), not a string .*Leave it out, or give it its text"),
-    "whole number": (7, r"Query 'q04' is 7 \(int\), not a string .*Make it a string"),
-    "number": (2.5, r"Query 'q04' is 2.5 \(float\), not a string .*Make it a string"),
-    "empty": ("", "Query 'q04' is blank .*Leave it out, or give it its text"),
-    "blank": (" \t\n", "Query 'q04' is blank .*Leave it out, or give it its text"),
+    "missing": (None, r"query 'q04' is None \(NoneType\), not a string. It is missing"),
+    "nan": (float("nan"), r"query 'q04' is nan \(float\), not a string. It is missing"),
+    "whole number": (7, r"query 'q04' is 7 \(int\), not a string. Write it as a string"),
+    "number": (2.5, r"query 'q04' is 2.5 \(float\), not a string. Write it as a string"),
+    "empty": ("", "query 'q04' is blank. Leave it out, or give it its text"),
+    "blank": (" \t\n", "query 'q04' is blank. Leave it out, or give it its text"),
 }
 
 
@@ -42,7 +42,7 @@ def wrong(request):
 
 
 def refuses(message: str, location: str):
-    return pytest.raises((TypeError, ValueError), match=message.replace(" .*", rf" \({location}\). ", 1))
+    return pytest.raises((TypeError, ValueError), match=f"{location}: the {message}")
 
 
 def test_the_trainer_refuses_its_datasets(wrong, bpe_tokenizer, tmp_path):
