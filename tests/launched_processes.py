@@ -17,6 +17,14 @@ from accelerate import PartialState
 CONTEXT = multiprocessing.get_context("fork")
 
 
+def wait_until(condition, seconds=60):
+    """Wait for what another process does; fails if it takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the other process does not get on"
+        time.sleep(0.005)
+
+
 def launch(count, work, *arguments, result_files=()):
     """Start `work(processes, *arguments)` in several processes that reach each other; in one alone with `None`."""
     with socket.socket() as free:

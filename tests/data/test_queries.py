@@ -119,7 +119,7 @@ def test_queries_that_are_wrong_are_refused(queries):
         queries_mapping(datasets.Dataset.from_dict({"id": ["1"], "text": ["a"]}))
     with pytest.raises(ValueError, match="Two queries have the id '1': 'a' and 'b'"):
         queries_mapping(datasets.Dataset.from_dict({"query_id": ["1", "1"], "query": ["a", "b"]}))
-    with pytest.raises(TypeError, match=r"The query '1' is 5 \(int\), not a string"):
+    with pytest.raises(TypeError, match=r"the query '1' is 5 \(int\), not a string"):
         queries_mapping({"1": 5})
     with pytest.raises(ValueError, match="the query '1' is blank"):
         queries_mapping({"1": " "})

@@ -258,7 +258,7 @@ def test_half_a_surrogate_pair(tmp_path, of):
         path.write_text(json.dumps([row]))
         with pytest.raises(ValueError, match=r"a.jsonl, line 1: the .* not Unicode"):
             read(of, path)
-    with pytest.raises(ValueError, match="The query 'q' is a text that is not Unicode"):
+    with pytest.raises(ValueError, match="the query 'q' is a text that is not Unicode"):
         queries_mapping({"q": "\udcff"})
 
 

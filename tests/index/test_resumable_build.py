@@ -8,7 +8,7 @@ import shutil
 import time
 
 import pytest
-from launched_processes import exit_codes, kill, launch
+from launched_processes import exit_codes, kill, launch, wait_until
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
@@ -153,8 +153,8 @@ def test_jobs_that_start_together_build_one_index(made_of, tmp_path):
 def test_a_job_that_waits_goes_on_where_the_first_one_was_killed(made_of, tmp_path):
     segments = build(made_of, tmp_path / "expected").num_segments
     first = launch(1, building, made_of, tmp_path / "index", tmp_path / "log")
-    while not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().split()) < 3:
-        time.sleep(0.005)
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and len(log.read_text().split()) >= 3)
     second = launch(1, building, made_of, tmp_path / "index", tmp_path / "second")
     time.sleep(0.02)
     kill(first)

@@ -216,6 +216,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter_survives_the_folder(kind, base, index_of, tmp_path):
     plain = retriever_of(base[0], base[1], index_of).search(QUERIES, k=4)

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from launched_processes import exit_codes, kill, launch, results_of
+from launched_processes import exit_codes, kill, launch, results_of, wait_until
 
 from dgr_trainer import BiEncoderTeacher, CrossEncoderTeacher, Rankings
 from dgr_trainer.files.job_lock import JobLock
@@ -38,7 +38,7 @@ def compute(processes, corpus, folder, killed_at=None, seconds=0.0, settings=Non
     """Compute vectors; returns them and the first passages of the blocks that this process has encoded."""
     encoded = []
 
-    def encode(positions):
+    def encode(positions, _):
         if killed_at == [0 if processes is None else processes.process_index, len(encoded)]:
             os.kill(os.getpid(), signal.SIGKILL)
         encoded.append(positions[0])
@@ -78,6 +78,7 @@ def test_vectors_killed_at_random_moments(corpus, tmp_path, seed):
         if all(process.exitcode == 0 for process in started):
             break
         kills += 1
+        assert kills < 300
     assert kills
     assert_finished(tmp_path / "v", corpus)
 
@@ -100,8 +101,7 @@ def test_jobs_that_start_together_encode_each_passage_once(corpus, tmp_path, cou
 
 def test_another_job_takes_over_when_the_first_one_is_killed(corpus, tmp_path, capfd):
     first = launch(1, compute, corpus, tmp_path / "v", None, 0.2)
-    while not (tmp_path / "v" / "partial-0.json").exists():
-        time.sleep(0.01)
+    wait_until((tmp_path / "v" / "partial-0.json").exists)
     second = launch(1, compute, corpus, tmp_path / "v")
     time.sleep(1)
     kill(first)
@@ -111,8 +111,7 @@ def test_another_job_takes_over_when_the_first_one_is_killed(corpus, tmp_path, c
 
 def test_vectors_of_other_settings_are_refused_at_once(corpus, tmp_path):
     first = launch(1, compute, corpus, tmp_path / "v", None, 0.2)
-    while not (tmp_path / "v" / "partial-0.json").exists():
-        time.sleep(0.01)
+    wait_until((tmp_path / "v" / "partial-0.json").exists)
     with pytest.raises(ValueError, match="were made with model='a', but now it is 'b'"):
         compute(None, corpus, tmp_path / "v", settings={"model": "b"})
     assert exit_codes(first) == [0]

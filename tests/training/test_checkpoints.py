@@ -112,7 +112,7 @@ def test_every_file_that_is_missing_is_named(written, tmp_path):
     assert checkpoint_fault(last) is None, "as save_only_model writes it"
 
 
-@pytest.mark.parametrize("how", ["True", "get_last_checkpoint"])
+@pytest.mark.parametrize("how", ["True", pytest.param("get_last_checkpoint", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "way"),
     [("trainer_state.json", "missing"), ("optimizer.pt", "half"), ("*model*.safetensors", "half"), ("*", "missing")],

@@ -88,7 +88,13 @@ def alone(folder, ranking_loss=None, **settings):
 
 
 @pytest.mark.parametrize(
-    "loss", [None, "margin_rank", RANKING_LOSSES["margin_rank"], OWN], ids=["default", "name", "object", "own"]
+    "loss",
+    [
+        pytest.param(None, id="default", marks=pytest.mark.slow),
+        pytest.param("margin_rank", id="name"),
+        pytest.param(RANKING_LOSSES["margin_rank"], id="object", marks=pytest.mark.slow),
+        pytest.param(OWN, id="own", marks=pytest.mark.slow),
+    ],
 )
 def test_every_trial_trains_with_its_own_margin_and_weight(loss, tmp_path):
     trainer, trials = searching(tmp_path, loss)
@@ -101,6 +107,7 @@ def test_every_trial_trains_with_its_own_margin_and_weight(loss, tmp_path):
     assert tried[[value for _, value in expected].index(best.objective)] == best.hyperparameters
 
 
+@pytest.mark.slow
 def test_the_loss_itself_is_searched(tmp_path):
     names = ["distilled_ranknet", "ranknet", "listnet"]
     for given in (None, OWN):
