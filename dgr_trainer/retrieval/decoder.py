@@ -13,7 +13,7 @@ from transformers import EncoderDecoderCache
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.generation_mode import generation_mode
-from dgr_trainer.student.model_facts import start_token_id, underlying_model
+from dgr_trainer.student.model_facts import model_device, start_token_id, underlying_model
 from dgr_trainer.student.probing import log_probabilities, samples, tolerance
 from dgr_trainer.student.sharding import is_sharded
 
@@ -35,7 +35,7 @@ class Decoder:
 
     def __init__(self, model: Any, prompts: list[list[int]], *, cached: bool | None = None) -> None:
         self.model = model
-        self.device = next(model.parameters()).device
+        self.device = model_device(model)
         width = max(map(len, prompts))
         pad = model.config.pad_token_id or 0
         ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=self.device)

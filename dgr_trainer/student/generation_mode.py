@@ -11,7 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.model_facts import model_device, start_token_id
 from dgr_trainer.student.private_copy import private_model
 
 
@@ -55,7 +55,7 @@ def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             if "_original_forward" in vars(plain):  # Accelerate has wrapped `forward` with autocast.
                 plain.forward = plain._original_forward
             private.eval()
-            with torch.no_grad(), torch.autocast(next(plain.parameters()).device.type, enabled=False):
+            with torch.no_grad(), torch.autocast(model_device(plain).type, enabled=False):
                 yield plain
         finally:
             if patched is not None:

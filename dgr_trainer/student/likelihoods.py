@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgr_trainer.student.generation_mode import generation_mode
+from dgr_trainer.student.model_facts import model_device
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.student.token_scores import ScoringWay, TokenScores, sum_by_identifier, token_scores
@@ -65,7 +66,7 @@ def score_identifiers(
     Returns:
         `list[list[float]]`: l(i|q) = sum of log p, natural logarithm, for each identifier of each query.
     """
-    device = next(model.parameters()).device
+    device = model_device(model)
     results = [[0.0] * len(query_identifiers) for query_identifiers in identifiers]
     # Queries with similar numbers of tokens share a batch.
     order = sorted((q for q in range(len(identifiers)) if identifiers[q]), key=lambda q: sum(map(len, identifiers[q])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
@@ -30,6 +31,17 @@ def innermost_module(module: nn.Module) -> Any:
         if wrapped is None:
             return module
         module = wrapped
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of a model's inputs; that of a model with offloaded weights is the one that its hooks name."""
+    base = underlying_model(model)
+    device = next((parameter.device for parameter in base.parameters() if not parameter.is_meta), None)
+    if device is not None:
+        return device
+    hook = next((vars(module)["_hf_hook"] for module in base.modules() if "_hf_hook" in vars(module)), None)
+    execution_device = getattr(hook, "execution_device", None)
+    return torch.device("cpu" if execution_device is None else execution_device)
 
 
 def start_token_id(model: nn.Module) -> int:

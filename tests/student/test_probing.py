@@ -1,10 +1,14 @@
 """The way in which a model scores identifiers is found by trying; scores and gradients are those of ordinary calls."""
 
+import warnings
+
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from architectures import PACKED, PLAIN, REFUSED, ROWS, VOCAB, as_batch, make, ordinary_scores, random_identifiers
 
+from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.student import probing
 from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
 from dgr_trainer.student.probing import scoring_way
@@ -135,3 +139,24 @@ def test_a_model_is_tried_once(monkeypatch):
 @pytest.mark.parametrize("name", ["bart", "t5", "umt5"])
 def test_rounding_is_no_difference(name, dtype):
     assert scoring_way(make(name).to(dtype)) == "packed"
+
+
+def test_a_quantised_model_rounds():
+    """Activations are rounded by the largest of the batch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Another package will have this function.
+        model = torch.ao.quantization.quantize_dynamic(make("bart"), {torch.nn.Linear}, dtype=torch.qint8)
+    assert scoring_way(model) == "packed"
+    assert decodes_with_cache(model)
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_weights_that_are_offloaded(name):
+    identifiers, _, texts = random_identifiers(prompts=1)
+    prompts = [text[0] for text in texts]
+    expected = score_identifiers(make(name), prompts, identifiers)
+    model = make(name)
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert next(model.parameters()).is_meta
+    for scores, wanted in zip(score_identifiers(model, prompts, identifiers), expected, strict=True):
+        assert scores == pytest.approx(wanted, rel=1e-5)
