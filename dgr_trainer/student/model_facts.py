@@ -36,7 +36,8 @@ def innermost_module(module: nn.Module) -> Any:
 def model_device(model: nn.Module) -> torch.device:
     """The device of a model's inputs; that of a model with offloaded weights is the one that its hooks name."""
     base = underlying_model(model)
-    device = next((parameter.device for parameter in base.parameters() if not parameter.is_meta), None)
+    devices = (parameter.device for parameter in base.parameters() if not parameter.is_meta)
+    device: torch.device | None = next(devices, None)
     if device is not None:
         return device
     hook = next((vars(module)["_hf_hook"] for module in base.modules() if "_hf_hook" in vars(module)), None)
