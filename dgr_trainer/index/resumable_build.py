@@ -78,6 +78,9 @@ def _build(
     made_of: dict[str, Any],
 ) -> None:
     restore_folder(folder)
+    for place in (folder, unfinished):
+        for left in place.glob(f".{MADE_OF}.*.tmp"):
+            left.unlink()  # A killed process was writing its record.
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(
             f"{folder} exists but is not an index, so no index can be written there. Give a new or empty folder, or "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from teachers.lucene.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
-from teachers.reranker_models import save_causal_lm, save_seq2seq
+from teachers.reranker_models import save_causal_lm, save_encoder, save_seq2seq
 from tiny_models import make_bart
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
@@ -72,7 +72,7 @@ def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     BertForSequenceClassification(config).save_pretrained(cross_encoder)
     tokenizer.save_pretrained(cross_encoder)
     shutil.copytree(cross_encoder, folder / "intfloat" / "simlm-msmarco-reranker")
-    shutil.copytree(cross_encoder, folder / "intfloat" / "e5-base-v2")
+    save_encoder(folder / "intfloat" / "e5-base-v2")
     save_seq2seq(folder / "castorini" / "monot5-base-msmarco")
     save_causal_lm(folder / "Qwen" / "Qwen3-Reranker-0.6B", "qwen3")
 

@@ -89,6 +89,19 @@ def test_stopped_between_any_two_steps(made_of, tmp_path, replacing):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index"]
 
 
+@pytest.mark.parametrize("place", ["index", ".index.building"])
+def test_what_a_killed_process_was_writing_is_deleted(made_of, tmp_path, monkeypatch, place):
+    build(made_of, tmp_path / "expected")
+    with monkeypatch.context() as patched:
+        stopped_at(patched, 6)
+        with pytest.raises(Killed):
+            build(made_of, tmp_path / "index")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / ".made_of.json.0a1b2c.tmp").write_text("{")
+    build(made_of, tmp_path / "index")
+    assert files_of(tmp_path / "index") == files_of(tmp_path / "expected")
+
+
 def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
     build(made_of, tmp_path / "index")
     steps = stopped_at(monkeypatch, None)
