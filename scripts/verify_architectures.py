@@ -29,6 +29,7 @@ from architectures import (  # noqa: E402
     make,
     ordinary_scores,
     random_identifiers,
+    score_tokens,
     without_dropout,
 )
 from peft import LoraConfig, get_peft_model  # noqa: E402
@@ -45,7 +46,6 @@ from dgr_trainer import (  # noqa: E402
     SearchSettings,
 )
 from dgr_trainer.retrieval.decoder import decodes_with_cache  # noqa: E402
-from dgr_trainer.student.likelihoods import score_tokens  # noqa: E402
 from dgr_trainer.student.probing import scoring_way  # noqa: E402
 from dgr_trainer.student.token_scores import sum_by_identifier  # noqa: E402
 

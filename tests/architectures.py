@@ -4,6 +4,8 @@ import torch
 import transformers
 
 from dgr_trainer.student.packing import pack_identifiers
+from dgr_trainer.student.probing import scoring_way
+from dgr_trainer.student.token_scores import token_scores
 
 VOCAB = 120
 # Architectures by the way in which they can score identifiers.
@@ -131,6 +133,12 @@ def as_batch(identifiers, of_prompt, texts, max_row_tokens=24):
         input_ids[place, : len(text)] = torch.tensor(text)
         attention_mask[place, : len(text)] = 1
     return input_ids, attention_mask, {name: torch.from_numpy(array) for name, array in packed._asdict().items()}
+
+
+def score_tokens(model, input_ids, attention_mask, rows, *, way=None, tokens_at_once=None):
+    """Scores of the tokens of a batch, by default in the way that the trainer takes."""
+    way = scoring_way(model) if way is None else way
+    return token_scores(model, input_ids, attention_mask, rows, way, tokens_at_once=tokens_at_once)
 
 
 def ordinary_scores(model, identifiers, of_prompt, texts):

@@ -86,10 +86,11 @@ def predict(
         ValueError: if the model has no output projection.
     """
     with ExitStack() as stack:
+        given = model
         model = stack.enter_context(private_model(model, _changed_modules(underlying_model(model))))
         base = underlying_model(model)
         pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
-        copied = torch.is_grad_enabled() and can_be_copied(model)
+        copied = torch.is_grad_enabled() and (model is not given or can_be_copied(model))
         decoder = base.get_decoder()
         if len(pieces) > 1 or (positions is not None and copied):
             stack.enter_context(decoder_in_pieces(decoder, pieces, row_prompts, positions, copied=copied))

@@ -1,48 +1,17 @@
-"""Computes the log-likelihoods of identifiers in the fastest way that is right for the model."""
+"""Log-likelihoods of identifiers, outside training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import model_device
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.student.probing import scoring_way
-from dgr_trainer.student.token_scores import ScoringWay, TokenScores, sum_by_identifier, token_scores
-
-
-def score_tokens(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    rows: Mapping[str, Tensor],
-    *,
-    way: ScoringWay | None = None,
-    tokens_at_once: int | None = None,
-) -> TokenScores:
-    """Compute the log-probabilities of the tokens of packed identifiers with one forward pass of the model.
-
-    Args:
-        model (`nn.Module`): A sequence-to-sequence model, wrapped or not, with or without adapters.
-        input_ids (`torch.LongTensor` of shape `(P, L)`): Prompts.
-        attention_mask (`torch.LongTensor` of shape `(P, L)`): 1 where a prompt has a token.
-        rows (`Mapping[str, torch.LongTensor]`): The arrays of [`PackedIdentifiers`], by name; others are ignored.
-        way (`str`, *optional*): `"packed"`, `"rows"` or `"plain"`. By default the result of `scoring_way`.
-        tokens_at_once (`int`, *optional*):
-            Most decoder tokens, padding included, whose activations are kept for the backward pass (see
-            `decoder_rows`). By default those of all rows.
-
-    Returns:
-        [`TokenScores`] of shape `(B, C)`.
-
-    Raises:
-        ValueError: if the attention implementation of the model does not support the mask, or it has no start token.
-    """
-    way = scoring_way(model) if way is None else way
-    return token_scores(model, input_ids, attention_mask, rows, way, tokens_at_once=tokens_at_once)
+from dgr_trainer.student.token_scores import sum_by_identifier, token_scores
 
 
 def score_identifiers(

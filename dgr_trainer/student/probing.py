@@ -64,12 +64,11 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
     base = underlying_model(model)
     if pairs and _learns_a_prompt(model):
         return "plain"  # The adapter's own forward pass puts its prompt in front.
-    loses_positions = not can_be_copied(model) and computes_positions_again(base.get_decoder())
     implementation = getattr(base.config, "_attn_implementation", None)
     known = vars(base).get(_FOUND)
     if known is None or known[0] != implementation:
         if is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
-            return "rows" if packing_obstacle(base) or loses_positions else "packed"
+            return "rows" if packing_obstacle(base) or _loses_positions(model) else "packed"
         way, reason = _try_ways(model)
         known = vars(base)[_FOUND] = (implementation, way, reason)
     way, reason = known[1:]
@@ -87,7 +86,12 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
             "as BART or T5.",
             reason,
         )
-    return "rows" if way == "packed" and loses_positions else cast(ScoringWay, way)
+    return "rows" if way == "packed" and _loses_positions(model) else cast(ScoringWay, way)
+
+
+def _loses_positions(model: nn.Module) -> bool:
+    """Whether the backward pass computes positions again that nothing has kept."""
+    return computes_positions_again(underlying_model(model).get_decoder()) and not can_be_copied(model)
 
 
 def set_scoring_way(model: nn.Module, way: ScoringWay) -> None:
@@ -160,9 +164,12 @@ def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
         try:
             expected = torch.tensor(list(_one_by_one(student, sample)))
         except Exception as error:
+            advice = "Use a model that reads and generates text, such as BART or T5 (AutoModelForSeq2SeqLM)."
+            if hasattr(model, "peft_config"):
+                advice = "Does the model run without its adapter? " + advice
             raise DGRValueError(
                 f"{name} cannot be run on the token ids of a prompt and an identifier ({type(error).__name__}: "
-                f"{error}). Use a model that reads and generates text, such as BART or T5 (AutoModelForSeq2SeqLM)."
+                f"{error}). {advice}"
             ) from error
         for way in cast(list[ScoringWay], ["rows", "plain"] if obstacle else ["packed", "rows", "plain"]):
             try:

@@ -51,11 +51,16 @@ def token_scores(
         input_ids (`torch.LongTensor` of shape `(P, L)`): Prompts.
         attention_mask (`torch.LongTensor` of shape `(P, L)`): 1 where a prompt has a token.
         rows (`Mapping[str, torch.LongTensor]`): The arrays of [`PackedIdentifiers`], by name; others are ignored.
-        way (`str`): `"packed"`, `"rows"` or `"plain"`.
-        tokens_at_once (`int`, *optional*): See `score_tokens`; has no effect on `"plain"`.
+        way (`str`): `"packed"`, `"rows"` or `"plain"`; `scoring_way` knows which is right for the model.
+        tokens_at_once (`int`, *optional*):
+            Most decoder tokens, padding included, whose activations are kept for the backward pass (see
+            `decoder_rows`). By default those of all rows. Has no effect on `"plain"`.
 
     Returns:
         [`TokenScores`] of shape `(B, C)`.
+
+    Raises:
+        ValueError: if the attention implementation of the model does not support the mask, or it has no start token.
     """
     labels, present = rows["labels"], rows["segments"] >= 0
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}

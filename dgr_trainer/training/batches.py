@@ -5,16 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.packing import IGNORED
 from dgr_trainer.student.probing import scoring_way
-from dgr_trainer.student.token_scores import TokenScores, pair_scores
+from dgr_trainer.student.token_scores import TokenScores, pair_scores, token_scores
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], tokens_at_once: int | None = None) -> TokenScores:
     """Log-probabilities `(B, C)` of the tokens of a batch's identifiers."""
     prompts, attention_mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))
-    return score_tokens(model, prompts, attention_mask, batch, tokens_at_once=tokens_at_once)
+    return token_scores(model, prompts, attention_mask, batch, scoring_way(model), tokens_at_once=tokens_at_once)
 
 
 def count_items(batch: Mapping[str, Tensor]) -> Tensor:

@@ -119,9 +119,9 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             f"The tokenizer has {len(collator.tokenizer)} tokens, but the model only {rows} embeddings. Is it the "
             "model's tokenizer? If tokens were added, call model.resize_token_embeddings(len(tokenizer))."
         )
-    _warn_of_untrained_tokens(model, collator.tokenizer)
     start_token_id(model)
     try_student(model, pairs=False)
+    _warn_of_untrained_tokens(model, collator.tokenizer)
     limit = decoder_position_limit(model)
     if limit is None:
         return

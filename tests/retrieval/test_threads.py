@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from architectures import as_batch, checkpoint_activations, random_identifiers, without_dropout
+from architectures import as_batch, checkpoint_activations, random_identifiers, score_tokens, without_dropout
 from peft import LoraConfig, get_peft_model
 from tiny_models import TOKENIZERS, make_bart, make_t5
 
@@ -14,7 +14,7 @@ from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
-from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
+from dgr_trainer.student.likelihoods import score_identifiers
 
 QUERIES = [
     "who discovered penicillin", "how do bees find flowers", "Johannes Gutenberg of Mainz", "the sea",

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from architectures import PACKED, as_batch, checkpoint_activations, make, random_identifiers, without_dropout
+from architectures import (
+    PACKED,
+    as_batch,
+    checkpoint_activations,
+    make,
+    random_identifiers,
+    score_tokens,
+    without_dropout,
+)
 from peft import LoraConfig, get_peft_model
 
-from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.token_scores import sum_by_identifier
 
 CHECKPOINTING = {"off": None, "on": False, "reentrant": True}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import as_batch, make, random_identifiers
+from architectures import as_batch, make, random_identifiers, score_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -11,7 +11,6 @@ from training_examples import CHECKPOINTING, make_trainer, query_dataset
 
 from dgr_trainer.student import decoder_rows
 from dgr_trainer.student.decoder_rows import row_pieces
-from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.token_scores import sum_by_identifier
 
 

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from architectures import as_batch, make, random_identifiers
+from architectures import as_batch, make, random_identifiers, score_tokens
 from peft import LoraConfig, get_peft_model
 
 from dgr_trainer.student import forward_pass
-from dgr_trainer.student.likelihoods import score_tokens
 from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.student.token_scores import sum_by_identifier
 

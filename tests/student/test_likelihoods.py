@@ -4,11 +4,11 @@ import logging
 
 import pytest
 import torch
-from architectures import as_batch, make, random_identifiers
+from architectures import as_batch, make, random_identifiers, score_tokens
 from tiny_models import make_bart, make_t5
 
 from dgr_trainer.student import probing
-from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
+from dgr_trainer.student.likelihoods import score_identifiers
 from dgr_trainer.student.model_facts import packing_obstacle, start_token_id
 from dgr_trainer.student.token_scores import sum_by_identifier
 

@@ -6,11 +6,22 @@ import pytest
 import torch
 import transformers
 from accelerate import cpu_offload
-from architectures import PACKED, PLAIN, REFUSED, ROWS, VOCAB, as_batch, make, ordinary_scores, random_identifiers
+from architectures import (
+    PACKED,
+    PLAIN,
+    REFUSED,
+    ROWS,
+    VOCAB,
+    as_batch,
+    make,
+    ordinary_scores,
+    random_identifiers,
+    score_tokens,
+)
 
 from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.student import probing
-from dgr_trainer.student.likelihoods import score_identifiers, score_tokens
+from dgr_trainer.student.likelihoods import score_identifiers
 from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.student.token_scores import sum_by_identifier
 from dgr_trainer.training.batches import pair_losses
