@@ -78,7 +78,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(bpe_tokenizer, tmp_path):
     trainer.model.eval()
     batch = trainer.data_collator([*query_dataset()])
     loss = trainer.compute_loss(trainer.model, batch).item()
-    terms = trainer._terms["eval"].averages(trainer.accelerator)
+    terms = trainer._eval_terms.averages(trainer.accelerator)
     assert loss == pytest.approx(0.5 * terms["loss_ranking"] + 3.0 * terms["loss_generation"], rel=1e-5)
     assert terms["loss_ranking"] > 1 and terms["loss_generation"] > 1
 

@@ -106,7 +106,7 @@ def test_one_loss_of_the_batch(bpe_tokenizer, tmp_path):
     trainer.model.eval()
     batch = trainer.data_collator([*query_dataset()])
     loss = trainer.compute_loss(trainer.model, batch)
-    assert loss.item() == pytest.approx(trainer._terms["eval"].averages(trainer.accelerator)["loss_ranking"])
+    assert loss.item() == pytest.approx(trainer._eval_terms.averages(trainer.accelerator)["loss_ranking"])
 
 
 def test_arguments_record_the_name(tmp_path):
