@@ -7,12 +7,13 @@ that the passage's earlier identifiers already cover.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.settings import check_names
 
 _KINDS = ("log_odds", "log_likelihood")
 # Upper bound of log-probabilities: the log-odds of probability one are infinite.
@@ -76,11 +77,7 @@ class ScoringSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ScoringSettings":
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise DGRValueError(
-                f"Unknown scoring settings: {', '.join(unknown)}. Was this written by a newer version?"
-            )
+        check_names(cls, values, "scoring")
         return cls(**values)
 
 

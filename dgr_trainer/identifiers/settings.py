@@ -93,9 +93,21 @@ class IdentifierSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "IdentifierSettings":
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise DGRValueError(
-                f"Unknown identifier settings: {', '.join(unknown)}. Was this written by a newer version?"
-            )
+        check_names(cls, values, "identifier")
         return cls(**{**values, "views": tuple(values.get("views", cls.views))})
+
+
+def check_names(settings: type[Any], values: Mapping[str, Any], kind: str) -> None:
+    """Check that saved settings have no names that this version does not know.
+
+    Args:
+        settings (`type`): The dataclass of the settings.
+        values (`Mapping[str, Any]`): What was saved.
+        kind (`str`): What the settings are of, for the error.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    unknown = sorted(set(values) - {field.name for field in fields(settings)})
+    if unknown:
+        raise DGRValueError(f"Unknown {kind} settings: {', '.join(unknown)}. Was this written by a newer version?")

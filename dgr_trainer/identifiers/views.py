@@ -117,7 +117,8 @@ class Identifiers:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, without surrounding space."""
-        return str(self.tokenizer.decode(list(map(int, ids)), clean_up_tokenization_spaces=False)).strip()
+        tokenizer = self._encoder.tokenizer
+        return str(tokenizer.decode(list(map(int, ids)), clean_up_tokenization_spaces=False)).strip()
 
     def text(self, view: str, ids: Sequence[int]) -> str:
         """Text of an identifier, without its closing marker."""

@@ -1,10 +1,11 @@
 """Limits of a search: beams, lengths of identifiers, and the number of passages that are scored."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.settings import check_names
 
 _AT_LEAST_ONE = (
     "beam_size",
@@ -91,7 +92,5 @@ class SearchSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise DGRValueError(f"Unknown search settings: {', '.join(unknown)}. Was this written by a newer version?")
+        check_names(cls, values, "search")
         return cls(**values)
