@@ -82,3 +82,19 @@ def kill(started):
             os.kill(process.pid, signal.SIGKILL)
     for process in started:
         process.join()
+
+
+def killed_until_done(start, seconds):
+    """Start jobs and kill each after a while, until one ends by itself; returns how many were killed.
+
+    Args:
+        start (`Callable[[], list[Process]]`): Starts the processes of a job.
+        seconds (`Callable[[int], float]`): How long the job of a number, from 0, may run.
+    """
+    for kills in range(300):
+        started = start()
+        time.sleep(seconds(kills))
+        kill(started)
+        if all(process.exitcode == 0 for process in started):
+            return kills
+    raise AssertionError("the work does not get on")

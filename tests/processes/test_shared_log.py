@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from launched_processes import kill, launch, results_of
+from launched_processes import kill, killed_until_done, launch, results_of
 
 from dgr_trainer.files.resume_log import ResumeLog
 from dgr_trainer.processes.shared_log import SharedLog
@@ -68,15 +68,11 @@ def slow_work(processes, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(tmp_path, seed):
-    chance, kills = random.Random(seed), 0
-    while True:
-        started = launch(chance.choice([1, 2, 3]), slow_work, tmp_path)
-        time.sleep(0.05 + 0.02 * kills + chance.random() * 0.3)
-        kill(started)
-        if all(process.exitcode == 0 for process in started):
-            break
-        kills += 1
-        assert kills < 300
+    chance = random.Random(seed)
+    kills = killed_until_done(
+        lambda: launch(chance.choice([1, 2, 3]), slow_work, tmp_path),
+        lambda kills: 0.05 + 0.02 * kills + chance.random() * 0.3,
+    )
     assert kills and json.loads((tmp_path / "result.json").read_text()) == EXPECTED
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 

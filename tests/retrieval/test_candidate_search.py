@@ -3,11 +3,10 @@
 import os
 import random
 import signal
-import time
 
 import pyarrow as pa
 import pytest
-from launched_processes import exit_codes, kill, launch, results_of
+from launched_processes import exit_codes, kill, killed_until_done, launch, results_of
 from tiny_models import make_bart
 
 from dgr_trainer import Candidates
@@ -197,16 +196,12 @@ def test_unfinished_candidates_can_be_read_meanwhile(made_of, asked, tmp_path, m
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", [(1,), (1, 2, 3)], ids=str)
 def test_searches_killed_at_random_moments(made_of, queries, qrels, tmp_path, counts):
-    one, chance, kills = retriever(made_of, batch_size=1), random.Random(1), 0
+    one, chance = retriever(made_of, batch_size=1), random.Random(1)
     one.save_candidates(tmp_path / "whole", queries, 4, qrels)
-    while True:
-        started = launch(chance.choice(counts), saving, one, tmp_path / "saved", queries, qrels)
-        time.sleep(0.05 + 0.02 * kills + chance.random() * 0.15)
-        kill(started)
-        if all(process.exitcode == 0 for process in started):
-            break
-        kills += 1
-        assert kills < 300
+    kills = killed_until_done(
+        lambda: launch(chance.choice(counts), saving, one, tmp_path / "saved", queries, qrels),
+        lambda kills: 0.05 + 0.02 * kills + chance.random() * 0.15,
+    )
     assert kills > 1
     assert files_of(tmp_path / "saved") == files_of(tmp_path / "whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "whole"]

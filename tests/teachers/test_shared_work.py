@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from launched_processes import exit_codes, kill, launch, results_of, wait_until
+from launched_processes import exit_codes, kill, killed_until_done, launch, results_of, wait_until
 
 from dgr_trainer import BiEncoderTeacher, CrossEncoderTeacher, Rankings
 from dgr_trainer.files.job_lock import JobLock
@@ -70,16 +70,11 @@ def test_any_number_of_processes_goes_on_with_vectors(corpus, tmp_path, counts):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_vectors_killed_at_random_moments(corpus, tmp_path, seed):
-    chance, kills = random.Random(seed), 0
-    while True:
-        started = launch(chance.choice([1, 2, 3]), compute, corpus, tmp_path / "v", None, 0.05)
-        time.sleep(0.05 + 0.02 * kills + chance.random() * 0.3)
-        kill(started)
-        if all(process.exitcode == 0 for process in started):
-            break
-        kills += 1
-        assert kills < 300
-    assert kills
+    chance = random.Random(seed)
+    assert killed_until_done(
+        lambda: launch(chance.choice([1, 2, 3]), compute, corpus, tmp_path / "v", None, 0.05),
+        lambda kills: 0.05 + 0.02 * kills + chance.random() * 0.3,
+    )
     assert_finished(tmp_path / "v", corpus)
 
 
