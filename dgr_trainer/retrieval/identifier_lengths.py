@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import nn
@@ -15,8 +16,11 @@ from dgr_trainer.student.model_facts import decoder_position_limit
 
 logger = logging.getLogger(__name__)
 
-# Tokens of the passages whose identifiers are measured, so that the check of a large index takes a second.
+# Tokens of the passages whose identifiers are measured, so that the check of a large index takes seconds.
 _MEASURED_TOKENS = 10_000_000
+_NO_LIMIT = np.iinfo(np.int64).max
+# Evaluations make a new retriever for the same index.
+_longest: WeakKeyDictionary[FMIndex, dict[tuple[tuple[int, ...], tuple[int, ...]], int]] = WeakKeyDictionary()
 
 
 def generated_lengths(model: nn.Module, identifiers: Identifiers, settings: SearchSettings) -> dict[str, int]:
@@ -26,7 +30,7 @@ def generated_lengths(model: nn.Module, identifiers: Identifiers, settings: Sear
     marker. A decoder with position embeddings cannot write more tokens than it has positions.
     """
     positions = decoder_position_limit(model)
-    longest = np.iinfo(np.int64).max if positions is None else positions
+    longest = _NO_LIMIT if positions is None else positions
     lengths = {view: settings.length(view) for view in identifiers.views}
     return {view: longest if length is None else min(length, longest) for view, length in lengths.items()}
 
@@ -39,9 +43,12 @@ def warn_of_lengths(model: nn.Module, index: FMIndex, identifiers: Identifiers, 
     positions = decoder_position_limit(model)
     for view, length in generated_lengths(model, identifiers, settings).items():
         prefix, end = identifiers.prefix(view), identifiers.end(view)
-        if not end or int(index.passage_lengths.max()) + 1 <= length:
+        if not end or length == _NO_LIMIT or int(index.passage_lengths.max()) + 1 <= length:
             continue
-        longest = longest_identifier(index, prefix, end)
+        known = _longest.setdefault(index, {})
+        if (prefix, end) not in known:
+            known[prefix, end] = longest_identifier(index, prefix, end)
+        longest = known[prefix, end]
         if longest > length:
             by_position = positions is not None and length == positions
             limit = "The decoder has" if by_position else f"{view}_length is"

@@ -13,7 +13,7 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
+from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings, identifier_lengths
 from dgr_trainer.retrieval.identifier_lengths import generated_lengths, longest_identifier
 from dgr_trainer.retrieval.search_engine import SearchEngine
 from dgr_trainer.training.collator import DistillationCollator
@@ -180,6 +180,19 @@ def test_a_limit_that_hides_identifiers_is_said(bpe_tokenizer, caplog, views, li
     assert record.levelno == level
     name = view.replace("_", "-")
     assert f"{limit} is {short}, but the longest {name} of the index has {longest} tokens" in record.getMessage()
+
+
+def test_an_index_is_measured_once_and_only_where_there_is_a_limit(bpe_tokenizer, monkeypatch):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("docid",)))
+    index = FMIndex.from_corpus(Corpus.from_passages(passages_with("docid")), identifiers, progress=False)
+    measured = []
+    monkeypatch.setattr(identifier_lengths, "longest_identifier", lambda *arguments: measured.append(arguments) or 99)
+    without_limit, with_limit = make_t5(bpe_tokenizer), make_bart(bpe_tokenizer, max_position_embeddings=32)
+    GenerativeRetriever(without_limit, identifiers, index)
+    assert not measured and "passage_lengths" not in vars(index)
+    for _ in range(3):
+        GenerativeRetriever(with_limit, identifiers, index)
+    assert len(measured) == 1
 
 
 def test_a_decoder_with_too_few_positions_is_said_and_does_not_fail(bpe_tokenizer, caplog):
