@@ -55,7 +55,7 @@ class _Sameness:
             self.first.setdefault(key, (passage_id, text))
         other_id, other_text = self.first.get(key, (passage_id, text))
         if other_text != text:
-            self.example = f"{_shown(other_text)} of {other_id!r} and {_shown(text)} of {passage_id!r}"
+            self.example = f"{shortened(other_text)} of {other_id!r} and {shortened(text)} of {passage_id!r}"
 
     def count(self) -> int:
         """Passages whose ids another passage with another text has, too."""
@@ -78,7 +78,8 @@ class UnknownText:
         self.num_passages = 0
         self._parts: dict[str, _PartCounts] = {}
         self._same: dict[str, _Sameness] = {}
-        self._silent: dict[str, bool] = {}
+        self._kept: set[str] = set()
+        self._dropped: set[str] = set()
 
     def add(self, passages: Iterable[Passage], segments: Iterable[PassageSegments]) -> None:
         """Count passages and their segments, as `Identifiers.encode_segments` gives them."""
@@ -152,7 +153,7 @@ class UnknownText:
         counts = self._parts.setdefault(part, _PartCounts())
         affected = False
         for text, ids in zip(texts, encoded, strict=True):
-            size = len(text) - sum(map(str.isspace, text))
+            size = len("".join(text.split()))
             counts.characters += size
             lost = self._lost(text, ids) if size else 0
             if not lost:
@@ -161,25 +162,25 @@ class UnknownText:
             counts.unknown_characters += min(size, lost)
             counts.unknown_tokens += list(ids).count(self.unknown) if self.unknown is not None else 0
             if not counts.example:
-                counts.example = f"the {part} of passage {passage.id!r}: {_shown(text)}"
+                counts.example = f"the {part} of passage {passage.id!r}: {shortened(text)}"
         counts.passages += affected
 
     def _lost(self, text: str, ids: Sequence[int]) -> int:
         """Characters of a text that its ids do not hold."""
         is_unknown = self.unknown is not None and self.unknown in ids
-        if ids and not is_unknown and not any(map(self._is_dropped, set(text))):
+        if ids and not is_unknown and not self._drops_some(text):
             return 0
         kept = self.identifiers.decode([token for token in ids if token != self.unknown])
         lost = _size(text) - _size(kept)
         return max(lost, int(is_unknown or not ids))
 
-    def _is_dropped(self, character: str) -> bool:
-        """Whether a tokenizer makes nothing of a letter or digit (byte-pair encoding without an unknown token)."""
-        if not character.isalnum():
-            return False
-        if character not in self._silent:
-            self._silent[character] = not self.identifiers.decode(self.identifiers.encode(character))
-        return self._silent[character]
+    def _drops_some(self, text: str) -> bool:
+        """Whether the tokenizer makes nothing of a letter or digit (byte-pair encoding without an unknown token)."""
+        characters = set(text)
+        for character in characters - self._kept - self._dropped:
+            dropped = character.isalnum() and not self.identifiers.decode(self.identifiers.encode(character))
+            (self._dropped if dropped else self._kept).add(character)
+        return not characters.isdisjoint(self._dropped)
 
 
 def check_script(passages: Sequence[Passage], identifiers: Identifiers) -> None:
@@ -199,7 +200,8 @@ def _size(text: str) -> int:
     return len("".join(unicodedata.normalize("NFKC", text).split()))
 
 
-def _shown(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text as a warning shows it: in quotes, with its beginning only if it is long."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 

@@ -11,11 +11,11 @@ from datasets.fingerprint import Hasher
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.identifiers.unknown_text import shortened
 
 logger = logging.getLogger(__name__)
 
 COLUMN = "prompt_ids"
-_SHOWN = 60
 
 
 def with_prompts(
@@ -141,7 +141,7 @@ class LostQueries:
         if 2 * self._num_lost > total:
             raise DGRValueError(
                 f"The tokenizer knows no letter of {self._num_lost:,} of {total:,} {what}, for example "
-                f"{_shown(self._unknown_example)}, so they are all the same to the student. Use one whose "
+                f"{shortened(self._unknown_example)}, so they are all the same to the student. Use one whose "
                 "tokenizer knows the script, such as a multilingual or a byte-level one."
             )
         if self._num_unknown:
@@ -151,7 +151,7 @@ class LostQueries:
                 f"{self._num_unknown:,}",
                 f"{total:,}",
                 what,
-                _shown(self._unknown_example),
+                shortened(self._unknown_example),
             )
         if self._num_cut:
             logger.warning(
@@ -163,12 +163,8 @@ class LostQueries:
                 what,
                 self.limit,
                 f"{self._longest:,}",
-                _shown(self._cut_example),
+                shortened(self._cut_example),
             )
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
 def padded_prompts(
