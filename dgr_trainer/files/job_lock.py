@@ -89,6 +89,12 @@ class JobLock:
         self._file.close()
         self._lock = self._file = None
 
+    def delete_if_left(self) -> None:
+        """Delete the files of a process that was killed while it held the lock, where that is possible."""
+        with suppress(OSError):  # The folder may be read-only.
+            if self.path.exists() and self.acquire():
+                self.release()
+
     def holder(self) -> str:
         """Who holds the lock, for messages, such as `process 17 on gpu1 since 2026-01-31 09:30:00 UTC`."""
         note = self._read_note()

@@ -13,6 +13,7 @@ from typing import Any
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_write, restore_folder
+from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segment_changes import add_segments
 from dgr_trainer.index.storage import (
@@ -61,11 +62,12 @@ def build_in_folder(
     made_of = json.loads(
         json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
     )
+    lock = folder.with_name(f"{unfinished.name}.lock")
     restore_folder(folder)
     if not unfinished.exists() and _is_finished(folder, made_of):  # Without the lock: the disk may be read-only.
         logger.info("%s is already an index of this corpus", folder)
+        JobLock(lock).delete_if_left()
         return
-    lock = folder.with_name(f"{unfinished.name}.lock")
     with job_lock(lock, f"The index at {folder}", None, wait_for_others=True):
         _build(folder, unfinished, texts, settings, made_of)
 

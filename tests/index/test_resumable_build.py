@@ -118,12 +118,16 @@ def test_a_finished_index_is_opened_whoever_holds_the_lock(made_of, tmp_path):
     lock = JobLock(tmp_path / ".index.building.lock")
     assert lock.acquire()
     assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    assert lock.path.exists()
     lock.release()
+    lock.path.touch()  # Of a process that was killed between its last step and the release.
     tmp_path.chmod(0o555)
     try:
         assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
     finally:
         tmp_path.chmod(0o755)
+    assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_a_build_with_other_views_does_not_resume(made_of, plain_tokenizer, tmp_path, monkeypatch):
