@@ -18,7 +18,6 @@ from dgr_trainer.index.bit_vector import (
 from dgr_trainer.index.compilation import compiled, prefetch
 from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays
 from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
-from dgr_trainer.index.passage_ids import pack_ids
 from dgr_trainer.index.rotation_sort import sorted_rotations
 from dgr_trainer.index.suffix_sort import sorted_suffixes
 from dgr_trainer.index.token_texts import TokenText
@@ -34,13 +33,17 @@ def build_arrays(text: TokenText, vocab_size: int) -> IndexArrays:
     """Build the arrays of a text's segment.
 
     Raises:
-        TypeError: if a passage id is not a string.
-        ValueError: if a passage id is not valid or occurs twice.
+        ValueError: if a passage id occurs twice.
     """
-    id_bytes, id_offsets, id_order = pack_ids(text.passage_ids)
+    ids = text.passage_ids
+    id_order = ids.order()
     text_arrays = build_text_arrays(text.tokens, text.passage_starts, vocab_size)
     return IndexArrays(
-        **text_arrays, passage_starts=text.passage_starts, id_bytes=id_bytes, id_offsets=id_offsets, id_order=id_order
+        **text_arrays,
+        passage_starts=text.passage_starts,
+        id_bytes=ids.id_bytes,
+        id_offsets=ids.id_offsets,
+        id_order=id_order,
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRIndexError, DGRValueError
@@ -15,31 +18,75 @@ from dgr_trainer.index.compilation import compiled
 _CHUNK = 4096
 
 
-def pack_ids(passage_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class PackedIds:
+    """Ids in two arrays.
+
+    Attributes:
+        id_bytes (`np.ndarray` of uint8): the ids' UTF-8 bytes.
+        id_offsets (`np.ndarray` of int64, shape `(num_ids + 1,)`): where each id starts.
+    """
+
+    id_bytes: np.ndarray
+    id_offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.id_offsets) - 1
+
+    def __getitem__(self, position: int) -> str:
+        return self.id_bytes[self.id_offsets[position] : self.id_offsets[position + 1]].tobytes().decode()
+
+    def part(self, start: int, stop: int) -> PackedIds:
+        """The ids from `start` to `stop`."""
+        offsets = self.id_offsets[start : stop + 1]
+        return PackedIds(self.id_bytes[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def order(self) -> np.ndarray:
+        """The positions of the ids in the order of their bytes (int64).
+
+        Raises:
+            ValueError: if an id occurs twice.
+        """
+        offsets, data = pa.py_buffer(self.id_offsets), pa.py_buffer(self.id_bytes)
+        ids = pa.Array.from_buffers(pa.large_binary(), len(self), [None, offsets, data])
+        order = pc.sort_indices(ids).to_numpy().astype(np.int64)  # Equal ids stay in their order.
+        row = _equal_to_next(self.id_bytes, self.id_offsets, order)
+        if row >= 0:
+            left, right = order[row : row + 2].tolist()
+            raise DGRValueError(
+                f"The passage id {self[left]!r} occurs twice (passages {left} and {right}), but an id "
+                "must name one passage. Give every passage a different id."
+            )
+        return order
+
+
+def pack_ids(passage_ids: Iterable[str]) -> PackedIds:
     """Pack ids into arrays.
 
     Args:
         passage_ids (`Iterable[str]`): the ids, in the order of the passages.
 
-    Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the ids' UTF-8 bytes (uint8), where each id starts (int64, shape
-        `(num_ids + 1,)`), and the passages in the order of their ids' bytes (int64).
-
     Raises:
         TypeError: if an id is not a string.
-        ValueError: if an id is empty, holds whitespace, or occurs twice.
+        ValueError: if an id is empty or holds whitespace.
     """
-    encoded = [as_id(value, "passage", "passage_ids").encode() for value in passage_ids]
-    order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    for left, right in pairwise(order):
-        if encoded[left] == encoded[right]:
-            raise DGRValueError(
-                f"The passage id {encoded[left].decode()!r} occurs twice (passages {left} and {right}), but an id "
-                "must name one passage. Give every passage a different id."
-            )
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets, np.array(order, np.int64)
+    return _packed(as_id(value, "passage", "passage_ids") for value in passage_ids)
+
+
+def join_ids(parts: Sequence[PackedIds]) -> PackedIds:
+    """All ids of several parts, in order."""
+    lengths = np.concatenate([np.diff(part.id_offsets) for part in parts])
+    return PackedIds(np.concatenate([part.id_bytes for part in parts]), _offsets(lengths))
+
+
+def _packed(values: Iterable[str]) -> PackedIds:
+    encoded = [value.encode() for value in values]
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    return PackedIds(np.frombuffer(b"".join(encoded), np.uint8), _offsets(lengths))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 class PassageIds(Sequence[str]):
@@ -86,20 +133,19 @@ class PassageIds(Sequence[str]):
             raise DGRValueError(f"{value!r} is not among the passage ids.")
         return position
 
-    def positions(self, values: Iterable[str]) -> np.ndarray:
+    def positions(self, values: Iterable[str] | PackedIds) -> np.ndarray:
         """Positions of many ids.
 
         Args:
-            values (`Iterable[str]`): ids.
+            values (`Iterable[str]` or [`PackedIds`]): ids.
 
         Returns:
             `np.ndarray` of int64: a position for each id, -1 for an unknown id.
         """
-        encoded = [value.encode() for value in values]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-        wanted = np.frombuffer(b"".join(encoded), np.uint8)
-        positions: np.ndarray = _look_up(self._bytes, self._offsets, self._order, wanted, offsets)
+        wanted = values if isinstance(values, PackedIds) else _packed(values)
+        positions: np.ndarray = _look_up(
+            self._bytes, self._offsets, self._order, wanted.id_bytes, wanted.id_offsets
+        )
         return positions
 
     def hashes(self) -> np.ndarray:
@@ -140,6 +186,21 @@ def _look_up(
             else:
                 high = middle
     return positions
+
+
+@compiled
+def _equal_to_next(id_bytes: np.ndarray, id_offsets: np.ndarray, order: np.ndarray) -> int:
+    """The first row of a sorted order whose id equals that of the next row; -1 if there is none."""
+    for row in range(len(order) - 1):
+        left, right = id_offsets[order[row]], id_offsets[order[row + 1]]
+        length = id_offsets[order[row] + 1] - left
+        if id_offsets[order[row + 1] + 1] - right == length:
+            index = 0
+            while index < length and id_bytes[left + index] == id_bytes[right + index]:
+                index += 1
+            if index == length:
+                return row
+    return -1
 
 
 @compiled

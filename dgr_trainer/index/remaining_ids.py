@@ -8,6 +8,7 @@ from typing import overload
 import numpy as np
 
 from dgr_trainer.errors import DGRIndexError, DGRValueError
+from dgr_trainer.index.passage_ids import PackedIds
 from dgr_trainer.index.segment import Segment
 
 
@@ -56,16 +57,16 @@ class RemainingIds(Sequence[str]):
             raise DGRValueError(f"{value!r} is not among the passage ids.")
         return position
 
-    def positions(self, values: Iterable[str]) -> np.ndarray:
+    def positions(self, values: Iterable[str] | PackedIds) -> np.ndarray:
         """Positions of many ids.
 
         Args:
-            values (`Iterable[str]`): ids.
+            values (`Iterable[str]` or [`PackedIds`]): ids.
 
         Returns:
             `np.ndarray` of int64: a position for each id, -1 for an unknown id.
         """
-        values = list(values)
+        values = values if isinstance(values, PackedIds) else list(values)
         all_positions = np.full(len(values), -1, np.int64)
         for segment, base in zip(self._segments, self._bases.tolist(), strict=False):
             positions = segment.positions(values)

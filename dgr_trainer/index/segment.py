@@ -12,7 +12,7 @@ from dgr_trainer.index import range_kernels
 from dgr_trainer.index.array_folders import ArrayFolder
 from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, num_blocks
 from dgr_trainer.index.index_arrays import IndexArrays
-from dgr_trainer.index.passage_ids import PassageIds
+from dgr_trainer.index.passage_ids import PackedIds, PassageIds
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Segment:
         """Convert numbers among all passages, none of them removed, to numbers among those that remain."""
         return passages - np.searchsorted(self.removed.passages, passages)
 
-    def positions(self, passage_ids: Sequence[str]) -> np.ndarray:
+    def positions(self, passage_ids: Sequence[str] | PackedIds) -> np.ndarray:
         """The numbers, among the passages that remain, of the passages with these ids; -1 for unknown ids."""
         numbers = self.passage_ids.positions(passage_ids)
         numbers[np.isin(numbers, self.removed.passages)] = -1

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.progress import kept_moving
+from dgr_trainer.index.passage_ids import PackedIds, join_ids, pack_ids
 
 _CHUNK = 4096
 
@@ -21,12 +22,20 @@ class TokenText(NamedTuple):
     Attributes:
         tokens (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): the passages, each followed by the separator.
         passage_starts (`np.ndarray` of int64, shape `(num_passages + 1,)`): where each passage starts.
-        passage_ids (`list[str]`): the passages' ids.
+        passage_ids ([`PackedIds`]): the passages' ids.
     """
 
     tokens: np.ndarray
     passage_starts: np.ndarray
-    passage_ids: list[str]
+    passage_ids: PackedIds
+
+
+class _Piece(NamedTuple):
+    """Consecutive passages of a text: their tokens with separators, how many each has, and their ids."""
+
+    tokens: np.ndarray
+    sizes: np.ndarray
+    passage_ids: PackedIds
 
 
 def read_texts(
@@ -54,15 +63,14 @@ def read_texts(
         `TokenText`: the texts in order, none empty.
 
     Raises:
-        TypeError: if a sequence holds anything but integers.
-        ValueError: if there is no sequence, a token is outside the vocabulary, a sequence holds the separator, or the
-            numbers of ids and sequences differ.
+        TypeError: if a sequence holds anything but integers, or an id is not a string.
+        ValueError: if there is no sequence, a token is outside the vocabulary, a sequence holds the separator, an id
+            is not valid, or the numbers of ids and sequences differ.
     """
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     iterator, ids = iter(sequences), iter(passage_ids)
-    # Tokens and sizes of the passages of the next text, in pieces, and the passages' ids.
-    num_read, pieces = 0, [(np.empty(0, dtype), np.empty(0, np.int64))]
-    pending_ids: list[str] = []
+    # Tokens, sizes and ids of the passages of the next text, in pieces.
+    num_read, pieces = 0, [_Piece(np.empty(0, dtype), np.empty(0, np.int64), pack_ids([]))]
     with tqdm(total=total, desc="Reading passages", unit=" passages", disable=not progress) as bar:
         while chunk := list(islice(iterator, _CHUNK)):
             lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
@@ -79,8 +87,8 @@ def read_texts(
                 _raise_unequal(num_read + len(chunk) + sum(1 for _ in iterator), num_read + len(chunk_ids))
             num_read += len(chunk)
             bar.update(len(chunk))
-            sizes, first, start = lengths + 1, 0, 0
-            num_pending = sum(len(piece) for piece, _ in pieces)
+            sizes, packed, first, start = lengths + 1, pack_ids(chunk_ids), 0, 0
+            num_pending = sum(len(piece.tokens) for piece in pieces)
             # Split the chunk before each passage that would make the text too long.
             for number, end in enumerate((ends + 1).tolist()):
                 if (
@@ -89,20 +97,19 @@ def read_texts(
                     and (num_pending or number > first)
                 ):
                     before = int(ends[number - 1]) + 1 if number else 0
-                    pieces.append((text[start:before], sizes[first:number]))
-                    with kept_moving(bar, f"indexing {sum(len(piece) for piece, _ in pieces):,} tokens"):
-                        yield _joined_text(pieces, pending_ids + chunk_ids[first:number])
-                    pieces, pending_ids, num_pending = [], [], 0
+                    pieces.append(_Piece(text[start:before], sizes[first:number], packed.part(first, number)))
+                    with kept_moving(bar, f"indexing {sum(len(piece.tokens) for piece in pieces):,} tokens"):
+                        yield _joined_text(pieces)
+                    num_pending = 0
                     first, start = number, before
-            pieces.append((text[start:], sizes[first:]))
-            pending_ids += chunk_ids[first:]
+            pieces.append(_Piece(text[start:], sizes[first:], packed.part(first, len(packed))))
         extra = sum(1 for _ in ids)
         if extra:
             _raise_unequal(num_read, num_read + extra)
         if not num_read:
             raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
-        with kept_moving(bar, f"indexing {sum(len(piece) for piece, _ in pieces):,} tokens"):
-            yield _joined_text(pieces, pending_ids)
+        with kept_moving(bar, f"indexing {sum(len(piece.tokens) for piece in pieces):,} tokens"):
+            yield _joined_text(pieces)
 
 
 def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
@@ -112,9 +119,17 @@ def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     return np.array(list(chain.from_iterable(sequences)))
 
 
-def _joined_text(pieces: list[tuple[np.ndarray, np.ndarray]], passage_ids: list[str]) -> TokenText:
-    starts = np.concatenate([[0], np.cumsum(np.concatenate([sizes for _, sizes in pieces]))])
-    return TokenText(np.concatenate([tokens for tokens, _ in pieces]), starts, passage_ids)
+def _joined_text(pieces: list[_Piece]) -> TokenText:
+    """The text of all pieces; they are removed from the list, so that no piece outlives its text."""
+    starts = np.concatenate([[0], np.cumsum(np.concatenate([piece.sizes for piece in pieces]))])
+    ids = join_ids([piece.passage_ids for piece in pieces])
+    tokens = np.empty(int(starts[-1]), pieces[0].tokens.dtype)
+    end = len(tokens)
+    while pieces:
+        piece = pieces.pop()
+        tokens[end - len(piece.tokens) : end] = piece.tokens
+        end -= len(piece.tokens)
+    return TokenText(tokens, starts, ids)
 
 
 def _raise_unequal(sequences: int, ids: int) -> None:
