@@ -263,31 +263,6 @@ class FMIndex(IndexQueries):
         limit = self._settings.segment_tokens
         return self._changed(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
 
-    def share(self, number: int, of: int) -> FMIndex:
-        """Return part `number` of `of` parts of consecutive segments; together they hold every passage once, in order.
-
-        For [`DistributedIndex`]: each process opens the index, which reads no files in full, and uses only its share.
-
-        Args:
-            number (`int`): the number of the part, from 0.
-            of (`int`): the number of parts.
-
-        Returns:
-            [`FMIndex`]: an index of the passages of that part.
-
-        Raises:
-            ValueError: if there is no such part, or there are fewer segments than parts.
-        """
-        if not 0 <= number < of:
-            raise DGRValueError(f"There is no part {number} of {of} parts: they are numbered from 0 to {of - 1}.")
-        if of > self.num_segments:
-            raise DGRValueError(
-                f"The index has {self.num_segments} segments, too few for {of} parts. Give a smaller segment_tokens."
-            )
-        bounds = np.linspace(0, self.num_segments, of + 1).astype(int)
-        segments = self._segments[bounds[number] : bounds[number + 1]]
-        return FMIndex(segments, replace(self._settings, corpus_fingerprint=""))
-
     def _changed(self, segments: Sequence[Segment]) -> FMIndex:
         changed = FMIndex(segments, replace(self._settings, corpus_fingerprint=""))
         changed.loaded_from = self.loaded_from

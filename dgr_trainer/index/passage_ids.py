@@ -143,15 +143,8 @@ class PassageIds(Sequence[str]):
             `np.ndarray` of int64: a position for each id, -1 for an unknown id.
         """
         wanted = values if isinstance(values, PackedIds) else _packed(values)
-        positions: np.ndarray = _look_up(
-            self._bytes, self._offsets, self._order, wanted.id_bytes, wanted.id_offsets
-        )
+        positions: np.ndarray = _look_up(self._bytes, self._offsets, self._order, wanted.id_bytes, wanted.id_offsets)
         return positions
-
-    def hashes(self) -> np.ndarray:
-        """A hash of each id, the same in every process (uint64); different ids may have the same."""
-        hashes: np.ndarray = _hash(self._bytes, self._offsets)
-        return hashes
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
@@ -201,17 +194,3 @@ def _equal_to_next(id_bytes: np.ndarray, id_offsets: np.ndarray, order: np.ndarr
             if index == length:
                 return row
     return -1
-
-
-@compiled
-def _hash(id_bytes: np.ndarray, id_offsets: np.ndarray) -> np.ndarray:
-    """FNV-1a of the bytes, mixed by the final step of MurmurHash3."""
-    hashes = np.empty(len(id_offsets) - 1, np.uint64)
-    for passage in range(len(hashes)):
-        value = np.uint64(0xCBF29CE484222325)
-        for index in range(id_offsets[passage], id_offsets[passage + 1]):
-            value = (value ^ np.uint64(id_bytes[index])) * np.uint64(0x100000001B3)
-        value = (value ^ (value >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-        value = (value ^ (value >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-        hashes[passage] = value ^ (value >> np.uint64(33))
-    return hashes

@@ -77,12 +77,6 @@ class RemainingIds(Sequence[str]):
         """The ids at the given positions, in the same order."""
         return [self[position] for position in positions.tolist()]
 
-    def hashes(self) -> np.ndarray:
-        """A hash of each id, the same in every process (uint64); different ids may have the same."""
-        return np.concatenate(
-            [np.delete(segment.passage_ids.hashes(), segment.removed.passages) for segment in self._segments]
-        )
-
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
         return f"RemainingIds({len(self)}: {shown})"

@@ -4,7 +4,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
-    "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
     "Hit": "hits",
     "IndexConstraint": "constraint",
@@ -13,7 +12,6 @@ _HOME_OF = {
 
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
     from dgr_trainer.retrieval.constraint import IndexConstraint as IndexConstraint
-    from dgr_trainer.retrieval.distributed_index import DistributedIndex as DistributedIndex
     from dgr_trainer.retrieval.hits import Hit as Hit
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
