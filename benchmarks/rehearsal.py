@@ -11,9 +11,9 @@ the index.
 The stages are those of a user, through the public API: `write` the corpus as JSON Lines, `read` it (Arrow), `index` it
 segment by segment, `open` the index, `search` with a random model of BART-base's shape (three views, 15 beams), save
 the `candidates` of queries, make training `pairs`, `change` one passage of a hundred, `compact` the segments. The long
-ones (read, index, candidates) are killed in the middle and started again: `lost_s` is how much longer they took together than
-uninterrupted work would have, as far as the first run had come. Each stage runs in a process of its own, whose peak
-memory without mapped files is measured. A tenth of the corpus goes first, so that growth can be told from size.
+ones (read, index, candidates) are killed in the middle and started again; `killed` says after how long, and how much
+more time both runs took than was expected of one. Each stage runs in a process of its own, whose peak memory without
+mapped files is measured. A tenth of the corpus goes first: `growth` is a stage's time over ten times that of the tenth.
 
 It may be interrupted: the same command goes on after the last finished stage. `results.json` in the output folder has
 what is measured so far; the last line printed is the same object.

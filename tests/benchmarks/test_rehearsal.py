@@ -1,4 +1,4 @@
-"""The rehearsal of a large corpus, on a thousand passages: every stage runs, is killed, goes on, and is not run twice."""
+"""The rehearsal of a large corpus, on a thousand passages: every stage runs once, killed ones go on."""
 
 import json
 import os
