@@ -13,7 +13,7 @@ segment by segment, `open` the index, `search` with a random model of BART-base'
 the `candidates` of queries, make training `pairs`, `change` one passage of a hundred, `compact` the segments. The long
 ones (read, index, candidates) are killed in the middle and started again; `killed` says after how long, and how much
 more time both runs took than was expected of one. Each stage runs in a process of its own, whose peak memory without
-mapped files is measured. A tenth of the corpus goes first: `growth` is a stage's time over ten times that of the tenth.
+mapped files is measured. A tenth of the corpus goes first: `growth` is a stage's time over ten times the tenth's.
 
 It may be interrupted: the same command goes on after the last finished stage. `results.json` in the output folder has
 what is measured so far; the last line printed is the same object.
