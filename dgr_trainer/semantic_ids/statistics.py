@@ -30,7 +30,7 @@ class SemanticIdStatistics:
         longest (`int`): Tokens of the longest docid.
         neighbours (`tuple[float, ...]`, *optional*): Share of the nearest neighbours of a passage whose path begins
             with the same codes, up to that level.
-        chance (`tuple[float, ...]`, *optional*): The same share of all other passages.
+        chance (`tuple[float, ...]`, *optional*): The same share of all pairs of passages.
     """
 
     kind: str
@@ -102,7 +102,7 @@ def path_statistics(paths: np.ndarray, sizes: Sequence[int], hierarchical: bool)
 def neighbour_agreement(
     vectors: np.ndarray, paths: np.ndarray, neighbours: int, sample: int, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The share of nearest neighbours with a common prefix of each length, and that of all other passages.
+    """The share of nearest neighbours with a common prefix of each length, and that of all pairs.
 
     Args:
         vectors (`np.ndarray` of shape `(n, d)`): The vectors.
@@ -120,22 +120,19 @@ def neighbour_agreement(
     queries = rows_of(vectors, chosen)
     best = np.empty((len(chosen), 0), np.float32)
     found = np.empty((len(chosen), 0), np.int64)
-    same = np.zeros(paths.shape[1])
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
         distances = squared_distances(queries, rows_of(vectors, slice(start, stop)))
         itself = (chosen >= start) & (chosen < stop)
         distances[np.flatnonzero(itself), chosen[itself] - start] = np.inf
-        best = np.concatenate([best, distances], axis=1)
-        found = np.concatenate([found, np.broadcast_to(np.arange(start, stop), distances.shape)], axis=1)
+        of_block = np.argpartition(distances, min(kept, stop - start) - 1, axis=1)[:, :kept]
+        best = np.concatenate([best, np.take_along_axis(distances, of_block, 1)], axis=1)
+        found = np.concatenate([found, of_block + start], axis=1)
         nearest = np.argpartition(best, min(kept, best.shape[1]) - 1, axis=1)[:, :kept]
         best, found = np.take_along_axis(best, nearest, 1), np.take_along_axis(found, nearest, 1)
-        same += _common(paths[chosen][:, None], paths[None, start:stop]).sum((0, 1))
-    shares = _common(paths[chosen][:, None], paths[found]).mean((0, 1))
-    chance = (same - len(chosen)) / (len(chosen) * (count - 1))
-    return tuple(map(float, shares)), tuple(map(float, chance))
-
-
-def _common(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether paths have the same first codes, for each length. Equal ends count: both paths are over."""
-    return np.logical_and.accumulate(left == right, axis=-1)
+    shares = np.logical_and.accumulate(paths[chosen][:, None] == paths[found], axis=-1).mean((0, 1))
+    chance = []
+    for level in range(paths.shape[1]):
+        members = np.unique(paths[:, : level + 1], axis=0, return_counts=True)[1].astype(np.float64)
+        chance.append(float((members * (members - 1)).sum() / (count * (count - 1))))
+    return tuple(map(float, shares)), tuple(chance)

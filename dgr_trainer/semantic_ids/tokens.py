@@ -65,28 +65,58 @@ def _add_rows(
     is ever taken away.
     """
     rows = embedding_rows(model)
+    own = set(ids)
+    before = [row for row in range(min(known, rows)) if row not in own]
+    replaced: list[nn.Embedding] = []
     if tokens > rows or pad_to_multiple_of is not None:
-        # The rows are set below: the resizing of transformers draws them at random from a distribution of all rows.
-        model.resize_token_embeddings(
-            max(tokens, rows), pad_to_multiple_of=pad_to_multiple_of, mean_resizing=False
-        )
+        replaced = _resized(model, max(tokens, rows), pad_to_multiple_of)
     after = embedding_rows(model)
     fresh = sorted({token for token in ids if token in added or token >= rows} | set(range(rows, after)))
     if not fresh:
         return
-    own = set(ids)
-    before = [row for row in range(min(known, rows)) if row not in own]
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    weights = [inputs.weight]
+    outputs = model.get_output_embeddings()
+    weights = [model.get_input_embeddings().weight, *(embedding.weight for embedding in replaced)]
     if outputs is not None:
         weights += [outputs.weight, getattr(outputs, "bias", None)]
     weights.append(getattr(model, "final_logits_bias", None))  # BART's
-    done: list[int] = []
+    done: set[int] = set()
     for weight in weights:
-        if weight is None or weight.data_ptr() in done:
+        if weight is not None and id(weight) not in done:
+            done.add(id(weight))
+            _set_to_mean(weight, before, fresh)
+
+
+def _resized(model: Any, rows: int, pad_to_multiple_of: int | None) -> list[nn.Embedding]:
+    """Extend the embeddings and the output projection, and keep the modules; returns those of encoder and decoder.
+
+    transformers puts the new embedding of BART and T5 in the place of those of encoder and decoder. These may scale
+    what they look up, or have weights of their own, and peft finds only modules that are not the same one.
+    """
+    old = model.get_input_embeddings()
+    tables = {
+        (parent, name): child
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Embedding) and child is not old and child.weight.shape == old.weight.shape
+    }
+    tied = {table: table.weight is old.weight for table in tables.values()}
+    # The new rows are set later: transformers would draw them at random from a distribution of all rows.
+    model.resize_token_embeddings(rows, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=False)
+    new = model.get_input_embeddings()
+    replaced = []
+    for (parent, name), table in tables.items():
+        if getattr(parent, name) is not new:
             continue
-        done.append(weight.data_ptr())
-        _set_to_mean(weight, before, fresh)
+        if tied[table]:
+            table.weight = new.weight
+        else:
+            extended = table.weight.data.new_empty(new.weight.shape)
+            extended[: len(table.weight)] = table.weight.data
+            table.weight = nn.Parameter(extended, requires_grad=table.weight.requires_grad)
+        table.num_embeddings = len(table.weight)
+        setattr(parent, name, table)
+        replaced.append(table)
+    return replaced
 
 
 def _set_to_mean(weight: Tensor, before: Sequence[int], fresh: Sequence[int]) -> None:
@@ -148,10 +178,12 @@ def trainable_token_indices(model: nn.Module, ids: Sequence[int]) -> dict[str, l
     base = underlying_model(model)
     inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
     weight = innermost_module(inputs).weight
-    names = {name: module for name, module in base.named_modules() if getattr(module, "weight", None) is weight}
-    embeddings = [name.rpartition(".")[2] for name, module in names.items() if isinstance(module, nn.Embedding)]
-    # Encoder and decoder of BART and T5 read embed_tokens of their own; none calls `shared`.
-    layers = ["embed_tokens" if "embed_tokens" in embeddings else embeddings[0]]
-    if outputs is not None and innermost_module(outputs).weight is not weight:
-        layers += [next(name.rpartition(".")[2] for name, module in base.named_modules() if module is outputs)]
+    names = [name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Embedding)]
+    own = next(name.rpartition(".")[2] for name, module in base.named_modules() if module is inputs)
+    if outputs is None or innermost_module(outputs).weight is weight:
+        layers = [own]  # peft follows ties from here, to encoder, decoder and output projection.
+    else:
+        # Encoder and decoder of BART and T5 read embed_tokens of their own; none calls `shared`.
+        projection = next(name.rpartition(".")[2] for name, module in base.named_modules() if module is outputs)
+        layers = ["embed_tokens" if "embed_tokens" in names else own, projection]
     return {layer: list(ids) for layer in layers}
