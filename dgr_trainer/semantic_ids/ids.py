@@ -124,25 +124,14 @@ class SemanticIds(Mapping[str, str]):
             ValueError: if a setting is out of its range, there are fewer vectors than codes of a level, the ids are
                 not those of the rows, or a vector is not finite.
         """
-        sizes = _checked_sizes(kind, levels, size)
-        least = max(sizes) if sample is None else sample
-        if not _NAME.fullmatch(name):
-            raise DGRValueError(f"name={name!r} cannot begin tokens such as <c1_17>: use lower-case letters only.")
-        if iterations < 1 or least < max(sizes):
-            raise DGRValueError(
-                f"iterations={iterations} has to be at least 1, and sample={sample} at least the largest size, "
-                f"{max(sizes)}: k-means needs a vector for each cluster."
-            )
-        if kind != "atomic":
-            load_faiss()  # Before vectors are read, or encoded.
+        sizes = check_settings(kind, levels=levels, size=size, iterations=iterations, sample=sample, name=name)
+        corpus = getattr(vectors, "corpus", None)
+        if corpus is not None and kind != "atomic":
+            check_count(len(corpus), sizes)  # Before they are encoded.
         opened, ids = open_vectors(vectors, passage_ids)
         if kind == "atomic":
             return cls.atomic(ids, name=name)
-        if len(opened) < max(sizes):
-            raise DGRValueError(
-                f"There are {len(opened)} vectors, but a level has {max(sizes)} codes: every cluster needs a passage. "
-                f"Give a smaller size, such as {max(2, math.isqrt(len(opened)))}."
-            )
+        check_count(len(opened), sizes)
         check_finite(opened, ids)
         training = Training(iterations, sample or 256 * max(sizes), balanced, seed, progress)
         quantizer, paths = QUANTIZERS[kind].fit(opened, sizes, training)
@@ -404,9 +393,20 @@ class SemanticIds(Mapping[str, str]):
         return f"SemanticIds({self.kind}, {len(self):,} passages, sizes {' x '.join(map(str, self.sizes))})"
 
 
-def _checked_sizes(kind: str, levels: int, size: int | Sequence[int]) -> tuple[int, ...]:
+def check_settings(
+    kind: str,
+    *,
+    levels: int = 3,
+    size: int | Sequence[int] = 256,
+    iterations: int = 25,
+    sample: int | None = None,
+    name: str = "c",
+) -> tuple[int, ...]:
+    """Check settings of `SemanticIds.fit`, and that faiss is installed if they need it; returns the sizes."""
     if kind not in KINDS:
         raise DGRValueError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}.")
+    if not _NAME.fullmatch(name):
+        raise DGRValueError(f"name={name!r} cannot begin tokens such as <c1_17>: use lower-case letters only.")
     if levels < 1:
         raise DGRValueError(f"levels={levels}, but a docid needs at least 1 code.")
     if isinstance(size, str) or not isinstance(size, (int, Sequence)):
@@ -419,7 +419,23 @@ def _checked_sizes(kind: str, levels: int, size: int | Sequence[int]) -> tuple[i
         )
     if min(sizes) < 2:
         raise DGRValueError(f"size={size!r}, but a level needs at least 2 codes.")
+    if iterations < 1 or (sample is not None and sample < max(sizes)):
+        raise DGRValueError(
+            f"iterations={iterations} has to be at least 1, and sample={sample} at least the largest size, "
+            f"{max(sizes)}: k-means needs a vector for each cluster."
+        )
+    if kind != "atomic":
+        load_faiss()
     return sizes
+
+
+def check_count(vectors: int, sizes: Sequence[int]) -> None:
+    """Check that there are as many vectors as codes of each level."""
+    if vectors < max(sizes):
+        raise DGRValueError(
+            f"There are {vectors} vectors, but a level has {max(sizes)} codes: every cluster needs a passage. "
+            f"Give a smaller size, such as {max(2, math.isqrt(vectors))}."
+        )
 
 
 def _numbers(paths: np.ndarray) -> np.ndarray:
