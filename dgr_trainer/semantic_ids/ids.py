@@ -135,7 +135,7 @@ class SemanticIds(Mapping[str, str]):
         check_finite(opened, ids)
         training = Training(iterations, sample or 256 * max(sizes), balanced, seed, progress)
         quantizer, paths = QUANTIZERS[kind].fit(opened, sizes, training)
-        return cls(kind, ids, paths, _numbers(paths), sizes, quantizer, name)
+        return cls(kind, ids, paths, _numbers(paths), sizes[: paths.shape[1]], quantizer, name)
 
     @classmethod
     def atomic(cls, passage_ids: Iterable[str], *, name: str = "c") -> SemanticIds:

@@ -173,7 +173,7 @@ class HierarchicalQuantizer:
     def fit(
         cls, vectors: np.ndarray, sizes: Sequence[int], training: Training
     ) -> tuple[HierarchicalQuantizer, np.ndarray]:
-        """Fit the tree; returns the quantizer and the paths of the vectors."""
+        """Fit the tree; returns the quantizer and the paths of the vectors, as long as the tree is deep."""
         paths = np.full((len(vectors), len(sizes)), NO_CODE, np.int32)
         centroids = [np.zeros((1, vectors.shape[1]), np.float32)]
         children = [(0, 0)]
@@ -200,7 +200,8 @@ class HierarchicalQuantizer:
                     for number, positions in enumerate(np.split(members[order], bounds)):
                         next_nodes.append((first + number, positions))
             level_nodes = next_nodes
-        return cls(np.concatenate(centroids), np.array(children, np.int64)), paths
+        used = paths[:, (paths != NO_CODE).any(0)]
+        return cls(np.concatenate(centroids), np.array(children, np.int64)), used
 
     def encode(self, vectors: np.ndarray, progress: bool = False) -> np.ndarray:
         """See [`Quantizer`]."""

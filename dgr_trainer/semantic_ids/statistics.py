@@ -26,7 +26,8 @@ class SemanticIdStatistics:
         largest (`tuple[int, ...]`): Members of the largest cluster: passages with one code (residual), or one path up
             to there (hierarchical).
         prefixes (`tuple[int, ...]`): Distinct paths up to that level.
-        collisions (`int`): Passages whose path an earlier passage has; they have a number after it.
+        collisions (`int`): Passages whose path an earlier passage has; they have a number after it. In a tree most
+            have: leaves hold several passages.
         longest (`int`): Tokens of the longest docid.
         neighbours (`tuple[float, ...]`, *optional*): Share of the nearest neighbours of a passage whose path begins
             with the same codes, up to that level.
@@ -50,8 +51,12 @@ class SemanticIdStatistics:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def __repr__(self) -> str:
-        collisions = f"{self.collisions:,} collisions ({self.collisions / max(self.passages, 1):.2%})"
-        heading = f"{self.kind} ids of {self.passages:,} passages: {collisions}, up to {self.longest} tokens"
+        share = f"{self.collisions / max(self.passages, 1):.2%}"
+        shared = "numbered in a leaf" if self.kind == "hierarchical" else "collisions"
+        heading = (
+            f"{self.kind} ids of {self.passages:,} passages: {self.collisions:,} {shared} ({share}), up to "
+            f"{self.longest} tokens"
+        )
         columns = ["level", "codes", "used", "entropy", "of", "largest", "prefixes"]
         rows = [
             [
