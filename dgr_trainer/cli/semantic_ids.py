@@ -223,9 +223,7 @@ def _write(folder: Path, ids: SemanticIds, corpus: Corpus, statistics: SemanticI
             strings.write(json.dumps({"id": passage.id, "identifier": docid}, ensure_ascii=False) + "\n")
 
 
-def _write_student(
-    folder: Path, ids: SemanticIds, model: Any, tokenizer: Any, pad_to_multiple_of: int | None
-) -> None:
+def _write_student(folder: Path, ids: SemanticIds, model: Any, tokenizer: Any, pad_to_multiple_of: int | None) -> None:
     """The student with the tokens; beside them the semantic ids, which `dgr train` puts into the retriever."""
     from dgr_trainer.retrieval.storage import SEMANTIC_IDS
 

@@ -121,7 +121,7 @@ class LoraOptions:
     )
     lora_added_tokens: bool = field(
         default=False,
-        metadata={"help": "Also train the embeddings of tokens that were added to the tokenizer, such as semantic ids."},
+        metadata={"help": "Also train the embeddings of added tokens, such as semantic ids."},
     )
 
 

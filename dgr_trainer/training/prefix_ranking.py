@@ -1,8 +1,8 @@
 """Rank lists of prefixes: at each depth, what the first tokens of the identifiers score.
 
 A search keeps a passage only as long as the prefix of its identifier is among the best, so the relevant passage has to
-outrank the others at every depth, not only when its identifier is complete. The idea is that of RIPOR's prefix-oriented
-ranking (Zeng et al., 2023, arXiv 2311.09134); the scores of prefixes are sums of what the forward pass has anyway.
+outrank the others at every depth, not only when its identifier is complete. The idea is RIPOR's (Zeng et al., 2023,
+arXiv 2311.09134); the scores of prefixes are sums of what the forward pass has anyway.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,7 +78,8 @@ def prefix_ranking_losses(
 
     Args:
         lists ([`PrefixLists`] of shape `(B, D, M)`): Scores and mask.
-        teacher_scores, taught_ranks (`torch.Tensor` of shape `(B, M)`): What is taught, the same at each depth.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, the same at each depth.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`): Ranks to be taught, the same at each depth.
         loss (`Callable`): `loss(scores, teacher_scores, mask, taught_ranks)`, of lists `(B * D, M)`.
 
     Returns:

@@ -80,7 +80,9 @@ def test_balanced_clusters_have_at_most_their_share(kind, monkeypatch):
     plain, ids = fit(kind=kind), fit(kind=kind, balanced=True)
     groups = [ids.paths[:, :1], ids.paths[:, 1:] if kind == "residual" else ids.paths]
     for depth, codes in enumerate(groups):
-        parents = Counter(map(tuple, ids.paths[:, :depth].tolist())) if kind == "hierarchical" else {(): 300, (0,): 300}
+        parents = (
+            Counter(map(tuple, ids.paths[:, :depth].tolist())) if kind == "hierarchical" else {(): 300, (0,): 300}
+        )
         for path, count in Counter(map(tuple, codes.tolist())).items():
             if path[-1] != NO_CODE:
                 assert count <= math.ceil(parents[path[:-1]] / 8)
@@ -188,6 +190,7 @@ def test_statistics():
     distances = cdist(VECTORS[:120], VECTORS[:120])
     np.fill_diagonal(distances, np.inf)
     for level in range(2):
+
         def share(pairs, length=level + 1):
             return np.mean([paths[one][:length] == paths[other][:length] for one, other in pairs])
 
@@ -197,8 +200,13 @@ def test_statistics():
         assert everyone.chance[level] == found.chance[level] == pytest.approx(share(pairs))
     assert found.neighbours[0] > 3 * found.chance[0]
     heading, columns, *rows = str(found).splitlines()
-    assert heading == f"residual ids of 120 passages: {found.collisions} collisions " + heading.partition("collisions ")[2]
-    assert columns.split() == "level codes used entropy of largest prefixes neighbours chance".split() and len(rows) == 2
+    assert (
+        heading
+        == f"residual ids of 120 passages: {found.collisions} collisions " + heading.partition("collisions ")[2]
+    )
+    assert (
+        columns.split() == "level codes used entropy of largest prefixes neighbours chance".split() and len(rows) == 2
+    )
     assert json.loads(json.dumps(found.to_dict()))["prefixes"] == list(found.prefixes)
     with pytest.raises(DGRValueError, match="neighbours=0 and sample=1000 have to be at least 1"):
         ids.statistics(neighbours=0)

@@ -8,8 +8,14 @@ import pytest
 import torch
 from tiny_models import TOKENIZERS, bpe_tokenizer, make_bart, make_t5
 from tokenizers import AddedToken
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from dgr_trainer import Passage, SemanticIds
 from dgr_trainer.errors import DGRTypeError, DGRValueError
@@ -136,7 +142,9 @@ def test_a_docid_is_one_token_a_code(name, tmp_path):
 
 
 def test_a_tokenizer_without_the_tokens_is_refused():
-    with pytest.raises(DGRValueError, match=r"lacks 12 of 12 tokens .* splits '<c1_0>' into \d tokens, \['<', .*Call add_to"):
+    with pytest.raises(
+        DGRValueError, match=r"lacks 12 of 12 tokens .* splits '<c1_0>' into \d tokens, \['<', .*Call add_to"
+    ):
         IDS.check_tokenizer(bpe_tokenizer())
 
 
@@ -180,7 +188,10 @@ def test_lora_trains_the_new_rows_and_no_others(name):
         base = adapted.get_base_model()
         found = {"output": base.get_output_embeddings()(torch.eye(32)).T.clone()}
         if model.config.is_encoder_decoder:
-            found |= {"encoder": base.get_encoder().embed_tokens(everything), "decoder": base.get_decoder().embed_tokens(everything)}
+            found |= {
+                "encoder": base.get_encoder().embed_tokens(everything),
+                "decoder": base.get_decoder().embed_tokens(everything),
+            }
         else:
             found["decoder"] = base.get_input_embeddings()(everything)
         return {key: value.detach().clone() for key, value in found.items()}
@@ -188,7 +199,9 @@ def test_lora_trains_the_new_rows_and_no_others(name):
     before = read()
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
     for _ in range(2):  # In the first step, an adapter passes no gradient to one of its halves.
-        tokens = torch.tensor([[*ids, ids[0]]])  # Nothing follows the last one, so a causal model learns nothing of it.
+        tokens = torch.tensor(
+            [[*ids, ids[0]]]
+        )  # Nothing follows the last one, so a causal model learns nothing of it.
         batch = {"input_ids": tokens, "labels": tokens}
         adapted(**batch).loss.backward()
         optimizer.step()

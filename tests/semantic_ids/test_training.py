@@ -105,7 +105,9 @@ def test_lora_that_leaves_the_codes_untrained_is_told(tmp_path, caplog):
     ids.add_to(tokenizer, model)
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
     with caplog.at_level(logging.WARNING):
-        make_trainer(tmp_path, tokenizer, model=adapted, collator=DistillationCollator(tokenizer, ids, make_rankings()))
+        make_trainer(
+            tmp_path, tokenizer, model=adapted, collator=DistillationCollator(tokenizer, ids, make_rankings())
+        )
     assert "12 tokens were added to the tokenizer, such as '<c1_0>'" in caplog.text
     assert "trainable_token_indices" in caplog.text
 
