@@ -46,7 +46,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((options.items, 6)).astype(np.float32)
     items = [f"item{number}" for number in range(options.items)]
-    near = np.argsort(((vectors[:, None] - vectors) ** 2).sum(-1), axis=1)[:, 1:9]  # The eight nearest ones.
+    near = np.argsort(((vectors[:, None] - vectors) ** 2).sum(-1), axis=1)[:, 1:51]  # The fifty nearest ones.
     seen = rng.integers(options.items, size=(options.users + 200, 4))
     for step in (1, 2, 3):
         seen[:, step] = near[seen[:, step - 1], rng.integers(4, size=len(seen))]

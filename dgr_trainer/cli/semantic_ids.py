@@ -121,7 +121,7 @@ def make_parser() -> CommandParser:
         command="semantic_ids",
         description="Make semantic ids: docids of codes, learnt by k-means from the vectors of the passages, so that "
         "similar passages have docids that begin alike.",
-        usage="CORPUS --output DIR (--vectors PATH | --bi_encoder MODEL) [options]",
+        usage="CORPUS --output DIR --vectors PATH [options]",
         example="  dgr semantic_ids corpus.jsonl --bi_encoder intfloat/e5-base-v2 \\\n"
         "      --passage_prefix 'passage: ' --student facebook/bart-base --output ids\n"
         "  dgr index ids/corpus.jsonl --model ids/student --views docid --output index\n"

@@ -59,12 +59,14 @@ def squared_distances(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Squared distances `(n, size)` of vectors to centroids, float32."""
     products = rows @ centroids.T
     lengths = np.einsum("ij,ij->i", rows, rows)[:, None] + np.einsum("ij,ij->i", centroids, centroids)
-    return np.maximum(lengths - 2 * products, 0, dtype=np.float32)
+    distances: np.ndarray = np.maximum(lengths - 2 * products, 0, dtype=np.float32)
+    return distances
 
 
 def nearest(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Number of the nearest centroid of each vector, int32; the first of equal ones."""
-    return np.argmin(squared_distances(rows, centroids), axis=1).astype(np.int32)
+    numbers: np.ndarray = np.argmin(squared_distances(rows, centroids), axis=1).astype(np.int32)
+    return numbers
 
 
 def balanced_clusters(

@@ -132,7 +132,7 @@ class SemanticIds(Mapping[str, str]):
         if kind == "atomic":
             return cls.atomic(ids, name=name)
         check_count(len(opened), sizes)
-        check_finite(opened, ids)
+        check_finite(opened, ids, progress)
         training = Training(iterations, sample or 256 * max(sizes), balanced, seed, progress)
         quantizer, paths = QUANTIZERS[kind].fit(opened, sizes, training)
         return cls(kind, ids, paths, _numbers(paths), sizes[: paths.shape[1]], quantizer, name)
@@ -348,15 +348,16 @@ class SemanticIds(Mapping[str, str]):
         if vectors is not None:
             opened, _ = open_vectors(vectors, self._ids)
             agreement = neighbour_agreement(opened, self.paths, neighbours, sample, seed)
-        digits = len(_digits(int(self.numbers.max()), max(self.sizes)))
-        lengths = (self.paths != NO_CODE).sum(1)
-        longest = max([*lengths, *(lengths[self.numbers > 0] + digits)])
+        lengths, left = (self.paths != NO_CODE).sum(1), self.numbers
+        while (left > 0).any():  # A number has a digit for each time that it can be divided.
+            lengths = lengths + (left > 0)
+            left = (left - 1) // max(self.sizes)
         return SemanticIdStatistics(
             kind=self.kind,
             passages=len(self),
             sizes=self.sizes,
             collisions=int((self.numbers > 0).sum()),
-            longest=int(longest),
+            longest=int(lengths.max()),
             neighbours=None if agreement is None else agreement[0],
             chance=None if agreement is None else agreement[1],
             **path_statistics(self.paths, self.sizes, self.kind == "hierarchical"),

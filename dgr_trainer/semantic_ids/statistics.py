@@ -72,8 +72,8 @@ class SemanticIdStatistics:
         ]
         if self.neighbours is not None and self.chance is not None:
             columns += ["neighbours", "chance"]
-            for row, share, chance in zip(rows, self.neighbours, self.chance, strict=True):
-                row += [f"{share:.1%}", f"{chance:.1%}"]
+            for row, *shares in zip(rows, self.neighbours, self.chance, strict=True):
+                row += [f"{one:.1%}" for one in shares]
         table = [columns, *rows]
         widths = [max(len(row[number]) for row in table) for number in range(len(columns))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRTypeError, DGRValueError, input_errors
@@ -110,13 +111,19 @@ def blocks(positions: np.ndarray) -> Iterator[np.ndarray]:
         yield positions[start : start + BLOCK]
 
 
-def check_finite(vectors: np.ndarray, ids: Sequence[str]) -> None:
+def check_finite(vectors: np.ndarray, ids: Sequence[str], progress: bool = False) -> None:
     """Check all vectors, block by block.
+
+    Args:
+        vectors (`np.ndarray` of shape `(n, d)`): The vectors.
+        ids (`Sequence[str]`): Their ids, for the error.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Raises:
         ValueError: if a vector holds NaN or an infinity, or is too long for its length to be a float32.
     """
-    for start in range(0, len(vectors), BLOCK):
+    starts = range(0, len(vectors), BLOCK)
+    for start in tqdm(starts, desc="Checking vectors", unit=" blocks", disable=not progress, delay=2, leave=False):
         rows = rows_of(vectors, slice(start, start + BLOCK))
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(np.einsum("ij,ij->i", rows, rows))

@@ -73,6 +73,7 @@ def test_the_flow_to_a_retriever(dgr, files, vectors, tmp_path):
     assert found.code == 0 and "<c1_" in found.out, found.err
 
 
+@pytest.mark.slow
 def test_from_a_bi_encoder(dgr, files, tmp_path):
     model = save_encoder(tmp_path / "encoder")
     kept = tmp_path / "kept"
