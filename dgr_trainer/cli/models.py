@@ -58,7 +58,7 @@ def load_student(name: str, lora: LoraOptions) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
-    settings = {} if not lora.lora_added_tokens else {"trainable_token_indices": _added_tokens(name, model)}
+    added = _added_tokens(name, model) if lora.lora_added_tokens else None
     with input_errors(f"--lora_r {lora.lora_r}: no adapter can be added to {name}", ValueError, TypeError):
         config = LoraConfig(
             task_type="SEQ_2_SEQ_LM",
@@ -66,7 +66,7 @@ def load_student(name: str, lora: LoraOptions) -> Any:
             lora_alpha=lora.lora_alpha or 2 * lora.lora_r,
             lora_dropout=lora.lora_dropout,
             target_modules=lora.lora_target_modules,
-            **settings,
+            trainable_token_indices=added,
         )
         return get_peft_model(model, config)
 

@@ -33,9 +33,10 @@ def add_tokens(
     vocabulary = tokenizer.get_vocab()
     new = [AddedToken(token, normalized=False, special=False) for token in tokens if token not in vocabulary]
     tokenizer.add_tokens(new)
-    ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary[token] for token in tokens]
     if model is not None:
-        added = set(tokenizer.convert_tokens_to_ids([token.content for token in new]))
+        added = {vocabulary[token.content] for token in new}
         _add_rows(model, len(tokenizer), known, ids, added, pad_to_multiple_of)
     return ids
 
