@@ -32,6 +32,8 @@ _HOME_OF = {
     "RankingLoss": "dgr_trainer.training.losses",
     "Rankings": "dgr_trainer.runs.rankings",
     "RetrievalEvaluator": "dgr_trainer.evaluation.evaluator",
+    "SemanticIdStatistics": "dgr_trainer.semantic_ids",
+    "SemanticIds": "dgr_trainer.semantic_ids",
     "SearcherTeacher": "dgr_trainer.teachers.lucene.searcher",
     "Seq2SeqTeacher": "dgr_trainer.teachers.seq2seq",
     "ScoringSettings": "dgr_trainer.identifier_weights",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.runs.rankings import Rankings as Rankings
     from dgr_trainer.runs.reading import read_run as read_run
     from dgr_trainer.runs.statistics import rank_list_statistics as rank_list_statistics
+    from dgr_trainer.semantic_ids import SemanticIds as SemanticIds
+    from dgr_trainer.semantic_ids import SemanticIdStatistics as SemanticIdStatistics
     from dgr_trainer.teachers.bi_encoder import BiEncoderTeacher as BiEncoderTeacher
     from dgr_trainer.teachers.bm25 import BM25Teacher as BM25Teacher
     from dgr_trainer.teachers.causal_lm import CausalLMTeacher as CausalLMTeacher

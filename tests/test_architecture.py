@@ -23,6 +23,7 @@ ROOMS = [
     "student",
     "query_generation",
     "teachers",
+    "semantic_ids",
     "training",
     "retrieval",
     "evaluation",

@@ -21,6 +21,7 @@ from dgr_trainer.errors import ISSUES_URL, DGRError, missing_extra, one_line
 
 # A subcommand is the module of its name, which is imported only when it is run.
 COMMANDS = {
+    "semantic_ids": "Make docids of codes from the vectors of passages.",
     "index": "Index a corpus; change or verify an index.",
     "pseudo_queries": "Write pseudo-queries for passages with a model.",
     "pairs": "Make the training pairs of the generation stage.",

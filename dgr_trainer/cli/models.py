@@ -58,6 +58,7 @@ def load_student(name: str, lora: LoraOptions) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
+    added = _added_tokens(name, model) if lora.lora_added_tokens else None
     with input_errors(f"--lora_r {lora.lora_r}: no adapter can be added to {name}", ValueError, TypeError):
         config = LoraConfig(
             task_type="SEQ_2_SEQ_LM",
@@ -65,8 +66,26 @@ def load_student(name: str, lora: LoraOptions) -> Any:
             lora_alpha=lora.lora_alpha or 2 * lora.lora_r,
             lora_dropout=lora.lora_dropout,
             target_modules=lora.lora_target_modules,
+            trainable_token_indices=added,
         )
         return get_peft_model(model, config)
+
+
+def _added_tokens(name: str, model: Any) -> dict[str, list[int]]:
+    """The tokens that were added to the tokenizer of a model, as an adapter that trains their rows needs them."""
+    from transformers import AutoTokenizer
+
+    from dgr_trainer.semantic_ids.tokens import trainable_token_indices
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    added = sorted(
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if number >= tokenizer.vocab_size and not token.special
+    )
+    if not added:
+        raise DGRValueError(f"--lora_added_tokens: no token was added to the tokenizer of {name}. Leave it out.")
+    return trainable_token_indices(model, added)
 
 
 def check_retriever(path: str, search: SearchOptions) -> Path:

@@ -113,7 +113,7 @@ def run(
     _check_training(arguments, model)
     if checkpoint is not None:
         _check_weights(Path(checkpoint), model)
-    retriever = _retriever(model, inputs)
+    retriever = _retriever(model, inputs, Path(options.model))
     trainer = _trainer(model, inputs, arguments)
     if trainer.is_world_process_zero():
         for folder in old_checkpoints:
@@ -245,10 +245,11 @@ def _check_training(arguments: DistillationTrainingArguments, model: Any) -> Non
         )
 
 
-def _retriever(model: Any, inputs: TrainInputs) -> GenerativeRetriever | None:
+def _retriever(model: Any, inputs: TrainInputs, model_folder: Path) -> GenerativeRetriever | None:
     if inputs.index is None:
         return None
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
+    from dgr_trainer.retrieval.storage import stored_semantic_ids
 
     return GenerativeRetriever(
         model,
@@ -257,6 +258,7 @@ def _retriever(model: Any, inputs: TrainInputs) -> GenerativeRetriever | None:
         corpus=inputs.corpus,
         settings=inputs.search,
         scoring=inputs.scoring,
+        semantic_ids=stored_semantic_ids(model_folder),
     )
 
 

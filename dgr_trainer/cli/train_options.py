@@ -119,6 +119,10 @@ class LoraOptions:
         default=None,
         metadata={"help": "Modules that get an adapter, such as q_proj v_proj; by default peft's for the model."},
     )
+    lora_added_tokens: bool = field(
+        default=False,
+        metadata={"help": "Also train the embeddings of added tokens, such as semantic ids."},
+    )
 
 
 @derived(settings_of(ScoringSettings, prefix="scoring_", leave_out=("kind",)), stated=AS_SAVED)

@@ -27,6 +27,7 @@ from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.model_facts import embedding_rows
 from dgr_trainer.student.probing import scoring_way
 
@@ -49,9 +50,11 @@ class GenerativeRetriever:
         corpus ([`Corpus`], *optional*): The passages, to be saved with the retriever.
         settings ([`SearchSettings`], *optional*): Limits of a search.
         scoring ([`ScoringSettings`], *optional*): How identifiers are weighted.
+        semantic_ids ([`SemanticIds`], *optional*): What the docids are made by, to be saved with the retriever, so
+            that further passages can be given docids.
 
     Raises:
-        ValueError: if model, tokenizer, index, corpus and scoring do not match.
+        ValueError: if model, tokenizer, index, corpus, scoring and semantic ids do not match.
 
     Example:
 
@@ -72,11 +75,13 @@ class GenerativeRetriever:
         corpus: Corpus | None = None,
         settings: SearchSettings | None = None,
         scoring: ScoringSettings | None = None,
+        semantic_ids: SemanticIds | None = None,
     ) -> None:
         self.model = model
         self.identifiers = identifiers
         self.index = index
         self.corpus = corpus
+        self.semantic_ids = semantic_ids
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
         # Both raise an error if the model cannot be searched with.
@@ -99,6 +104,8 @@ class GenerativeRetriever:
                 f"{', '.join(identifiers.views)}. Use IdentifierSettings(views=('docid',)) or ('title',), or "
                 "ScoringSettings(kind='log_odds')."
             )
+        if semantic_ids is not None:
+            semantic_ids.check_tokenizer(identifiers.tokenizer)
         self.settings = settings or SearchSettings()
 
     @property
@@ -302,7 +309,7 @@ class GenerativeRetriever:
 
         The model (or adapter) and the tokenizer are in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
         (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them. The folder also contains
-        `index/`, `retriever.json`, and `corpus/` if the retriever has a corpus.
+        `index/`, `retriever.json`, and `corpus/` and `semantic_ids/` if the retriever has them.
 
         Args:
             path (`str` or `os.PathLike`): A new or empty folder, or one written by this function before.
@@ -343,4 +350,6 @@ class GenerativeRetriever:
 
     @property
     def _parts(self) -> RetrieverParts:
-        return RetrieverParts(self.model, self.identifiers, self.index, self.corpus, self.settings, self.scoring)
+        return RetrieverParts(
+            self.model, self.identifiers, self.index, self.corpus, self.settings, self.scoring, self.semantic_ids
+        )

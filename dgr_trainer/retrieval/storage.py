@@ -24,10 +24,13 @@ from dgr_trainer.retrieval.adapter_storage import (
     save_adapters,
 )
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.loading import load_model, seq2seq_logits
 from dgr_trainer.student.weights import align_weights
 
 DESCRIPTION = "retriever.json"
+SEMANTIC_IDS = "semantic_ids"
+"""The folder of semantic ids, in that of a retriever, or of a student that has their tokens."""
 _FORMAT_VERSION = 1
 
 
@@ -41,6 +44,7 @@ class RetrieverParts:
     corpus: Corpus | None
     settings: SearchSettings
     scoring: ScoringSettings
+    semantic_ids: SemanticIds | None = None
 
 
 def save_retriever(parts: RetrieverParts, path: Path) -> None:
@@ -65,7 +69,14 @@ def save_retriever(parts: RetrieverParts, path: Path) -> None:
         parts.index.save(folder / "index")
         if parts.corpus is not None:
             parts.corpus.save_to_disk(folder / "corpus")
+        if parts.semantic_ids is not None:
+            parts.semantic_ids.save(folder / SEMANTIC_IDS)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def stored_semantic_ids(path: Path) -> SemanticIds | None:
+    """The semantic ids in the folder of a retriever or of a student; `None` if it has none."""
+    return SemanticIds.load(path / SEMANTIC_IDS) if (path / SEMANTIC_IDS).is_dir() else None
 
 
 def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> RetrieverParts:
@@ -111,6 +122,7 @@ def _load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: di
         corpus=Corpus.load_from_disk(path / "corpus") if (path / "corpus").is_dir() else None,
         settings=SearchSettings.from_dict(description["search"]),
         scoring=ScoringSettings.from_dict(description["scoring"]),
+        semantic_ids=stored_semantic_ids(path),
     )
 
 

@@ -235,3 +235,25 @@ def _check(path: Path, description: Mapping[str, object]) -> dict[str, Any]:
                 "Give another folder, or delete this one."
             )
     return content
+
+
+def stored_passage_vectors(folder: str | os.PathLike[str], corpus: Corpus) -> np.ndarray:
+    """Open the vectors that a bi-encoder keeps in a folder, without its model.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder that was given as `vectors`.
+        corpus (`Corpus`): The passages.
+
+    Returns:
+        `np.ndarray` of shape `(len(corpus), d)`, float32, memory-mapped and read-only.
+
+    Raises:
+        FileNotFoundError: if the folder holds no vectors, or they are not complete.
+        ValueError: if they are of another corpus.
+    """
+    path = Path(folder)
+    if not (path / _MARKER).is_file():
+        unfinished = " Their computation was interrupted: run it again." if any(path.glob("partial*")) else ""
+        raise FileNotFoundError(f"{path} holds no vectors of a bi-encoder: it has no {_MARKER}.{unfinished}")
+    _check(path / _MARKER, {"corpus": corpus.fingerprint, "passages": len(corpus)})
+    return cast(np.ndarray, np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False))

@@ -21,6 +21,7 @@ LOSS_ARGUMENTS = (
     "active_pair_mean",
     "temperature",
     "teacher_temperature",
+    "prefix_ranking",
 )
 """Arguments that the loss is made of."""
 
@@ -70,6 +71,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the pairs of the batch that violate their margin, as in the published
             experiments of DGR, instead of over each query's list. Gradient accumulation then changes the loss.
+        prefix_ranking (`bool`, *optional*, defaults to `False`):
+            Apply the ranking loss to the first token of the identifiers, to the first two, and so on, and average over
+            these depths: the relevant passage has to outrank the others at every step of a search, not only at its
+            end. For passages with one identifier, such as semantic ids.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Identifier tokens (shared prefixes counted once, padding included) whose activations are kept for the
             backward pass. A larger batch, such as one with lists of 100 passages, goes through the decoder in pieces
@@ -134,6 +139,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         default=False,
         metadata={"help": "Average distilled_ranknet over the violated pairs of the batch, as the publication did."},
     )
+    prefix_ranking: bool = field(
+        default=False,
+        metadata={"help": "Rank the prefixes of identifiers at every depth; for passages with one identifier."},
+    )
 
     decoder_tokens_at_once: int = field(
         default=4096,
@@ -168,6 +177,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 raise DGRValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
             raise DGRValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
+        if self.prefix_ranking and self.ranking_weight == 0:
+            raise DGRValueError(
+                "prefix_ranking changes the ranking loss, whose ranking_weight is 0. Give it a weight, or leave "
+                "prefix_ranking out."
+            )
 
     @property
     def resolved_ranking_loss(self) -> RankingLoss:

@@ -10,6 +10,7 @@ from dgr_trainer.student.token_scores import sum_by_identifier
 from dgr_trainer.training.batches import pair_losses, score_batch
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.objective import RankingObjective, generation_losses, nan_where_absent, passage_scores
+from dgr_trainer.training.prefix_ranking import prefix_lists, prefix_ranking_losses
 
 TERMS = ("loss_ranking", "loss_generation", "violated_margins", "rank_accuracy", "kendall_tau")
 """Every term that may be logged beside the loss."""
@@ -63,7 +64,11 @@ def distillation_loss(
     if objective.ranking_weight > 0:
         lists = batch["teacher_scores"], batch["list_mask"], batch["taught_ranks"]
         scores = passage_scores(log_likelihoods, batch, collator.corpus_tokens, collator.scoring)
-        ranking = objective.ranking_losses(scores, *lists)
+        if objective.prefix_ranking:
+            prefixes = prefix_lists(tokens.log_probabilities, batch)
+            ranking = prefix_ranking_losses(prefixes, lists[0], lists[2], objective.ranking_losses)
+        else:
+            ranking = objective.ranking_losses(scores, *lists)
         # One loss of the batch is no sum over queries; everything else is.
         mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
         loss = loss + objective.ranking_weight * mean

@@ -132,6 +132,23 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
         )
 
 
+def check_prefix_ranking(collator: DistillationCollator) -> None:
+    """Refuse passages of several identifiers, which have no prefix of their own at a depth.
+
+    Raises:
+        ValueError: if a passage may have several identifiers.
+    """
+    if isinstance(collator.source, StringIdentifiers) or (
+        collator.scoring.kind == "log_likelihood" and collator.identifiers.views in (("title",), ("docid",))
+    ):
+        return
+    raise DGRValueError(
+        f"prefix_ranking=True ranks the prefixes of one identifier a passage, but the candidates score a passage by "
+        f"several (kind={collator.scoring.kind!r}, views {', '.join(collator.identifiers.views)}). Give the collator "
+        "one string for each passage (semantic ids, docids or titles), or leave prefix_ranking out."
+    )
+
+
 def check_coverage(
     collator: DistillationCollator,
     objective: RankingObjective,

@@ -19,6 +19,7 @@ from dgr_trainer.identifier_weights import ScoringSettings, repetition_factors
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.runs.rank_list import RankList
 from dgr_trainer.runs.rankings import as_rankings
+from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.prompts import padded_prompts
@@ -51,7 +52,7 @@ class DistillationCollator:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`] or [`Identifiers`]):
             The student's tokenizer, or an [`Identifiers`] with views and prompts.
         identifiers (`Mapping[str, str]` or [`Candidates`]):
-            Identifier string of each passage id, or the student's candidates.
+            Identifier string of each passage id ([`SemanticIds`] are such a mapping), or the student's candidates.
         rankings ([`Rankings`], *optional*): The teacher's rank lists. Without them only generation is trained.
         qrels (`Mapping[str, Mapping[str, int]]`, *optional*): Relevant passages (grade above 0) of each query.
         list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
@@ -77,8 +78,8 @@ class DistillationCollator:
 
     Raises:
         TypeError: if `identifiers` is neither a mapping of strings nor [`Candidates`].
-        ValueError: on invalid settings, candidates of another tokenizer, a tokenizer without a padding token, or
-            rankings of which no query or no passage is known.
+        ValueError: on invalid settings, candidates of another tokenizer, semantic ids whose tokens the tokenizer
+            lacks, a tokenizer without a padding token, or rankings of which no query or no passage is known.
 
     Example:
 
@@ -145,6 +146,8 @@ class DistillationCollator:
             self.corpus_tokens = identifiers.corpus_tokens
             student_order = self.source.order
         elif isinstance(identifiers, Mapping):
+            if isinstance(identifiers, SemanticIds):
+                identifiers.check_tokenizer(student.tokenizer)
             self.source = StringIdentifiers(cast(Mapping[str, str], identifiers), student)
             self.scoring = scoring or ScoringSettings(kind="log_likelihood")
             if self.scoring.kind != "log_likelihood":

@@ -24,12 +24,14 @@ class RankingObjective:
         loss ([`RankingLoss`]): The ranking loss.
         settings (`Mapping[str, Any]`): Its settings.
         ranking_weight, generation_weight (`float`): Weights of the two terms.
+        prefix_ranking (`bool`): Whether the ranking loss compares the prefixes of identifiers at every depth.
     """
 
     loss: RankingLoss
     settings: Mapping[str, Any]
     ranking_weight: float
     generation_weight: float
+    prefix_ranking: bool = False
 
     @classmethod
     def from_arguments(cls, args: DistillationTrainingArguments, score_kind: str) -> RankingObjective:
@@ -49,7 +51,7 @@ class RankingObjective:
         if generation_weight is None:
             generation_weight = loss.generation_weights.get(score_kind, 1.0)
         settings = loss.with_settings(score_kind, args.ranking_loss_settings)
-        return cls(loss, settings, args.ranking_weight, generation_weight)
+        return cls(loss, settings, args.ranking_weight, generation_weight, args.prefix_ranking)
 
     @property
     def has_margins(self) -> bool:

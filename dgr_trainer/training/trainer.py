@@ -21,7 +21,7 @@ from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batch_loss import TERMS, distillation_loss, pair_loss
 from dgr_trainer.training.batches import count_items
 from dgr_trainer.training.checkpoints import complete_checkpoint
-from dgr_trainer.training.checks import check_coverage, check_model, check_trainer_arguments
+from dgr_trainer.training.checks import check_coverage, check_model, check_prefix_ranking, check_trainer_arguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epoch_callback import EpochCallback
 from dgr_trainer.training.evaluating_trainer import EvaluatingTrainer
@@ -170,6 +170,8 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         collator = self.data_collator
         if not isinstance(collator, DistillationCollator):
             return None
+        if self.args.prefix_ranking:
+            check_prefix_ranking(collator)
         return RankingObjective.from_arguments(self.args, collator.scoring.kind)
 
     # Data

@@ -129,6 +129,16 @@ def test_the_shipped_run_is_bm25s() -> None:
     assert {q: shipped[q].passage_ids for q in shipped} == {q: made[q].passage_ids for q in made}
 
 
+@pytest.mark.slow
+def test_the_recommender_is_better_than_chance(tmp_path: Path) -> None:
+    output = run("semantic_ids.py", tmp_path)
+    assert output.startswith("residual ids of 200 passages: ")
+    found = re.search(r"^200 other users: hits@10 (\d\.\d+) \(by chance (\d\.\d+)\)$", output, re.MULTILINE)
+    assert found is not None and float(found[1]) > 2 * float(found[2])
+    retriever = GenerativeRetriever.from_pretrained(tmp_path / "semantic-ids-output" / "retriever")
+    assert retriever.semantic_ids is not None and len(retriever.semantic_ids) == 200
+
+
 def summarisation_files(folder: Path, kind: str) -> None:
     """The example data as users of summarisation scripts have it: a table of texts and targets for each split."""
     for split in ("train", "test"):

@@ -54,6 +54,7 @@ SETTINGS = {
     "checkpointing": {CHECKPOINTING: True},
     "pieces": {"decoder_tokens_at_once": 100},
     "checkpointed pieces": {"decoder_tokens_at_once": 100, CHECKPOINTING: True},
+    "prefixes": {"prefix_ranking": True},
 }
 
 
@@ -63,7 +64,10 @@ def run_in_process(folder: Path, processes: int) -> None:
     queries = query_dataset().select(range(8))
     for name, settings in SETTINGS.items():
         own = {"per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 4, "max_steps": 2, **SGD}
-        trainer = make_trainer(folder, load_tokenizer(), quiet_bart, train_dataset=queries, **own, **settings)
+        collator = make_collator(load_tokenizer(), kind="titles" if name == "prefixes" else "candidates")
+        trainer = make_trainer(
+            folder, load_tokenizer(), quiet_bart, collator=collator, train_dataset=queries, **own, **settings
+        )
         assert trainer.accelerator.num_processes == processes
         figures, parameters = run(trainer)
         evaluation = trainer.evaluate(queries)
