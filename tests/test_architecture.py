@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "files",
     "processes",
+    "hub",
     "data",
     "runs",
     "identifiers",
@@ -26,6 +27,7 @@ ROOMS = [
     "training",
     "retrieval",
     "evaluation",
+    "integrations",
     "quickstart",
     "cli",
 ]
