@@ -7,7 +7,6 @@ so that tests see what was transferred. Faults are set as attributes.
 import base64
 import hashlib
 import json
-import os
 import re
 import socket
 import threading
@@ -249,7 +248,9 @@ class _Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or self.user
         repo_id = f"{owner}/{asked['name']}"
         if repo_id in self.hub.repositories:
-            return self.answer(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo_id}"})
+            return self.answer(
+                409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo_id}"}
+            )
         if owner != self.user:
             return self.answer(403, {"error": "Forbidden"}, X_Error_Message="You don't have the rights")
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
@@ -418,9 +419,3 @@ def take_for_the_hub(hub: Hub, monkeypatch: Any, cache: Path, token: str | None 
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN", raising=False)
-
-
-def environment(hub: Hub, cache: Path) -> dict[str, str]:
-    """The same for another process."""
-    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    return {**kept, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_CACHE": str(cache), "HF_TOKEN": "hf_me"}

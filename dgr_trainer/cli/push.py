@@ -67,7 +67,8 @@ def make_parser() -> CommandParser:
         usage="FOLDER REPOSITORY [options]",
         example="  dgr push distilled/retriever me/my-retriever --license apache-2.0\n"
         "  dgr evaluate dgr.trec --qrels test.qrels --json > metrics.json\n"
-        "  dgr push distilled/retriever me/my-retriever --metrics metrics.json --evaluated_on BeIR/nq",
+        "  dgr push distilled/retriever me/my-retriever --metrics metrics.json \\\n"
+        "      --evaluated_on BeIR/nq",
     )
     parser.add_argument("folder", metavar="FOLDER", help="Folder of a retriever.")
     parser.add_argument("repository", metavar="REPOSITORY", help="Name on the Hub: user/name.")

@@ -21,7 +21,9 @@ _LOCAL = ("verified.json", "made_of.json", "*.lock", "*.lock.json", "*.lock-*", 
 
 def pickles(names: Iterable[str]) -> list[str]:
     """Names that may be those of pickles, without the state of a training, which is never read here."""
-    return sorted(name for name in names if matches_any(name.lower(), PICKLES) and not matches_any(name, TRAINING_STATE))
+    return sorted(
+        name for name in names if matches_any(name.lower(), PICKLES) and not matches_any(name, TRAINING_STATE)
+    )
 
 
 def check_names(names: Iterable[str], where: str) -> None:

@@ -86,9 +86,7 @@ def push_retriever(
         return push_folder(folder, repository, card, commit)
 
 
-def push_folder(
-    folder: Path, repository: HubRepository, card: CardOptions, commit: CommitOptions
-) -> CommitInfo:
+def push_folder(folder: Path, repository: HubRepository, card: CardOptions, commit: CommitOptions) -> CommitInfo:
     """Upload the folder of a retriever, with a model card; files that the repository has already are not sent again.
 
     Args:

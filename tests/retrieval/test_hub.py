@@ -135,9 +135,10 @@ def test_revisions_branches_and_pull_requests(hub, retriever, passages, monkeypa
     for revision, size in {**sizes, "main": 24, "smaller": 20, None: 24}.items():
         loaded = GenerativeRetriever.from_pretrained("me/many", revision=revision)
         assert loaded.index.num_passages == size, revision
-    assert 'from_pretrained("me/many", revision=\'smaller\')' in hub.repositories["me/many"].files("smaller")[
-        "README.md"
-    ].decode()
+    assert (
+        "from_pretrained(\"me/many\", revision='smaller')"
+        in hub.repositories["me/many"].files("smaller")["README.md"].decode()
+    )
 
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
     with pytest.raises(PermissionError, match="me/many cannot be uploaded to: the token does not allow it"):
