@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from dgr_trainer.processes import ResultsOn, from_main, is_main_process
 from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.retrieval.storage import RetrieverParts, add_index
 from dgr_trainer.runs.rankings import Rankings
 
 if TYPE_CHECKING:
@@ -152,6 +154,21 @@ class RetrievalEvaluator:
             results_on=results_on,
             ignore_identical_ids=self.ignore_identical_ids,
         )
+
+    def add_index(self, model: torch.nn.Module, folder: Path) -> None:
+        """Make the folder of a saved model that of a retriever, which `GenerativeRetriever.from_pretrained` loads.
+
+        The trainer calls this before it uploads a model to the Hub.
+
+        Args:
+            model (`nn.Module`): The student.
+            folder (`pathlib.Path`): The folder, with the model and the tokenizer.
+
+        Raises:
+            ValueError: if the model has several adapters.
+        """
+        settings, scoring = self.settings or SearchSettings(), self.scoring or ScoringSettings()
+        add_index(RetrieverParts(model, self.identifiers, self.index, None, settings, scoring), folder)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

@@ -15,7 +15,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", 
 """Names of files that may hold pickles, which run code of whoever made them when they are opened."""
 TRAINING_STATE = ("last-checkpoint/*", "checkpoint-*/*")
 """Where a trainer puts the state from which it resumes. It is never downloaded with a model."""
-_LOCAL = ("verified.json", "made_of.json", "*.lock", "*.lock.json", "*.lock-*", ".*")
+LOCAL_FILES = ("verified.json", "made_of.json", "*.lock", "*.lock.json", "*.lock-*", ".*")
 """Files that say something about a folder on this machine, and are never uploaded."""
 
 
@@ -67,7 +67,7 @@ def files_to_upload(folder: Path, subfolders: Iterable[str]) -> list[str]:
         for parent, folders, files in os.walk(root):
             folders[:] = [] if root == folder else sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if not matches_any(name, _LOCAL):
+                if not matches_any(name, LOCAL_FILES):
                     names.append((Path(parent) / name).relative_to(folder).as_posix())
     check_names(names, str(folder))
     for name in names:

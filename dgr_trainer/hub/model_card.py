@@ -33,6 +33,7 @@ class CardFacts:
         repo_id (`str`): The repository.
         introduction (`str`): What the model is.
         usage (`str`): Python code that uses it.
+        title (`str`, *optional*): Heading; by default the name of the repository.
         license (`str`, *optional*): Identifier of the licence; `None` keeps that of the card which is there.
         language (`Sequence[str]`, *optional*): Codes of languages.
         tags (`Sequence[str]`, *optional*): More tags.
@@ -46,6 +47,7 @@ class CardFacts:
     repo_id: str
     introduction: str
     usage: str
+    title: str | None = None
     license: str | None = None
     language: Sequence[str] = ()
     tags: Sequence[str] = ()
@@ -99,7 +101,7 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
         ValueError: if the metadata of the existing card cannot be read.
     """
     kept = {} if existing is None else _metadata(existing)
-    name = facts.repo_id.split("/")[-1]
+    name = facts.title or facts.repo_id.split("/")[-1]
     data = ModelCardData(
         language=list(facts.language) or None,
         license=facts.license or kept.get("license") or UNKNOWN_LICENSE,
