@@ -112,11 +112,12 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
         metrics=list(dict.fromkeys(value.name for measured in facts.measured for value in measured.values)) or None,
         model_name=name,
         eval_results=[_result(value, measured) for measured in facts.measured for value in measured.values] or None,
-        **({"base_model_relation": "adapter"} if facts.adapter and facts.base_model else {}),
     )
     if not facts.measured:
         data.model_name = None
-    metadata = {**kept, **data.to_dict()}
+    metadata = {**kept, **_dict(data)}
+    if facts.adapter and facts.base_model:
+        metadata["base_model_relation"] = "adapter"
     written = f"{_BEGIN}\n\n{_body(facts, name)}\n\n{_END}"
     text = written
     if existing is not None:
@@ -129,8 +130,12 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
 
 def _metadata(card: str) -> dict[str, Any]:
     with input_errors("The metadata at the head of README.md cannot be read", Exception):
-        found: dict[str, Any] = ModelCard(card).data.to_dict()
-    return found
+        return _dict(ModelCard(card).data)
+
+
+def _dict(data: Any) -> dict[str, Any]:
+    values: dict[str, Any] = data.to_dict()
+    return values
 
 
 def _result(value: Any, measured: Measurements) -> EvalResult:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, constants, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from dgr_trainer._version import __version__
 from dgr_trainer.errors import DGRValueError
@@ -23,8 +23,13 @@ from dgr_trainer.hub.file_names import PICKLES, TRAINING_STATE, check_names, mat
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-LIBRARY = {"library_name": "dgr-trainer", "library_version": __version__}
+_LIBRARY = "dgr-trainer"
 _IGNORED = [*PICKLES, *TRAINING_STATE, "*verified.json"]
+
+
+def hub_client(token: str | bool | None = None) -> HfApi:
+    """A client that tells the Hub which library asks."""
+    return HfApi(token=token, library_name=_LIBRARY, library_version=__version__)
 
 
 def is_repo_id(name: str) -> bool:
@@ -55,7 +60,7 @@ class HubRepository:
     @property
     def api(self) -> HfApi:
         """The client."""
-        return HfApi(token=self.token, **LIBRARY)
+        return hub_client(self.token)
 
     # Up
 
@@ -237,7 +242,8 @@ class HubRepository:
             local_files_only=local_only,
             force_download=force,
             ignore_patterns=list(_IGNORED),
-            **LIBRARY,
+            library_name=_LIBRARY,
+            library_version=__version__,
         )
 
 

@@ -4,18 +4,18 @@ import logging
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi
 from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
-from transformers.utils import PushInProgress
+from transformers.utils.hub import PushInProgress
 
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.hub.errors import UPLOADED, hub_errors
 from dgr_trainer.hub.file_names import LOCAL_FILES, PICKLES
 from dgr_trainer.hub.model_card import UNKNOWN_LICENSE, check_license, license_of, write_card
-from dgr_trainer.hub.repositories import CARD, LIBRARY
+from dgr_trainer.hub.repositories import CARD, hub_client
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.model_card import training_card
 
@@ -40,13 +40,17 @@ class PushingTrainer(Seq2SeqTrainer):
     args: DistillationTrainingArguments
     retrieval_evaluator: Any
 
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
     @cached_property
     def _hub(self) -> HfApi:
-        return HfApi(**LIBRARY)
+        return hub_client()
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Create the repository as the parent does; its errors are told in a sentence."""
-        with hub_errors(self.args.hub_model_id or Path(self.args.output_dir).absolute().name, UPLOADED):
+        with hub_errors(self.args.hub_model_id or self._folder.absolute().name, UPLOADED):
             super().init_hf_repo(*args, **kwargs)
 
     def create_model_card(
@@ -86,7 +90,7 @@ class PushingTrainer(Seq2SeqTrainer):
         if not self.is_world_process_zero():
             return
         check_license(license)
-        folder = Path(self.args.output_dir)
+        folder = self._folder
         existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
         if existing is not None and "library_name: peft" in existing:
             existing = None  # The empty template that peft saves with an adapter.
@@ -141,14 +145,14 @@ class PushingTrainer(Seq2SeqTrainer):
             PermissionError: if you are not logged in, or the token does not allow it.
             ConnectionError: if the Hub cannot be reached.
         """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)  # type: ignore[no-untyped-call]
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if self.hub_model_id is None:  # If it is called with args.push_to_hub=False.
             self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self._add_index(Path(self.args.output_dir))
+        self._add_index(self._folder)
         self.create_model_card(**kwargs)
         self._finish_current_push()
         with hub_errors(str(self.hub_model_id), UPLOADED):
@@ -159,11 +163,12 @@ class PushingTrainer(Seq2SeqTrainer):
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        pushing = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        going_on: Any = self.push_in_progress
+        pushing = going_on is not None and not going_on.is_done()
         if pushing and not self.args.hub_always_push:
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)  # type: ignore[no-untyped-call]
-        folder = Path(self.args.output_dir)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder = self._folder
         for file in sorted(Path(checkpoint_folder).iterdir()):
             if file.suffix in _MODEL_FILES and file.name not in _STATE_FILES:
                 shutil.copy(file, folder / file.name)
@@ -188,14 +193,16 @@ class PushingTrainer(Seq2SeqTrainer):
                 )
             )
         if pushing:
-            self.push_in_progress.jobs.extend(jobs)
+            going_on.jobs.extend(jobs)
         else:
-            self.push_in_progress = PushInProgress(jobs)
+            in_progress: Any = PushInProgress(cast(Any, jobs))
+            self.push_in_progress = in_progress
 
     def _upload(self, message: str, token: str | None, revision: str | None, *, run_as_future: bool) -> Any:
-        return self._hub.upload_folder(
+        upload: Any = self._hub.upload_folder  # Its overloads do not take a bool.
+        return upload(
             repo_id=str(self.hub_model_id),
-            folder_path=str(self.args.output_dir),
+            folder_path=str(self._folder),
             commit_message=message,
             token=token,
             run_as_future=run_as_future,
