@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -16,9 +16,6 @@ from dgr_trainer.hub.model_card import CardFacts
 from dgr_trainer.hub.repositories import is_repo_id
 from dgr_trainer.student.model_facts import underlying_model
 from dgr_trainer.training.collator import DistillationCollator
-
-if TYPE_CHECKING:
-    from dgr_trainer.training.pushing_trainer import PushingTrainer
 
 EVALUATED_ON = "the evaluation data of the training"
 _HYPERPARAMETERS = (
@@ -30,11 +27,11 @@ _HYPERPARAMETERS = (
 _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-def training_card(trainer: PushingTrainer, repo_id: str, *, is_retriever: bool, **given: Any) -> CardFacts:
+def training_card(trainer: Any, repo_id: str, *, is_retriever: bool, **given: Any) -> CardFacts:
     """What the card of a trained student says.
 
     Args:
-        trainer ([`PushingTrainer`]): The trainer.
+        trainer ([`DistillationGenerativeRetrievalTrainer`]): The trainer.
         repo_id (`str`): The repository, or the name of the folder.
         is_retriever (`bool`): Whether the folder holds an index, so that it can be loaded as a retriever.
         **given: Fields of [`CardFacts`] that the user gives; `None` or an empty one for what the trainer knows.
@@ -97,11 +94,11 @@ for hit in retriever.search("a question", k=5)[0]:
     )
 
 
-def _training(trainer: PushingTrainer) -> str:
+def _training(trainer: Any) -> str:
     args, collator = trainer.args, trainer.data_collator
     rows: dict[str, Any] = {}
     if isinstance(collator, DistillationCollator):
-        objective = cast(Any, trainer).ranking_objective
+        objective = trainer.ranking_objective
         rows["ranking loss"] = args.to_dict()["ranking_loss"]
         if objective is not None:
             rows |= {f"{name} of the loss": value for name, value in sorted(objective.settings.items())}

@@ -2,9 +2,10 @@
 
 import pytest
 
-mteb = pytest.importorskip("mteb", reason="needs mteb")
+pytest.importorskip("mteb", reason="needs mteb")
 
 import datasets
+import mteb
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import SearchProtocol

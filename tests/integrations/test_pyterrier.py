@@ -2,9 +2,10 @@
 
 import pytest
 
-pt = pytest.importorskip("pyterrier", reason="needs pyterrier")
+pytest.importorskip("pyterrier", reason="needs pyterrier")
 
 import pandas as pd
+import pyterrier as pt
 from sample_corpus import QUERIES
 
 from dgr_trainer import evaluate_run
