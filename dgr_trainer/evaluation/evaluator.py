@@ -21,7 +21,6 @@ from dgr_trainer.processes import ResultsOn, from_main, is_main_process
 from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.retrieval.storage import RetrieverParts, add_index
 from dgr_trainer.runs.rankings import Rankings
 
 if TYPE_CHECKING:
@@ -144,10 +143,7 @@ class RetrievalEvaluator:
         Returns:
             [`Rankings`]: `k` passages of each query.
         """
-        retriever = GenerativeRetriever(
-            model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
-        )
-        return retriever.rank(
+        return self._retriever(model).rank(
             self.queries if queries is None else queries,
             self.k,
             accelerator,
@@ -167,8 +163,10 @@ class RetrievalEvaluator:
         Raises:
             ValueError: if the model has several adapters.
         """
-        settings, scoring = self.settings or SearchSettings(), self.scoring or ScoringSettings()
-        add_index(RetrieverParts(model, self.identifiers, self.index, None, settings, scoring), folder)
+        self._retriever(model).add_index(model, folder)
+
+    def _retriever(self, model: torch.nn.Module) -> GenerativeRetriever:
+        return GenerativeRetriever(model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
+from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.model_facts import embedding_rows
 from dgr_trainer.student.probing import scoring_way
@@ -432,6 +433,18 @@ class GenerativeRetriever:
         card = CardOptions(license, metrics, evaluated_on, metrics_run, datasets, language, tags, base_model)
         commit = CommitOptions(include_corpus, private, commit_message, commit_description, create_pr)
         return push_retriever(self._parts, HubRepository(repo_id, revision, token), card, commit)
+
+    def add_index(self, model: torch.nn.Module, folder: Path) -> None:
+        """Make the folder of a saved model that of this retriever with that model, which `from_pretrained` loads.
+
+        Args:
+            model (`nn.Module`): The model that is saved there: this retriever's, or one trained further.
+            folder (`pathlib.Path`): The folder, with the model and the tokenizer.
+
+        Raises:
+            ValueError: if the model has several adapters.
+        """
+        add_index(replace(self._parts, model=model), folder)
 
     @property
     def _parts(self) -> RetrieverParts:

@@ -2,11 +2,13 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import HfApi
+from torch import nn
 from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
@@ -25,20 +27,26 @@ _RETRIEVER = "retriever.json"
 # Of a checkpoint, what is a model or its tokenizer.
 _MODEL_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken")
 _STATE_FILES = ("trainer_state.json",)
-# Folders that `dgr train` and others write into the folder of a training.
-_NOT_UPLOADED = ("_*", "checkpoint-*", "retriever/*", *PICKLES, *LOCAL_FILES, *(f"*/{name}" for name in LOCAL_FILES))
+# What `dgr train` writes into the folder of a training: the same model once more, and options with paths of this disk.
+_OF_COMMANDS = ("retriever/*", "model/*", "train.yaml")
+_NOT_UPLOADED = (
+    *("_*", "checkpoint-*", *_OF_COMMANDS, *PICKLES, *LOCAL_FILES),
+    *(f"*/{name}" for name in LOCAL_FILES),
+)
 
 
 class PushingTrainer(Seq2SeqTrainer):
     """The uploads of a trainer.
 
     Attributes:
-        retrieval_evaluator (`Callable`, *optional*): See [`DistillationGenerativeRetrievalTrainer`]. One with a method
-            `add_index(model, folder)` makes the uploaded model a retriever.
+        retrieval_evaluator (`Callable`, *optional*): See [`DistillationGenerativeRetrievalTrainer`].
+        add_index (`Callable`, *optional*): Called as `add_index(model, folder)` to make the folder of a saved model
+            that of a retriever, before it is uploaded; by default the method of that name of the evaluator.
     """
 
     args: DistillationTrainingArguments
     retrieval_evaluator: Any
+    add_index: Callable[[nn.Module, Path], None] | None = None
 
     @property
     def _folder(self) -> Path:
@@ -212,7 +220,8 @@ class PushingTrainer(Seq2SeqTrainer):
 
     def _add_index(self, folder: Path) -> None:
         """Make the saved model a retriever, if there is an index."""
-        add_index = getattr(getattr(self, "retrieval_evaluator", None), "add_index", None)
+        evaluator = getattr(self, "retrieval_evaluator", None)
+        add_index = self.add_index or getattr(evaluator, "add_index", None)
         if add_index is not None:
             add_index(self.accelerator.unwrap_model(self.model), folder)
 

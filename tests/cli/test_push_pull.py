@@ -121,3 +121,20 @@ def test_after_a_kill_the_same_command_goes_on(hub, saved, tmp_path):
     pulled = contents(tmp_path / "there")
     assert pulled.keys() - files.keys() == set() and all(pulled[name] == files[name] for name in pulled)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+@pytest.mark.slow
+def test_dgr_train_pushes_a_retriever(dgr, hub, files, tmp_path):
+    assert dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index").code == 0
+    done = dgr(
+        *("train", "--stage", "generation", "--model", files / "bart", "--index", tmp_path / "index"),
+        *("--queries", files / "queries.tsv", "--qrels", files / "qrels.txt", "--output_dir", tmp_path / "out"),
+        *("--use_cpu", "--max_steps", 2, "--save_steps", 1, "--report_to", "none"),
+        *("--push_to_hub", "--hub_model_id", "me/trained", "--hub_strategy", "end"),
+    )
+    assert done.code == 0, done.err
+    files_there = hub.repositories["me/trained"].files()
+    assert not [name for name in files_there if name.startswith(("retriever/", "checkpoint")) or name == "train.yaml"]
+    loaded = GenerativeRetriever.from_pretrained("me/trained")
+    local = GenerativeRetriever.from_pretrained(tmp_path / "out" / "retriever")
+    assert loaded.search("sea", k=3) == local.search("sea", k=3) and loaded.settings == local.settings

@@ -151,6 +151,7 @@ def test_revisions_branches_and_pull_requests(hub, retriever, passages, monkeypa
         GenerativeRetriever.from_pretrained("me/many", revision="v9")
 
 
+@pytest.mark.slow
 def test_a_name_without_a_user_is_one_of_the_user(hub, retriever):
     commit = retriever.push_to_hub("mine", license="mit")
     assert "/me/mine/" in commit.commit_url
@@ -204,6 +205,7 @@ def test_the_card_of_a_comparison(hub, retriever, queries, qrels, tmp_path):
     assert not hub.received
 
 
+@pytest.mark.slow
 def test_text_of_others_in_the_card_is_kept(hub, retriever):
     retriever.push_to_hub("me/text", license="mit", metrics={"hits@1": 0.25}, evaluated_on="test")
     repository = hub.repositories["me/text"]

@@ -153,6 +153,7 @@ def test_one_of_two_processes_pushes(hub, tmp_path, bpe_tokenizer, evaluator):
     assert GenerativeRetriever.from_pretrained("me/student").index.num_passages == evaluator.index.num_passages
 
 
+@pytest.mark.slow
 def test_a_student_without_an_index_is_pushed_as_a_model(hub, tmp_path, bpe_tokenizer):
     trainer = make_trainer(tmp_path, bpe_tokenizer, max_steps=1, **PUSHED)
     trainer.train()
