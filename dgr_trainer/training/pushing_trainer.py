@@ -215,6 +215,8 @@ class PushingTrainer(Seq2SeqTrainer):
             token=token,
             run_as_future=run_as_future,
             ignore_patterns=list(_NOT_UPLOADED),
+            # Segments of an index that was there before.
+            delete_patterns=["index/*"] if (self._folder / _RETRIEVER).is_file() else None,
             revision=self.args.hub_revision if revision is None else revision,
         )
 

@@ -376,6 +376,18 @@ def test_without_the_hub_the_cache_serves(hub, saved, monkeypatch, caplog, retri
     assert not (tmp_path / "pulled").exists()
 
 
+def test_a_hub_that_fails_is_not_there(hub, saved, retriever, caplog):
+    hub.add("you/kept", contents(saved))
+    GenerativeRetriever.from_pretrained("you/kept")
+    hub.failing = True
+    GenerativeRetriever.from_pretrained("you/kept")
+    assert "you/kept: the Hub cannot be reached; using what the cache has" in caplog.text
+    with pytest.raises(RuntimeError, match="you/other cannot be downloaded: the Hub answers 503 .*Try it again later"):
+        GenerativeRetriever.from_pretrained("you/other")
+    with pytest.raises(RuntimeError, match="me/new cannot be uploaded to: the Hub answers 503"):
+        retriever.push_to_hub("me/new", license="mit")
+
+
 # To a folder
 
 
