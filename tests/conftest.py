@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 # Started in the background, a process ignores Ctrl-C, and so do its children: those that tests interrupt must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -16,6 +17,7 @@ import datasets
 import hypothesis
 import pytest
 import torch
+from hub_server import Hub, take_for_the_hub
 from sample_corpus import PASSAGES, QRELS, QUERIES
 from tiny_models import TOKENIZERS, make_bart, make_t5
 from tqdm import tqdm
@@ -98,3 +100,12 @@ def model_and_tokenizer(request: pytest.FixtureRequest) -> tuple[PreTrainedModel
 @pytest.fixture(scope="session")
 def bpe_identifiers(bpe_tokenizer: PreTrainedTokenizerBase) -> Identifiers:
     return Identifiers(bpe_tokenizer)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A small Hub on this machine, which this process takes for the real one, logged in as `me`."""
+    server = Hub()
+    take_for_the_hub(server, monkeypatch, tmp_path_factory.mktemp("cache"))
+    yield server
+    server.close()

@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "files",
     "processes",
+    "hub",
     "data",
     "runs",
     "identifiers",
@@ -27,6 +28,7 @@ ROOMS = [
     "training",
     "retrieval",
     "evaluation",
+    "integrations",
     "quickstart",
     "cli",
 ]

@@ -32,6 +32,8 @@ COMMANDS = {
     "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
+    "push": "Upload a retriever to the Hugging Face Hub.",
+    "pull": "Download a retriever from the Hugging Face Hub.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:
@@ -91,6 +93,8 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
             advice = "its output was not written"
             if command == "train":
                 advice = "--resume_from_checkpoint last resumes from the last complete checkpoint, if there is one"
+            if command in ("push", "pull"):
+                advice = "the same command goes on from there"
             print(f"\n{name}: interrupted; {advice}.", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:

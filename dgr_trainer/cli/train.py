@@ -115,6 +115,8 @@ def run(
         _check_weights(Path(checkpoint), model)
     retriever = _retriever(model, inputs, Path(options.model))
     trainer = _trainer(model, inputs, arguments)
+    if retriever is not None:
+        trainer.add_index = retriever.add_index
     if trainer.is_world_process_zero():
         for folder in old_checkpoints:
             shutil.rmtree(folder)
@@ -130,6 +132,8 @@ def run(
     with redirect_stdout(sys.stderr), memory_advice(advice):
         trainer.train(resume_from_checkpoint=checkpoint)
         metrics = trainer.evaluate() if inputs.evaluator is not None else {}
+        if arguments.push_to_hub:
+            trainer.push_to_hub()
     if not trainer.is_world_process_zero():
         return
     if retriever is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,16 +143,30 @@ class RetrievalEvaluator:
         Returns:
             [`Rankings`]: `k` passages of each query.
         """
-        retriever = GenerativeRetriever(
-            model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring
-        )
-        return retriever.rank(
+        return self._retriever(model).rank(
             self.queries if queries is None else queries,
             self.k,
             accelerator,
             results_on=results_on,
             ignore_identical_ids=self.ignore_identical_ids,
         )
+
+    def add_index(self, model: torch.nn.Module, folder: Path) -> None:
+        """Make the folder of a saved model that of a retriever, which `GenerativeRetriever.from_pretrained` loads.
+
+        The trainer calls this before it uploads a model to the Hub.
+
+        Args:
+            model (`nn.Module`): The student.
+            folder (`pathlib.Path`): The folder, with the model and the tokenizer.
+
+        Raises:
+            ValueError: if the model has several adapters.
+        """
+        self._retriever(model).add_index(model, folder)
+
+    def _retriever(self, model: torch.nn.Module) -> GenerativeRetriever:
+        return GenerativeRetriever(model, self.identifiers, self.index, settings=self.settings, scoring=self.scoring)
 
 
 def _relevant(judgements: Mapping[str, int]) -> list[str]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRTypeError, DGRValueError
+from dgr_trainer.hub.measurements import Metrics
+from dgr_trainer.hub.repositories import HubRepository
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
@@ -22,10 +26,11 @@ from dgr_trainer.processes import Processes, ResultsOn, gets_results, map_across
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.retrieval.storage import RetrieverParts, load_parts, save_retriever
+from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.model_facts import embedding_rows
@@ -327,26 +332,126 @@ class GenerativeRetriever:
         *,
         settings: SearchSettings | None = None,
         base_model: PreTrainedModel | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
         **model_kwargs: Any,
     ) -> GenerativeRetriever:
-        """Load a retriever that `save_pretrained` wrote.
+        """Load a retriever that `save_pretrained` wrote, or one that `push_to_hub` uploaded.
 
         Args:
-            path (`str` or `os.PathLike`): The folder.
+            path (`str` or `os.PathLike`): The folder, or the name of a repository on the Hub, such as
+                `me/my-retriever`. A folder of that name goes first.
             settings ([`SearchSettings`], *optional*): Settings to use instead of the saved ones.
             base_model ([`~transformers.PreTrainedModel`], *optional*):
                 Base model of a saved adapter, instead of the one that its configuration names.
+            revision (`str`, *optional*): Branch, tag or commit of the repository; by default `main`.
+            cache_dir (`str` or `os.PathLike`, *optional*): Where it is downloaded to; by default the cache of
+                huggingface_hub.
+            token (`str` or `bool`, *optional*): Token for the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+            local_files_only (`bool`, *optional*, defaults to `False`): Whether to use the cache and not ask the Hub;
+                so does `HF_HUB_OFFLINE=1`.
+            force_download (`bool`, *optional*, defaults to `False`): Whether to download what the cache has.
             **model_kwargs: Passed on to `from_pretrained` of the model, for example `dtype` or `device_map`.
 
         Returns:
             [`GenerativeRetriever`]: the retriever.
 
         Raises:
-            FileNotFoundError: if a part is missing.
-            ValueError: if the parts do not match, or a newer version wrote them.
+            FileNotFoundError: if there is no such folder, repository or revision, or a part is missing.
+            PermissionError: if the repository may not be downloaded without logging in, or by this user.
+            ConnectionError: if it is not in the cache, and the Hub cannot be reached.
+            ValueError: if the parts do not match, a newer version wrote them, or the repository holds a pickle.
         """
-        parts = load_parts(Path(path), base_model, model_kwargs)
+        folder = find_retriever(
+            path,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        # The base model of an adapter may be on the Hub, too.
+        given = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        parts = load_parts(folder, base_model, {name: value for name, value in given.items() if value} | model_kwargs)
         return cls(**{**vars(parts), "settings": settings or parts.settings})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        metrics: Metrics | None = None,
+        evaluated_on: str | None = None,
+        metrics_run: str | None = None,
+        datasets: Sequence[str] = (),
+        language: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        base_model: str | None = None,
+        include_corpus: bool = False,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = COMMIT_MESSAGE,
+        commit_description: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Upload the retriever to the Hugging Face Hub, where `from_pretrained` loads it by its name.
+
+        The repository holds what `save_pretrained` writes, without the corpus, and a model card. Files that it has
+        already are not sent again; parts of an older retriever that this one does not have are deleted. Text that
+        somebody wrote into the card is kept. An index holds the tokens of its passages: whoever may read the
+        repository can restore their text, also without the corpus.
+
+        With several processes, call it in one of them.
+
+        Args:
+            repo_id (`str`): `user/name`, or a name, which is then one of yours. Created if it does not exist.
+            license (`str`, *optional*): Identifier of the licence, such as `apache-2.0`; `unknown` if it is not
+                decided. Optional only if the card of the repository has one.
+            metrics (`Mapping`, [`RunComparison`] or path, *optional*): Numbers for the card: values by metric, what
+                [`compare_runs`] returns, or a JSON file of one of them, such as that of `dgr evaluate --json`.
+            evaluated_on (`str`, *optional*): Name of the data set of `metrics`.
+            metrics_run (`str`, *optional*): Which run of a comparison of several is this retriever's.
+            datasets (`Sequence[str]`, *optional*): Data sets that it was trained on, by their names on the Hub.
+            language (`Sequence[str]`, *optional*): Languages of the passages, such as `["en"]`.
+            tags (`Sequence[str]`, *optional*): Further tags.
+            base_model (`str`, *optional*): Name on the Hub of the model that it was trained from. By default the one
+                that an adapter names.
+            include_corpus (`bool`, *optional*, defaults to `False`): Whether to upload the passages.
+            private (`bool`, *optional*): Whether the repository is private, if it is created.
+            token (`str` or `bool`, *optional*): Token for the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+            revision (`str`, *optional*): Branch to upload to; created if it does not exist.
+            commit_message (`str`, *optional*): Message of the commit.
+            commit_description (`str`, *optional*): More about it.
+            create_pr (`bool`, *optional*, defaults to `False`): Whether to open a pull request instead.
+
+        Returns:
+            [`~huggingface_hub.CommitInfo`]: the commit, with its address.
+
+        Raises:
+            ValueError: if no licence is given, `metrics` are not numbers, the name is not one of a repository, or an
+                adapter belongs to a model that is not on the Hub.
+            PermissionError: if you are not logged in, or the token does not allow it.
+            ConnectionError: if the Hub cannot be reached.
+        """
+        card = CardOptions(license, metrics, evaluated_on, metrics_run, datasets, language, tags, base_model)
+        commit = CommitOptions(include_corpus, private, commit_message, commit_description, create_pr)
+        return push_retriever(self._parts, HubRepository(repo_id, revision, token), card, commit)
+
+    def add_index(self, model: torch.nn.Module, folder: Path) -> None:
+        """Make the folder of a saved model that of this retriever with that model, which `from_pretrained` loads.
+
+        Args:
+            model (`nn.Module`): The model that is saved there: this retriever's, or one trained further.
+            folder (`pathlib.Path`): The folder, with the model and the tokenizer.
+
+        Raises:
+            ValueError: if the model has several adapters.
+        """
+        add_index(replace(self._parts, model=model), folder)
 
     @property
     def _parts(self) -> RetrieverParts:

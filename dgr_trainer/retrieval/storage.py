@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRValueError, input_errors
-from dgr_trainer.files.atomic import atomic_folder, read_folder
+from dgr_trainer.files.atomic import atomic_folder, atomic_write, read_folder
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
@@ -50,13 +51,7 @@ class RetrieverParts:
 def save_retriever(parts: RetrieverParts, path: Path) -> None:
     """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
     model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
-    description = {
-        "format_version": _FORMAT_VERSION,
-        "tokenizer_fingerprint": parts.identifiers.fingerprint,
-        "identifiers": parts.identifiers.settings.to_dict(),
-        "search": parts.settings.to_dict(),
-        "scoring": parts.scoring.to_dict(),
-    }
+    description = _describe(parts)
     adapters = describe_adapters(model)
     if adapters is not None:
         description["adapters"] = adapters
@@ -77,6 +72,44 @@ def save_retriever(parts: RetrieverParts, path: Path) -> None:
 def stored_semantic_ids(path: Path) -> SemanticIds | None:
     """The semantic ids in the folder of a retriever or of a student; `None` if it has none."""
     return SemanticIds.load(path / SEMANTIC_IDS) if (path / SEMANTIC_IDS).is_dir() else None
+
+
+def add_index(parts: RetrieverParts, folder: Path) -> None:
+    """Make the folder of a saved model and its tokenizer that of a retriever, by adding the index and the settings.
+
+    Args:
+        parts ([`RetrieverParts`]): The retriever, whose model is saved already.
+        folder (`pathlib.Path`): The folder.
+
+    Raises:
+        ValueError: if the model has adapters that are not saved as one adapter in the folder itself.
+    """
+    model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    description = _describe(parts)
+    adapters = describe_adapters(model)
+    if adapters is not None:
+        if adapters["others"] or not (folder / ADAPTER_CONFIG).is_file():
+            raise DGRValueError(
+                f"The model has the adapters {', '.join([adapters['root'], *adapters['others']])}, which a trainer "
+                "does not save as a retriever. Give the trainer a model with one adapter, named default."
+            )
+        description["adapters"] = adapters
+    # A copy, as an index takes the folder that it is saved to for its own. Its files never change, and are linked.
+    copy.copy(parts.index).save(folder / "index", link=True)
+    if parts.semantic_ids is not None:
+        parts.semantic_ids.save(folder / SEMANTIC_IDS)
+    with atomic_write(folder / DESCRIPTION) as file:
+        file.write(json.dumps(description, indent=2) + "\n")
+
+
+def _describe(parts: RetrieverParts) -> dict[str, Any]:
+    return {
+        "format_version": _FORMAT_VERSION,
+        "tokenizer_fingerprint": parts.identifiers.fingerprint,
+        "identifiers": parts.identifiers.settings.to_dict(),
+        "search": parts.settings.to_dict(),
+        "scoring": parts.scoring.to_dict(),
+    }
 
 
 def load_parts(path: Path, base_model: PreTrainedModel | None, model_kwargs: dict[str, Any]) -> RetrieverParts:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, speed_metrics
 
 from dgr_trainer.runs.rankings import Rankings
@@ -18,12 +17,13 @@ from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.evaluation_rows import NumberingCollator, RowTerms, numbered
 from dgr_trainer.training.given_datasets import check_dataset, queries_to_rank
+from dgr_trainer.training.pushing_trainer import PushingTrainer
 from dgr_trainer.training.unused_arguments import warn_of_generation_arguments
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluatingTrainer(Seq2SeqTrainer):
+class EvaluatingTrainer(PushingTrainer):
     """The evaluations of a trainer whose `compute_loss` adds the terms of each row to `_eval_terms`.
 
     Attributes:

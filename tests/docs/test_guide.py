@@ -115,6 +115,18 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("package", ["langchain_core", "llama_index", "pyterrier"])
+def test_the_code_of_an_integration_runs(package: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
+    pytest.importorskip(package, reason=f"needs {package}")
+    page = ROOT / "docs" / "integrations.md"
+    needed = set(re.findall(r"^<!-- (needs \w+) -->$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    code = blocks(page, ("run by hand", *(needed - {f"needs {package}"})))
+    assert len(code) == 2
+    prepare(tmp_path, bpe_tokenizer)
+    run(code, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(missing_lucene() is not None, reason=str(missing_lucene()))
 def test_the_code_of_the_page_on_lucene_runs(tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
     """With a small index of each kind that the page assumes."""
