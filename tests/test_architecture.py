@@ -26,6 +26,7 @@ ROOMS = [
     "training",
     "retrieval",
     "evaluation",
+    "serving",
     "quickstart",
     "cli",
 ]

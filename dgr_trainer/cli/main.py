@@ -30,6 +30,7 @@ COMMANDS = {
     "fuse": "Fuse several runs into one: an ensemble of teachers.",
     "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
+    "serve": "Serve a retriever: an HTTP API and a page.",
     "evaluate": "Measure and compare runs.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
