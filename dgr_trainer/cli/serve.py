@@ -46,7 +46,7 @@ class ServeCommandOptions:
         metadata={"metavar": "FILE", "help": "Show the lists of this run beside the retriever's; needs --queries."},
     )
     queries: str | None = field(
-        default=None, metadata={"metavar": "PATH", "help": "The queries of --run; the page suggests them."}
+        default=None, metadata={"metavar": "PATH", "help": "The queries of --run, which the page suggests."}
     )
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as test."}
@@ -162,8 +162,10 @@ def _beside(options: ServeCommandOptions, corpus: Any, retriever: Callable[[], S
         texts = corpus or system.corpus
         if texts is None and not {"lucene_index", "prebuilt"} & set(given):
             raise DGRValueError(f"--teacher {name} needs the texts, which the retriever lacks. Give --corpus.")
-        reranks = TEACHERS[name].teacher.needs_candidates
-        return TeacherSystem(make_teacher(name, texts, given), system.retriever if reranks else None)
+        teacher = make_teacher(name, texts, given)
+        if hasattr(teacher, "progress"):
+            teacher.progress = False
+        return TeacherSystem(teacher, system.retriever if TEACHERS[name].teacher.needs_candidates else None)
 
     return load
 

@@ -70,7 +70,7 @@ class AnswerWriter:
         if passage is not None and self._texts:
             title, text = passage.title, passage.text
         if passage is not None and self._marked:
-            marked = self._divided(passage, [one.text for one in shown])
+            marked = self._divided(passage, shown)
         listed = sum(one.score for one in chosen)
         return HitAnswer(
             passage_id=hit.passage_id,
@@ -89,15 +89,17 @@ class AnswerWriter:
             return None
         return self._corpus.get(passage_id)
 
-    def _divided(self, passage: Passage, identifiers: Sequence[str]) -> MarkedPassage:
-        def pieces(text: str) -> list[TextPiece]:
-            spans = matched_spans(text, identifiers, markers=self._system.markers)
+    def _divided(self, passage: Passage, identifiers: Sequence[IdentifierAnswer]) -> MarkedPassage:
+        def pieces(text: str, view: str) -> list[TextPiece]:
+            # A substring is one of any part, a title or a pseudo-query one of its own.
+            texts = [one.text if one.view in ("substring", view) else "" for one in identifiers]
+            spans = matched_spans(text, texts, markers=self._system.markers)
             return [TextPiece(text=piece, identifiers=list(of)) for piece, of in marked_pieces(text, spans)]
 
-        pseudo_queries = [pieces(query) for query in passage.pseudo_queries]
+        pseudo_queries = [pieces(query, "pseudo_query") for query in passage.pseudo_queries]
         return MarkedPassage(
-            title=pieces(passage.title),
-            text=pieces(passage.text),
+            title=pieces(passage.title, "title"),
+            text=pieces(passage.text, "substring"),
             pseudo_queries=[query for query in pseudo_queries if any(piece.identifiers for piece in query)],
         )
 

@@ -24,7 +24,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.identifiers.settings import VIEWS, View
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.serving.answers import AnswerWriter, passage_answer
-from dgr_trainer.serving.batching import BadQuery, NotReady, OutOfMemory, QueueFull, SearchQueue
+from dgr_trainer.serving.batching import BadQuery, NotReady, OutOfMemory, QueueFull, SearchFailed, SearchQueue
 from dgr_trainer.serving.guard import STATIC, Guard
 from dgr_trainer.serving.metrics import ServerMetrics
 from dgr_trainer.serving.schemas import (
@@ -42,6 +42,7 @@ from dgr_trainer.serving.systems import Restriction
 logger = logging.getLogger(__name__)
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FAILED = "The server failed; its log says where."
 _DESCRIPTION = (
     "Finds passages by letting a model generate their identifiers, and shows the identifiers that each score is made "
     "of. An answer with an error has one field, `error`: a sentence."
@@ -98,6 +99,7 @@ def create_app(queues: Sequence[SearchQueue], settings: ServeSettings, metrics: 
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)  # The guard logs it.
     # The guard has refused requests without the token; this tells of it in the API's description.
     guarded = [] if settings.token is None else [Depends(HTTPBearer(auto_error=False))]
     _add_search(app, {queue.name: queue for queue in queues}, settings, metrics, guarded)
@@ -179,6 +181,8 @@ def _add_search(
             raise Refusal(503, sentence, 5) from None
         except BadQuery as error:
             raise Refusal(422, str(error)) from None
+        except SearchFailed:
+            raise Refusal(500, _FAILED) from None
         assert queue.system is not None
         writer = AnswerWriter(
             queue.system, _texts_of(queue, queues), body.identifiers, body.views, body.texts, body.marked
@@ -250,6 +254,7 @@ def _add_facts(
                 kind="" if queue.system is None else queue.system.kind,
                 views=[] if queue.system is None else list(queue.system.views),
                 texts=_texts_of(queue, by_name) is not None,
+                examples=[] if queue.system is None else list(queue.system.examples),
             )
             for queue in queues
         ]
@@ -341,6 +346,10 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
     more = f" (and {len(mistakes) - 3} more)" if len(mistakes) > 3 else ""
     sentence = f"The request cannot be used: {'; '.join(shown)}{more}. /docs lists the fields."
     return JSONResponse({"error": sentence}, 422)
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": _FAILED}, 500)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -54,6 +54,10 @@ class OutOfMemory(Exception):
     """A single query needs more memory than there is."""
 
 
+class SearchFailed(Exception):
+    """A bug, or a system that does not answer; the log has it."""
+
+
 @dataclass(eq=False)
 class _Entry:
     query: str
@@ -70,7 +74,7 @@ class SearchQueue:
         load (`Callable[[], System]`): Makes the system.
         settings ([`ServeSettings`]): Window, batch, bound of the queue and time limit.
         metrics ([`ServerMetrics`]): Where batches are counted.
-        on_failure (`Callable[[Exception], None]`, *optional*): Called if the system cannot be loaded.
+        on_failure (`Callable[[Exception], None]`, *optional*): Called if the system cannot be made, or fails.
 
     Attributes:
         system ([`System`], *optional*): The system, once it is loaded.
@@ -111,7 +115,8 @@ class SearchQueue:
     def check(self) -> State:
         """The state; if searches have failed, a search is tried, so that the state after it is a new one."""
         with self._changed:
-            if self._state == "failing" and not self._waiting and self._searching_since is None:
+            is_idle = not self._waiting and self._searching_since is None
+            if self._state == "failing" and self.system is not None and is_idle:
                 self._waiting.append(_Entry("ready", 1, Restriction()))
                 self._changed.notify_all()
         return self.state
@@ -164,7 +169,7 @@ class SearchQueue:
             system = self._load()
             system.probe()
         except Exception as error:
-            logger.debug("%s could not be loaded", self.name, exc_info=True)
+            self._set_state("failing")
             if self._on_failure is not None:
                 self._on_failure(error)
             return
@@ -237,7 +242,7 @@ class SearchQueue:
         lines = "".join(traceback.format_tb(error.__traceback__))
         message = f": {one_line(error)}" if self._settings.log_queries else ""
         logger.error("%s: a search failed\n%s%s%s", self.name, lines, type(error).__name__, message)
-        return error
+        return SearchFailed()
 
     def _set_state(self, state: State) -> None:
         if state != self._state:

@@ -88,6 +88,7 @@ class SystemAnswer(BaseModel):
     kind: str = Field(description="retriever, run or teacher.")
     views: list[str] = Field(description="Views of its identifiers; empty until it is loaded.")
     texts: bool = Field(description="Whether its answers have titles and texts.")
+    examples: list[str] = Field(description="Queries that it knows, the first ones of a run.")
 
 
 class LimitsAnswer(BaseModel):

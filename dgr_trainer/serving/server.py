@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -43,17 +43,7 @@ def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) 
 
     metrics = ServerMetrics()
     queues = [SearchQueue(name, load, settings, metrics, stop) for name, load in systems.items()]
-    config = uvicorn.Config(
-        create_app(queues, settings, metrics),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        ws="none",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.timeout) + 1,
-    )
-    server = uvicorn.Server(config)
+    server = make_server(queues, settings, metrics)
     with _listening(settings) as listener:
         if not settings.is_local and settings.token is None:
             logger.warning(
@@ -66,6 +56,21 @@ def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) 
     if failures:
         raise failures[0]
     logger.info("stopped")
+
+
+def make_server(queues: Sequence[SearchQueue], settings: ServeSettings, metrics: ServerMetrics) -> uvicorn.Server:
+    """Make the HTTP server of what searches; see [`create_app`]."""
+    config = uvicorn.Config(
+        create_app(queues, settings, metrics),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.timeout) + 1,
+    )
+    return uvicorn.Server(config)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PROBE = "ready"
 _CHECKED_IDS = 1000
+_EXAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,11 @@ class System(Protocol):
         markers (`Sequence[str]`): Markers between the parts of its passages.
         corpus ([`Corpus`], *optional*): The texts of its passages.
         batch_size (`int`): Queries that it searches for together.
+        examples (`Sequence[str]`): Some queries that it knows.
     """
 
     kind: str
+    examples: Sequence[str]
     views: Sequence[str]
     markers: Sequence[str]
     corpus: Corpus | None
@@ -95,6 +98,7 @@ class RetrieverSystem:
     """
 
     kind = "retriever"
+    examples: Sequence[str] = ()
 
     def __init__(self, retriever: GenerativeRetriever, corpus: Corpus | None = None) -> None:
         self.retriever = retriever
@@ -141,6 +145,7 @@ class RunSystem:
     def __init__(self, rankings: Rankings, queries: Mapping[str, str]) -> None:
         self._rankings = rankings
         self._ids = {_as_typed(text): query_id for query_id, text in queries.items() if query_id in rankings}
+        self.examples = [text for query_id, text in queries.items() if query_id in rankings][:_EXAMPLES]
         if not self._ids:
             raise DGRValueError(
                 f"The run {rankings.name!r} has rank lists of {len(rankings)} queries, but none of them is among the "
@@ -172,6 +177,7 @@ class TeacherSystem:
     """
 
     kind = "teacher"
+    examples: Sequence[str] = ()
     views: Sequence[str] = ()
     markers: Sequence[str] = ()
     corpus: Corpus | None = None
