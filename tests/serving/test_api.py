@@ -77,6 +77,28 @@ def test_which_identifiers_are_listed(client):
     assert views <= {"title", "pseudo_query"}
 
 
+def test_a_search_among_some_passages(client, retriever):
+    query = "how do bees find flowers"
+
+    def ids(**options):
+        reply = client.post("/search", json={"queries": [query], "k": 20, **options})
+        assert reply.status_code == 200, reply.text
+        return [hit["passage_id"] for hit in reply.json()["results"][0]["hits"]]
+
+    def direct(**options):
+        return [hit.passage_id for hit in retriever.search(query, 20, **options)[0]]
+
+    some = ["p14", "p01", "p05", EVIL.id]
+    assert ids(among=some) == direct(among=some) and set(ids(among=some)) <= set(some)
+    assert ids(exclude=["p14"]) == direct(exclude=["p14"]) and "p14" not in ids(exclude=["p14"])
+    assert ids(among=some, exclude=["p14", "p01"]) == direct(among=some, exclude=["p14", "p01"])
+    assert ids(exclude=[]) == ids() == direct()
+    reply = client.post("/search", json={"queries": [query], "among": ["p99"]})
+    assert reply.status_code == 422 and "p99" in reply.json()["error"]
+    reply = client.post("/search", json={"queries": [query], "among": []})
+    assert reply.status_code == 422 and "error" in reply.json()
+
+
 def test_marked_pieces_are_the_texts_and_name_identifiers_of_their_view(client, served_corpus):
     body = {"queries": ["how do bees find flowers"], "k": 16, "identifiers": None, "marked": True}
     marked = 0
@@ -340,11 +362,15 @@ def test_requests_that_wait_become_one_search_for_each_restriction():
 
 def test_a_batch_is_bounded_and_a_window_gathers():
     system = SlowSystem()
-    with listening({"slow": system}, batch_window=300) as url:
-        assert {reply.status_code for reply in together(url, [{"queries": ["a"]}] * 4)} == {200}
-        assert [len(queries) for queries, *_ in system.batches] == [4]  # Full: sent before the window ends.
+    with listening({"slow": system}, batch_window=1000) as url:
+        began = time.monotonic()
+        assert httpx.post(f"{url}/search", json={"queries": ["a", "b", "c", "d"]}).status_code == 200
+        assert time.monotonic() - began < 0.9  # A full batch does not wait for the end of the window.
+        assert {reply.status_code for reply in together(url, [{"queries": ["a"]}] * 3)} == {200}
+        assert [len(queries) for queries, *_ in system.batches] == [4, 3]
+    with listening({"slow": system}, batch_window=0) as url:
         together(url, [{"queries": ["a", "b", "c", "d", "e", "f"]}])
-    assert [len(queries) for queries, *_ in system.batches[1:]] == [4, 2]
+    assert [len(queries) for queries, *_ in system.batches[2:]] == [4, 2]
 
 
 def test_a_full_queue_refuses_with_retry_after():

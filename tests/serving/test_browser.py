@@ -6,6 +6,8 @@ import pytest
 from serving.running_server import EVIL, listening
 
 from dgr_trainer import Rankings
+from dgr_trainer.candidates import MatchedIdentifier
+from dgr_trainer.retrieval import Hit
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="drives the browser")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -117,25 +119,43 @@ def test_type_search_and_compare(browser, address, retriever):
     assert not cards[-1].find_elements(By.CLASS_NAME, "why")
 
 
-def test_marks_have_the_colour_of_the_view_and_are_darker_the_more_they_earned(browser, address):
-    ready(browser, address + "/#" + "q=how+do+bees+find+flowers&k=20")
-    until(browser, ".hit mark")
-    marks = browser.execute_script(
-        "return [...document.querySelectorAll('.hit')].map(card => [...card.querySelectorAll('mark')].map(mark =>"
-        "[mark.classList[0], Number(mark.style.getPropertyValue('--earned')), getComputedStyle(mark).backgroundColor]))"
-    )
-    colours = {}
-    for _, earned, colour in (mark for card in marks for mark in card):
-        assert 0 <= earned <= 1
-        colours.setdefault(round(earned, 3), set()).add(colour)
-    views = {view for card in marks for view, *_ in card}
-    assert "substring" in views and len(views) > 1
-    by_view = {view: [(e, c) for card in marks for v, e, c in card if v == view] for view in views}
-    for of_view in by_view.values():
-        alphas = [(earned, float(colour.rstrip(")").replace("/", ",").split(",")[-1])) for earned, colour in of_view]
-        assert [alpha for _, alpha in sorted(alphas)] == sorted(alpha for _, alpha in alphas)
-    tints = {view: of_view[0][1].rsplit("/", 1)[0] for view, of_view in by_view.items()}
-    assert len(set(tints.values())) == len(tints)
+def test_marks_have_the_colour_of_the_view_and_are_darker_the_more_they_earned(browser, retriever):
+    from dgr_trainer.serving.systems import RetrieverSystem
+
+    encoded = [
+        ("title", "Penicillin", 8.0),
+        ("substring", "bacteria", 4.0),
+        ("substring", "antibiotic", 2.0),
+        ("pseudo_query", "first antibiotic", 6.0),
+    ]
+    identifiers = retriever.identifiers
+    found = [
+        MatchedIdentifier(view, (*identifiers.encode(text), *identifiers.end(view)), 1, score)
+        for view, text, score in encoded
+    ]
+
+    class Known(RetrieverSystem):
+        def search(self, queries, k, restriction):
+            return [[Hit("p07", 20.0, tuple(found))] for _ in queries]
+
+    with listening({"known": Known(retriever)}) as url:
+        ready(browser, url + "/#q=penicillin")
+        until(browser, ".hit")
+        script = (
+            "return [...document.querySelectorAll('.hit mark')].map(mark => [mark.textContent, mark.classList[0],"
+            "Number(mark.style.getPropertyValue('--earned')), getComputedStyle(mark).backgroundColor])"
+        )
+        marks = {text: shown for text, *shown in browser.execute_script(script)}
+    assert {text: shown[:2] for text, shown in marks.items()} == {
+        "Penicillin": ["title", 1],  # In the title, not in the text.
+        "bacteria": ["substring", 0.5],
+        "first ": ["pseudo_query", 0.75],
+        "antibiotic": ["pseudo_query", 0.75],  # In the text it is a substring, in the last mark of the pseudo-query.
+    }
+    alpha = {text: float(colour.rstrip(")").replace("/", ",").split(",")[-1]) for text, (*_, colour) in marks.items()}
+    tint = {text: colour.rsplit("/", 1)[0].strip() for text, (*_, colour) in marks.items()}
+    assert alpha["Penicillin"] > alpha["first "] > alpha["bacteria"] > 0
+    assert len({tint["Penicillin"], tint["first "], tint["bacteria"]}) == 3
 
 
 def test_without_a_mouse(browser, address):
@@ -176,7 +196,8 @@ def test_html_in_passages_is_text(browser, beside, client, served_corpus):
     # Even a script that got into the page would not run.
     browser.execute_script(
         "const s = document.createElement('script'); s.textContent = 'document.body.id = 2'; document.body.append(s);"
-        "document.querySelector('#results').insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.body.id=3\">')"
+        "const html = '<img src=x onerror=\"document.body.id=3\">';"
+        "document.querySelector('#results').insertAdjacentHTML('beforeend', html)"
     )
     assert browser.find_element(By.TAG_NAME, "body").get_attribute("id") == ""
 

@@ -148,7 +148,7 @@ function show(answers) {
       const { hits, note } = answer.results[0];
       const section = element("section", "");
       section.setAttribute("aria-label", "Results of " + system.name);
-      if (answers.length > 1) section.append(element("h2", "", system.name, element("small", "", system.kind)));
+      if (answers.length > 1) section.append(element("h2", "", system.name, " ", element("small", "", system.kind)));
       if (note || !hits.length) section.append(element("p", "about", note || "No passage was found."));
       const list = element("ol", "hits");
       const others = answers.length > 1 ? { name: info.systems[1 - number].name, ranks: ranks[1 - number] } : null;
