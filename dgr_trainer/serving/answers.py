@@ -85,7 +85,7 @@ class AnswerWriter:
         )
 
     def _passage(self, passage_id: str) -> Passage | None:
-        if self._corpus is None or passage_id not in self._corpus:
+        if self._corpus is None or passage_id not in self._corpus.ids:
             return None
         return self._corpus.get(passage_id)
 

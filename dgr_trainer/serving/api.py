@@ -212,7 +212,7 @@ def _add_search(
         if not present:
             raise Refusal(404, "This server has no texts: no corpus is saved with the retriever, and none was given.")
         for corpus in present:
-            if passage_id in corpus:
+            if passage_id in corpus.ids:
                 return passage_answer(corpus.get(passage_id))
         raise Refusal(404, "There is no passage with this id.")
 
@@ -309,7 +309,8 @@ async def _results(
     waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({waiting, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {waiting, gone}
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return list(waiting.result())
         raise TimeoutError

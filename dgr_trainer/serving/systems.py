@@ -105,10 +105,10 @@ class RetrieverSystem:
         if corpus is not None:
             _check_corpus(corpus, retriever)
         self.corpus = retriever.corpus if corpus is None else corpus
-        self.views = retriever.identifiers.views
+        self.views: Sequence[str] = retriever.identifiers.views
         settings = retriever.identifiers.settings
         markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start or "")
-        self.markers = tuple(dict.fromkeys(filter(None, markers)))
+        self.markers: Sequence[str] = tuple(dict.fromkeys(filter(None, markers)))
         self.batch_size = retriever.settings.batch_size
 
     def search(self, queries: Sequence[str], k: int, restriction: Restriction) -> list[list[Hit] | None]:
@@ -145,7 +145,7 @@ class RunSystem:
     def __init__(self, rankings: Rankings, queries: Mapping[str, str]) -> None:
         self._rankings = rankings
         self._ids = {_as_typed(text): query_id for query_id, text in queries.items() if query_id in rankings}
-        self.examples = [text for query_id, text in queries.items() if query_id in rankings][:_EXAMPLES]
+        self.examples: Sequence[str] = [text for query_id, text in queries.items() if query_id in rankings][:_EXAMPLES]
         if not self._ids:
             raise DGRValueError(
                 f"The run {rankings.name!r} has rank lists of {len(rankings)} queries, but none of them is among the "
@@ -237,7 +237,7 @@ def _check_corpus(corpus: Corpus, retriever: GenerativeRetriever) -> None:
             "to another corpus. Give the one that was indexed."
         )
     for passage_id in index.passage_ids[:_CHECKED_IDS]:
-        if passage_id not in corpus:
+        if passage_id not in corpus.ids:
             raise DGRValueError(
                 f"The corpus has no passage {passage_id!r}, which the index holds: the retriever belongs to another "
                 "corpus. Give the one that was indexed."

@@ -32,8 +32,13 @@ def test_all_operations_are_tried(schema):
     assert found == set(OPERATIONS)
 
 
-@pytest.mark.parametrize("mode", ["positive", "negative"])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[path for _, path in OPERATIONS])
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        *((method, path, "positive") for method, path in OPERATIONS),
+        *((method, path, "negative") for method, path in OPERATIONS[:2]),  # The others take no input.
+    ],
+)
 def test_no_request_is_answered_with_an_error_of_the_server(schema, method, path, mode):
     """Also: every status, content type and body is as the description says, and what it forbids is refused."""
     from schemathesis.checks import not_a_server_error
@@ -46,8 +51,6 @@ def test_no_request_is_answered_with_an_error_of_the_server(schema, method, path
 
     operation = schema[path][method]
     has_input = path in ("/search", "/passages/{passage_id}")
-    if mode == "negative" and not has_input:
-        pytest.skip("takes no input that could be wrong")
     checks = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
     if path == "/search":
         checks.append(negative_data_rejection)
