@@ -45,7 +45,7 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 _FAILED = "The server failed; its log says where."
 _DESCRIPTION = (
     "Finds passages by letting a model generate their identifiers, and shows the identifiers that each score is made "
-    "of. An answer with an error has one field, `error`: a sentence."
+    "of. An answer with an error has one field, error: a sentence."
 )
 _ERRORS = {
     400: "The body is not JSON, or the server is not known under this name.",
@@ -284,7 +284,7 @@ def _add_pages(app: FastAPI) -> None:
     def add(path: str, name: str) -> None:
         media_type = _TYPES[name[name.rindex(".") :]]
 
-        @app.get(path, include_in_schema=False, response_class=HTMLResponse, name=name)
+        @app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False, response_class=HTMLResponse, name=name)
         async def file() -> Response:
             return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
 

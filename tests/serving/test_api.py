@@ -289,6 +289,8 @@ def test_headers_keep_a_browser_from_loading_or_running_anything_else(client):
         assert headers["x-content-type-options"] == "nosniff" and "server" not in headers
     for path in ("/", "/docs"):
         assert not re.search(r"<script>|style=| on\w+=", client.get(path).text)
+    head = client.head("/")
+    assert head.status_code == 200 and head.content == b""
     for path in ("/static/page.css", "/static/page.js", "/static/docs.css", "/static/docs.js", "/", "/docs"):
         assert not re.search(r"""["'(]https?://|["'(]//""", client.get(path).text), path
 

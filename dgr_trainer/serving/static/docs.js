@@ -30,7 +30,8 @@ function limits(schema) {
   const names = { minimum: "at least ", maximum: "at most ", minItems: "at least ", maxItems: "at most " };
   const found = all.flatMap((one) => Object.keys(names).filter((name) => name in one).map((name) => names[name] + one[name].toLocaleString("en")));
   if (schema.default !== undefined) found.push("default " + JSON.stringify(schema.default));
-  return found.join(", ");
+  const text = found.join(", ");
+  return text && text[0].toUpperCase() + text.slice(1) + ".";
 }
 
 function fields(schema, seen = new Set()) {
@@ -61,7 +62,7 @@ function operation(path, method, details) {
     const example = { queries: ["who discovered penicillin"], k: 3 };
     const address = new URL(path.slice(1), location.href.replace(/docs.*$/, ""));
     const token = details.security ? " \\\n  -H 'Authorization: Bearer TOKEN'" : "";
-    const command = "curl " + address + token + " \\\n  -H 'Content-Type: application/json' -d '" + JSON.stringify(example) + "'";
+    const command = "curl " + address + token + " \\\n  -H 'Content-Type: application/json' \\\n  -d '" + JSON.stringify(example) + "'";
     made.push(element("pre", "", command), element("h3", "", "Request"), ...fields(body.schema));
   }
   for (const [status, answer] of Object.entries(details.responses)) {
