@@ -56,7 +56,7 @@ def listening(systems, *, until_loaded=True, **settings):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 180  # Kernels of the index may have to be compiled.
         while not server.started and thread.is_alive() and time.monotonic() < end:
             time.sleep(0.01)
         while until_loaded and any(queue.state == "loading" for queue in queues) and time.monotonic() < end:
