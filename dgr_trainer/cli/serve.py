@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from argparse import Namespace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.cli.derive import LibraryOptions, derived, settings_of
+from dgr_trainer.cli.main import INTERRUPTED
 from dgr_trainer.cli.models import check_device, check_retriever, load_retriever
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path
@@ -114,7 +116,10 @@ def run(
     loads = [_once(functools.partial(_load, folder, corpus, search, device)) for folder in folders]
     beside = _beside(options, corpus, loads[0])
     loads += [] if beside is None else [beside]
-    serve(dict(zip(_names(options, folders), loads, strict=True)), settings)
+    if serve(dict(zip(_names(options, folders), loads, strict=True)), settings):
+        # Python would tear down the libraries under the thread.
+        logging.shutdown()
+        os._exit(INTERRUPTED)
 
 
 def _check(options: ServeCommandOptions, retrievers: Sequence[str]) -> None:

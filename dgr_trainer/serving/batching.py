@@ -112,6 +112,12 @@ class SearchQueue:
             return "stuck"
         return self._state
 
+    def is_busy(self, seconds: float = 0) -> bool:
+        """Whether the system is being loaded or searches, still after some seconds."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return self._thread.is_alive()
+
     def check(self) -> State:
         """The state; if searches have failed, a search is tried, so that the state after it is a new one."""
         with self._changed:

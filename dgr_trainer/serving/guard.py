@@ -7,6 +7,7 @@ from loading anything of another site.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -65,7 +66,8 @@ class Guard:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            with contextlib.suppress(asyncio.CancelledError):  # The server ends at once.
+                await self._app(scope, receive, _without_cancelled_shutdown(send))
             return
         began = time.monotonic()
         status = 0
@@ -87,6 +89,9 @@ class Guard:
             await self._app(scope, _replayed(body, receive), guarded_send)
         except _Refused as refused:
             await _answer(guarded_send, refused.status, refused.sentence, refused.headers)
+        except asyncio.CancelledError:  # The server ends at once.
+            if not status:
+                await _answer(guarded_send, 503, "The server is stopping.")
         except Exception as error:
             # The message of the error may hold a query or a path.
             lines = "".join(traceback.format_tb(error.__traceback__))
@@ -148,6 +153,17 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replay
+
+
+def _without_cancelled_shutdown(send: Send) -> Send:
+    """Starlette takes the end of a server that a second signal stops for a failure, and tells its traceback."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "lifespan.shutdown.failed" and "CancelledError" in message.get("message", ""):
+            message = {"type": "lifespan.shutdown.complete"}
+        await send(message)
+
+    return sent
 
 
 async def _answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 256
 
 
-def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) -> None:
+def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) -> bool:
     """Serve until SIGTERM or Ctrl-C; what runs then is finished, and a second signal ends it at once.
 
     The server listens before its models are loaded, and is ready when they answer.
@@ -30,6 +30,10 @@ def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) 
     Args:
         systems (`Mapping[str, Callable[[], System]]`): What searches: name -> what makes it.
         settings ([`ServeSettings`]): Where to listen, and limits.
+
+    Returns:
+        `bool`: Whether a thread still loads or searches: a signal ended the server before it was ready, or a second
+            one during a search.
 
     Raises:
         OSError: if the address cannot be listened on.
@@ -54,8 +58,11 @@ def serve(systems: Mapping[str, Callable[[], System]], settings: ServeSettings) 
         with _signals_end_quietly():
             server.run(sockets=[listener])
     if failures:
+        for queue in queues:
+            queue.is_busy(settings.timeout)
         raise failures[0]
     logger.info("stopped")
+    return any(queue.is_busy() for queue in queues)
 
 
 def make_server(queues: Sequence[SearchQueue], settings: ServeSettings, metrics: ServerMetrics) -> uvicorn.Server:
