@@ -26,6 +26,7 @@ ROOMS = [
     "training",
     "retrieval",
     "evaluation",
+    "reporting",
     "quickstart",
     "cli",
 ]

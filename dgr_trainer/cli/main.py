@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
+    "report": "Write the report of a training: one HTML file.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:
