@@ -49,22 +49,25 @@ def check_matplotlib() -> None:
         raise MissingPackageError('Plots need matplotlib. Install it with: pip install "dgr-trainer[plots]"') from None
 
 
-def line_plot(name: str, title: str, series: Sequence[Series]) -> str:
+def line_plot(name: str, title: str, series: Sequence[Series], styles: Sequence[int]) -> str:
     """Values over steps, a line for each run.
 
     Args:
         name (`str`): Distinguishes the ids of this SVG from those of others on the page.
         title (`str`): What is shown.
         series (`Sequence[Series]`): At least one.
+        styles (`Sequence[int]`): The number of each one's run, by which a run looks the same in every plot.
 
     Returns:
         `str`: an `<svg>` element.
     """
 
     def draw(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         labels = []
-        for number, one in enumerate(map(thinned, series)):
-            position = number % len(_SERIES)
+        for style, one in zip(styles, map(thinned, series), strict=True):
+            position = style % len(_SERIES)
             many = len(one.steps) > 25
             axes.plot(
                 one.steps,
@@ -76,8 +79,9 @@ def line_plot(name: str, title: str, series: Sequence[Series]) -> str:
                 markersize=4,
                 markevery=max(1, len(one.steps) // 8) if many else 1,
             )
-            labels.append((one.steps[-1], one.values[-1], one.run))
+            labels.append((one.steps[-1], one.values[-1], one.run, _SERIES[position]))
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.margins(x=0.02, y=0.08)
         _limits(axes, [value for one in series for value in one.values])
         if len(series) > 1:
@@ -163,7 +167,7 @@ def _limits(axes: Any, values: Sequence[float]) -> None:
         axes.set_ylim(low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1)
 
 
-def _end_labels(axes: Any, labels: Sequence[tuple[float, float, str]]) -> None:
+def _end_labels(axes: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
     """Name each line at its end, in the order of their ends, and apart from each other."""
     low, high = axes.get_ylim()
     apart = 0.085
@@ -176,7 +180,7 @@ def _end_labels(axes: Any, labels: Sequence[tuple[float, float, str]]) -> None:
     for place in range(len(heights) - 2, -1, -1):
         heights[place] = min(heights[place], heights[place + 1] - apart)
     for number, height in zip(ordered, heights, strict=True):
-        step, value, run = labels[number]
+        step, value, run, colour = labels[number]
         axes.annotate(
             _short(run, 18),
             (step, value),
@@ -184,7 +188,7 @@ def _end_labels(axes: Any, labels: Sequence[tuple[float, float, str]]) -> None:
             textcoords=("axes fraction", "axes fraction"),
             va="center",
             color=_INK,
-            arrowprops={"arrowstyle": "-", "color": _SERIES[number % len(_SERIES)], "linewidth": 0.6, "shrinkB": 2},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 2},
             annotation_clip=False,
         )
 

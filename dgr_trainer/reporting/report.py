@@ -179,7 +179,9 @@ def _panels(runs: Sequence[TrainingRun], drawing: _Drawing) -> list[dict[str, An
             f"{numbers.number(one.values[-1])} at step {numbers.number(one.steps[-1])}"
             for one in series
         )
-        svg = drawing(plots.line_plot, f"panel{number}", f"{title}. {described}", series)
+        places = {run.name: place for place, run in enumerate(runs)}
+        styles = [places[one.run] for one in series]
+        svg = drawing(plots.line_plot, f"panel{number}", f"{title}. {described}", series, styles)
         panels.append({"title": title, "note": note, "svg": svg, "described": described})
     return panels
 
@@ -192,7 +194,7 @@ def _evaluation(evaluation: Evaluation, drawing: _Drawing, number: int) -> dict[
     name = sentences.metric_name(metric)
     return {
         "comparison": comparison,
-        "metrics": list(next(iter(comparison.runs.values()))),
+        "metrics": sorted(next(iter(comparison.runs.values())), key=lambda one: one != metric),
         "metric": metric,
         "before": evaluation.before,
         "after": evaluation.after,

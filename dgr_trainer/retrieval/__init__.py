@@ -7,6 +7,8 @@ _HOME_OF = {
     "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
     "Hit": "hits",
+    "Hits": "hits",
+    "SearchResults": "hits",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }
@@ -15,6 +17,8 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.retrieval.constraint import IndexConstraint as IndexConstraint
     from dgr_trainer.retrieval.distributed_index import DistributedIndex as DistributedIndex
     from dgr_trainer.retrieval.hits import Hit as Hit
+    from dgr_trainer.retrieval.hits import Hits as Hits
+    from dgr_trainer.retrieval.hits import SearchResults as SearchResults
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
 

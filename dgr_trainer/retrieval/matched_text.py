@@ -115,7 +115,6 @@ class _Comparable(NamedTuple):
         for start, end in _clusters(text):
             cluster = text[start:end]
             if cluster.isspace():
-                # A cluster ends before the next one: only the first space of several is kept, and later only if needed.
                 space = space or (start, end)
                 continue
             folded = _folded(cluster, accents)
