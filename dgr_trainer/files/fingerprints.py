@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-_WHOLE = 2**28  # Bytes; of a larger file both ends are read, since a fingerprint is not worth minutes.
+_WHOLE = 2**30  # Bytes that are read whole; of files beyond them both ends, since a fingerprint is not worth minutes.
 _END = 2**24
 
 
 def path_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe a file, or all files of a folder, by a digest of names, sizes and contents.
 
-    Of a file above 256 MB only the first and the last 16 MB are read.
+    The first GB is read whole. Of each file that would exceed it, the first and the last 16 MB are read.
 
     Args:
         path (`str` or `os.PathLike`): The file or folder.
@@ -38,7 +38,9 @@ def path_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
             size = file.stat().st_size
             if len(files) > 1 or file != root:
                 digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
-            whole &= _add(digest, file, size)
+            fits = total + size <= _WHOLE
+            _add(digest, file, size, fits)
+            whole &= fits
             total += size
     except OSError:
         return described
@@ -50,13 +52,12 @@ def path_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _add(digest: Any, file: Path, size: int) -> bool:
+def _add(digest: Any, file: Path, size: int, whole: bool) -> None:
     with open(file, "rb") as opened:
-        if size <= _WHOLE:
+        if whole or size <= 2 * _END:
             while block := opened.read(2**20):
                 digest.update(block)
-            return True
+            return
         digest.update(str(size).encode() + opened.read(_END))
         opened.seek(-_END, os.SEEK_END)
         digest.update(opened.read(_END))
-    return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-import dgr_trainer
+from dgr_trainer._version import __version__
 from dgr_trainer.errors import DGRValueError, MissingPackageError
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS
 from dgr_trainer.files.atomic import atomic_write
@@ -130,7 +130,7 @@ def _content(found: Found, evaluations: Sequence[Evaluation], title: str | None,
     return {
         "title": title or names or ", ".join(run.name for run in runs),
         "date": date,
-        "version": dgr_trainer.__version__,
+        "version": __version__,
         "verdicts": [sentences.verdict(one, runs) for one in evaluations] or [sentences.verdict(None, runs)],
         "introduction": [
             text for pipeline in found.pipelines for text in [pipeline.record.get("description")] if text

@@ -7,8 +7,8 @@ _HOME_OF = {
     "DistributedIndex": "distributed_index",
     "GenerativeRetriever": "retriever",
     "Hit": "hits",
-    "Hits": "hits",
-    "SearchResults": "hits",
+    "Hits": "hit_lists",
+    "SearchResults": "hit_lists",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }
@@ -16,9 +16,9 @@ _HOME_OF = {
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
     from dgr_trainer.retrieval.constraint import IndexConstraint as IndexConstraint
     from dgr_trainer.retrieval.distributed_index import DistributedIndex as DistributedIndex
+    from dgr_trainer.retrieval.hit_lists import Hits as Hits
+    from dgr_trainer.retrieval.hit_lists import SearchResults as SearchResults
     from dgr_trainer.retrieval.hits import Hit as Hit
-    from dgr_trainer.retrieval.hits import Hits as Hits
-    from dgr_trainer.retrieval.hits import SearchResults as SearchResults
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
 

@@ -21,7 +21,7 @@ from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, gets_results, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
-from dgr_trainer.retrieval.hits import Hits, SearchResults
+from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings

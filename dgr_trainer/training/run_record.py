@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import dgr_trainer
+from dgr_trainer._version import __version__
 from dgr_trainer.candidates import Candidates
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.files.atomic import atomic_write
@@ -183,7 +183,7 @@ def describe(trainer: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this library and those that training depends on."""
-    found = {"python": platform.python_version(), "dgr-trainer": dgr_trainer.__version__}
+    found = {"python": platform.python_version(), "dgr-trainer": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -205,7 +205,7 @@ def code_fingerprints() -> dict[str, Any]:
 
 @cache
 def _package_digest() -> str:
-    root, digest = Path(dgr_trainer.__file__).parent, hashlib.sha256()
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()

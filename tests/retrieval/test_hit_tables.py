@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from dgr_trainer import Corpus, Hit, Identifiers, MatchedIdentifier, Passage
-from dgr_trainer.retrieval.hits import Hits, SearchResults
+from dgr_trainer.retrieval import Hits, SearchResults
 
 EVIL = "<script>alert(1)</script>"
 CORPUS = Corpus.from_passages(
