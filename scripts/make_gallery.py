@@ -49,7 +49,7 @@ def screenshot(page: Path, height: int, width: int = WIDTH, dark: bool = False) 
 
 def save(picture: Image.Image, path: Path) -> None:
     """Write a picture with few colours, which is small."""
-    picture.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB, {picture.size[0]} x {picture.size[1]}")
 
 

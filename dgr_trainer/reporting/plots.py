@@ -24,7 +24,7 @@ _PAGE = {_INK: "currentColor", _RULE: "var(--rule)"} | {
 _STYLES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "X")
 _SIZE = (4.6, 2.9)
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dgr",
     "font.family": "sans-serif",

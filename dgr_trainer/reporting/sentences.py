@@ -103,10 +103,12 @@ def course(run: TrainingRun) -> list[str]:
     broken = not_finite(run)
     if broken is not None:
         sentences.append(f"The loss is no finite number from step {broken}: the training diverged.")
+    described = False
     for key in ("loss_ranking", "loss_generation", "loss", "violated_margins", "kendall_tau"):
         series = series_of(run, key)
-        if series is None or len(series.values) < 2 or (key == "loss" and len(sentences) > 1):
+        if series is None or len(series.values) < 2 or (key == "loss" and described):
             continue
+        described = True
         first, last = ends(series)
         verb = "fell" if last < first else "rose" if last > first else "stayed"
         name = TERMS[key][0]
@@ -115,7 +117,7 @@ def course(run: TrainingRun) -> list[str]:
             f"stayed at {number(first)}" if verb == "stayed" else f"{verb} from {number(first)} to {number(last)}"
         )
         sentences.append(f"The {name} {movement}." if key != "violated_margins" else f"{TERMS[key][0]} {movement}.")
-    if sentences and any(series_of(run, key) for key in ("loss", "loss_ranking")):
+    if described:
         sentences[-1] += " (Means of the first and of the last tenth of what was logged.)"
     return sentences
 

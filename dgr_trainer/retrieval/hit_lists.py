@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
 from dgr_trainer.retrieval.hit_tables import hits_table, result_tables
 from dgr_trainer.retrieval.hits import Hit
@@ -58,8 +58,26 @@ class Hits(list[Hit]):
         return hits_table(self, self._query, self._identifiers, self._corpus)
 
 
-class SearchResults(list[Hits]):
-    """The hits of several queries, shown in a notebook as a table for each; in everything else a list of lists."""
+class SearchResults(list[list[Hit]]):
+    """The hits of several queries, shown in a notebook as a table for each; in everything else a list of lists.
+
+    Args:
+        results (`Iterable[Hits]`): The [`Hits`] of each query.
+    """
+
+    def __init__(self, results: Iterable[Hits] = ()) -> None:
+        super().__init__(results)
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> Hits: ...
+    @overload
+    def __getitem__(self, position: slice) -> SearchResults: ...
+    def __getitem__(self, position: SupportsIndex | slice) -> Hits | SearchResults:
+        found: Any = super().__getitem__(position)
+        return SearchResults(found) if isinstance(position, slice) else found
+
+    def __iter__(self) -> Iterator[Hits]:
+        return cast("Iterator[Hits]", super().__iter__())
 
     def with_passages(self, corpus: Corpus) -> SearchResults:
         """The same hits, shown with the titles and texts of a corpus."""

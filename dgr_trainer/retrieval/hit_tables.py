@@ -88,7 +88,7 @@ def _passage(
     if passage is None or identifiers is None:
         return f"<b>{escape(passage_id)}</b>"
     settings = identifiers.settings
-    markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start)
+    markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start or "")
 
     def marked(text: str, view: str) -> str:
         wanted = [text if one.view in ("substring", view) else "" for one, text in zip(best, texts, strict=True)]

@@ -86,6 +86,8 @@ def test_several_queries(hits):
     html = results.with_passages(CORPUS)._repr_html_()
     assert html.count("<table") == 1 and "no passage found" in html and marked(html)
     assert results == [list(hits), []]
+    assert type(results[:1]) is SearchResults and results[0] is hits and [type(one) for one in results] == [Hits, Hits]
+    assert pickle.loads(pickle.dumps(results)) == results
     many = SearchResults([hits[2:]] * 25)._repr_html_()
     assert many.count("<table") == 20 and "5 more queries" in many
 
