@@ -63,7 +63,7 @@ def result_tables(tables: Sequence[str]) -> str:
 def _row(rank: int, hit: Hit, identifiers: Identifiers | None, corpus: Corpus | None) -> str:
     best = sorted(hit.identifiers, key=lambda one: -one.score)
     texts = ["" if identifiers is None else identifiers.text(one.view, one.ids) for one in best]
-    passage = corpus.get(hit.passage_id) if corpus is not None and hit.passage_id in corpus else None
+    passage = corpus.get(hit.passage_id) if corpus is not None and hit.passage_id in corpus.ids else None
     cells = [
         f"{rank}",
         _passage(hit.passage_id, passage, best, texts, identifiers),

@@ -6,6 +6,9 @@ import logging
 import datasets
 import numpy as np
 import pytest
+from launched_processes import results_of
+from peft import LoraConfig, get_peft_model
+from tiny_models import make_bart
 from training_examples import (
     QRELS,
     make_arguments,
@@ -202,3 +205,37 @@ def test_lists_of_strings_have_no_student_scores(bpe_tokenizer):
 def test_many_queries_are_sampled_evenly():
     assert _evenly([str(n) for n in range(10)], 4) == ["0", "2", "5", "7"]
     assert _evenly(["a", "b", "a"], 4) == ["a", "b"]
+
+
+# Adapters, processes, the command line
+
+
+def test_an_adapter(bpe_tokenizer, tmp_path):
+    model = get_peft_model(make_bart(bpe_tokenizer), LoraConfig(target_modules=["q_proj"], r=2))
+    make_trainer(tmp_path, bpe_tokenizer, model=model, max_steps=1).train()
+    record = read(tmp_path)["model"]
+    assert record["class"] == "BartForConditionalGeneration" and record["adapter"].startswith("Peft")
+    assert 0 < record["trained_parameters"] < record["parameters"]
+
+
+def _train_with_others(processes, tokenizer, folder):
+    trainer = make_trainer(folder, tokenizer, per_device_train_batch_size=2, max_steps=2)
+    trainer.train()
+    return trainer.run_record._record is not None
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_writes(bpe_tokenizer, tmp_path):
+    assert results_of(2, _train_with_others, bpe_tokenizer, tmp_path) == [True, False]
+    record = read(tmp_path)
+    assert record["parts"][0]["processes"] == 2 and record["status"] == "finished"
+    alone = tmp_path / "alone"
+    make_trainer(alone, bpe_tokenizer, max_steps=2).train()
+    for name in ("data", "taught_lists", "objective", "lists", "code"):
+        assert read(alone)[name] == record[name]
+
+
+def test_a_record_of_an_earlier_training_gives_no_parts_to_a_new_one(bpe_tokenizer, tmp_path):
+    for _ in range(2):
+        make_trainer(tmp_path, bpe_tokenizer, max_steps=1).train()
+    assert len(read(tmp_path)["parts"]) == 1
