@@ -67,6 +67,7 @@ class Evaluation:
         before, after (`str`): The baseline and the run of the verdict; `before` is empty if there is one run.
         interval (`tuple[float, float]`): 95 % bootstrap interval of the mean difference between the two.
         changes (`list[QueryChange]`): Query by query, the greatest gain first.
+        depths (`dict[str, int]`): The longest list of each run.
     """
 
     comparison: RunComparison
@@ -75,6 +76,7 @@ class Evaluation:
     after: str
     interval: tuple[float, float] = (0.0, 0.0)
     changes: list[QueryChange] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate_given(
@@ -122,8 +124,9 @@ def evaluate_given(
     rankings = {name: one.rankings for name, one in found.items()}
     comparison = compare_runs(rankings, judged, metrics, baseline=before or None, seed=seed)
     metric = main_metric(metrics)
+    depths = {name: max((len(one.passage_ids) for one in run.values()), default=0) for name, run in rankings.items()}
     if not before:
-        return Evaluation(comparison, metric, "", after)
+        return Evaluation(comparison, metric, "", after, depths=depths)
     values = {name: comparison.per_query[name][metric] for name in (before, after)}
     changes = [
         QueryChange(
@@ -136,7 +139,7 @@ def evaluate_given(
     ]
     changes.sort(key=lambda change: (-change.difference, change.query_id))
     interval = confidence_interval([change.difference for change in changes], 0.95, seed)
-    return Evaluation(comparison, metric, before, after, interval, changes)
+    return Evaluation(comparison, metric, before, after, interval, changes, depths)
 
 
 def evaluate_stored(pipeline: Pipeline) -> Evaluation | None:

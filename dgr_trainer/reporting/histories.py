@@ -23,7 +23,6 @@ TERMS = {
     ),
     "violated_margins": ("Violated margins", "Share of the pairs that are closer than their margin asks for."),
     "learning_rate": ("Learning rate", ""),
-    "grad_norm": ("Norm of the gradient", "Before it is clipped."),
 }
 _NO_METRICS = ("runtime", "per_second", "model_preparation_time")
 

@@ -69,7 +69,6 @@ def write_report(
     Raises:
         FileNotFoundError: if a folder holds nothing of a training.
         ValueError: if a file is malformed, runs are given without qrels, a name is unknown, or the date is no date.
-        ImportError: if Jinja2 is not installed.
 
     Example:
 
@@ -103,10 +102,8 @@ def write_report(
 
 
 def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingPackageError('A report needs Jinja2. Install it with: pip install "dgr-trainer[plots]"') from None
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -167,9 +164,8 @@ class _Drawing:
 def _panels(runs: Sequence[TrainingRun], drawing: _Drawing) -> list[dict[str, Any]]:
     """The plots over steps: losses and agreement first, then retrieval metrics."""
     panels = []
-    shown = [key for key in TERMS if key not in ("learning_rate", "grad_norm")]
-    more = metric_keys(runs)
-    for number, key in enumerate([*shown, *more, "learning_rate"]):
+    terms = [key for key in TERMS if key != "learning_rate"]
+    for number, key in enumerate([*terms, *metric_keys(runs), "learning_rate"]):
         series = [one for one in all_series(runs, key) if len(one.steps) > 1]
         if not series:
             continue
@@ -199,6 +195,7 @@ def _evaluation(evaluation: Evaluation, drawing: _Drawing, number: int) -> dict[
         "before": evaluation.before,
         "after": evaluation.after,
         "others": sentences.others(evaluation),
+        "too_short": sentences.too_short(evaluation),
         "changed": sentences.changed_queries(evaluation) if evaluation.before else "",
         "interval_plot": drawing(plots.interval_plot, f"means{number}", f"{name} with 95 % intervals", values),
         "difference_plot": drawing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgr_trainer.evaluation.metrics import Metric
 from dgr_trainer.reporting.evaluation import Evaluation
 from dgr_trainer.reporting.histories import TERMS, ends, metric_keys, not_finite, series_of
 from dgr_trainer.reporting.numbers import number, p_value, points, share
@@ -73,6 +74,20 @@ def others(evaluation: Evaluation) -> str:
     values = evaluation.comparison.runs
     listed = [f"{name} {values[name][evaluation.metric].mean:.3f}" for name in rest]
     return f"For comparison, {metric_name(evaluation.metric)} of {_and(listed)}." if listed else ""
+
+
+def too_short(evaluation: Evaluation) -> str:
+    """Which metrics look further down than the lists go; empty if none does."""
+    metrics = list(next(iter(evaluation.comparison.runs.values())))
+    cuts = {metric: Metric.parse(metric).k or 0 for metric in metrics}
+    short = {name: depth for name, depth in evaluation.depths.items() if depth < max(cuts.values())}
+    if not short:
+        return ""
+    deep = [metric_name(metric) for metric, cut in cuts.items() if cut > min(short.values())]
+    listed = _and([f"{name} has at most {depth}" for name, depth in short.items()])
+    return (
+        f"{_and(deep)} look further down than some lists go ({listed} passages a query), and may be too low for them."
+    )
 
 
 def changed_queries(evaluation: Evaluation) -> str:

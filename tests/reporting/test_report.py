@@ -12,7 +12,7 @@ from dgr_trainer.reporting import plots
 from dgr_trainer.reporting.evaluation import evaluate_given, main_metric
 from dgr_trainer.reporting.histories import Series, ends, thinned
 from dgr_trainer.reporting.numbers import duration, memory, number, points, share
-from dgr_trainer.reporting.sentences import lists, verdict
+from dgr_trainer.reporting.sentences import lists, too_short, verdict
 from dgr_trainer.reporting.training_runs import read_folders
 
 EVIL = "<script>alert('é')</script> & \"x\" {{ 7*7 }}"
@@ -198,6 +198,13 @@ def test_without_matplotlib_the_numbers_stay(folder, tmp_path):
     page = written(folder, tmp_path=tmp_path)
     assert "<svg" not in page and "dgr-trainer[plots]" in Page(page).words
     assert "run: 0.4 at step 1, 0.1 at step 4" in Page(page).words
+
+
+def test_lists_that_are_too_short_for_a_metric_are_told():
+    runs = {"a": BEFORE, "b": AFTER}
+    told = too_short(evaluate_given(runs, QRELS, None, ["hits@1", "hits@3", "ndcg@10"]))
+    assert told.startswith("hits@3 and nDCG@10 look further down") and "a has at most 2 and b has at most 3" in told
+    assert too_short(evaluate_given(runs, QRELS, None, ["hits@2"])) == ""
 
 
 def test_hits_show_their_identifiers(folder, tmp_path):
