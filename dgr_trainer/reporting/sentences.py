@@ -86,7 +86,8 @@ def too_short(evaluation: Evaluation) -> str:
     deep = [metric_name(metric) for metric, cut in cuts.items() if cut > min(short.values())]
     listed = _and([f"{name} has at most {depth}" for name, depth in short.items()])
     return (
-        f"{_and(deep)} look further down than some lists go ({listed} passages a query), and may be too low for them."
+        f"{_and(deep)} look{'s' * (len(deep) == 1)} further down than some lists go ({listed} passages a query), and "
+        "may be too low for them."
     )
 
 

@@ -25,6 +25,7 @@ import datasets
 import pyarrow as pa
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_model_param_count
 
 from dgr_trainer._version import __version__
 from dgr_trainer.candidates import Candidates
@@ -294,15 +295,14 @@ def _machine(args: TrainingArguments) -> dict[str, Any]:
 
 
 def _model(model: Any) -> dict[str, Any]:
-    parameters = list(model.parameters())
     config = getattr(model, "config", None)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "class": type(base).__name__,
         "adapter": type(model).__name__ if base is not model else None,
         "name": getattr(config, "_name_or_path", "") or None,
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "parameters": get_model_param_count(model),
+        "trained_parameters": get_model_param_count(model, trainable_only=True),
     }
 
 
