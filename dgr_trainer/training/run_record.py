@@ -13,7 +13,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields
 from datetime import UTC, datetime
 from enum import Enum
@@ -296,13 +296,14 @@ def _machine(args: TrainingArguments) -> dict[str, Any]:
 
 def _model(model: Any) -> dict[str, Any]:
     config = getattr(model, "config", None)
+    count = cast(Callable[..., int], get_model_param_count)  # Also of a model that processes share.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "class": type(base).__name__,
         "adapter": type(model).__name__ if base is not model else None,
         "name": getattr(config, "_name_or_path", "") or None,
-        "parameters": get_model_param_count(model),
-        "trained_parameters": get_model_param_count(model, trainable_only=True),
+        "parameters": count(model),
+        "trained_parameters": count(model, trainable_only=True),
     }
 
 
