@@ -58,6 +58,7 @@ _HOME_OF = {
     "margin_mse_loss": "dgr_trainer.training.losses",
     "margin_rank_loss": "dgr_trainer.training.losses",
     "ranknet_loss": "dgr_trainer.training.losses",
+    "write_report": "dgr_trainer.reporting.report",
 }
 
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.identifiers import IdentifierSettings as IdentifierSettings
     from dgr_trainer.index import FMIndex as FMIndex
     from dgr_trainer.query_generation import PseudoQueryGenerator as PseudoQueryGenerator
+    from dgr_trainer.reporting.report import write_report as write_report
     from dgr_trainer.retrieval.hits import Hit as Hit
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings

@@ -30,6 +30,7 @@ ROOMS = [
     "evaluation",
     "integrations",
     "serving",
+    "reporting",
     "quickstart",
     "cli",
 ]

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": "Measure and compare runs.",
     "push": "Upload a retriever to the Hugging Face Hub.",
     "pull": "Download a retriever from the Hugging Face Hub.",
+    "report": "Write the report of a training: one HTML file.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:

@@ -14,7 +14,10 @@ from dgr_trainer.cli.tables import comparison_lines, print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import listing
 
-_OUTPUTS = {"retriever", "runs", "qrels.test.tsv", "results.md", "training.png", "training"}
+_OUTPUTS = {
+    *("retriever", "runs", "hits", "qrels.test.tsv", "results.md", "training.png", "training"),
+    *("report.html", "dgr_run.json"),
+}
 
 
 @dataclass
@@ -72,6 +75,6 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
     print_result(f"Held-out questions, after {result.seconds:.0f} seconds:\n")
     print_result("\n".join(comparison_lines(result.comparison, digits=3)))
     print_result(
-        f"\nThe retriever, the runs and the table are in {folder}. Try:\n\n"
+        f"\nThe retriever, the runs and the table are in {folder}. The report is {folder / 'report.html'}. Try:\n\n"
         f'  dgr search {result.retriever} "{FIRST_SEARCH}"'
     )

@@ -128,7 +128,7 @@ def _show(
         batch = queries[start : start + size]
         with memory_advice(LESS_MEMORY):
             depth = options.k + options.ignore_identical_ids
-            results = retriever.search([text for _, text in batch], depth, accelerator=processes)
+            results: list[list[Hit]] = retriever.search([text for _, text in batch], depth, accelerator=processes)
         if not is_main_process(processes):
             continue
         if options.ignore_identical_ids:

@@ -29,6 +29,7 @@ from dgr_trainer.cli.train_options import (
 )
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
+from dgr_trainer.files.fingerprints import path_fingerprint
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.checkpoints import checkpoints, complete_checkpoint
 
@@ -118,6 +119,7 @@ def run(
     if retriever is not None:
         trainer.add_index = retriever.add_index
     if trainer.is_world_process_zero():
+        trainer.run_record.facts["inputs"] = _fingerprints(options, evaluation)
         for folder in old_checkpoints:
             shutil.rmtree(folder)
         given = {name: value for name, value in positionals.given.items() if name not in _NOT_REPEATED}
@@ -146,6 +148,14 @@ def run(
     if metrics:
         shown = {name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}
         print(json.dumps(shown))
+
+
+def _fingerprints(options: TrainOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+    """The files that were given, by option, for the record of the run."""
+    names = ("queries", "qrels", "corpus", "pairs", "candidates", "run", "identifiers", "index")
+    given = {name: getattr(options, name) for name in names}
+    given |= {name: getattr(evaluation, name) for name in ("eval_queries", "eval_qrels")}
+    return {name: path_fingerprint(path) for name, path in given.items() if path is not None}
 
 
 def _checkpoint(wanted: str | None, output_dir: Path) -> str | None:

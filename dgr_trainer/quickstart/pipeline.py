@@ -4,7 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 from dgr_trainer.candidates import Candidates
 from dgr_trainer.data.corpus import Corpus
-from dgr_trainer.data.queries import Qrels, write_qrels
+from dgr_trainer.data.queries import Qrels, queries_mapping, write_qrels
 from dgr_trainer.evaluation.comparison import RunComparison, compare_runs
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.identifier_weights import ScoringSettings
@@ -24,6 +24,10 @@ from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.questions import load_questions
 from dgr_trainer.quickstart.student import made_up_questions, name_words
+from dgr_trainer.reporting.found_passages import write_hits
+from dgr_trainer.reporting.pipeline_record import PipelineRecord
+from dgr_trainer.reporting.report import write_report
+from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.runs.rankings import Rankings
@@ -89,7 +93,7 @@ def run_quickstart(
     """Run all stages on the documentation of the Python standard library and compare the resulting rankings.
 
     Writes into `output_dir`: `retriever/` (the DGR student with its index and corpus), `runs/*.trec`,
-    `qrels.test.tsv`, `results.md` and, if matplotlib is installed, `training.png`.
+    `hits/*.jsonl`, `qrels.test.tsv`, `results.md`, `report.html` and, if matplotlib is installed, `training.png`.
 
     Args:
         output_dir (`Path`): Folder to write to; created if it does not exist.
@@ -124,8 +128,16 @@ class _Quickstart:
         self.settings = settings
         self.say = report
         self.started = time.monotonic()
+        self.record = PipelineRecord(
+            "The quickstart of dgr-trainer",
+            "A small student learns to find passages of the documentation of Python's standard library by generating "
+            "their identifiers (generation only), then to rank them: relevant before irrelevant (LTRGR), or in the "
+            "order of its teacher, BM25 (DGR). All are compared on questions that were held out.",
+            asdict(settings),
+        )
 
     def stage(self, title: str) -> None:
+        self.record.stage(title.split(":")[0])
         self.say(f"[{time.monotonic() - self.started:4.0f} s] {title}")
 
     def run(self) -> QuickstartResult:
@@ -161,22 +173,27 @@ class _Quickstart:
             "Distillation: one student learns relevant before irrelevant (LTRGR), one the teacher's order (DGR)"
         )
         own_order = candidates.to_rankings()
-        ltrgr, _ = self.train_ranking(student, identifiers, candidates, own_order, queries, qrels, "margin_rank", 3)
-        dgr, history = self.train_ranking(
-            student, identifiers, candidates, rankings, queries, qrels, "distilled_ranknet", 6
-        )
+        data = (student, identifiers, candidates)
+        ltrgr, _ = self.train_ranking("LTRGR", *data, own_order, queries, qrels, "margin_rank", 3)
+        dgr, history = self.train_ranking("DGR", *data, rankings, queries, qrels, "distilled_ranknet", 6)
 
         self.stage("Evaluation on the held-out questions")
         runs = {"BM25 (teacher)": teacher.rank(test, k=100)}
+        questions = queries_mapping(test)
+        hits: dict[str, list[list[Hit]]] = {}
         for name, model in {"generation only": student, "LTRGR": ltrgr, "DGR": dgr}.items():
-            runs[name] = retriever(model).rank(test, k=100)
+            hits[name] = retriever(model).search(list(questions.values()), k=100)
+            found = ([(hit.passage_id, hit.score) for hit in one] for one in hits[name])
+            runs[name] = Rankings(dict(zip(questions, found, strict=True)))
         comparison = compare_runs(runs, test_qrels, METRICS, baseline="generation only")
-        self.save(retriever(dgr), runs, test_qrels, comparison, history)
+        self.save(retriever(dgr), runs, questions, hits, test_qrels, comparison, history)
         return QuickstartResult(comparison, self.output_dir / "retriever", time.monotonic() - self.started)
 
-    def arguments(self, **others: Any) -> DistillationTrainingArguments:
+    def arguments(self, name: str, **others: Any) -> DistillationTrainingArguments:
+        folder = f"training/{name.replace(' ', '-').lower()}"
+        self.record.training(name, folder)
         return DistillationTrainingArguments(
-            output_dir=str(self.output_dir / "training"),
+            output_dir=str(self.output_dir / folder),
             seed=self.settings.seed,
             save_strategy="no",
             report_to=[],
@@ -211,6 +228,7 @@ class _Quickstart:
         DistillationGenerativeRetrievalTrainer(
             model=student,
             args=self.arguments(
+                "generation only",
                 max_steps=self.settings.generation_steps,
                 per_device_train_batch_size=32,
                 learning_rate=5e-5,
@@ -233,6 +251,7 @@ class _Quickstart:
 
     def train_ranking(
         self,
+        name: str,
         student: PreTrainedModel,
         identifiers: Identifiers,
         candidates: Candidates,
@@ -247,6 +266,7 @@ class _Quickstart:
         trainer = DistillationGenerativeRetrievalTrainer(
             model=distilled,
             args=self.arguments(
+                name,
                 num_train_epochs=self.settings.distillation_epochs,
                 per_device_train_batch_size=8,
                 ranking_loss=loss,
@@ -270,16 +290,31 @@ class _Quickstart:
         self,
         retriever: GenerativeRetriever,
         runs: dict[str, Rankings],
+        questions: dict[str, str],
+        hits: dict[str, list[list[Hit]]],
         qrels: Qrels,
         comparison: RunComparison,
         history: list[dict[str, float]],
     ) -> None:
+        self.record.stage("Saving")
         retriever.save_pretrained(self.output_dir / "retriever")
+        file_names = {name: name.split(" (")[0].replace(" ", "-").lower() for name in runs}
         for name, run in runs.items():
-            file_name = name.split(" (")[0].replace(" ", "-").lower()
-            run.to_trec(self.output_dir / "runs" / f"{file_name}.trec", tag=file_name)
+            run.to_trec(self.output_dir / "runs" / f"{file_names[name]}.trec", tag=file_names[name])
+        for name, results in hits.items():
+            write_hits(self.output_dir / "hits" / f"{file_names[name]}.jsonl", questions, results, retriever)
+        self.record.evaluation(
+            qrels="qrels.test.tsv",
+            runs={name: f"runs/{file_name}.trec" for name, file_name in file_names.items()},
+            hits={name: f"hits/{file_names[name]}.jsonl" for name in hits},
+            baseline="generation only",
+            result="DGR",
+            metrics=METRICS,
+        )
         write_qrels(qrels, self.output_dir / "qrels.test.tsv")
         with atomic_write(self.output_dir / "results.md") as file:
             file.write(comparison.to_markdown() + "\n")
         if not plot_training(history, self.output_dir / "training.png"):
             self.say('  No plot of the training: matplotlib is missing (pip install "dgr-trainer[plots]").')
+        self.record.write(self.output_dir)
+        write_report(self.output_dir, self.output_dir / "report.html")

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 _HOME_OF = {
     "GenerativeRetriever": "retriever",
     "Hit": "hits",
+    "Hits": "hit_lists",
+    "SearchResults": "hit_lists",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
 }
 
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
     from dgr_trainer.retrieval.constraint import IndexConstraint as IndexConstraint
+    from dgr_trainer.retrieval.hit_lists import Hits as Hits
+    from dgr_trainer.retrieval.hit_lists import SearchResults as SearchResults
     from dgr_trainer.retrieval.hits import Hit as Hit
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings

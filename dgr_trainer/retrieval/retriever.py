@@ -27,6 +27,7 @@ from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
+from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
@@ -133,7 +134,7 @@ class GenerativeRetriever:
         accelerator: Processes | None = None,
         *,
         results_on: ResultsOn = "main",
-    ) -> list[list[Hit]]:
+    ) -> SearchResults:
         """Find passages.
 
         Args:
@@ -151,8 +152,9 @@ class GenerativeRetriever:
                 process returns all of it.
 
         Returns:
-            `list[list[Hit]]`: the hits of each query (also of a single one), best first; of equal ones the larger id
-            first. An empty query has no hits except the included passages. With several processes see `results_on`.
+            [`SearchResults`]: a list of the hits of each query (also of a single one), best first; of equal ones the
+            larger id first. A notebook shows it as tables. An empty query has no hits except the included passages.
+            With several processes see `results_on`.
 
         Raises:
             TypeError: if a query is not a string.
@@ -176,7 +178,7 @@ class GenerativeRetriever:
             )
         requests = [SearchRequest(query, ids) for query, ids in zip(queries, include, strict=True)]
         engine = SearchEngine(self._parts)
-        return list(
+        found = list(
             map_across_processes(
                 requests,
                 lambda share: engine.search(share, k, accelerator),
@@ -184,6 +186,10 @@ class GenerativeRetriever:
                 block=self.settings.batch_size,
                 results_on=results_on,
             )
+        )
+        return SearchResults(
+            Hits(hits, query=query, identifiers=self.identifiers, corpus=self.corpus)
+            for query, hits in zip(queries, found, strict=False)  # A process may get no results.
         )
 
     def rank(

@@ -38,6 +38,7 @@ from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
+from dgr_trainer.training.run_record import RunRecord
 from dgr_trainer.training.student_check import try_student
 from dgr_trainer.training.unused_arguments import warn_of_unused_arguments
 
@@ -151,6 +152,8 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         self._check_model(cast(nn.Module, self.model))
         _ = self.ranking_objective  # Raises if the loss has no such settings.
         self.add_callback(EpochCallback(self._set_epoch))
+        self.run_record = RunRecord(self)
+        self.add_callback(self.run_record)
         self._epoch = 0
         self._items_per_step: Tensor | None = None
         self._train_terms, self._eval_terms = LoggedTerms(TERMS), RowTerms(("loss", *TERMS))

@@ -1,10 +1,11 @@
 """The quickstart, end to end, on a few of its questions."""
 
 import builtins
+import json
 
 import pytest
 
-from dgr_trainer import GenerativeRetriever, Rankings, evaluate_run, read_qrels
+from dgr_trainer import GenerativeRetriever, Rankings, evaluate_run, read_qrels, write_report
 from dgr_trainer.quickstart import pipeline
 from dgr_trainer.quickstart.pipeline import METRICS, QuickstartSettings, run_quickstart
 from dgr_trainer.quickstart.plots import plot_training
@@ -40,6 +41,15 @@ def test_quickstart(few_questions, tmp_path):
         evaluate_run(runs["dgr"], qrels, METRICS)
     )
     assert "DGR" in (tmp_path / "out" / "results.md").read_text()
+
+    # The report has the verdict, the queries with their identifiers, and the three trainings.
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "The quickstart of dgr-trainer" in page and ">DGR " in page
+    assert 'class="identifier"' in page and "training of LTRGR" in page and "What the rank lists taught" in page
+    record = json.loads((tmp_path / "out" / "dgr_run.json").read_text())
+    assert [stage["name"].split(" on ")[0] for stage in record["stages"]] == [*stages, "Saving"]
+    again = write_report(tmp_path / "out", tmp_path / "again.html")
+    assert again.read_text(encoding="utf-8") == page
 
     retriever = GenerativeRetriever.from_pretrained(result.retriever)
     (hits,) = retriever.search(pipeline.FIRST_SEARCH, k=3)

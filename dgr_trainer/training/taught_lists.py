@@ -1,0 +1,125 @@
+"""What the lists of a distillation teach, measured before the first step: ranks of relevant passages, ties, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from dgr_trainer.runs.statistics import rank_list_statistics
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.identifier_sources import CandidateIdentifiers
+from dgr_trainer.training.objective import RankingObjective
+from dgr_trainer.training.sampling import TrainingList
+
+MOST_QUERIES = 5000
+"""More training queries than this are sampled, evenly spaced, so that measuring takes about a second."""
+
+
+def taught_lists(
+    collator: DistillationCollator, objective: RankingObjective, query_ids: Sequence[str]
+) -> dict[str, Any]:
+    """Measure the teacher's rank lists and the lists of the first epoch.
+
+    Args:
+        collator ([`DistillationCollator`]): Has the rank lists, and draws from them.
+        objective ([`RankingObjective`]): The loss, perhaps with margins.
+        query_ids (`Sequence[str]`): The training queries.
+
+    Returns:
+        `dict[str, Any]`: for JSON:
+
+        - `training_queries`, `queries`: how many there are, and how many were looked at.
+        - `teacher`: the fields of [`RankListStatistics`] of the teacher's whole lists.
+        - `lists`, `mean_length`: lists of two passages or more that were drawn, and their mean length.
+        - `first_is_relevant`: share of them that begin with a passage that the qrels judge relevant.
+        - `pairs`, `tied_pairs`: pairs of passages, and how many of them the teacher does not tell apart.
+        - `student_scores`: only with [`Candidates`]: what the student's scores before training say of the same lists.
+          `pairs` that it scored, share of them in the `wrong_order`, `spread` between the best and the last passage of
+          a list and `neighbours`' difference in the order to be taught (lower quartile, median, upper quartile).
+        - `margins`: only if the loss has margins: `margin`, `margin_gap`, and with candidates the share of
+          `violated` pairs, and `relative_to_spread`: the margin that the loss asks for between the first and the last
+          passage of a list of mean length, divided by the median spread.
+    """
+    chosen = _evenly(query_ids, MOST_QUERIES)
+    qrels = collator.sampler.qrels
+    drawn = [collator.sampler.sample(query_id, 0) for query_id in chosen]
+    lists = [(query_id, one) for query_id, one in zip(chosen, drawn, strict=True) if len(one.passage_ids) > 1]
+    lengths = [len(one.passage_ids) for _, one in lists]
+    pairs = sum(length * (length - 1) // 2 for length in lengths)
+    result: dict[str, Any] = {
+        "training_queries": len(query_ids),
+        "queries": len(chosen),
+        "teacher": asdict(rank_list_statistics(collator.rankings, qrels, chosen)),
+        "lists": len(lists),
+        "mean_length": float(np.mean(lengths)) if lists else 0.0,
+        "first_is_relevant": sum(qrels.get(query_id, {}).get(one.passage_ids[0], 0) > 0 for query_id, one in lists)
+        / max(1, len(lists)),
+        "pairs": pairs,
+        "tied_pairs": sum(_tied_pairs(one.ranks) for _, one in lists),
+    }
+    margins = {name: float(objective.settings[name]) for name in ("margin", "margin_gap") if objective.has_margins}
+    if isinstance(collator.source, CandidateIdentifiers):
+        scores, violated = _student_scores(collator.source, lists, margins)
+        if scores is not None:
+            result["student_scores"] = scores
+            if margins and violated is not None:
+                asked = margins["margin"] + margins["margin_gap"] * max(0.0, result["mean_length"] - 2)
+                median = scores["spread"][1]
+                margins |= {"violated": violated} | ({"relative_to_spread": asked / median} if median > 0 else {})
+    if margins:
+        result["margins"] = margins
+    return result
+
+
+def _student_scores(
+    source: CandidateIdentifiers, lists: Sequence[tuple[str, TrainingList]], margins: dict[str, float]
+) -> tuple[dict[str, Any] | None, float | None]:
+    """The student's scores of the lists before training, and the share of pairs that violate their margin."""
+    spreads: list[float] = []
+    neighbours: list[float] = []
+    pairs = wrong = violated = 0
+    for query_id, one in lists:
+        if query_id not in source.candidates:
+            continue
+        known = dict(zip(source.order(query_id), source.candidates.scores(query_id).tolist(), strict=True))
+        kept = [(known[id], rank) for id, rank in zip(one.passage_ids, one.ranks, strict=True) if id in known]
+        if len(kept) < 2:
+            continue
+        scores, ranks = (np.array(values) for values in zip(*kept, strict=True))
+        spreads.append(float(scores.max() - scores.min()))
+        neighbours += (scores[:-1] - scores[1:]).tolist()
+        first, second = np.triu_indices(len(scores), 1)
+        apart = ranks[first] < ranks[second]
+        difference = (scores[first] - scores[second])[apart]
+        pairs += len(difference)
+        wrong += int((difference < 0).sum())
+        if margins:
+            places = (ranks[second] - ranks[first])[apart]
+            violated += int((difference < margins["margin"] + margins["margin_gap"] * (places - 1)).sum())
+    if not pairs:
+        return None, None
+    measured = {
+        "pairs": pairs,
+        "wrong_order": wrong / pairs,
+        "spread": _quartiles(spreads),
+        "neighbours": _quartiles(neighbours),
+    }
+    return measured, violated / pairs
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in np.percentile(values, [25, 50, 75])]
+
+
+def _tied_pairs(ranks: Sequence[int]) -> int:
+    return sum(count * (count - 1) // 2 for count in np.unique(ranks, return_counts=True)[1].tolist())
+
+
+def _evenly(values: Sequence[str], count: int) -> list[str]:
+    values = list(dict.fromkeys(values))
+    if len(values) <= count:
+        return values
+    return [values[position * len(values) // count] for position in range(count)]
