@@ -127,6 +127,7 @@ class EditedIndex(FMIndex):
             signs = np.repeat([-1, 1], [len(removed), len(added)])
             own = np.bincount(changed, weights=signs, minlength=len(tokens)) if len(changed) else np.zeros(len(tokens))
             occurs[row, changed] = counts[changed] + own[changed] > 0
+        occurs[self.counts(roots) == 0] = False
         return tokens, occurs
 
     def find_batch(self, patterns: Iterable[Sequence[int]] | np.ndarray) -> np.ndarray:

@@ -85,7 +85,9 @@ def test_answers_are_those_of_an_index_with_the_other_texts(passages, readers, s
         roots = whole.roots(root, len(readers))
         tokens, occurs = whole.first_tokens(root)
         for reader, of_reader in enumerate(expected):
-            assert set(tokens[occurs[reader]].tolist()) == set(of_reader.continuations(of_reader.find(root))[0].tolist())
+            assert set(tokens[occurs[reader]].tolist()) == set(
+                of_reader.continuations(of_reader.find(root))[0].tolist()
+            )
         tried = np.tile(np.array([0, 1, 3, 4, 5, 6, 7, SEPARATOR]), (len(readers), 1))
         every, some = whole.counts(whole.extend(roots, tried)), whole.counts(whole.extend(roots, tried, enough=2))
         again = whole.counts(whole.extend(whole.extend(roots, tried[:, 2]), tried[:, 3]))
