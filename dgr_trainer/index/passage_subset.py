@@ -18,19 +18,20 @@ from dgr_trainer.index.token_texts import TokenText
 _INDEXED_SHARE = 0.05
 
 
-def index_of_passages(index: FMIndex, positions: np.ndarray, indexed_share: float = _INDEXED_SHARE) -> FMIndex:
+def index_of_passages(index: FMIndex, positions: np.ndarray, indexed_share: float | None = None) -> FMIndex:
     """The index of some passages, in the order in which the index has them.
 
     Args:
         index ([`FMIndex`]): The index; it has segments of its own.
         positions (`np.ndarray` of int64): The positions of the passages, ascending, at least one.
-        indexed_share (`float`, defaults to 0.05): Share of the index's tokens up to which passages are indexed anew.
+        indexed_share (`float`, *optional*): Share of the index's tokens up to which passages are indexed anew.
 
     Returns:
         [`FMIndex`]: the index, in memory; for searching only.
     """
     if len(positions) == index.num_passages:
         return index
+    indexed_share = _INDEXED_SHARE if indexed_share is None else indexed_share
     lengths = index.passage_lengths
     num_tokens, all_tokens = int(lengths[positions].sum()), int(lengths.sum())
     if num_tokens + len(positions) > indexed_share * (all_tokens + len(lengths)):

@@ -162,13 +162,11 @@ class CandidateSearch:
             "identifiers": self.identifiers.settings.to_dict(),
             "search": engine.settings.to_dict(),
             "scoring": engine.scoring.to_dict(),
+            # None is what older versions did, which did not write these.
+            "ignore_identical_ids": self.ignore_identical_ids or None,
+            "own_texts": "left out" if self.leave_out_own_text else None,
+            "passages": None if self.passages is None else self.passages.digest,
         }
-        if self.ignore_identical_ids:
-            values["ignore_identical_ids"] = True
-        if self.leave_out_own_text:
-            values["leave_out_own_text"] = True
-        if self.passages is not None:
-            values["passages"] = self.passages.digest
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json
 
