@@ -94,19 +94,35 @@ class Segment:
         arrays = [*vars(self.arrays).values(), self.removed.passages, self.removed.rows]
         return sum(array.nbytes for array in arrays)
 
+    @cached_property
+    def _kept_before(self) -> np.ndarray:
+        """How many passages remain before each passage, and in all (shape `(number of all passages + 1,)`)."""
+        kept = np.ones(self.arrays.num_passages, np.bool_)
+        kept[self.removed.passages] = False
+        before = np.zeros(len(kept) + 1, np.int32 if len(kept) < 1 << 31 else np.int64)
+        np.cumsum(kept, out=before[1:])
+        return before
+
     def original_numbers(self, passages: np.ndarray) -> np.ndarray:
         """Convert numbers among the passages that remain to numbers among all passages."""
-        removed = self.removed.passages
-        return passages + np.searchsorted(removed - np.arange(len(removed)), passages, side="right")
+        if not len(self.removed.passages):
+            return passages
+        before = self._kept_before
+        # Values of another type would make a copy of the table.
+        return np.searchsorted(before, np.asarray(passages + 1, before.dtype)) - 1
 
     def remaining_numbers(self, passages: np.ndarray) -> np.ndarray:
         """Convert numbers among all passages, none of them removed, to numbers among those that remain."""
-        return passages - np.searchsorted(self.removed.passages, passages)
+        return self._kept_before[passages].astype(np.int64) if len(self.removed.passages) else passages
 
     def positions(self, passage_ids: Sequence[str]) -> np.ndarray:
         """The numbers, among the passages that remain, of the passages with these ids; -1 for unknown ids."""
         numbers = self.passage_ids.positions(passage_ids)
-        numbers[np.isin(numbers, self.removed.passages)] = -1
+        if not len(self.removed.passages):
+            return numbers
+        before = self._kept_before
+        # A passage that is not counted was removed; -1 looks at the ends, and stays.
+        numbers[before[numbers + 1] == before[numbers]] = -1
         return np.where(numbers < 0, -1, self.remaining_numbers(numbers))
 
     def without(self, passages: np.ndarray) -> Segment:

@@ -29,7 +29,8 @@ class PassageChoice:
     """Some of the passages of an index; equal to another choice of the same passages.
 
     Args:
-        positions (`np.ndarray` of int64): Their positions in the index, ascending; or those of the others.
+        positions (`np.ndarray` of int64): Their positions in the index, ascending; or those of the others. At least
+            one.
         excluded (`bool`): Whether these are the others.
     """
 
@@ -51,11 +52,7 @@ class PassageChoice:
 
     def positions(self, num_passages: int) -> np.ndarray:
         """The positions of the passages in the index, ascending (int64)."""
-        if not self.excluded:
-            return self.given
-        mask = np.ones(num_passages, np.bool_)
-        mask[self.given] = False
-        return np.flatnonzero(mask)
+        return _others(self.given, num_passages) if self.excluded else self.given
 
     def positions_among(self, positions: np.ndarray) -> np.ndarray:
         """Convert positions in the index, of passages of the choice, to positions among these."""
@@ -64,7 +61,8 @@ class PassageChoice:
 
     def check_included(self, positions: np.ndarray, passage_ids: Iterable[str]) -> None:
         """Raise a `KeyError` if one of these passages is not among those of the choice."""
-        outside = np.flatnonzero(np.isin(positions, self.given) == self.excluded)
+        places = np.minimum(np.searchsorted(self.given, positions), len(self.given) - 1)
+        outside = np.flatnonzero((self.given[places] == positions) == self.excluded)
         if len(outside):
             missing = list(dict.fromkeys(passage_ids))[outside[0]]
             raise DGRKeyError(
@@ -88,6 +86,12 @@ class PassageChoice:
         return made
 
 
+def _others(positions: np.ndarray, num_passages: int) -> np.ndarray:
+    mask = np.ones(num_passages, np.bool_)
+    mask[positions] = False
+    return np.flatnonzero(mask)
+
+
 def one_choice(index: FMIndex, among: PassageIds | None, exclude: PassageIds | None) -> PassageChoice | None:
     """The passages that the arguments `among` and `exclude` leave of an index; `None` for all.
 
@@ -103,20 +107,27 @@ def one_choice(index: FMIndex, among: PassageIds | None, exclude: PassageIds | N
             "among and exclude cannot be used with a DistributedIndex. Search an index in one process, or leave the "
             "passages out of the parts."
         )
-    chosen = None if among is None else _positions(index, among, "among")
     left_out = np.empty(0, np.int64) if exclude is None else _positions(index, exclude, "exclude")
-    if chosen is None:
-        chosen, excluded, number = left_out, True, index.num_passages - len(left_out)
+    if among is None:
+        chosen, number = None, index.num_passages - len(left_out)
     else:
-        chosen = np.setdiff1d(chosen, left_out, assume_unique=True)
-        excluded, number = False, len(chosen)
+        chosen = _positions(index, among, "among")
+        if len(left_out):
+            chosen = np.setdiff1d(chosen, left_out, assume_unique=True)
+        number = len(chosen)
     if not number:
         what = " and ".join(name for name, given in (("among", among), ("exclude", exclude)) if given is not None)
         raise DGRValueError(
             f"{what} {'leave' if ' ' in what else 'leaves'} none of the {index.num_passages} passages to search. "
             "Give at least one, or leave the argument out to search all."
         )
-    return None if number == index.num_passages else PassageChoice(chosen, excluded)
+    if number == index.num_passages:
+        return None
+    # The smaller part, also so that equal choices are known to be equal.
+    excluded = 2 * number > index.num_passages
+    if excluded:
+        return PassageChoice(left_out if chosen is None else _others(chosen, index.num_passages), True)
+    return PassageChoice(_others(left_out, index.num_passages) if chosen is None else chosen, False)
 
 
 def choices(index: FMIndex, among: Any, exclude: Any, queries: Sequence[str] | int) -> list[PassageChoice | None]:

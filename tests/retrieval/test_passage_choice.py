@@ -202,7 +202,8 @@ def test_the_indexes_of_the_last_choices_are_kept(make, monkeypatch):
     made = []
     monkeypatch.setattr(passage_choice, "index_of_passages", lambda whole, some: made.append(some) or whole)
     by_ids, by_mask = one_choice(index, EVEN, None), one_choice(index, np.arange(24) % 2 == 0, None)
-    assert by_ids == by_mask and hash(by_ids) == hash(by_mask) and by_ids != one_choice(index, None, ALL[1::2])
+    assert one_choice(index, ALL[1:], None) == one_choice(index, None, [ALL[0]]) != by_ids
+    assert by_ids == by_mask and hash(by_ids) == hash(by_mask) and by_ids == one_choice(index, None, ALL[1::2])
     for choice in (by_ids, by_mask, *choices(index, [EVEN, FEW, EVEN], None, 3)):
         choice.index(index)
     assert len(made) == 2
