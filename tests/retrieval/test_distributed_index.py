@@ -302,7 +302,7 @@ def test_a_search_over_two_processes_is_that_over_one_index(tmp_path):
 
             accelerator = Accelerator(cpu=True)
             own = PASSAGES[:10] if accelerator.is_main_process else PASSAGES[10:]
-            queries = dict(list(QUERIES.items())[:4])
+            queries = dict(list(QUERIES.items())[:4]) | {"own": "who discovered penicillin"}
             for views, kind in ((("title", "substring", "pseudo_query"), "log_odds"), (("docid",), "log_likelihood")):
                 identifiers = Identifiers(bpe_tokenizer(), IdentifierSettings(views=views))
                 index = DistributedIndex(FMIndex.from_corpus(Corpus.from_passages(own), identifiers))
