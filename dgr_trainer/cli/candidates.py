@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dgr_trainer.cli.models import LESS_MEMORY, check_retriever, load_retriever, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.passage_sets import read_passage_sets
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of
@@ -39,6 +40,23 @@ class CandidatesOptions:
     ignore_identical_ids: bool = field(
         default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
     )
+    leave_out_own_text: bool = field(
+        default=True,
+        metadata={
+            "help": "Search for each query as if no passage had it as a pseudo-query: training queries often are "
+            "pseudo-queries, and would be found by their own text."
+        },
+    )
+    among: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "Search among these passages, one id a line, as if the index held no others.",
+        },
+    )
+    exclude: str | None = field(
+        default=None, metadata={"metavar": "FILE", "help": "Leave these passages out, one id a line."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace existing candidates."})
 
 
@@ -65,6 +83,7 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     check_split(options.split, options.queries, options.qrels)
     queries = read_queries_of(options.queries, options.split)
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
+    among, exclude = (_passages(f"--{name}", getattr(options, name)) for name in ("among", "exclude"))
     folder = check_retriever(positionals.retriever, search)
 
     with process_group(device.device) as processes:
@@ -75,7 +94,25 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
             qrels = check_qrels(qrels, retriever.index.passage_ids, queries)
         with memory_advice(LESS_MEMORY):
             retriever.save_candidates(
-                output, queries, options.k, qrels, processes, ignore_identical_ids=options.ignore_identical_ids
+                output,
+                queries,
+                options.k,
+                qrels,
+                processes,
+                ignore_identical_ids=options.ignore_identical_ids,
+                leave_out_own_text=options.leave_out_own_text,
+                among=among,
+                exclude=exclude,
             )
         if is_main_process(processes):
             logger.info("found candidates for %s queries: %s", f"{len(set(queries['query_id'])):,}", output)
+
+
+def _passages(option: str, path: str | None) -> list[str] | None:
+    sets = read_passage_sets(option, path)
+    if isinstance(sets, dict):
+        raise DGRValueError(
+            f"{option}: {path} has two columns, but candidates of all queries are searched among the same passages, "
+            "since the counts of identifiers belong to one corpus. Give one passage id a line."
+        )
+    return sets

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.cli.models import LESS_MEMORY, check_retriever, load_retriever, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
+from dgr_trainer.cli.passage_sets import PassageSets, check_sets, read_passage_sets
 from dgr_trainer.cli.paths import output_file
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_split, read_queries_of, write_run
@@ -62,6 +63,21 @@ class SearchCommandOptions:
         default=False,
         metadata={"help": "With --queries: leave out the passage that has the id of the query, as BEIR does."},
     )
+    among: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "Search among these passages, as if the index held no others: one id a line, or query id and "
+            "passage id with a tab between them.",
+        },
+    )
+    exclude: str | None = field(
+        default=None, metadata={"metavar": "FILE", "help": "Leave these passages out: a file as for --among."}
+    )
+    leave_out_own_text: bool = field(
+        default=False,
+        metadata={"help": "Leave out pseudo-queries that are the query, to compare training queries with others."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing run."})
 
 
@@ -103,15 +119,26 @@ def run(options: SearchCommandOptions, search: SearchOptions, device: DeviceOpti
         from dgr_trainer.data.queries import queries_mapping
 
         queries = queries_mapping(read_queries_of(options.queries, options.split))
+    among, exclude = (read_passage_sets(f"--{name}", getattr(options, name)) for name in ("among", "exclude"))
+    check_sets("--among", among, queries, all_queries=True)
+    check_sets("--exclude", exclude, queries, all_queries=False)
     folder = check_retriever(positionals.retriever, search)
     with process_group(device.device) as processes:
         retriever = load_retriever(folder, search, device, processes)
         if output is None:
             typed: list[tuple[str | None, str]] = [(None, query) for query in positionals.query]
-            _show(retriever, [*typed, *queries.items()], options, processes)
+            _show(retriever, [*typed, *queries.items()], options, among, exclude, processes)
             return
         with memory_advice(LESS_MEMORY):
-            rankings = retriever.rank(queries, options.k, processes, ignore_identical_ids=options.ignore_identical_ids)
+            rankings = retriever.rank(
+                queries,
+                options.k,
+                processes,
+                ignore_identical_ids=options.ignore_identical_ids,
+                among=among,
+                exclude=exclude,
+                leave_out_own_text=options.leave_out_own_text,
+            )
         if is_main_process(processes):
             write_run(rankings, output)
             logger.info("searched for %s queries: %s", f"{len(rankings):,}", output)
@@ -121,6 +148,8 @@ def _show(
     retriever: GenerativeRetriever,
     queries: list[tuple[str | None, str]],
     options: SearchCommandOptions,
+    among: PassageSets | None,
+    exclude: PassageSets | None,
     processes: PartialState | None,
 ) -> None:
     size = retriever.settings.batch_size * (1 if processes is None else processes.num_processes)
@@ -128,7 +157,14 @@ def _show(
         batch = queries[start : start + size]
         with memory_advice(LESS_MEMORY):
             depth = options.k + options.ignore_identical_ids
-            results: list[list[Hit]] = retriever.search([text for _, text in batch], depth, accelerator=processes)
+            results: list[list[Hit]] = retriever.search(
+                [text for _, text in batch],
+                depth,
+                accelerator=processes,
+                among=_of_batch(among, batch),
+                exclude=_of_batch(exclude, batch),
+                leave_out_own_text=options.leave_out_own_text,
+            )
         if not is_main_process(processes):
             continue
         if options.ignore_identical_ids:
@@ -144,6 +180,13 @@ def _show(
                 print_result("\n".join([*separator, *_lines(retriever, query, hits, options.identifiers)]))
     if is_main_process(processes) and not options.json and options.identifiers:
         print_result(f"\n{_LEGEND}")
+
+
+def _of_batch(
+    sets: PassageSets | None, batch: list[tuple[str | None, str]]
+) -> list[str] | list[list[str] | None] | None:
+    """The passages of all queries, or those of each query of a batch."""
+    return [sets.get(str(query_id)) for query_id, _ in batch] if isinstance(sets, dict) else sets
 
 
 def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hits: list[Hit]) -> dict[str, Any]:

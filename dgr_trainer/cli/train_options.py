@@ -141,6 +141,7 @@ def _evaluation_settings() -> list[Setting]:
             "k": "Passages to search for per query.",
             "max_queries": "Evaluate on a random sample of this many queries; by default on all.",
             "ignore_identical_ids": "Leave out the passage that has the id of the query, as BEIR does.",
+            "leave_out_own_text": "Leave out pseudo-queries that are the query, to evaluate on training queries.",
         },
         prefix="eval_",
     )

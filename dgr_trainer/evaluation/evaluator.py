@@ -44,6 +44,9 @@ class RetrievalEvaluator:
         max_queries (`int`, *optional*): Evaluate on a sample of this many queries, the same at each call.
         seed (`int`, defaults to 0): Seed of the sample.
         ignore_identical_ids (`bool`, defaults to `False`): Whether to leave out the passage with the id of the query.
+        leave_out_own_text (`bool`, defaults to `False`):
+            Whether to leave out pseudo-queries that are the query, as `GenerativeRetriever.candidates` does: so that
+            the metrics of training queries can be compared with those of others.
 
     Raises:
         ValueError: if no query has a relevant passage in the index, a metric is unknown or has a cut above `k`, or
@@ -71,6 +74,7 @@ class RetrievalEvaluator:
         max_queries: int | None = None,
         seed: int = 0,
         ignore_identical_ids: bool = False,
+        leave_out_own_text: bool = False,
     ) -> None:
         if not isinstance(k, int) or k < 1:
             raise DGRValueError(f"k is {k!r}, but it has to be an integer of 1 or more.")
@@ -103,6 +107,7 @@ class RetrievalEvaluator:
         self.settings = settings
         self.scoring = scoring
         self.ignore_identical_ids = ignore_identical_ids
+        self.leave_out_own_text = leave_out_own_text
 
     def __call__(self, model: torch.nn.Module, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Evaluate a model. Its mode, training or evaluation, is restored afterwards.
@@ -149,6 +154,7 @@ class RetrievalEvaluator:
             accelerator,
             results_on=results_on,
             ignore_identical_ids=self.ignore_identical_ids,
+            leave_out_own_text=self.leave_out_own_text,
         )
 
     def add_index(self, model: torch.nn.Module, folder: Path) -> None:

@@ -7,6 +7,9 @@ with a `wavelet_matrix` of `bit_vector`s. `resumable_build` does so on disk.
 Querying: `FMIndex` takes its `query_methods` from a mixin; `query_dispatch` checks arguments and runs the compiled
 `range_kernels` and `interleaved_walks` on each `segment`, with `kernel_threads`.
 
+Searching a part: `passage_subset` makes the index of some passages; an `edited_index` answers as if some passages had
+other texts, which `small_texts` index.
+
 Changing and saving: `segment_changes` adds, removes and merges segments; `storage` writes them as `array_folders`, and
 `verified_files` remembers which checksums were verified; `corpus_sync` changes an index together with its corpus.
 

@@ -73,3 +73,14 @@ def rank_and_bit(blocks: np.ndarray, first_block: int, position: int) -> tuple[i
     ones += popcount(bits & ((np.uint64(1) << shift) - np.uint64(1)))
     bit: Any = np.int64((bits >> shift) & np.uint64(1))
     return ones, bit
+
+
+def inverted(blocks: np.ndarray, num_bits: int) -> np.ndarray:
+    """The bits with zeros and ones exchanged; call `finish_ranks` after."""
+    words = ~blocks.reshape(-1, BLOCK_WORDS)[:, 1:]
+    in_last = num_bits % BLOCK_BITS
+    words[-1, in_last // 64] &= np.uint64((1 << in_last % 64) - 1)
+    words[-1, in_last // 64 + 1 :] = 0
+    result = np.zeros_like(blocks).reshape(-1, BLOCK_WORDS)
+    result[:, 1:] = words
+    return result.reshape(-1)

@@ -208,7 +208,7 @@ class FMIndex(IndexQueries):
         texts = read_texts(
             sequences, passage_ids, self.vocab_size, self.separator, self._settings.segment_tokens, None, progress
         )
-        return self._changed(add_segments(self._segments, texts, self.vocab_size, self.separator))
+        return self.with_segments(add_segments(self._segments, texts, self.vocab_size, self.separator))
 
     def add_corpus(self, corpus: Corpus, identifiers: Identifiers, *, progress: bool = True) -> FMIndex:
         """Return the index with the passages of a corpus added; see [`FMIndex.add`] and [`FMIndex.from_corpus`].
@@ -249,7 +249,7 @@ class FMIndex(IndexQueries):
                 f"All {self.num_passages} passages of the index would be removed, but an index has at least one. "
                 "Delete its folder instead, or add the new passages before you remove the old ones."
             )
-        return self._changed(without_passages(self._segments, passages) if len(passages) else self._segments)
+        return self.with_segments(without_passages(self._segments, passages) if len(passages) else self._segments)
 
     def compact(self, *, progress: bool = True) -> FMIndex:
         """Index the same passages again, in the same order, in as few segments as possible.
@@ -261,9 +261,15 @@ class FMIndex(IndexQueries):
             [`FMIndex`]: the index; its answers are the same, but ranges of this index do not apply to it.
         """
         limit = self._settings.segment_tokens
-        return self._changed(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
+        return self.with_segments(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
 
-    def _changed(self, segments: Sequence[Segment]) -> FMIndex:
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments."""
+        return self._segments
+
+    def with_segments(self, segments: Sequence[Segment]) -> FMIndex:
+        """An index like this one, of other segments."""
         changed = FMIndex(segments, replace(self._settings, corpus_fingerprint=""))
         changed.loaded_from = self.loaded_from
         return changed

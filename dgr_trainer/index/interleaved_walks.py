@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import fetch, rank_and_bit
+from dgr_trainer.index.bit_vector import fetch, rank_and_bit, set_bit
 from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.range_kernels import count_remaining
 from dgr_trainer.index.wavelet_matrix import (
@@ -166,6 +166,58 @@ def read_passages(
             if steps < sizes[done]:
                 fetch(blocks, levels[0, FIRST_BLOCK], row)
                 walks[walk, _ROW], walks[walk, _LEVEL], walks[walk, _NODE], walks[walk, _STEPS] = row, 0, 0, steps
+                walk += 1
+            else:
+                running -= 1
+                walks[walk] = walks[running]
+
+
+@compiled
+def mark_passages(
+    blocks: np.ndarray,
+    levels: np.ndarray,
+    first_rows: np.ndarray,
+    passage_starts: np.ndarray,
+    passages: np.ndarray,
+    marked: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Set the bits of all suffix-array rows of passages, those of their separators included."""
+    walks = np.zeros((_WALKS, _COLUMNS), np.int64)
+    running = 0
+    item = start
+    while True:
+        while running < _WALKS and item < stop:
+            passage = passages[item]
+            row = np.int64(first_rows[passage])
+            set_bit(marked, 0, row)
+            steps = passage_starts[passage + 1] - passage_starts[passage] - 1
+            if steps > 0:
+                fetch(blocks, levels[0, FIRST_BLOCK], row)
+                walks[running, _ROW], walks[running, _LEVEL], walks[running, _STEPS] = row, 0, steps
+                running += 1
+            item += 1
+        if running == 0:
+            return
+        walk = 0
+        while walk < running:
+            row, level = walks[walk, _ROW], walks[walk, _LEVEL]
+            if row < levels[level, SIZE]:
+                ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+                row = levels[level, ZEROS] + ones if bit else row - ones
+                level += 1
+                if row < levels[level, SIZE]:
+                    fetch(blocks, levels[level, FIRST_BLOCK], row)
+                    walks[walk, _ROW], walks[walk, _LEVEL] = row, level
+                    walk += 1
+                    continue
+            row += levels[level, FIRST_ROW] - levels[level, SIZE]
+            set_bit(marked, 0, row)
+            steps = walks[walk, _STEPS] - 1
+            if steps > 0:
+                fetch(blocks, levels[0, FIRST_BLOCK], row)
+                walks[walk, _ROW], walks[walk, _LEVEL], walks[walk, _STEPS] = row, 0, steps
                 walk += 1
             else:
                 running -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -32,6 +33,25 @@ class IndexQueries:
     def empty(self, size: int) -> np.ndarray:
         """Ranges of patterns that do not occur (int64, shape `(size, num_segments, 2)`)."""
         return np.zeros((size, self.num_segments, 2), np.int64)
+
+    # Several readers, who may see different texts of some passages (`EditedIndex`); by default all see the same.
+
+    def for_readers(self, readers: Sequence[int]) -> Self:
+        """The index as some of its readers see it, given by their numbers."""
+        return self
+
+    def roots(self, ids: Sequence[int], number: int) -> np.ndarray:
+        """The range of a pattern for each of `number` readers (int64, shape `(number, num_segments, 2)`)."""
+        return np.repeat((self.find(ids) if len(ids) else self.whole)[None], number, axis=0)
+
+    def first_tokens(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The tokens that follow a pattern for some reader (int64), and for which of them each does.
+
+        Returns:
+            `tuple`: the tokens; and `None` if they follow it for every reader, or a bool array of shape
+            `(readers, tokens)`.
+        """
+        return self.continuations(self.find(ids))[0], None
 
     # Queries, one at a time
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.index.bit_vector import rank_and_bit, set_bit
+from dgr_trainer.index.bit_vector import rank_and_bit
 from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.wavelet_matrix import (
     child_range,
     distinct_symbols,
     extend_range,
-    next_row,
 )
 
 # Levels of the wavelet matrix whose nodes are cached while a range is extended by many tokens.
@@ -214,21 +213,3 @@ def merge_continuations(
                 used += 1
         merged_offsets[index + 1] = used
     return merged_offsets, merged_tokens[:used], merged_counts[:used]
-
-
-@compiled
-def mark_passages(
-    blocks: np.ndarray,
-    levels: np.ndarray,
-    first_rows: np.ndarray,
-    passage_starts: np.ndarray,
-    passages: np.ndarray,
-    removed_rows: np.ndarray,
-) -> None:
-    """Set the bits of all suffix-array rows of the given passages."""
-    for passage in passages:
-        row = np.int64(first_rows[passage])
-        for left in range(passage_starts[passage + 1] - passage_starts[passage] - 1, -1, -1):
-            set_bit(removed_rows, 0, row)
-            if left:
-                row = next_row(blocks, levels, row)

@@ -75,7 +75,17 @@ class RemainingIds(Sequence[str]):
 
     def take(self, positions: np.ndarray) -> list[str]:
         """The ids at the given positions, in the same order."""
-        return [self[position] for position in positions.tolist()]
+        outside = positions[(positions < 0) | (positions >= len(self))]
+        if len(outside):
+            raise DGRIndexError(f"There is no passage {outside[0]}: the index holds {len(self)}.")
+        owners = np.searchsorted(self._bases, positions, side="right") - 1
+        ids = [""] * len(positions)
+        for number in np.unique(owners).tolist():
+            segment, items = self._segments[number], np.flatnonzero(owners == number)
+            numbers = segment.original_numbers(positions[items] - self._bases[number])
+            for item, passage in zip(items.tolist(), numbers.tolist(), strict=True):
+                ids[item] = segment.passage_ids[passage]
+        return ids
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")

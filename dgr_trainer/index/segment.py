@@ -8,10 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from dgr_trainer.index import range_kernels
+from dgr_trainer.index import interleaved_walks, range_kernels
 from dgr_trainer.index.array_folders import ArrayFolder
-from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, num_blocks
+from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, inverted, num_blocks
 from dgr_trainer.index.index_arrays import IndexArrays
+from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 from dgr_trainer.index.passage_ids import PackedIds, PassageIds
 
 
@@ -93,19 +94,35 @@ class Segment:
         arrays = [*vars(self.arrays).values(), self.removed.passages, self.removed.rows]
         return sum(array.nbytes for array in arrays)
 
+    @cached_property
+    def _kept_before(self) -> np.ndarray:
+        """How many passages remain before each passage, and in all (shape `(number of all passages + 1,)`)."""
+        kept = np.ones(self.arrays.num_passages, np.bool_)
+        kept[self.removed.passages] = False
+        before = np.zeros(len(kept) + 1, np.int32 if len(kept) < 1 << 31 else np.int64)
+        np.cumsum(kept, out=before[1:])
+        return before
+
     def original_numbers(self, passages: np.ndarray) -> np.ndarray:
         """Convert numbers among the passages that remain to numbers among all passages."""
-        removed = self.removed.passages
-        return passages + np.searchsorted(removed - np.arange(len(removed)), passages, side="right")
+        if not len(self.removed.passages):
+            return passages
+        before = self._kept_before
+        # Values of another type would make a copy of the table.
+        return np.searchsorted(before, np.asarray(passages + 1, before.dtype)) - 1
 
     def remaining_numbers(self, passages: np.ndarray) -> np.ndarray:
         """Convert numbers among all passages, none of them removed, to numbers among those that remain."""
-        return passages - np.searchsorted(self.removed.passages, passages)
+        return self._kept_before[passages].astype(np.int64) if len(self.removed.passages) else passages
 
     def positions(self, passage_ids: Sequence[str] | PackedIds) -> np.ndarray:
         """The numbers, among the passages that remain, of the passages with these ids; -1 for unknown ids."""
         numbers = self.passage_ids.positions(passage_ids)
-        numbers[np.isin(numbers, self.removed.passages)] = -1
+        if not len(self.removed.passages):
+            return numbers
+        before = self._kept_before
+        # A passage that is not counted was removed; -1 looks at the ends, and stays.
+        numbers[before[numbers + 1] == before[numbers]] = -1
         return np.where(numbers < 0, -1, self.remaining_numbers(numbers))
 
     def without(self, passages: np.ndarray) -> Segment:
@@ -113,11 +130,36 @@ class Segment:
         if not len(passages):
             return self
         arrays, removed = self.arrays, self.original_numbers(np.unique(passages))
-        rows = self.removed.rows.copy()
-        if not len(rows):
-            rows = np.zeros(num_blocks(arrays.num_rows) * BLOCK_WORDS, np.uint64)
-        range_kernels.mark_passages(
-            arrays.blocks, arrays.levels, arrays.first_rows, arrays.passage_starts, removed, rows
-        )
+        all_removed = np.union1d(self.removed.passages, removed)
+        kept = np.delete(np.arange(arrays.num_passages), all_removed)
+        sizes = np.diff(arrays.passage_starts)
+        # The rows of a passage are found one after the other, so those of fewer tokens are.
+        if int(sizes[removed].sum()) <= int(sizes[kept].sum()):
+            rows = self._rows_of(removed)
+            if len(self.removed.rows):
+                rows |= self.removed.rows
+        else:
+            rows = inverted(self._rows_of(kept), arrays.num_rows)
         finish_ranks(rows, 0, arrays.num_rows)
-        return replace(self, removed=Removed(np.union1d(self.removed.passages, removed), rows), stored_removed=None)
+        return replace(self, removed=Removed(all_removed, rows), stored_removed=None)
+
+    def _rows_of(self, passages: np.ndarray) -> np.ndarray:
+        """Bits of the suffix-array rows of passages, given by their numbers among all; the headers are not written."""
+        arrays = self.arrays
+        index = (arrays.blocks, arrays.levels, arrays.first_rows, arrays.passage_starts)
+        sizes = np.diff(arrays.passage_starts)[passages]
+        size = num_blocks(arrays.num_rows) * BLOCK_WORDS
+
+        def part(start: int, stop: int) -> np.ndarray:
+            # Each thread has bits of its own: two may set bits of the same word.
+            rows = np.zeros(size, np.uint64)
+            interleaved_walks.mark_passages(*index, passages, rows, start, stop)
+            return rows
+
+        work = int(sizes.sum())
+        bounds = np.searchsorted(np.cumsum(sizes), np.linspace(0, work, number_of_threads(work) + 1))
+        bounds[-1] = len(passages)
+        rows, *others = run_in_threads(part, bounds, work)
+        for other in others:
+            rows |= other
+        return rows

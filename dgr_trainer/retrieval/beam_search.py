@@ -53,7 +53,7 @@ def search_views(
 
     Args:
         model ([`~transformers.PreTrainedModel`]): The student, without wrappers; see `generation_mode`.
-        index ([`FMIndex`]): Index of the corpus.
+        index ([`FMIndex`]): Index of the corpus; or an [`EditedIndex`], whose readers are the queries.
         identifiers ([`Identifiers`]): Prompts and markers.
         queries (`Sequence[str]`): At least one query.
         lengths (`Mapping[str, int]`): Length of the longest identifier of each view, in tokens, closing marker
@@ -104,7 +104,7 @@ class _ViewBeams:
         self.scores = np.zeros(num_queries, dtype=np.float32)
         self._num_queries = num_queries
         self._queries = np.arange(num_queries)
-        self._ranges = np.repeat(legal.root[None], num_queries, axis=0)
+        self._ranges = legal.roots(num_queries)
         # Scores of the best complete hypotheses so far, ascending: the first is the one to beat.
         self._complete_scores = np.full((num_queries, num_beams), -np.inf, dtype=np.float32)
         self.first_scores = torch.empty(0)  # Set in the first step.
@@ -143,8 +143,12 @@ class _ViewBeams:
         if self.ids.shape[1] == 0:
             first = torch.from_numpy(self.legal.first).to(scores.device)
             self.first_scores = torch.full_like(scores, -torch.inf)
-            self.first_scores[:, first] = scores[:, first]
-            best, positions = scores[:, first].topk(min(2 * self.num_beams, len(first)), dim=-1)
+            of_first = scores[:, first]
+            if self.legal.first_of_query is not None:
+                legal = torch.from_numpy(self.legal.first_of_query).to(scores.device)
+                of_first = of_first.masked_fill(~legal, -torch.inf)
+            self.first_scores[:, first] = of_first
+            best, positions = of_first.topk(min(2 * self.num_beams, len(first)), dim=-1)
             rows = np.repeat(np.arange(len(scores)), best.shape[1])
             tokens, totals = self.legal.first[positions.flatten().cpu().numpy()], best.flatten().cpu().numpy()
         else:

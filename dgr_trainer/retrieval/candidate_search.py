@@ -14,10 +14,12 @@ import pyarrow as pa
 from dgr_trainer.candidates import META, ROW_SCHEMA, Candidate, Candidates, pack
 from dgr_trainer.files.atomic import check_replaceable
 from dgr_trainer.files.resume_log import ArrowStream
+from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, is_main_process, map_across_processes
 from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.processes.shared_log import SharedLog
 from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.student.weights import weights_digest
@@ -36,9 +38,11 @@ class CandidateSearch:
         k (`int`): Passages per query.
         processes ([`Processes`], *optional*): The processes that share the work.
         ignore_identical_ids (`bool`, defaults to `False`): Whether to leave out the passage with the id of the query.
+        leave_out_own_text (`bool`, defaults to `True`): Whether to leave out pseudo-queries that are the query.
+        passages ([`PassageChoice`], *optional*): The passages to search among.
 
     Raises:
-        KeyError: if a relevant passage is not in the index.
+        KeyError: if a relevant passage is not in the index, or not among the passages to search.
     """
 
     def __init__(
@@ -49,7 +53,10 @@ class CandidateSearch:
         k: int,
         processes: Processes | None,
         ignore_identical_ids: bool = False,
+        leave_out_own_text: bool = True,
+        passages: PassageChoice | None = None,
     ) -> None:
+        self.leave_out_own_text, self.passages = leave_out_own_text, passages
         self.ignore_identical_ids = ignore_identical_ids
         self.engine, self.k, self.processes = engine, k, processes
         self.index, self.identifiers = engine.index, engine.identifiers
@@ -62,13 +69,17 @@ class CandidateSearch:
             ]
             for query in queries
         ]
-        self.index.passage_positions({id for ids in relevant_ids for id in ids})
+        included = list(dict.fromkeys(id for ids in relevant_ids for id in ids))
+        positions = self.index.passage_positions(included)
+        if passages is not None:
+            passages.check_included(positions, included)
         self.tasks: list[_Task] = [
-            (query_id, SearchRequest(text, ids))
+            (query_id, SearchRequest(text, ids, passages, leave_out_own_text))
             for (query_id, text), ids in zip(queries.items(), relevant_ids, strict=True)
         ]
         self.properties: dict[str, Any] = {
-            "corpus_tokens": self.index.num_tokens,
+            # A query's own texts, of a few tokens, are counted here.
+            "corpus_tokens": (self.index if passages is None else passages.index(self.index)).num_tokens,
             "tokenizer_fingerprint": self.identifiers.fingerprint,
         }
 
@@ -113,25 +124,27 @@ class CandidateSearch:
         """Yield the candidates of each query, packed into a row."""
         # One more, where the query's own passage may be left out.
         depth = self.k + self.ignore_identical_ids
-        hits = self.engine.search([request for _, request in tasks], depth, self.processes)
-        for (query_id, request), query_hits in zip(tasks, hits, strict=True):
+        results = self.engine.results([request for _, request in tasks], depth, self.processes)
+        for (query_id, request), (query_hits, index) in zip(tasks, results, strict=True):
             if self.ignore_identical_ids:
                 others = [hit for hit in query_hits if hit.passage_id != query_id]
                 query_hits = others[: self.k] + [
                     hit for hit in others[self.k :] if hit.passage_id in request.included_ids
                 ]
-            yield pack(query_id, [self._candidate(hit, hit.passage_id in request.included_ids) for hit in query_hits])
+            yield pack(
+                query_id, [self._candidate(hit, hit.passage_id in request.included_ids, index) for hit in query_hits]
+            )
 
-    def _candidate(self, hit: Hit, relevant: bool) -> Candidate:
+    def _candidate(self, hit: Hit, relevant: bool, index: FMIndex) -> Candidate:
         """A hit as a candidate; a relevant one gets identifiers to train on."""
         matched = hit.identifiers
         if relevant:
             known = {(identifier.view, identifier.ids) for identifier in matched}
-            position = self.index.passage_position(hit.passage_id)
+            position = index.passage_position(hit.passage_id)
             substring_length = self.engine.settings.substring_length
             matched += tuple(
                 identifier
-                for identifier in passage_identifiers(self.index, self.identifiers, position, substring_length)
+                for identifier in passage_identifiers(index, self.identifiers, position, substring_length)
                 if (identifier.view, identifier.ids) not in known
                 and (identifier.view in ("title", "docid") or not known)
             )
@@ -149,9 +162,11 @@ class CandidateSearch:
             "identifiers": self.identifiers.settings.to_dict(),
             "search": engine.settings.to_dict(),
             "scoring": engine.scoring.to_dict(),
+            # None is what older versions did, which did not write these.
+            "ignore_identical_ids": self.ignore_identical_ids or None,
+            "own_texts": "left out" if self.leave_out_own_text else None,
+            "passages": None if self.passages is None else self.passages.digest,
         }
-        if self.ignore_identical_ids:
-            values["ignore_identical_ids"] = True
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json
 

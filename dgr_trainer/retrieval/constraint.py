@@ -81,7 +81,7 @@ class IndexConstraint(LogitsProcessor):
             scores = scores.log_softmax(dim=-1)  # type: ignore[assignment]
         ids = input_ids[:, 1:].cpu().numpy()
         if ids.shape[1] == 0:
-            ranges = np.repeat(self.legal.root[None], len(ids), axis=0)
+            ranges = self.legal.roots(len(ids))
             # All beams of a query are equal here, and beam search uses only the first.
             firsts = np.arange(0, len(ids), self.num_beams)
             rows, tokens = np.repeat(firsts, len(self.legal.first)), np.tile(self.legal.first, len(firsts))

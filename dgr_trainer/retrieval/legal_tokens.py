@@ -36,28 +36,39 @@ class LegalTokens:
 
     Attributes:
         end (`np.ndarray` of int64): The closing marker, empty for substrings.
-        root (`np.ndarray` of int64, shape `(segments, 2)`): The range of the empty hypothesis.
     """
 
     def __init__(self, index: FMIndex, identifiers: Identifiers, view: str, best: int | None = None) -> None:
         self.index = index
         self.best = best
         self.end = np.asarray(identifiers.end(view), dtype=np.int64)
-        prefix = identifiers.prefix(view)
-        self.root = index.find(prefix) if prefix else index.whole
+        self._prefix = identifiers.prefix(view)
         self._allowed = np.ones(index.vocab_size, dtype=bool)
         self._allowed[np.fromiter(identifiers.forbidden_token_ids, dtype=np.int64)] = False
         self._allowed[index.separator] = index.separator in self.end
         self._num_tried = min(_TRIED * (best or 1), int(self._allowed.sum()))
 
-    @cached_property
+    def roots(self, number: int) -> np.ndarray:
+        """Ranges of the empty hypothesis for a number of queries (int64, shape `(number, segments, 2)`)."""
+        return self.index.roots(self._prefix, number)
+
+    @property
     def first(self) -> np.ndarray:
-        """All tokens that an identifier can start with (int64)."""
-        tokens, _ = self.index.continuations(self.root)
+        """All tokens that an identifier can start with, for some query (int64)."""
+        return self._first[0]
+
+    @property
+    def first_of_query(self) -> np.ndarray | None:
+        """Which of them can for each query (bool, shape `(queries, tokens)`); `None` if all of them can."""
+        return self._first[1]
+
+    @cached_property
+    def _first(self) -> tuple[np.ndarray, np.ndarray | None]:
+        tokens, occurs = self.index.first_tokens(self._prefix)
         legal = self._allowed[tokens]
         if len(self.end) == 1:
             legal &= tokens != self.end[0]
-        return np.asarray(tokens[legal], dtype=np.int64)
+        return np.asarray(tokens[legal], dtype=np.int64), None if occurs is None else occurs[:, legal]
 
     def is_complete(self, ids: np.ndarray) -> np.ndarray:
         """Find the hypotheses that end with the closing marker.

@@ -25,10 +25,10 @@ from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, gets_results, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
 from dgr_trainer.retrieval.decoder import decodes_with_cache
-from dgr_trainer.retrieval.hits import Hit
-from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
+from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
+from dgr_trainer.retrieval.passage_choice import PassageIds, choices, one_choice
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
@@ -134,6 +134,9 @@ class GenerativeRetriever:
         accelerator: Processes | None = None,
         *,
         results_on: ResultsOn = "main",
+        among: PassageIds | Sequence[PassageIds | None] | None = None,
+        exclude: PassageIds | Sequence[PassageIds | None] | None = None,
+        leave_out_own_text: bool = False,
     ) -> SearchResults:
         """Find passages.
 
@@ -150,6 +153,15 @@ class GenerativeRetriever:
                 With several processes, which of them return the result. `"main"`: the main process returns all of it,
                 the others an empty one, so that their memory does not grow with the number of queries. `"all"`: every
                 process returns all of it.
+            among (`Collection[str]` or `np.ndarray` of bool, *optional*):
+                Passages to search among, as if the index held only these: their ids, or a mask with one value for each
+                passage, in the order of the index. For passages of each query, a list of such sets, or `None` for all,
+                in the order of the queries.
+            exclude (`Collection[str]` or `np.ndarray` of bool, *optional*):
+                Passages to leave out, likewise; also of those in `among`.
+            leave_out_own_text (`bool`, defaults to `False`):
+                Whether to search for each query as if the index held no pseudo-query with the same tokens, see
+                `candidates`.
 
         Returns:
             [`SearchResults`]: a list of the hits of each query (also of a single one), best first; of equal ones the
@@ -158,9 +170,9 @@ class GenerativeRetriever:
 
         Raises:
             TypeError: if a query is not a string.
-            ValueError: if k is below 1, the number of include lists is not that of the queries, or `results_on` is
-                unknown.
-            KeyError: if an included passage is not in the index.
+            ValueError: if k is below 1, the number of include lists or of sets of passages is not that of the queries,
+                no passage is left to search, or `results_on` is unknown.
+            KeyError: if a passage is not in the index, or an included one is not among those to search.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
         for number, query in enumerate(queries):
@@ -176,7 +188,11 @@ class GenerativeRetriever:
                 f"There are {len(queries)} queries but {len(include)} include lists. Give one list per query, which "
                 "may be empty."
             )
-        requests = [SearchRequest(query, ids) for query, ids in zip(queries, include, strict=True)]
+        passages = choices(self.index, among, exclude, len(queries))
+        requests = [
+            SearchRequest(query, ids, of_query, leave_out_own_text)
+            for query, ids, of_query in zip(queries, include, passages, strict=True)
+        ]
         engine = SearchEngine(self._parts)
         found = list(
             map_across_processes(
@@ -200,6 +216,9 @@ class GenerativeRetriever:
         *,
         results_on: ResultsOn = "main",
         ignore_identical_ids: bool = False,
+        among: PassageIds | Mapping[str, PassageIds | None] | None = None,
+        exclude: PassageIds | Mapping[str, PassageIds | None] | None = None,
+        leave_out_own_text: bool = False,
     ) -> Rankings:
         """Rank lists of queries.
 
@@ -210,12 +229,27 @@ class GenerativeRetriever:
             results_on (`str`, *optional*, defaults to `"main"`): See `search`.
             ignore_identical_ids (`bool`, defaults to `False`):
                 Whether to leave out the passage that has the id of the query, for corpora that hold the queries.
+            among (`Collection[str]` or `np.ndarray` of bool, *optional*): Passages to search among, see `search`. For
+                passages of each query, a mapping from the id of every query to such a set, or to `None` for all.
+            exclude (`Collection[str]` or `np.ndarray` of bool, *optional*): Passages to leave out, likewise; a
+                mapping need not have all queries.
+            leave_out_own_text (`bool`, defaults to `False`):
+                Whether to leave out pseudo-queries that are the query, see `candidates`: to compare ranks of training
+                queries with those of others.
 
         Returns:
             [`Rankings`]: the rank list of each query; no lists in a process that gets no results.
         """
         if ignore_identical_ids:
-            ranked = self.rank(queries, k + 1, accelerator, results_on=results_on)
+            ranked = self.rank(
+                queries,
+                k + 1,
+                accelerator,
+                results_on=results_on,
+                among=among,
+                exclude=exclude,
+                leave_out_own_text=leave_out_own_text,
+            )
             return ranked.without_identical_ids().top(k)
         texts = queries_mapping(queries)
         engine = SearchEngine(self._parts)
@@ -224,7 +258,11 @@ class GenerativeRetriever:
             for hits in engine.search(requests, k, accelerator):
                 yield [(hit.passage_id, hit.score) for hit in hits]
 
-        requests = [SearchRequest(text) for text in texts.values()]
+        passages = choices(self.index, among, exclude, list(texts))
+        requests = [
+            SearchRequest(text, (), of_query, leave_out_own_text)
+            for text, of_query in zip(texts.values(), passages, strict=True)
+        ]
         lists = map_across_processes(
             requests, rank_lists, accelerator, block=self.settings.batch_size, results_on=results_on
         )
@@ -239,6 +277,9 @@ class GenerativeRetriever:
         *,
         results_on: ResultsOn = "main",
         ignore_identical_ids: bool = False,
+        leave_out_own_text: bool = True,
+        among: PassageIds | None = None,
+        exclude: PassageIds | None = None,
     ) -> Candidates:
         """Find passages to train on, with the identifiers by which they were found.
 
@@ -254,11 +295,20 @@ class GenerativeRetriever:
                 `save_candidates` and open the folder in each: its files are mapped into memory once for all of them.
             ignore_identical_ids (`bool`, defaults to `False`):
                 Whether to leave out the passage that has the id of the query, even if it is relevant.
+            leave_out_own_text (`bool`, defaults to `True`):
+                Whether to search for each query as if the index held no pseudo-query with the same tokens, of any
+                passage. Training queries are often pseudo-queries of their relevant passages, and would be found by
+                their own text, as no other query is.
+            among (`Collection[str]` or `np.ndarray` of bool, *optional*): Passages to search among, see `search`; the
+                same for all queries, since the counts of identifiers belong to one corpus.
+            exclude (`Collection[str]` or `np.ndarray` of bool, *optional*): Passages to leave out, likewise.
 
         Returns:
             [`Candidates`]: the passages of each query; of no query in a process that gets no results.
         """
-        search = self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids)
+        search = self._candidate_search(
+            queries, k, relevant, accelerator, ignore_identical_ids, leave_out_own_text, among, exclude
+        )
         return search.candidates(results_on)
 
     def save_candidates(
@@ -270,6 +320,9 @@ class GenerativeRetriever:
         accelerator: Processes | None = None,
         *,
         ignore_identical_ids: bool = False,
+        leave_out_own_text: bool = True,
+        among: PassageIds | None = None,
+        exclude: PassageIds | None = None,
     ) -> None:
         """Write what `candidates` finds to a folder that [`Candidates.load_from_disk`] opens.
 
@@ -284,13 +337,19 @@ class GenerativeRetriever:
             relevant (`Mapping[str, Mapping[str, int]]`, *optional*): See `candidates`.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
             ignore_identical_ids (`bool`, defaults to `False`): See `candidates`.
+            leave_out_own_text (`bool`, defaults to `True`): See `candidates`.
+            among (`Collection[str]` or `np.ndarray` of bool, *optional*): See `candidates`.
+            exclude (`Collection[str]` or `np.ndarray` of bool, *optional*): See `candidates`.
 
         Raises:
             FileExistsError: if the folder holds other files.
             RuntimeError: if another job is writing candidates to the same folder; names its process.
             ValueError: if the unfinished file belongs to other queries, settings, weights or another index.
         """
-        self._candidate_search(queries, k, relevant, accelerator, ignore_identical_ids).save(Path(path))
+        search = self._candidate_search(
+            queries, k, relevant, accelerator, ignore_identical_ids, leave_out_own_text, among, exclude
+        )
+        search.save(Path(path))
 
     def _candidate_search(
         self,
@@ -299,6 +358,9 @@ class GenerativeRetriever:
         relevant: Mapping[str, Mapping[str, int]] | None,
         processes: Processes | None,
         ignore_identical_ids: bool,
+        leave_out_own_text: bool,
+        among: PassageIds | None,
+        exclude: PassageIds | None,
     ) -> CandidateSearch:
         return CandidateSearch(
             SearchEngine(self._parts),
@@ -307,6 +369,8 @@ class GenerativeRetriever:
             k,
             processes,
             ignore_identical_ids,
+            leave_out_own_text,
+            one_choice(self.index, among, exclude),
         )
 
     def identifier_text(self, identifier: MatchedIdentifier) -> str:

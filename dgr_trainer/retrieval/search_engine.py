@@ -12,10 +12,14 @@ from transformers import PreTrainedModel
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.progress import kept_moving
+from dgr_trainer.index import FMIndex
+from dgr_trainer.index.edited_index import EditedIndex, Edits
 from dgr_trainer.processes import Processes, is_main_process
 from dgr_trainer.retrieval.beam_search import search_views
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.identifier_lengths import generated_lengths
+from dgr_trainer.retrieval.own_texts import own_texts
+from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
 from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
@@ -25,15 +29,31 @@ from dgr_trainer.student.likelihoods import score_identifiers
 
 
 class SearchRequest(NamedTuple):
-    """A query, and the passages that are among its hits in any case.
+    """A query, the passages that are among its hits in any case, and what the search leaves out.
 
     Attributes:
         query (`str`): The query.
         included_ids (`Sequence[str]`): Ids of these passages.
+        passages ([`PassageChoice`], *optional*): The passages to search among; by default all.
+        leave_out_own_text (`bool`): Whether pseudo-queries with the tokens of the query are left out of the index.
     """
 
     query: str
     included_ids: Sequence[str] = ()
+    passages: PassageChoice | None = None
+    leave_out_own_text: bool = False
+
+
+class SearchResult(NamedTuple):
+    """What was found for a query.
+
+    Attributes:
+        hits (`list[Hit]`): The hits, best first.
+        index ([`FMIndex`]): The index without what the search left out.
+    """
+
+    hits: list[Hit]
+    index: FMIndex
 
 
 class SearchEngine:
@@ -51,7 +71,14 @@ class SearchEngine:
     def search(
         self, requests: Sequence[SearchRequest], k: int, processes: Processes | None = None
     ) -> Iterator[list[Hit]]:
-        """Yield the hits of each query, best first.
+        """Yield the hits of each query, best first; see `results`."""
+        for result in self.results(requests, k, processes):
+            yield result.hits
+
+    def results(
+        self, requests: Sequence[SearchRequest], k: int, processes: Processes | None = None
+    ) -> Iterator[SearchResult]:
+        """Yield what is found for each query.
 
         Args:
             requests (`Sequence[SearchRequest]`): The queries.
@@ -60,11 +87,14 @@ class SearchEngine:
 
         Raises:
             ValueError: if k is below 1.
-            KeyError: if an included passage is not in the index.
+            KeyError: if an included passage is not in the index, or not among the passages to search.
         """
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise DGRValueError(f"k={k!r}: ask for at least 1 passage.")
         included = [self.index.passage_positions(dict.fromkeys(request.included_ids)) for request in requests]
+        for request, positions in zip(requests, included, strict=True):
+            if request.passages is not None:
+                request.passages.check_included(positions, request.included_ids)
         size = self.settings.batch_size
         hidden = len(requests) <= size or not is_main_process(processes)
         with (
@@ -72,35 +102,65 @@ class SearchEngine:
             kept_moving(progress),
         ):
             for start in range(0, len(requests), size):
-                queries = [request.query for request in requests[start : start + size]]
-                for hits in self._search_batch(queries, included[start : start + size], int(k), progress):
-                    yield hits
+                for result in self._search_batch(
+                    requests[start : start + size], included[start : start + size], int(k), progress
+                ):
+                    yield result
                     progress.update()
 
     def _search_batch(
-        self, queries: Sequence[str], included: Sequence[np.ndarray], k: int, progress: Any
-    ) -> Iterator[list[Hit]]:
-        """Hits of a batch of queries; `included` are positions of passages, for each query."""
+        self, requests: Sequence[SearchRequest], included: Sequence[np.ndarray], k: int, progress: Any
+    ) -> Iterator[SearchResult]:
+        """Results of a batch of queries; `included` are positions of passages, for each query."""
+        results: dict[int, SearchResult] = {}
+        for choice, numbers in grouped_by_passages(requests):
+            index, positions = self.index, [included[number] for number in numbers]
+            if choice is not None:
+                index, positions = choice.index(self.index), [choice.positions_among(some) for some in positions]
+            of_group = self._search_in(index, [requests[number] for number in numbers], positions, k, progress)
+            results |= dict(zip(numbers, of_group, strict=True))
+        for number in range(len(requests)):
+            yield results[number]
+
+    def _search_in(
+        self, index: FMIndex, requests: Sequence[SearchRequest], included: Sequence[np.ndarray], k: int, progress: Any
+    ) -> list[SearchResult]:
+        """Results of queries that search among the passages of an index."""
 
         def on_token(tokens: int) -> None:
             progress.set_postfix_str(f"generating identifiers, token {tokens}", refresh=False)
 
-        query_identifiers = self.query_identifiers(queries, included, on_token)
+        queries = [request.query for request in requests]
+        index = self._without_own_texts(index, requests)
+        query_identifiers = self.query_identifiers(queries, included, on_token, index)
+        indexes = [index.for_readers([number]) for number in range(len(queries))]
         ranked = []
-        for number, (identifiers, positions) in enumerate(zip(query_identifiers, included, strict=True), start=1):
-            progress.set_postfix_str(f"scoring passages, query {number} of {len(queries)}", refresh=False)
-            ranked.append(self.rank_passages(identifiers, k, positions))
+        for number, (identifiers, positions) in enumerate(zip(query_identifiers, included, strict=True)):
+            progress.set_postfix_str(f"scoring passages, query {number + 1} of {len(queries)}", refresh=False)
+            ranked.append(self.rank_passages(identifiers, k, positions, indexes[number]))
         # All ids in one call: with a distributed index, each call is a question to other processes.
         all_positions = np.array([passage.position for passages in ranked for passage in passages], np.int64)
-        passage_ids = iter(self.index.passage_ids.take(all_positions))
-        for passages, positions in zip(ranked, included, strict=True):
-            yield _hits(passages, passage_ids, k, positions)
+        passage_ids = iter(index.passage_ids.take(all_positions))
+        return [
+            SearchResult(_hits(passages, passage_ids, k, positions), own)
+            for passages, positions, own in zip(ranked, included, indexes, strict=True)
+        ]
+
+    def _without_own_texts(self, index: FMIndex, requests: Sequence[SearchRequest]) -> FMIndex:
+        """The index as each of the queries sees it, if some pseudo-query is left out for one of them."""
+        asked = [number for number, request in enumerate(requests) if request.leave_out_own_text]
+        texts: list[dict[int, np.ndarray]] = [{} for _ in requests]
+        found = own_texts(index, self.identifiers, [requests[number].query for number in asked])
+        for number, text in zip(asked, found, strict=True):
+            texts[number] = text
+        return EditedIndex(Edits(index, texts), range(len(requests))) if any(texts) else index
 
     def query_identifiers(
         self,
         queries: Sequence[str],
         included: Sequence[np.ndarray],
         on_token: Callable[[int], None] | None = None,
+        index: FMIndex | None = None,
     ) -> list[QueryIdentifiers]:
         """Generate and weigh the identifiers of each query of a batch.
 
@@ -108,18 +168,21 @@ class SearchEngine:
             queries (`Sequence[str]`): The queries; one without words has no identifiers.
             included (`Sequence[np.ndarray]`): For each query, positions of passages that have to be scored.
             on_token (`Callable[[int], None]`, *optional*): Called with the number of tokens generated so far.
+            index ([`FMIndex`], *optional*): The index to search, whose readers are the queries.
         """
+        index = self.index if index is None else index
         no_identifiers = QueryIdentifiers([], np.zeros(self.index.vocab_size))
         results = [no_identifiers] * len(queries)
         with_words = [number for number, query in enumerate(queries) if query.strip()]
         if not with_words:
             return results
         texts = [queries[number] for number in with_words]
+        indexes = [index.for_readers([number]) for number in with_words]
         lengths = generated_lengths(self.parts.model, self.identifiers, self.settings)
         with generation_mode(self.parts.model) as model:
             searches = search_views(
                 model,
-                self.index,
+                index.for_readers(with_words),
                 self.identifiers,
                 texts,
                 lengths,
@@ -131,43 +194,44 @@ class SearchEngine:
                 for number in range(len(texts))
             ]
             additional = [
-                _without(known, self._additional_identifiers(query, positions))
-                for query, positions, known in zip(
-                    texts, [included[number] for number in with_words], generated, strict=True
+                _without(known, self._additional_identifiers(query, positions, of_query))
+                for query, positions, known, of_query in zip(
+                    texts, [included[number] for number in with_words], generated, indexes, strict=True
                 )
             ]
             scored = self._score(model, texts, additional)
         for number, identifiers in enumerate(generated):
-            weighted = weigh_identifiers(self.index, identifiers + scored[number], self.scoring)
+            weighted = weigh_identifiers(indexes[number], identifiers + scored[number], self.scoring)
             if "substring" in searches:
                 first_scores = searches["substring"].first_scores[number]
-                result = add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
+                result = add_unigrams(indexes[number], weighted, first_scores, self.settings, self.scoring)
             else:
                 result = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
             results[with_words[number]] = result
         return results
 
-    def rank_passages(self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray) -> list[ScoredPassage]:
+    def rank_passages(
+        self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray, index: FMIndex
+    ) -> list[ScoredPassage]:
         """Score passages by the identifiers of a query.
 
         Args:
             query_identifiers ([`QueryIdentifiers`]): The weighted identifiers.
             k (`int`): Number of passages.
             included (`np.ndarray` of int64): Positions of passages to return in any case.
+            index ([`FMIndex`]): The index to search.
 
         Returns:
             `list[ScoredPassage]`: the k best, all that equal the last of them, and the included ones, in no order.
         """
         settings = self.settings
         if self.scoring.kind == "log_likelihood":
-            ranked = likeliest_passages(
-                self.index, self.identifiers, query_identifiers.weighted, settings.max_occurrences
-            )
+            ranked = likeliest_passages(index, self.identifiers, query_identifiers.weighted, settings.max_occurrences)
             scores = np.array([passage.score for passage in ranked])
             is_included = np.isin([passage.position for passage in ranked], included)
             return [ranked[number] for number in best_or_included(scores, k, is_included)]
         scorer = PassageScorer(
-            self.index,
+            index,
             self.identifiers,
             query_identifiers.weighted,
             query_identifiers.unigram_weights,
@@ -178,17 +242,17 @@ class SearchEngine:
         scores = scorer.score(positions)
         return scorer.explain(positions[best_or_included(scores, k, np.isin(positions, included))])
 
-    def _additional_identifiers(self, query: str, included: np.ndarray) -> list[MatchedIdentifier]:
+    def _additional_identifiers(self, query: str, included: np.ndarray, index: FMIndex) -> list[MatchedIdentifier]:
         """Identifiers of a query that do not come from the beam search, without scores; all of the same view."""
         if self.scoring.kind == "log_likelihood":
             # The only view is the title or the docid, of which a passage has one.
             return [
                 identifier
                 for position in included.tolist()
-                for identifier in passage_identifiers(self.index, self.identifiers, position, 0)
+                for identifier in passage_identifiers(index, self.identifiers, position, 0)
             ]
         if "substring" in self.identifiers.views and self.settings.query_ngrams:
-            return query_ngrams(query, self.index, self.identifiers, self.settings.query_ngram_words)
+            return query_ngrams(query, index, self.identifiers, self.settings.query_ngram_words)
         return []
 
     def _score(
@@ -207,6 +271,14 @@ class SearchEngine:
             ]
             for identifiers, scores in zip(unscored, score_identifiers(model, prompts, ids), strict=True)
         ]
+
+
+def grouped_by_passages(requests: Sequence[SearchRequest]) -> list[tuple[PassageChoice | None, list[int]]]:
+    """The numbers of the requests that search among the same passages, in the order of their first ones."""
+    groups: dict[PassageChoice | None, list[int]] = {}
+    for number, request in enumerate(requests):
+        groups.setdefault(request.passages, []).append(number)
+    return list(groups.items())
 
 
 def _without(known: Sequence[MatchedIdentifier], identifiers: Sequence[MatchedIdentifier]) -> list[MatchedIdentifier]:
