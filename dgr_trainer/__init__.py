@@ -41,6 +41,7 @@ _HOME_OF = {
     "compare_runs": "dgr_trainer.evaluation.comparison",
     "evaluate_run": "dgr_trainer.evaluation.metrics",
     "generation_pairs": "dgr_trainer.training.pairs",
+    "pairs_from_candidates": "dgr_trainer.training.pairs",
     "qrels_from_dataset": "dgr_trainer.data.queries",
     "queries_from_dataset": "dgr_trainer.data.queries",
     "rank_list_statistics": "dgr_trainer.runs.statistics",
@@ -105,6 +106,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.training.losses import margin_rank_loss as margin_rank_loss
     from dgr_trainer.training.losses import ranknet_loss as ranknet_loss
     from dgr_trainer.training.pairs import generation_pairs as generation_pairs
+    from dgr_trainer.training.pairs import pairs_from_candidates as pairs_from_candidates
     from dgr_trainer.training.trainer import (
         DistillationGenerativeRetrievalTrainer as DistillationGenerativeRetrievalTrainer,
     )

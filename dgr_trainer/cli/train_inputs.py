@@ -190,7 +190,7 @@ def read(options: AllOptions, seed: int) -> TrainInputs:
         evaluator = _evaluator(options.evaluation, index, identifiers, search or SearchSettings(), scoring)
     collator = None
     if train.stage == "generation":
-        dataset = _pairs(options, identifiers, corpus, queries, qrels, seed)
+        dataset = _pairs(options, identifiers, index, corpus, queries, qrels, seed)
     else:
         assert queries is not None
         dataset = queries
@@ -254,6 +254,7 @@ def _evaluator(
 def _pairs(
     options: AllOptions,
     identifiers: Identifiers,
+    index: FMIndex | None,
     corpus: Corpus | None,
     queries: Dataset | None,
     qrels: Qrels | None,
@@ -266,7 +267,12 @@ def _pairs(
     if options.train.corpus is not None:
         corpus = read_corpus("--corpus", options.train.corpus)
     assert corpus is not None
-    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **options.pairs.given())
+    given = options.pairs.given()
+    if given.get("targets") == "distinctive":
+        if index is None:
+            raise DGRValueError("--targets distinctive compares substrings with the corpus. Give its --index.")
+        given["index"] = index
+    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **given)
 
 
 def _collator(
