@@ -91,7 +91,9 @@ class TrainOptions:
         {
             "list_length": "Passages in a query's list.",
             "sampling": "Draw the list as published, take the teacher's first passages, draw from all parts of its "
-            "rank list, or take passages whose scores are far apart.",
+            "rank list, or take passages whose scores are far apart, the student's first ones (hard), or those around "
+            "the relevant one in the teacher's list (near).",
+            "tie_margin": "Passages whose teacher scores differ by at most this are not told apart.",
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",
             "max_row_tokens": "Longest packed row of the decoder.",

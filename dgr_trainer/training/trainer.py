@@ -38,6 +38,7 @@ from dgr_trainer.training.logged_terms import LoggedTerms
 from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
+from dgr_trainer.training.score_spread import fitted_arguments
 from dgr_trainer.training.student_check import try_student
 from dgr_trainer.training.unused_arguments import warn_of_unused_arguments
 
@@ -128,6 +129,8 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
                 eval_dataset = with_tokenised_queries(eval_dataset, data_collator, args)
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
+
+        args = fitted_arguments(args, data_collator, train_dataset)
 
         # Evaluating retrieval alone needs no dataset, but the parent class requires one.
         placeholder = eval_dataset is None and retrieval_evaluator is not None
