@@ -49,6 +49,7 @@ _HOME_OF = {
     "read_pseudo_queries": "dgr_trainer.data.pseudo_queries",
     "read_qrels": "dgr_trainer.data.queries",
     "read_queries": "dgr_trainer.data.queries",
+    "split_queries": "dgr_trainer.data.query_splits",
     "distilled_ranknet_loss": "dgr_trainer.training.losses",
     "kl_divergence_loss": "dgr_trainer.training.losses",
     "lambda_loss": "dgr_trainer.training.losses",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.data.queries import queries_from_dataset as queries_from_dataset
     from dgr_trainer.data.queries import read_qrels as read_qrels
     from dgr_trainer.data.queries import read_queries as read_queries
+    from dgr_trainer.data.query_splits import split_queries as split_queries
     from dgr_trainer.evaluation.answers import answer_qrels as answer_qrels
     from dgr_trainer.evaluation.comparison import compare_runs as compare_runs
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator as RetrievalEvaluator

@@ -10,7 +10,7 @@ from dgr_trainer.cli.models import LESS_MEMORY, check_retriever, load_retriever,
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
-from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of
+from dgr_trainer.cli.sources import PART_HELP, check_part, check_split, read_qrels_of, read_queries_of
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group
 
@@ -35,6 +35,7 @@ class CandidatesOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     k: int = field(default=100, metadata={"help": "Passages per query.", "aliases": ["-k"]})
     ignore_identical_ids: bool = field(
         default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
@@ -63,7 +64,8 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     if options.k < 1:
         raise DGRValueError(f"-k {options.k}: ask for at least 1 passage.")
     check_split(options.split, options.queries, options.qrels)
-    queries = read_queries_of(options.queries, options.split)
+    check_part(options.part, options.queries)
+    queries = read_queries_of(options.queries, options.split, part=options.part)
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
     folder = check_retriever(positionals.retriever, search)
 

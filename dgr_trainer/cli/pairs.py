@@ -15,6 +15,8 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
+    PART_HELP,
+    check_part,
     check_split,
     index_folder,
     open_index,
@@ -66,6 +68,7 @@ class PairsOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     candidates: str | None = field(
         default=None,
         metadata={
@@ -139,6 +142,7 @@ def run(
     source = input_path("CORPUS", positionals.corpus)
     model = model_name("--model", options.model)
     check_split(options.split, options.queries, options.qrels)
+    check_part(options.part, options.queries)
     if (options.queries is None) != (options.qrels is None):
         raise DGRValueError(
             "--queries and --qrels go together: pairs are made of a query and the passage it asks for."
@@ -146,7 +150,7 @@ def run(
     _check_ways(options, pair_options)
     if options.candidates is not None:
         input_path("--candidates", options.candidates, folder=True)
-    queries = read_queries_of(options.queries, options.split) if options.queries else None
+    queries = read_queries_of(options.queries, options.split, part=options.part) if options.queries else None
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
 
     from dgr_trainer.identifiers import IdentifierSettings

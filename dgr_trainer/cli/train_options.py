@@ -7,6 +7,7 @@ from typing import Literal
 
 from dgr_trainer.cli.derive import LibraryOptions, Setting, derived, parameters_of, settings_of
 from dgr_trainer.cli.settings import AS_SAVED
+from dgr_trainer.cli.sources import PART_HELP
 from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.retrieval.settings import SearchSettings
@@ -50,6 +51,7 @@ class TrainOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     pairs: str | None = field(
         default=None,
         metadata={"metavar": "PATH", "help": "generation: pairs that `dgr pairs` made; otherwise they are made now."},
