@@ -49,6 +49,7 @@ _HOME_OF = {
     "read_pseudo_queries": "dgr_trainer.data.pseudo_queries",
     "read_qrels": "dgr_trainer.data.queries",
     "read_queries": "dgr_trainer.data.queries",
+    "tune_search": "dgr_trainer.evaluation.tuning",
     "split_queries": "dgr_trainer.data.query_splits",
     "distilled_ranknet_loss": "dgr_trainer.training.losses",
     "kl_divergence_loss": "dgr_trainer.training.losses",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.evaluation.comparison import compare_runs as compare_runs
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator as RetrievalEvaluator
     from dgr_trainer.evaluation.metrics import evaluate_run as evaluate_run
+    from dgr_trainer.evaluation.tuning import tune_search as tune_search
     from dgr_trainer.identifier_weights import ScoringSettings as ScoringSettings
     from dgr_trainer.identifiers import Identifiers as Identifiers
     from dgr_trainer.identifiers import IdentifierSettings as IdentifierSettings

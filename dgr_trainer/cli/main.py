@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": "Inspect runs before training: lists, quality, agreement.",
     "search": "Search with a retriever.",
     "evaluate": "Measure and compare runs.",
+    "tune": "Fit the settings of a search to development queries.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:

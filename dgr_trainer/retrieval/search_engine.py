@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -138,14 +139,22 @@ class SearchEngine:
             ]
             scored = self._score(model, texts, additional)
         for number, identifiers in enumerate(generated):
-            weighted = weigh_identifiers(self.index, identifiers + scored[number], self.scoring)
-            if "substring" in searches:
-                first_scores = searches["substring"].first_scores[number]
-                result = add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
-            else:
-                result = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
-            results[with_words[number]] = result
+            first_scores = searches["substring"].first_scores[number] if "substring" in searches else None
+            results[with_words[number]] = self.weigh(identifiers + scored[number], first_scores)
         return results
+
+    def weigh(self, found: list[MatchedIdentifier], first_scores: torch.Tensor | None) -> QueryIdentifiers:
+        """Weigh the identifiers of a query.
+
+        Args:
+            found (`list[MatchedIdentifier]`): Identifiers with their log-likelihoods.
+            first_scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*):
+                Log-probabilities of the first token of a substring, if there are substrings.
+        """
+        weighted = weigh_identifiers(self.index, found, self.scoring)
+        if first_scores is None:
+            return QueryIdentifiers(weighted, np.zeros(self.index.vocab_size))
+        return add_unigrams(self.index, weighted, first_scores, self.settings, self.scoring)
 
     def rank_passages(self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray) -> list[ScoredPassage]:
         """Score passages by the identifiers of a query.
