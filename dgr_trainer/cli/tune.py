@@ -66,7 +66,8 @@ def make_parser() -> CommandParser:
         "how many beams there are. They are chosen on one half of the queries; the other half says what that gains. "
         "Never give test queries. `dgr search`, `dgr candidates` and `dgr tune` take the result with --settings.",
         usage="RETRIEVER --queries FILE --qrels FILE --output FILE [options]",
-        example="  dgr tune retriever --queries dev.jsonl --qrels dev.qrels --output settings.json\n"
+        example="  dgr tune retriever --queries dev.jsonl --qrels dev.qrels \\\n"
+        "      --output settings.json\n"
         "  dgr search retriever --settings settings.json \\\n"
         "      --queries test.jsonl --output dgr.trec",
     )
