@@ -43,6 +43,7 @@ _HOME_OF = {
     "compare_runs": "dgr_trainer.evaluation.comparison",
     "evaluate_run": "dgr_trainer.evaluation.metrics",
     "generation_pairs": "dgr_trainer.training.pairs",
+    "pairs_from_candidates": "dgr_trainer.training.pairs",
     "qrels_from_dataset": "dgr_trainer.data.queries",
     "queries_from_dataset": "dgr_trainer.data.queries",
     "rank_list_statistics": "dgr_trainer.runs.statistics",
@@ -50,6 +51,8 @@ _HOME_OF = {
     "read_pseudo_queries": "dgr_trainer.data.pseudo_queries",
     "read_qrels": "dgr_trainer.data.queries",
     "read_queries": "dgr_trainer.data.queries",
+    "tune_search": "dgr_trainer.evaluation.tuning",
+    "split_queries": "dgr_trainer.data.query_splits",
     "distilled_ranknet_loss": "dgr_trainer.training.losses",
     "kl_divergence_loss": "dgr_trainer.training.losses",
     "lambda_loss": "dgr_trainer.training.losses",
@@ -72,10 +75,12 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.data.queries import queries_from_dataset as queries_from_dataset
     from dgr_trainer.data.queries import read_qrels as read_qrels
     from dgr_trainer.data.queries import read_queries as read_queries
+    from dgr_trainer.data.query_splits import split_queries as split_queries
     from dgr_trainer.evaluation.answers import answer_qrels as answer_qrels
     from dgr_trainer.evaluation.comparison import compare_runs as compare_runs
     from dgr_trainer.evaluation.evaluator import RetrievalEvaluator as RetrievalEvaluator
     from dgr_trainer.evaluation.metrics import evaluate_run as evaluate_run
+    from dgr_trainer.evaluation.tuning import tune_search as tune_search
     from dgr_trainer.identifier_weights import ScoringSettings as ScoringSettings
     from dgr_trainer.identifiers import Identifiers as Identifiers
     from dgr_trainer.identifiers import IdentifierSettings as IdentifierSettings
@@ -111,6 +116,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.training.losses import margin_rank_loss as margin_rank_loss
     from dgr_trainer.training.losses import ranknet_loss as ranknet_loss
     from dgr_trainer.training.pairs import generation_pairs as generation_pairs
+    from dgr_trainer.training.pairs import pairs_from_candidates as pairs_from_candidates
     from dgr_trainer.training.trainer import (
         DistillationGenerativeRetrievalTrainer as DistillationGenerativeRetrievalTrainer,
     )

@@ -42,10 +42,10 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="Generation stage; distillation: half.")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--beam_size", type=int, default=5)
-    # Margins have the scale of passage scores: tens on a few passages, hundreds on many thousands.
-    parser.add_argument("--margin", type=float, default=10)
-    parser.add_argument("--margin_gap", type=float, default=3)
-    parser.add_argument("--generation_weight", type=float, default=5)
+    # By default they fit the passage scores: tens on a few passages, hundreds on many thousands.
+    parser.add_argument("--margin", type=float)
+    parser.add_argument("--margin_gap", type=float)
+    parser.add_argument("--generation_weight", type=float)
     options = parser.parse_args()
     output_dir: Path = options.output_dir
 

@@ -11,7 +11,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.passage_sets import read_passage_sets
 from dgr_trainer.cli.paths import output_folder
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
-from dgr_trainer.cli.sources import check_split, read_qrels_of, read_queries_of
+from dgr_trainer.cli.sources import PART_HELP, check_part, check_split, read_qrels_of, read_queries_of
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group
 
@@ -36,6 +36,7 @@ class CandidatesOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     k: int = field(default=100, metadata={"help": "Passages per query.", "aliases": ["-k"]})
     ignore_identical_ids: bool = field(
         default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
@@ -81,7 +82,8 @@ def run(options: CandidatesOptions, search: SearchOptions, device: DeviceOptions
     if options.k < 1:
         raise DGRValueError(f"-k {options.k}: ask for at least 1 passage.")
     check_split(options.split, options.queries, options.qrels)
-    queries = read_queries_of(options.queries, options.split)
+    check_part(options.part, options.queries)
+    queries = read_queries_of(options.queries, options.split, part=options.part)
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
     among, exclude = (_passages(f"--{name}", getattr(options, name)) for name in ("among", "exclude"))
     folder = check_retriever(positionals.retriever, search)

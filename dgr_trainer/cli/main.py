@@ -36,6 +36,7 @@ COMMANDS = {
     "push": "Upload a retriever to the Hugging Face Hub.",
     "pull": "Download a retriever from the Hugging Face Hub.",
     "report": "Write the report of a training: one HTML file.",
+    "tune": "Fit the settings of a search to development queries.",
     "quickstart": "Run all stages on Python's own documentation.",
 }
 _FLOW = """the flow:

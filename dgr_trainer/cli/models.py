@@ -98,7 +98,7 @@ def check_retriever(path: str, search: SearchOptions) -> Path:
         OSError: if the folder is missing or holds no retriever.
         ValueError: if its description is damaged, or the settings cannot be used.
     """
-    from dgr_trainer.retrieval.settings import SearchSettings
+    from dgr_trainer.retrieval.settings import SearchSettings, read_settings
 
     folder = input_path("RETRIEVER", path, folder=True)
     retriever = index_folder(folder)
@@ -108,6 +108,8 @@ def check_retriever(path: str, search: SearchOptions) -> Path:
             "one, and so does GenerativeRetriever.save_pretrained."
         )
     SearchSettings(**search.given())
+    if search.settings is not None:
+        read_settings(input_path("--settings", search.settings, folder=False))
     return folder
 
 
@@ -119,6 +121,7 @@ def load_retriever(
     from transformers.utils import logging as transformers_logging
 
     from dgr_trainer.retrieval.retriever import GenerativeRetriever
+    from dgr_trainer.retrieval.settings import read_settings
 
     cast(Any, transformers_logging).disable_progress_bar()
     check_device(device.device)
@@ -127,7 +130,10 @@ def load_retriever(
     default = ("cuda" if torch.cuda.is_available() else "cpu") if processes is None else processes.device
     with memory_advice("Give --device cpu, or --dtype bfloat16."):
         model.to(device.device or default)
-    retriever.settings = dataclasses.replace(retriever.settings, **search.given())
+    settings = retriever.settings
+    if search.settings is not None:
+        settings, retriever.scoring = read_settings(search.settings)
+    retriever.settings = dataclasses.replace(settings, **search.given())
     return retriever
 
 

@@ -15,8 +15,11 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file, output_folder
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
+    PART_HELP,
+    check_part,
     check_split,
     index_folder,
+    open_index,
     read_corpus,
     read_description,
     read_qrels_of,
@@ -27,12 +30,15 @@ from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.lines import file_kind, line_location
 from dgr_trainer.files.records import json_records
-from dgr_trainer.training.pairs import generation_pairs
+from dgr_trainer.training.pairs import TARGETS, generation_pairs, pairs_from_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasets import Dataset
+
+    from dgr_trainer.data.queries import Qrels
+    from dgr_trainer.identifiers import Identifiers
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,22 @@ class PairsOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
+    candidates: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "DIR",
+            "help": "Candidates of `dgr candidates`: make pairs of the identifiers by which the student itself found "
+            "the relevant passages.",
+        },
+    )
+    identifiers_per_query: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --candidates: identifiers per query and relevant passage (default: "
+            f"{default_of(pairs_from_candidates, 'identifiers_per_query')})."
+        },
+    )
     seed: int = field(default=default_of(generation_pairs, "seed"), metadata={"help": "Equal seeds give equal pairs."})
     overwrite: bool = field(default=False, metadata={"help": "Replace existing pairs."})
 
@@ -76,7 +98,11 @@ class PairsOptions:
             "samples_per_passage": "Examples of every view from each passage alone; 0 for none.",
             "substring_words": "Length of a substring in words.",
             "temperature": "How evenly substrings are drawn from a passage; higher is more even.",
+            "targets": "Substrings as published, or different ones that are rare in the corpus (an index).",
+            "substring_length": "Longest substring in tokens; by default 8 for distinctive targets, else any.",
+            "num_proc": "Processes that make pairs; by default one.",
         },
+        choices={"targets": TARGETS},
         renamed={"temperature": "substring_temperature"},
     )
 )
@@ -116,23 +142,40 @@ def run(
     source = input_path("CORPUS", positionals.corpus)
     model = model_name("--model", options.model)
     check_split(options.split, options.queries, options.qrels)
+    check_part(options.part, options.queries)
     if (options.queries is None) != (options.qrels is None):
         raise DGRValueError(
             "--queries and --qrels go together: pairs are made of a query and the passage it asks for."
         )
-    queries = read_queries_of(options.queries, options.split) if options.queries else None
+    _check_ways(options, pair_options)
+    if options.candidates is not None:
+        input_path("--candidates", options.candidates, folder=True)
+    queries = read_queries_of(options.queries, options.split, part=options.part) if options.queries else None
     qrels = read_qrels_of(options.qrels, options.split) if options.qrels else None
 
     from dgr_trainer.identifiers import IdentifierSettings
 
-    index = index_folder(source)
-    if index is None:
+    folder = index_folder(source)
+    if folder is None:
         settings = IdentifierSettings(**identifier_options.given())
     else:
-        settings = index.settings(identifier_options)
-    corpus = read_corpus("CORPUS", positionals.corpus)
+        settings = folder.settings(identifier_options)
+    given = pair_options.given()
+    distinctive = given.get("targets") == "distinctive"
+    if distinctive and folder is None:
+        raise DGRValueError(
+            f"--targets distinctive compares substrings with the corpus, but {positionals.corpus} is not the folder "
+            "of an index. Give one that `dgr index` made."
+        )
     identifiers = load_identifiers(model, settings)
-    pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, **pair_options.given())
+    if options.candidates is not None:
+        pairs = _of_candidates(options, given, identifiers, queries, qrels)
+    else:
+        index = None
+        corpus = read_corpus("CORPUS", positionals.corpus)
+        if distinctive and folder is not None:
+            index, _ = open_index(folder, identifiers.fingerprint)
+        pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, index=index, **given)
     if as_jsonl:
         with atomic_text(output) as file:
             for row in pairs:
@@ -143,6 +186,40 @@ def run(
             description = {"tokenizer_fingerprint": identifiers.fingerprint, "identifiers": settings.to_dict()}
             (folder / PAIRS_MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     logger.info("made %s pairs: %s", f"{len(pairs):,}", output)
+
+
+def _check_ways(options: PairsOptions, pair_options: PairOptions) -> None:
+    """Refuse options of one way to make pairs where the other one is chosen."""
+    if options.candidates is None:
+        if options.identifiers_per_query is not None:
+            raise DGRValueError("--identifiers_per_query goes with --candidates, of which pairs are made then.")
+        return
+    if options.queries is None:
+        raise DGRValueError("--candidates needs the --queries and --qrels that say which of them are relevant.")
+    others = [name for name in pair_options.arguments if getattr(pair_options, name) and name != "num_proc"]
+    if others:
+        raise DGRValueError(
+            f"--candidates: pairs are made of the student's own identifiers, so --{others[0]} has no effect. Leave "
+            "one of them out."
+        )
+    if options.identifiers_per_query is not None and options.identifiers_per_query < 1:
+        raise DGRValueError(f"--identifiers_per_query {options.identifiers_per_query} has to be at least 1.")
+
+
+def _of_candidates(
+    options: PairsOptions,
+    given: dict[str, Any],
+    identifiers: Identifiers,
+    queries: Dataset | None,
+    qrels: Qrels | None,
+) -> Dataset:
+    from dgr_trainer.candidates import Candidates
+
+    assert options.candidates is not None and queries is not None and qrels is not None
+    if options.identifiers_per_query is not None:
+        given = given | {"identifiers_per_query": options.identifiers_per_query}
+    candidates = Candidates.load_from_disk(options.candidates, tokenizer_fingerprint=identifiers.fingerprint)
+    return pairs_from_candidates(candidates, identifiers, queries, qrels, seed=options.seed, **given)
 
 
 def read_pairs(path: Path, fingerprint: str, vocab_size: int) -> Dataset:

@@ -10,7 +10,15 @@ from typing import Any
 from dgr_trainer.cli.models import check_device, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_file
-from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, write_run
+from dgr_trainer.cli.sources import (
+    PART_HELP,
+    check_part,
+    check_split,
+    read_corpus,
+    read_queries_of,
+    read_run,
+    write_run,
+)
 from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.processes import is_main_process, process_group, require_single_process
@@ -48,6 +56,7 @@ class RankOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     ignore_identical_ids: bool = field(
         default=False, metadata={"help": "Leave out the passage that has the id of the query, as BEIR does."}
     )
@@ -72,7 +81,7 @@ def run(options: RankOptions, teacher_options: Any, positionals: Namespace) -> N
     output = output_file("--output", options.output, options.overwrite)
     given = given_options(teacher_options, options.teacher)
     _check(options, given)
-    queries = read_queries_of(options.queries, options.split)
+    queries = read_queries_of(options.queries, options.split, part=options.part)
     candidates = _read_candidates(options)
     corpus = None if options.corpus is None else read_corpus("--corpus", options.corpus)
     with process_group(teacher_options.device) as processes:
@@ -94,6 +103,7 @@ def _check(options: RankOptions, given: dict[str, Any]) -> None:
     if options.k < 1 or (options.depth is not None and options.depth < 1):
         raise DGRValueError(f"-k {options.k} and --depth {options.depth} are numbers of passages. Give at least 1.")
     check_split(options.split, options.queries)
+    check_part(options.part, options.queries)
     if options.candidates is not None and options.run is not None:
         raise DGRValueError("--candidates and --run both say what to rank. Give one of them.")
     without_candidates = options.candidates is None and options.run is None

@@ -40,6 +40,11 @@ class SearchOptions(LibraryOptions):
 
     _argument_group_name = "search (saved with the retriever)"
 
+    settings: str | None = field(
+        default=None,
+        metadata={"metavar": "FILE", "help": "Settings that `dgr tune` wrote, in place of the saved ones."},
+    )
+
 
 @dataclass
 class DeviceOptions:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 INDEX_MARKER = "index.json"
 SETTINGS_FILE = "identifiers.json"
 RETRIEVER_MARKER = "retriever.json"
+PART_HELP = "Part of the queries, by a hash of their ids: 1/2 and 2/2 are two halves."
 
 
 class IndexFolder(NamedTuple):
@@ -134,11 +135,36 @@ def read_corpus(option: str, path: str) -> Corpus:
     return Corpus.load_from_disk(folder.corpus)
 
 
-def read_queries_of(path: str, split: str | None, option: str = "--queries") -> Dataset:
-    """Read queries from a file, or from a split of a BEIR folder."""
+def read_queries_of(path: str, split: str | None, option: str = "--queries", part: str | None = None) -> Dataset:
+    """Read queries from a file, or from a split of a BEIR folder; all of them, or a part such as `1/2`."""
     from dgr_trainer.data.queries import read_queries
+    from dgr_trainer.data.query_splits import split_queries
 
-    return read_queries(input_path(option, path), split if Path(path).is_dir() else None)
+    number, parts = (1, 1) if part is None else _part(part)
+    queries = read_queries(input_path(option, path), split if Path(path).is_dir() else None)
+    if parts == 1:
+        return queries
+    with input_errors(f"--part {part}", ValueError):
+        return split_queries(queries, parts)[number - 1]
+
+
+def check_part(part: str | None, queries: str | None) -> None:
+    """Raise a `ValueError` if a part of queries is no part, or there are no queries."""
+    if part is None:
+        return
+    _part(part)
+    if queries is None:
+        raise DGRValueError(
+            f"--part {part} is a part of queries, but there are none. Give --queries, or leave it out."
+        )
+
+
+def _part(part: str) -> tuple[int, int]:
+    """Number of a part, from 1, and number of parts."""
+    number, _, parts = part.partition("/")
+    if number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) and int(parts) >= 2:
+        return int(number), int(parts)
+    raise DGRValueError(f"--part {part} is no part of queries. Give 1/2 for the first of two, for example.")
 
 
 def read_qrels_of(path: str, split: str | None, option: str = "--qrels") -> Qrels:

@@ -12,6 +12,7 @@ from dgr_trainer.cli.paths import input_path, model_name
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
     IndexFolder,
+    check_part,
     check_split,
     index_folder,
     needed_index,
@@ -101,6 +102,7 @@ def check(options: AllOptions) -> None:
     if other_stage:
         raise DGRValueError(f"--{other_stage[0]} has no effect in --stage {train.stage}. Leave it out.")
     check_split(train.split, train.queries, train.qrels)
+    check_part(train.part, train.queries)
     check_split(evaluation.eval_split, evaluation.eval_queries, evaluation.eval_qrels)
     model_name("--model", train.model)
     for name in ("queries", "qrels", "corpus", "pairs", "candidates", "run", "identifiers"):
@@ -175,7 +177,7 @@ def read(options: AllOptions, seed: int) -> TrainInputs:
         OSError: if something cannot be read.
     """
     train = options.train
-    queries = read_queries_of(train.queries, train.split) if train.queries else None
+    queries = read_queries_of(train.queries, train.split, part=train.part) if train.queries else None
     qrels = read_qrels_of(train.qrels, train.split) if train.qrels else None
     name = model_name("--model", train.model)
     folder = _index_of(train)
@@ -190,7 +192,7 @@ def read(options: AllOptions, seed: int) -> TrainInputs:
         evaluator = _evaluator(options.evaluation, index, identifiers, search or SearchSettings(), scoring)
     collator = None
     if train.stage == "generation":
-        dataset = _pairs(options, identifiers, corpus, queries, qrels, seed)
+        dataset = _pairs(options, identifiers, index, corpus, queries, qrels, seed)
     else:
         assert queries is not None
         dataset = queries
@@ -254,6 +256,7 @@ def _evaluator(
 def _pairs(
     options: AllOptions,
     identifiers: Identifiers,
+    index: FMIndex | None,
     corpus: Corpus | None,
     queries: Dataset | None,
     qrels: Qrels | None,
@@ -266,7 +269,12 @@ def _pairs(
     if options.train.corpus is not None:
         corpus = read_corpus("--corpus", options.train.corpus)
     assert corpus is not None
-    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **options.pairs.given())
+    given = options.pairs.given()
+    if given.get("targets") == "distinctive":
+        if index is None:
+            raise DGRValueError("--targets distinctive compares substrings with the corpus. Give its --index.")
+        given["index"] = index
+    return generation_pairs(corpus, identifiers, queries, qrels, seed=seed, **given)
 
 
 def _collator(

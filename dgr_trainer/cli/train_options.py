@@ -7,6 +7,7 @@ from typing import Literal
 
 from dgr_trainer.cli.derive import LibraryOptions, Setting, derived, parameters_of, settings_of
 from dgr_trainer.cli.settings import AS_SAVED
+from dgr_trainer.cli.sources import PART_HELP
 from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.retrieval.settings import SearchSettings
@@ -50,6 +51,7 @@ class TrainOptions:
     split: str | None = field(
         default=None, metadata={"metavar": "NAME", "help": "Split of a BEIR folder, such as train."}
     )
+    part: str | None = field(default=None, metadata={"metavar": "N/M", "help": PART_HELP})
     pairs: str | None = field(
         default=None,
         metadata={"metavar": "PATH", "help": "generation: pairs that `dgr pairs` made; otherwise they are made now."},
@@ -91,7 +93,9 @@ class TrainOptions:
         {
             "list_length": "Passages in a query's list.",
             "sampling": "Draw the list as published, take the teacher's first passages, draw from all parts of its "
-            "rank list, or take passages whose scores are far apart.",
+            "rank list, or take passages whose scores are far apart, the student's first ones (hard), or those around "
+            "the relevant one in the teacher's list (near).",
+            "tie_margin": "Passages whose teacher scores differ by at most this are not told apart.",
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",
             "max_row_tokens": "Longest packed row of the decoder.",

@@ -17,6 +17,7 @@ _HOME_OF = {
     "read_pseudo_queries": "pseudo_queries",
     "read_qrels": "queries",
     "read_queries": "queries",
+    "split_queries": "query_splits",
     "write_qrels": "queries",
 }
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.data.queries import read_qrels as read_qrels
     from dgr_trainer.data.queries import read_queries as read_queries
     from dgr_trainer.data.queries import write_qrels as write_qrels
+    from dgr_trainer.data.query_splits import split_queries as split_queries
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 

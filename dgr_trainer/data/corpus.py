@@ -300,6 +300,10 @@ class Corpus(Sequence[Passage]):
             raise DGRIndexError(f"There is no passage {index}: the corpus has {len(self)} passages.")
         return _passage(self.dataset[index])
 
+    def take(self, positions: Sequence[int]) -> list[Passage]:
+        """The passages at some positions, which is faster than one at a time."""
+        return [_passage(row) for row in self.dataset.with_format("arrow")[list(positions)].to_pylist()]
+
     def get(self, id: str) -> Passage:
         """The passage with that id. Raises `KeyError` if there is none."""
         return self[self.position(id)]

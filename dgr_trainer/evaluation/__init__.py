@@ -13,6 +13,7 @@ _HOME_OF = {
     "RetrievalEvaluator": "evaluator",
     "RunComparison": "comparison",
     "RunMetric": "comparison",
+    "TunedSearch": "tuning",
     "answer_qrels": "answers",
     "compare_runs": "comparison",
     "confidence_interval": "significance",
@@ -20,6 +21,7 @@ _HOME_OF = {
     "evaluate_run": "metrics",
     "has_answer": "answers",
     "paired_test": "significance",
+    "tune_search": "tuning",
 }
 
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
@@ -39,6 +41,8 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.evaluation.significance import PairedTest as PairedTest
     from dgr_trainer.evaluation.significance import confidence_interval as confidence_interval
     from dgr_trainer.evaluation.significance import paired_test as paired_test
+    from dgr_trainer.evaluation.tuning import TunedSearch as TunedSearch
+    from dgr_trainer.evaluation.tuning import tune_search as tune_search
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 

@@ -1,11 +1,13 @@
 """Streams rows into a memory-mapped dataset, so that large data are never held as Python objects."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
 from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm.auto import tqdm
@@ -28,13 +30,27 @@ def dataset_from_rows(
     Returns:
         `datasets.Dataset`: One row for each item.
     """
+    with _written(features) as (path, writer):
+        for row in tqdm(rows, desc=description, unit=" rows", disable=description is None):
+            writer.write(dict(row))
+    return datasets.Dataset.from_file(str(path))
+
+
+def dataset_from_tables(tables: Iterable[pa.Table], features: datasets.Features) -> datasets.Dataset:
+    """Write tables to an Arrow file, one after the other, and open it as `dataset_from_rows` does."""
+    with _written(features) as (path, writer):
+        for table in tables:
+            writer.write_table(table)
+    return datasets.Dataset.from_file(str(path))
+
+
+@contextmanager
+def _written(features: datasets.Features) -> Iterator[tuple[Path, ArrowWriter]]:
     path = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
     try:
         with ArrowWriter(features=features, path=str(path)) as writer:
-            for row in tqdm(rows, desc=description, unit=" rows", disable=description is None):
-                writer.write(dict(row))
+            yield path, writer
             writer.finalize()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return datasets.Dataset.from_file(str(path))

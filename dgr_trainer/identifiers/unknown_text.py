@@ -1,10 +1,12 @@
 """Counts what a tokenizer does not know in the texts of passages, and passages that become identical by it."""
 
+import copy
 import logging
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,14 @@ class _PartCounts:
     unknown_tokens: int = 0
     example: str = ""
 
+    def merge(self, other: "_PartCounts") -> None:
+        """Add the counts of the passages after these."""
+        self.passages += other.passages
+        self.characters += other.characters
+        self.unknown_characters += other.unknown_characters
+        self.unknown_tokens += other.unknown_tokens
+        self.example = self.example or other.example
+
 
 @dataclass
 class _Sameness:
@@ -55,7 +65,23 @@ class _Sameness:
             self.first.setdefault(key, (passage_id, text))
         other_id, other_text = self.first.get(key, (passage_id, text))
         if other_text != text:
-            self.example = f"{shortened(other_text)} of {other_id!r} and {shortened(text)} of {passage_id!r}"
+            self._set_example((other_id, other_text), (passage_id, text))
+
+    def merge(self, other: "_Sameness") -> None:
+        """Add what another one, of the passages after these, has seen."""
+        self.texts.extend(other.texts)
+        self.ids.extend(other.ids)
+        for key, passage in other.first.items():
+            if self.example:
+                return
+            if len(self.first) < _REMEMBERED:
+                self.first.setdefault(key, passage)
+            if self.first.get(key, passage)[1] != passage[1]:
+                self._set_example(self.first[key], passage)
+        self.example = self.example or other.example
+
+    def _set_example(self, one: tuple[str, str], other: tuple[str, str]) -> None:
+        self.example = f"{shortened(one[1])} of {one[0]!r} and {shortened(other[1])} of {other[0]!r}"
 
     def count(self) -> int:
         """Passages whose ids another passage with another text has, too."""
@@ -103,6 +129,24 @@ class UnknownText:
                 docid = docid_of(passage)
                 self._add("docid", passage, [docid], [segment.docid])
                 self._same.setdefault("docid", _Sameness()).add(passage.id, docid, segment.docid)
+
+    def taken(self) -> "UnknownText":
+        """What was counted since the last call, for `merge` in another process; the counting begins anew."""
+        counted = copy.copy(self)
+        self.num_passages, self._parts, self._same = 0, {}, {}
+        return counted
+
+    def merge(self, other: "UnknownText") -> None:
+        """Add what was counted of other passages, those after these."""
+        self.num_passages += other.num_passages
+        for part, counts in other._parts.items():
+            self._parts.setdefault(part, _PartCounts()).merge(counts)
+        for part, same in other._same.items():
+            self._same.setdefault(part, _Sameness()).merge(same)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Between processes, counts travel without the tokenizer.
+        return {name: value for name, value in vars(self).items() if name not in ("identifiers", "_kept", "_dropped")}
 
     def check(self) -> None:
         """Refuse passages of which most of the text of a part is lost.
@@ -183,14 +227,19 @@ class UnknownText:
         return not characters.isdisjoint(self._dropped)
 
 
-def check_script(passages: Sequence[Passage], identifiers: Identifiers) -> None:
+def check_script(passages: Sequence[Passage], identifiers: Identifiers, *, sampled: int = _SAMPLED) -> None:
     """Refuse passages of which the tokenizer knows too little, by a sample of them, before long work starts.
+
+    Args:
+        passages (`Sequence[Passage]`): The passages.
+        identifiers ([`Identifiers`]): The tokenizer and the views in use.
+        sampled (`int`): How many of them are looked at, at even distances.
 
     Raises:
         ValueError: see `UnknownText.check`.
     """
-    step = max(1, len(passages) // _SAMPLED)
-    sample = [passages[number] for number in range(0, len(passages), step)][:_SAMPLED]
+    step = max(1, len(passages) // sampled)
+    sample = [passages[number] for number in range(0, len(passages), step)][:sampled]
     unknown = UnknownText(identifiers)
     unknown.add(sample, identifiers.encode_segments(sample))
     unknown.check()

@@ -144,7 +144,11 @@ class Identifiers:
 
     def words(self, text: str, ids: Sequence[int]) -> Words | None:
         """The words of a text and where they start in its ids; `None` where `word_starts` returns every position."""
-        return self._encoder.words(text, ids, self._markers.removed_from)
+        return self.words_of([text], [ids])[0]
+
+    def words_of(self, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> list[Words | None]:
+        """`words` of many texts, which is several times faster than one at a time."""
+        return self._encoder.words(texts, encoded, self._markers.removed_from)
 
     def split_words(self, text: str) -> Words:
         """The words of a text; in scripts without spaces, as far as the tokenizer does not join them."""

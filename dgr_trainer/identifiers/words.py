@@ -6,6 +6,7 @@ so that ten words of such a text are a phrase and not a paragraph.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import regex
@@ -42,6 +43,8 @@ class Words(NamedTuple):
 
     def joined(self, starts: list[int | None]) -> "Words":
         """The words by their starts in the token ids; one without a start belongs to the word before it."""
+        if None not in starts:
+            return Words(self.text, self.spans, [start for start in starts if start is not None])
         first = [number for number, start in enumerate(starts) if start is not None]
         ends = [*first[1:], len(self.spans)]
         spans = [(self.spans[left][0], self.spans[right - 1][1]) for left, right in zip(first, ends, strict=True)]
@@ -55,10 +58,14 @@ def is_unspaced(text: str) -> bool:
 
 def split_words(text: str) -> Words:
     """Divide a text into words, which keep the punctuation that is written beside them."""
-    text = " ".join(text.split())
+    parts = text.split()
+    text = " ".join(parts)
+    if not is_unspaced(text):
+        ends = list(accumulate(len(word) + 1 for word in parts))
+        return Words(text, [(end - 1 - len(word), end - 1) for word, end in zip(parts, ends, strict=True)])
     spans: list[tuple[int, int]] = []
     start = 0
-    for word in text.split():
+    for word in parts:
         if is_unspaced(word):
             spans += [(start + left, start + right) for left, right in _divided(word)]
         else:

@@ -10,6 +10,7 @@ _HOME_OF = {
     "SearchResults": "hit_lists",
     "IndexConstraint": "constraint",
     "SearchSettings": "settings",
+    "read_settings": "settings",
 }
 
 if TYPE_CHECKING:  # The same names for type checkers and editors; a test compares the two.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.retrieval.hits import Hit as Hit
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
+    from dgr_trainer.retrieval.settings import read_settings as read_settings
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 

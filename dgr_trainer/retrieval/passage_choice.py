@@ -14,7 +14,6 @@ import numpy as np
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.index import FMIndex
 from dgr_trainer.index.passage_subset import index_of_passages
-from dgr_trainer.retrieval.distributed_index import DistributedIndex
 
 PassageIds = Collection[str] | np.ndarray
 """Passages: their ids, or a mask (bool, one value a passage in the order of the index)."""
@@ -97,16 +96,11 @@ def one_choice(index: FMIndex, among: PassageIds | None, exclude: PassageIds | N
 
     Raises:
         TypeError: if an argument is neither a collection of ids nor a mask.
-        ValueError: if no passage is left, a mask has another length than the index, or the index is distributed.
+        ValueError: if no passage is left, or a mask has another length than the index.
         KeyError: if an id is unknown.
     """
     if among is None and exclude is None:
         return None
-    if isinstance(index, DistributedIndex):
-        raise DGRValueError(
-            "among and exclude cannot be used with a DistributedIndex. Search an index in one process, or leave the "
-            "passages out of the parts."
-        )
     left_out = np.empty(0, np.int64) if exclude is None else _positions(index, exclude, "exclude")
     if among is None:
         chosen, number = None, index.num_passages - len(left_out)

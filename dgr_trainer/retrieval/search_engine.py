@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -138,7 +139,6 @@ class SearchEngine:
         for number, (identifiers, positions) in enumerate(zip(query_identifiers, included, strict=True)):
             progress.set_postfix_str(f"scoring passages, query {number + 1} of {len(queries)}", refresh=False)
             ranked.append(self.rank_passages(identifiers, k, positions, indexes[number]))
-        # All ids in one call: with a distributed index, each call is a question to other processes.
         all_positions = np.array([passage.position for passages in ranked for passage in passages], np.int64)
         passage_ids = iter(index.passage_ids.take(all_positions))
         return [
@@ -201,14 +201,25 @@ class SearchEngine:
             ]
             scored = self._score(model, texts, additional)
         for number, identifiers in enumerate(generated):
-            weighted = weigh_identifiers(indexes[number], identifiers + scored[number], self.scoring)
-            if "substring" in searches:
-                first_scores = searches["substring"].first_scores[number]
-                result = add_unigrams(indexes[number], weighted, first_scores, self.settings, self.scoring)
-            else:
-                result = QueryIdentifiers(weighted, no_identifiers.unigram_weights)
-            results[with_words[number]] = result
+            first_scores = searches["substring"].first_scores[number] if "substring" in searches else None
+            results[with_words[number]] = self.weigh(identifiers + scored[number], first_scores, indexes[number])
         return results
+
+    def weigh(
+        self, found: list[MatchedIdentifier], first_scores: torch.Tensor | None, index: FMIndex
+    ) -> QueryIdentifiers:
+        """Weigh the identifiers of a query.
+
+        Args:
+            found (`list[MatchedIdentifier]`): Identifiers with their log-likelihoods.
+            first_scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*):
+                Log-probabilities of the first token of a substring, if there are substrings.
+            index ([`FMIndex`]): What the query is searched in.
+        """
+        weighted = weigh_identifiers(index, found, self.scoring)
+        if first_scores is None:
+            return QueryIdentifiers(weighted, np.zeros(index.vocab_size))
+        return add_unigrams(index, weighted, first_scores, self.settings, self.scoring)
 
     def rank_passages(
         self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray, index: FMIndex

@@ -1,10 +1,14 @@
 """Limits of a search: beams, lengths of identifiers, and the number of passages that are scored."""
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
+from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers.settings import check_names
 
 _AT_LEAST_ONE = (
@@ -94,3 +98,27 @@ class SearchSettings:
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
         check_names(cls, values, "search")
         return cls(**values)
+
+
+def read_settings(path: str | os.PathLike[str]) -> tuple[SearchSettings, ScoringSettings]:
+    """Read the settings that `dgr tune` wrote, or those in a retriever's `retriever.json`.
+
+    Args:
+        path (`str` or `os.PathLike`): A JSON file with the objects `search` and `scoring`.
+
+    Returns:
+        `tuple[SearchSettings, ScoringSettings]`: the settings.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON, lacks one of the two, or has settings that this version does not know.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    with input_errors(f"{os.fspath(path)} holds no settings", ValueError):
+        values = json.loads(text)
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in ("search", "scoring")):
+        raise DGRValueError(
+            f"{os.fspath(path)} holds no settings of a search: it needs the objects 'search' and 'scoring', which "
+            "`dgr tune` writes."
+        )
+    return SearchSettings.from_dict(values["search"]), ScoringSettings.from_dict(values["scoring"])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.training.losses import RANKING_LOSSES, RankingLoss
+from dgr_trainer.training.losses.ranking_loss import PUBLISHED_SPREAD
 
 LOSS_ARGUMENTS = (
     "ranking_loss",
@@ -22,8 +24,14 @@ LOSS_ARGUMENTS = (
     "temperature",
     "teacher_temperature",
     "prefix_ranking",
+    "score_spread",
 )
 """Arguments that the loss is made of."""
+
+PRESETS = ("dgr_paper",)
+AUTO = "auto"
+FITTED = ("margin", "margin_gap", "temperature", "generation_weight")
+"""Arguments that fit the scores of the candidates where they are left out."""
 
 # Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
 _LOSS_SETTINGS = ("margin", "margin_gap", "first_weight", "active_pair_mean", "temperature", "teacher_temperature")
@@ -34,7 +42,8 @@ def _default(loss: str, setting: str) -> str:
     on_odds, on_likelihoods = (RANKING_LOSSES[loss].defaults(kind)[setting] for kind in ("log_odds", "log_likelihood"))
     if on_odds == on_likelihoods:
         return f"Default: {on_odds:g}."
-    return f"Default: {on_odds:g} on log-odds, {on_likelihoods:g} on log-likelihoods."
+    fitted = f"{on_odds:g} x score_spread / {PUBLISHED_SPREAD:g}"
+    return f"Default (auto): {fitted} on log-odds, {on_likelihoods:g} on log-likelihoods."
 
 
 @dataclass
@@ -54,18 +63,19 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Further settings of the ranking loss by name, such as `{"weighting": "none"}` for `"lambda"`.
         ranking_weight (`float`, *optional*, defaults to 1.0): Weight of the ranking loss; 0 trains generation only.
         generation_weight (`float`, *optional*):
-            Weight of the generation loss. By default 500 for a margin loss on log-odds (their scale is hundreds), else
-            1.
+            Weight of the generation loss. By default (or `"auto"`) `500 * score_spread / 600` for a margin loss on
+            log-odds, else 1.
         margin (`float`, *optional*):
-            Margin between neighbours, for the margin losses. By default 300 on log-odds, 1 on log-likelihoods.
+            Margin between neighbours, for the margin losses. By default (or `"auto"`) half of `score_spread` on
+            log-odds, 1 on log-likelihoods.
         margin_gap (`float`, *optional*):
-            What each further place between two passages adds to the margin. By default 100 on log-odds, 0.5 on
-            log-likelihoods.
+            What each further place between two passages adds to the margin. By default (or `"auto"`) a sixth of
+            `score_spread` on log-odds, 0.5 on log-likelihoods.
         first_weight (`float`, *optional*):
             Weight of the pairs of the first passage, for `"distilled_ranknet"`. By default 3.
         temperature (`float`, *optional*):
-            Divides the student's scores in the losses without margins. By default 100 on log-odds, 1 on
-            log-likelihoods.
+            Divides the student's scores in the losses without margins. By default (or `"auto"`) a sixth of
+            `score_spread` on log-odds, 1 on log-likelihoods.
         teacher_temperature (`float`, *optional*):
             Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default 1.
         active_pair_mean (`bool`, *optional*, defaults to `False`):
@@ -75,6 +85,14 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Apply the ranking loss to the first token of the identifiers, to the first two, and so on, and average over
             these depths: the relevant passage has to outrank the others at every step of a search, not only at its
             end. For passages with one identifier, such as semantic ids.
+        score_spread (`float`, *optional*):
+            How far the student scores the best candidate of a query above the median one, in log-odds scores. By
+            default (or `"auto"`) the trainer measures it on the candidates, and `trainer.args`, checkpoints and logs
+            hold the value. The defaults above are proportional to it: the published ones (margins of 300 and 100, a
+            generation weight of 500) have a spread of 600, which is that of a corpus of millions of passages.
+        preset (`str`, *optional*):
+            `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and for
+            `"distilled_ranknet"` `active_pair_mean=True`. What is given beside it stays. See `dgr_paper`.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Identifier tokens (shared prefixes counted once, padding included) whose activations are kept for the
             backward pass. A larger batch, such as one with lists of 100 passages, goes through the decoder in pieces
@@ -101,14 +119,17 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         default=None, metadata={"help": "Further settings of the ranking loss, as a JSON object."}
     )
     ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking loss; 0 leaves it out."})
-    generation_weight: float | None = field(
+    generation_weight: float | str | None = field(
         default=None,
-        metadata={"help": "Weight of the generation loss. Default: 500 for margin losses on log-odds, else 1."},
+        metadata={
+            "help": "Weight of the generation loss. Default (auto): 500 x score_spread / 600 for margin losses on "
+            "log-odds, else 1."
+        },
     )
-    margin: float | None = field(
+    margin: float | str | None = field(
         default=None, metadata={"help": f"Margin between neighbours. {_default('distilled_ranknet', 'margin')}"}
     )
-    margin_gap: float | None = field(
+    margin_gap: float | str | None = field(
         default=None,
         metadata={
             "help": "Margin added by each further place between two passages. "
@@ -122,7 +143,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             f"{_default('distilled_ranknet', 'first_weight')}"
         },
     )
-    temperature: float | None = field(
+    temperature: float | str | None = field(
         default=None,
         metadata={
             "help": f"Divides the student's scores in losses without margins. {_default('ranknet', 'temperature')}"
@@ -144,6 +165,17 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Rank the prefixes of identifiers at every depth; for passages with one identifier."},
     )
 
+    score_spread: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "How far the student scores its best candidate above its median one, which margins fit. Default "
+            "(auto): measured on the candidates; 600 for the published margins."
+        },
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "The loss of the published experiments, whatever the corpus.", "choices": list(PRESETS)},
+    )
     decoder_tokens_at_once: int = field(
         default=4096,
         metadata={"help": "Decoder tokens whose activations are kept; larger batches run in pieces, recomputed."},
@@ -169,8 +201,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 zero.
         """
         _check_ranking_loss(self.ranking_loss)
+        self._apply_preset()
+        for name in (*FITTED, "score_spread"):
+            setattr(self, name, _number(name, getattr(self, name)))
         self._read_ranking_loss_kwargs()
-        positive = ("first_weight", "temperature", "teacher_temperature")
+        positive = ("first_weight", "temperature", "teacher_temperature", "score_spread")
         for name in ("ranking_weight", "generation_weight", "margin", "margin_gap", *positive):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
@@ -182,6 +217,35 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 "prefix_ranking changes the ranking loss, whose ranking_weight is 0. Give it a weight, or leave "
                 "prefix_ranking out."
             )
+
+    @classmethod
+    def dgr_paper(cls, *args: Any, **kwargs: Any) -> "DistillationTrainingArguments":
+        """Arguments with the loss of the published experiments of DGR; takes what the class takes.
+
+        The margins, the gap and the generation weight are those of a corpus of millions of passages, and the loss is
+        averaged over the violated pairs of a batch (`preset="dgr_paper"`).
+        """
+        return cls(*args, **kwargs, preset="dgr_paper")
+
+    def _apply_preset(self) -> None:
+        if self.preset is None:
+            return
+        if self.preset not in PRESETS:
+            raise DGRValueError(f"preset={self.preset!r} is unknown; use one of {', '.join(PRESETS)}.")
+        if self.score_spread in (None, AUTO):
+            self.score_spread = PUBLISHED_SPREAD
+        if self.resolved_ranking_loss is RANKING_LOSSES["distilled_ranknet"]:
+            self.active_pair_mean = True
+
+    @property
+    def spread_of_scores(self) -> float | None:
+        """What the scale of the loss's defaults is proportional to; `None` where they are as published.
+
+        Standardised scores have a spread of 1, whatever that of the candidates.
+        """
+        if self.ranking_loss_settings.get("normalization", "none") != "none":
+            return 1.0
+        return None if self.score_spread is None else float(self.score_spread)
 
     @property
     def resolved_ranking_loss(self) -> RankingLoss:
@@ -211,8 +275,22 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         return copied
 
     def to_dict(self) -> dict[str, Any]:
-        """The parent's, with a ranking loss by its name, as JSON and the trackers of experiments need it."""
-        return {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
+        """The parent's, as JSON and the trackers of experiments need it.
+
+        A ranking loss is there by its name, and what fits `score_spread` has its value.
+        """
+        values = {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
+        if self.score_spread is not None:
+            loss, spread = self.resolved_ranking_loss, self.spread_of_scores
+            fitted = loss.defaults("log_odds", spread)
+            fitted["generation_weight"] = loss.generation_weight("log_odds", spread)
+            given = self.ranking_loss_settings
+            values |= {
+                name: fitted[name]
+                for name in FITTED
+                if name in fitted and name not in given and getattr(self, name) is None
+            }
+        return values
 
     @property
     def _ranking_loss_name(self) -> str:
@@ -234,6 +312,21 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             raise DGRValueError(
                 f"ranking_loss_kwargs sets {', '.join(twice)}, which is an argument as well. Set it once."
             )
+
+
+def _number(name: str, value: object) -> float | None:
+    """The number that an argument is; `None` for what is fitted to the candidates."""
+    if value is None or value == AUTO:
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DGRValueError(
+            f"{name}={value!r} is no number. Give one, or 'auto' to fit it to the scores of the candidates."
+        )
+    return number
 
 
 def _check_ranking_loss(ranking_loss: object) -> None:

@@ -186,8 +186,8 @@ def warn_of_margins(collator: DistillationCollator, objective: RankingObjective,
     """Warn if the margins are larger than the range of the scores that they should separate.
 
     The scores of candidates are close to those of passages in training. Their scale grows with the corpus, and the
-    published margins suit a corpus of millions of passages. The suggested margins keep the published proportions; the
-    margin is half of the distance between the best and the median candidate.
+    published margins suit a corpus of millions of passages. Margins that are left out fit the scores, those that are
+    given need not.
 
     Args:
         collator ([`DistillationCollator`]): The collator; without candidates, no scores are known.
@@ -196,23 +196,25 @@ def warn_of_margins(collator: DistillationCollator, objective: RankingObjective,
     """
     source = collator.source
     if not (
-        objective.has_margins and isinstance(source, CandidateIdentifiers) and collator.scoring.kind == "log_odds"
+        objective.has_margins
+        and isinstance(source, CandidateIdentifiers)
+        and collator.scoring.kind == "log_odds"
+        and objective.settings.get("normalization", "none") == "none"
     ):
         return
     spread = source.spread(query_ids)
     margin = objective.settings["margin"]
     if not 0 < spread < margin:
         return
-    suggested = _rounded(spread / 2)
     logger.warning(
         "margin=%g is larger than %g, by which the student scores its best candidate above its median one (the median "
-        "over the first queries), so most pairs violate it, whatever their order. On this corpus try "
-        "margin=%g, margin_gap=%g, generation_weight=%g.",
+        "over the first queries), so most pairs violate it, whatever their order. Left out, the settings fit this "
+        "corpus: margin=%g, margin_gap=%g, generation_weight=%g.",
         margin,
         _rounded(spread, 3),
-        suggested,
-        _rounded(suggested / 3),
-        _rounded(objective.generation_weight * suggested / margin),
+        _rounded(spread / 2),
+        _rounded(spread / 6),
+        _rounded(objective.loss.generation_weight("log_odds", spread)),
     )
 
 

@@ -59,7 +59,8 @@ class DistillationCollator:
         sampling (`str`, defaults to `"dgr_paper"`):
             `"dgr_paper"` always takes the student's best other candidate and samples the rest uniformly (and half of
             the time samples the relevant passage); `"top"` takes the teacher's first passages, `"spread"` samples from
-            all parts of the rank list, `"gap"` takes the passages whose scores are furthest apart.
+            all parts of the rank list, `"gap"` takes the passages whose scores are furthest apart, `"hard"` the
+            student's first passages, `"near"` those around the relevant passage in the teacher's rank list.
         false_negative_margin (`float`, *optional*):
             Leave out unjudged passages that the teacher scores above the relevant one by more than this, since they
             may be relevant too. By default they are kept.
@@ -71,6 +72,8 @@ class DistillationCollator:
             identifiers of the passage that have the highest credit, one of each view.
         scoring ([`ScoringSettings`], *optional*):
             How identifiers are weighted. By default log-likelihoods for strings and log-odds for candidates.
+        tie_margin (`float`, defaults to 0.0):
+            Passages whose teacher scores differ by at most this, from the best one of their place, are not told apart.
         max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
         ignore_identical_ids (`bool`, defaults to `False`):
             Whether to leave the passage that has the id of the query out of its list, even if it is relevant.
@@ -122,6 +125,7 @@ class DistillationCollator:
         list_length: int = 6,
         sampling: str = "dgr_paper",
         false_negative_margin: float | None = None,
+        tie_margin: float = 0.0,
         relevant_first: bool = True,
         generation_targets: GenerationTargets | None = None,
         scoring: ScoringSettings | None = None,
@@ -181,6 +185,7 @@ class DistillationCollator:
             relevant_first=relevant_first,
             seed=seed,
             ignore_identical_ids=ignore_identical_ids,
+            tie_margin=tie_margin,
         )
         self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
         # In shared memory, so that persistent workers see a new epoch.

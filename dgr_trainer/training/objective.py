@@ -13,6 +13,7 @@ from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.student.token_scores import TokenScores, sum_by_identifier
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.losses import RankingLoss
+from dgr_trainer.training.losses.margin import MARGIN_SETTINGS
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
 
 
@@ -49,8 +50,8 @@ class RankingObjective:
         loss = args.resolved_ranking_loss
         generation_weight = args.generation_weight
         if generation_weight is None:
-            generation_weight = loss.generation_weights.get(score_kind, 1.0)
-        settings = loss.with_settings(score_kind, args.ranking_loss_settings)
+            generation_weight = loss.generation_weight(score_kind, args.spread_of_scores)
+        settings = loss.with_settings(score_kind, args.ranking_loss_settings, args.spread_of_scores)
         return cls(loss, settings, args.ranking_weight, generation_weight, args.prefix_ranking)
 
     @property
@@ -93,9 +94,9 @@ class RankingObjective:
             "kendall_tau": kendall_tau(scores, mask, taught_scores),
         }
         if self.loss.has_margins(self.settings):
-            margin, margin_gap = self.settings["margin"], self.settings["margin_gap"]
+            margins = {name: self.settings[name] for name in MARGIN_SETTINGS if name in self.settings}
             statistics["violated_margins"] = violated_margins(
-                scores, mask, margin=margin, margin_gap=margin_gap, taught_ranks=taught_ranks
+                scores, mask, taught_ranks=taught_ranks, teacher_scores=teacher_scores, **margins
             )
         return statistics
 

@@ -1,37 +1,49 @@
 """Generation pairs: (prompt, identifier) examples that teach a student to generate what identifies a passage.
 
 A judged query gives its passage's title, substrings that resemble the query, and pseudo-queries (MINDER, section 3;
-substrings are sampled as LTRGR describes). A passage alone gives pairs in which a piece of it is used as the query.
-The result is an ordinary tokenised dataset, `input_ids` and `labels`, for any seq2seq trainer.
+substrings are sampled as LTRGR describes, or by how well they tell the passage from others). A passage alone gives
+pairs in which a piece of it is used as the query. The student's own candidates give pairs of the identifiers by which
+it found the relevant passages. The result is an ordinary tokenised dataset, `input_ids` and `labels`, for any seq2seq
+trainer.
 """
+
+from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TypeVar
 
 import datasets
 import numpy as np
-from rapidfuzz import fuzz, process
+import pyarrow as pa
+from tqdm.auto import tqdm
 
+from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.grades import Qrels, as_qrels
-from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.arrow_rows import dataset_from_rows
-from dgr_trainer.identifiers import Identifiers, PassageSegments
+from dgr_trainer.files.arrow_rows import dataset_from_tables
+from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
-from dgr_trainer.identifiers.words import Words
+from dgr_trainer.index import FMIndex
+from dgr_trainer.training.pair_making import FEATURES, Example, MadePairs, PairMaker, PairPacker, PairSource
+from dgr_trainer.training.pair_processes import map_chunks
+from dgr_trainer.training.pair_substrings import DistinctiveSubstrings, PublishedSubstrings
 from dgr_trainer.training.prompts import LostQueries
 from dgr_trainer.training.stop_words import StopWords
 
 logger = logging.getLogger(__name__)
 
-_FEATURES = datasets.Features(
-    {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
-)
+TARGETS = ("dgr_paper", "distinctive")
+SUBSTRING_TOKENS = 8
+"""Longest distinctive substring by default: what a search generates (`SearchSettings.substring_length`)."""
+
+Item = TypeVar("Item")
 _CHUNK = 256
+_SAMPLED = 250
 
 
 def generation_pairs(
@@ -46,7 +58,11 @@ def generation_pairs(
     samples_per_passage: int = 1,
     substring_words: int = 10,
     temperature: float = 1.0,
+    targets: str = "dgr_paper",
+    index: FMIndex | None = None,
+    substring_length: int | None = None,
     seed: int = 42,
+    num_proc: int | None = None,
     progress: bool = True,
 ) -> datasets.Dataset:
     """Make the training data of the generation stage: one example per (prompt, identifier) pair.
@@ -67,7 +83,17 @@ def generation_pairs(
             tokenizer joins of them.
         temperature (`float`, defaults to 1.0): Temperature of the softmax over the starts of substrings; higher is
             more even.
+        targets (`str`, defaults to `"dgr_paper"`):
+            Which substrings are taught. `"dgr_paper"`: as published, drawn by their resemblance to the query, with
+            repetitions. `"distinctive"`: also by their log-odds against the corpus, each once, cut to
+            `substring_length` (see [`DistinctiveSubstrings`]). Needs `index`.
+        index ([`FMIndex`], *optional*): Index of the corpus, which counts the substrings, for `"distinctive"`.
+        substring_length (`int`, *optional*):
+            Longest substring, in tokens; give what the search has (`SearchSettings.substring_length`). Whole words are
+            taken; a single word that is longer is cut. By default 8 for `"distinctive"`, and any length for
+            `"dgr_paper"`.
         seed (`int`, defaults to 42): Equal seeds give equal pairs, whatever the order of queries in mappings.
+        num_proc (`int`, *optional*): Number of processes, which gives the same pairs. By default only this one works.
         progress (`bool`, defaults to `True`): Show progress bars.
 
     Returns:
@@ -75,8 +101,8 @@ def generation_pairs(
         sequence), memory-mapped, unshuffled.
 
     Raises:
-        ValueError: if queries come without qrels, if no pair can be made, on counts below zero, or if the tokenizer
-            does not know most of the passages' text.
+        ValueError: if queries come without qrels, if no pair can be made, on counts below zero, if the tokenizer does
+            not know most of the passages' text, or if the index is missing, not needed or of another corpus.
     """
     counts = {
         "titles_per_query": titles_per_query,
@@ -89,34 +115,38 @@ def generation_pairs(
             f"Counts must not be negative, substring_words at least 1 and temperature above 0; got {counts}, "
             f"substring_words={substring_words}, temperature={temperature}."
         )
+    if substring_length is not None and substring_length < 1:
+        raise DGRValueError(f"substring_length={substring_length}: a substring has at least 1 token.")
+    _check_num_proc(num_proc)
+    _check_index(targets, index, corpus, identifiers)
     if (queries is None) != (qrels is None):
         raise DGRValueError(
             "queries and qrels go together: a pair needs a query and its relevant passage. Give both or neither."
         )
     texts = None if queries is None else queries_mapping(queries)
     qrels = None if qrels is None else as_qrels(qrels)
-    check_script(corpus, identifiers)
+    check_script(corpus, identifiers, sampled=_SAMPLED)
     stop_words = StopWords(corpus if texts is not None and "substring" in identifiers.views else (), identifiers)
-    maker = _PairMaker(identifiers, substring_words, temperature, seed, stop_words)
-    unknown, losses = UnknownText(identifiers), LostQueries(identifiers)
-
-    def examples() -> Iterator[tuple[str, str, Sequence[int]]]:
-        if texts is not None and qrels is not None:
-            per_view = {"title": titles_per_query, "docid": titles_per_query}
-            per_view |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
-            # Each passage is counted once.
-            counted = None if samples_per_passage else unknown
-            yield from maker.from_queries(corpus, texts, qrels, per_view, counted)
-        if samples_per_passage:
-            yield from maker.from_passages(corpus, samples_per_passage, unknown)
-
-    pairs = dataset_from_rows(
-        _tokenised(examples(), identifiers, losses),
-        _FEATURES,
-        description="Writing generation pairs" if progress else None,
+    substrings: PublishedSubstrings | DistinctiveSubstrings
+    if index is None:
+        substrings = PublishedSubstrings(substring_words, substring_length, temperature)
+    else:
+        tokens = substring_length or SUBSTRING_TOKENS
+        substrings = DistinctiveSubstrings(index, substring_words, tokens, temperature)
+    per_query = {"title": titles_per_query, "docid": titles_per_query}
+    per_query |= {"substring": substrings_per_query, "pseudo_query": pseudo_queries_per_query}
+    maker = PairMaker(
+        corpus, identifiers, per_query, samples_per_passage, substrings, substring_words, stop_words, seed
     )
-    unknown.report()
-    losses.report(len(pairs), "queries of generation pairs")
+
+    def sources() -> Iterator[PairSource]:
+        if texts is not None and qrels is not None:
+            # Each passage is counted once.
+            yield from _of_queries(corpus, texts, qrels, counted=not samples_per_passage)
+        if samples_per_passage:
+            yield from (PairSource(position, counted=True) for position in range(len(corpus)))
+
+    pairs = _written(map_chunks(maker.make, _chunks(sources()), num_proc), identifiers, progress)
     if not len(pairs):
         raise DGRValueError(
             "No generation pair could be made: no query has a relevant passage in the corpus, or every count is 0. "
@@ -125,150 +155,184 @@ def generation_pairs(
     return pairs
 
 
-def _tokenised(
-    examples: Iterable[tuple[str, str, Sequence[int]]], identifiers: Identifiers, losses: LostQueries
-) -> Iterator[dict[str, Any]]:
-    """Tokenise prompts in chunks, which is several times faster than one at a time."""
-    chunk: list[tuple[str, str, Sequence[int]]] = []
+def pairs_from_candidates(
+    candidates: Candidates,
+    identifiers: Identifiers,
+    queries: datasets.Dataset | Mapping[str, str],
+    qrels: Qrels,
+    *,
+    identifiers_per_query: int = 10,
+    seed: int = 42,
+    num_proc: int | None = None,
+    progress: bool = True,
+) -> datasets.Dataset:
+    """Make generation pairs of the identifiers by which the student itself found the relevant passages.
 
-    def flush() -> Iterator[dict[str, Any]]:
-        prompts: dict[int, list[int]] = {}
-        for view in sorted({view for view, _, _ in chunk}):
-            rows = [row for row, example in enumerate(chunk) if example[0] == view]
-            queries = [chunk[row][1] for row in rows]
-            encoded = identifiers.encode_prompts(queries, view, False)
-            prompts |= zip(rows, encoded, strict=True)
-            full = [query for query, ids in zip(queries, encoded, strict=True) if len(ids) >= losses.limit]
-            losses.add_cut(full, [view])
-            losses.add_unknown([query for query, ids in zip(queries, encoded, strict=True) if losses.unknown in ids])
-        eos = identifiers.eos_token_id
-        for row, (_, _, ids) in enumerate(chunk):
-            yield {"input_ids": prompts[row], "labels": [*ids] if ids[-1] == eos else [*ids, eos]}
+    They are what the search of this student generates, drawn by what they added to the score of the passage, so a
+    student that is trained on them finds these passages by more. Identifiers that are the query itself, as a
+    pseudo-query, are left out. A relevant passage that no identifier led to gives pairs of those that
+    `GenerativeRetriever.candidates(..., relevant=qrels)` adds for it, drawn evenly.
 
-    for example in examples:
-        chunk.append(example)
-        if len(chunk) == _CHUNK:
-            yield from flush()
-            chunk = []
-    yield from flush()
+    Args:
+        candidates ([`Candidates`]): What the student found, with the relevant passages of the queries.
+        identifiers ([`Identifiers`]): The student's tokenizer and views.
+        queries (`datasets.Dataset` or `Mapping[str, str]`): Training queries.
+        qrels (`Qrels`): Their relevant passages.
+        identifiers_per_query (`int`, defaults to 10):
+            Different identifiers per query and relevant passage, at most those that led to the passage.
+        seed (`int`, defaults to 42): Equal seeds give equal pairs.
+        num_proc (`int`, *optional*): Number of processes, which gives the same pairs. By default only this one works.
+        progress (`bool`, defaults to `True`): Show progress bars.
+
+    Returns:
+        `datasets.Dataset`: As [`generation_pairs`].
+
+    Raises:
+        ValueError: if the candidates belong to another tokenizer or other views, if no relevant passage is among them,
+            or `identifiers_per_query` is below 1.
+    """
+    if identifiers_per_query < 1:
+        raise DGRValueError(f"identifiers_per_query={identifiers_per_query}: make at least 1 pair for a query.")
+    _check_num_proc(num_proc)
+    candidates.check_tokenizer(identifiers.fingerprint)
+    texts, qrels = queries_mapping(queries), as_qrels(qrels)
+    judged = {
+        query_id: sorted(passage_id for passage_id, grade in qrels.get(query_id, {}).items() if grade > 0)
+        for query_id in sorted(texts)
+    }
+    judged = {query_id: relevant for query_id, relevant in judged.items() if relevant}
+    found = [query_id for query_id in judged if query_id in candidates]
+    packer = PairPacker(identifiers)
+
+    def make(query_ids: list[str]) -> MadePairs:
+        examples = [
+            Example(identifier.view, texts[query_id], identifier.ids)
+            for query_id in query_ids
+            for passage_id in _known(judged[query_id], candidates.passage_ids(query_id))
+            for identifier in _earning(
+                candidates.select(query_id, [passage_id])[0].identifiers,
+                texts[query_id],
+                identifiers,
+                identifiers_per_query,
+                _random(seed, query_id, passage_id),
+            )
+        ]
+        return MadePairs(packer.pack(examples), None, packer.losses.taken())
+
+    pairs = _written(map_chunks(make, _chunks(found), num_proc), identifiers, progress)
+    if not len(pairs):
+        raise DGRValueError(
+            f"No relevant passage is among the candidates: {len(texts)} queries were given, {len(judged)} of them "
+            f"have relevant passages, and {len(found)} of these have candidates. Were the candidates made for these "
+            "queries, with GenerativeRetriever.candidates(..., relevant=qrels)?"
+        )
+    if len(found) < len(judged):
+        logger.warning(
+            "%d of %d queries with relevant passages have no candidates and give no pairs.",
+            len(judged) - len(found),
+            len(judged),
+        )
+    return pairs
 
 
-class _PairMaker:
-    """Yields (view, query, identifier ids) examples; the random numbers depend only on the seed and the ids."""
+def _of_queries(corpus: Corpus, queries: Mapping[str, str], qrels: Qrels, *, counted: bool) -> Iterator[PairSource]:
+    """Each query with each of its relevant passages, in the order of their ids."""
+    missing = 0
+    seen: set[int] = set()
+    for query_id in sorted(queries):
+        for passage_id in sorted(p for p, grade in qrels.get(query_id, {}).items() if grade > 0):
+            position = corpus.ids.find(passage_id)
+            if position is None:
+                missing += 1
+                continue
+            yield PairSource(position, query_id, queries[query_id], counted and position not in seen)
+            seen.add(position)
+    if missing:
+        logger.warning("%d judged passages are not in the corpus and give no generation pairs.", missing)
 
-    def __init__(
-        self,
-        identifiers: Identifiers,
-        substring_words: int,
-        temperature: float,
-        seed: int,
-        stop_words: StopWords,
-    ) -> None:
-        self.identifiers = identifiers
-        self.substring_words = substring_words
-        self.temperature = temperature
-        self.seed = seed
-        self.stop_words = stop_words
 
-    def from_queries(
-        self,
-        corpus: Corpus,
-        queries: Mapping[str, str],
-        qrels: Qrels,
-        counts: Mapping[str, int],
-        unknown: UnknownText | None,
-    ) -> Iterator[tuple[str, str, Sequence[int]]]:
-        missing = 0
-        counted: set[str] = set()
-        for query_id in sorted(queries):
-            for passage_id in sorted(p for p, grade in qrels.get(query_id, {}).items() if grade > 0):
-                if passage_id not in corpus.ids:
-                    missing += 1
-                    continue
-                random = self._random(query_id, passage_id)
-                query, passage = queries[query_id], corpus.get(passage_id)
-                (segments,) = self.identifiers.encode_segments([passage])
-                if unknown is not None and passage_id not in counted:
-                    counted.add(passage_id)
-                    unknown.add([passage], [segments])
-                for view in self.identifiers.views:
-                    for ids in self._targets(view, passage, segments, query, counts[view], random):
-                        yield view, query, ids
-        if missing:
-            logger.warning("%d judged passages are not in the corpus and give no generation pairs.", missing)
+def _written(made: Iterable[MadePairs], identifiers: Identifiers, progress: bool) -> datasets.Dataset:
+    """Write pairs to a dataset, and report what their passages and queries lost."""
+    unknown, losses = UnknownText(identifiers), LostQueries(identifiers)
 
-    def from_passages(
-        self, corpus: Corpus, samples: int, unknown: UnknownText
-    ) -> Iterator[tuple[str, str, Sequence[int]]]:
-        for start in range(0, len(corpus), _CHUNK):
-            passages = [corpus[i] for i in range(start, min(start + _CHUNK, len(corpus)))]
-            encoded = self.identifiers.encode_segments(passages)
-            unknown.add(passages, encoded)
-            for passage, segments in zip(passages, encoded, strict=True):
-                random = self._random(passage.id)
-                for _ in range(samples):
-                    query = self._piece(passage, random)
-                    for view in self.identifiers.views:
-                        for ids in self._targets(view, passage, segments, query, 1, random):
-                            yield view, query, ids
+    def tables() -> Iterator[pa.Table]:
+        with tqdm(desc="Writing generation pairs", unit=" rows", disable=not progress) as bar:
+            for table, of_passages, of_queries in made:
+                if of_passages is not None:
+                    unknown.merge(of_passages)
+                losses.merge(of_queries)
+                yield table
+                bar.update(len(table))
 
-    def _random(self, *ids: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *(zlib.crc32(i.encode()) for i in ids)])
+    pairs = dataset_from_tables(tables(), FEATURES)
+    unknown.report()
+    losses.report(len(pairs), "queries of generation pairs")
+    return pairs
 
-    def _piece(self, passage: Passage, random: np.random.Generator) -> str:
-        """A piece of a passage to use as the query: a pseudo-query or consecutive words of the body."""
-        words = self.identifiers.split_words(passage.text)
-        if passage.pseudo_queries and (not words.spans or random.random() < 0.5):
-            return passage.pseudo_queries[random.integers(len(passage.pseudo_queries))]
-        start = int(random.integers(max(1, len(words.spans) - self.substring_words + 1)))
-        return words.piece(start, self.substring_words) or passage.title
 
-    def _targets(
-        self,
-        view: str,
-        passage: Passage,
-        segments: PassageSegments,
-        query: str,
-        count: int,
-        random: np.random.Generator,
-    ) -> Iterator[tuple[int, ...]]:
-        target = self.identifiers.target
-        if view == "substring":
-            yield from self._substrings(passage, segments.body, query, count, random)
-        elif view == "pseudo_query":
-            # Not the query itself: copying it would teach nothing about the passage.
-            others = [ids for ids in segments.pseudo_queries if self.identifiers.decode(ids) != query]
-            for i in random.permutation(len(others))[:count]:
-                yield target(view, others[i])
-        else:
-            segment = segments.title if view == "title" else segments.docid
-            for _ in range(count if segment else 0):
-                yield target(view, segment)
+def _known(passage_ids: Iterable[str], found: Iterable[str]) -> list[str]:
+    found = set(found)
+    return [passage_id for passage_id in passage_ids if passage_id in found]
 
-    def _substrings(
-        self, passage: Passage, body: list[int], query: str, count: int, random: np.random.Generator
-    ) -> Iterator[tuple[int, ...]]:
-        if not body or not count:
-            return
-        words = self.identifiers.words(passage.text, body)
-        starts = list(range(len(body))) if words is None else words.starts
-        probabilities = None
-        if words is not None:
-            weights = self._overlap(query, words)
-            logits = weights / self.temperature
-            probabilities = np.exp(logits - logits.max())
-            probabilities /= probabilities.sum()
-        bounds = [*starts, len(body)]
-        for first in random.choice(len(starts), size=count, p=probabilities):
-            yield tuple(body[bounds[first] : bounds[min(first + self.substring_words, len(starts))]])
 
-    def _overlap(self, query: str, words: Words) -> np.ndarray:
-        """Weight of each word of a passage as a start: similarity of its trigram to those of the query, summed."""
-        query_words = self.identifiers.split_words(query)
-        query_grams = [query_words.piece(i, 3) for i in range(len(query_words.spans))]
-        passage_grams = [words.piece(i, 3) for i in range(len(words.spans))]
-        if not query_grams:
-            return np.zeros(len(passage_grams))
-        similarity = process.cdist(query_grams, passage_grams, scorer=fuzz.ratio, dtype=np.float32).sum(axis=0) / 100.0
-        similarity[[words.piece(i, 1) in self.stop_words for i in range(len(passage_grams))]] = 0.0
-        return np.asarray(similarity, dtype=np.float64)
+def _earning(
+    matched: tuple[MatchedIdentifier, ...],
+    query: str,
+    identifiers: Identifiers,
+    count: int,
+    random: np.random.Generator,
+) -> list[MatchedIdentifier]:
+    """Different identifiers, drawn in proportion to what they added to the score of their passage."""
+    unknown = sorted({identifier.view for identifier in matched} - set(identifiers.views))
+    if unknown:
+        raise DGRValueError(
+            f"The candidates have identifiers of the views {unknown}, but the student has {list(identifiers.views)}. "
+            "Give Identifiers(tokenizer, settings) with the settings of the retriever that made the candidates."
+        )
+    own = " ".join(query.split()).casefold()
+    others = {
+        (identifier.view, identifier.ids): identifier
+        for identifier in matched
+        if identifier.view != "pseudo_query" or identifiers.text(identifier.view, identifier.ids).casefold() != own
+    }
+    earning = [identifier for identifier in others.values() if identifier.score > 0]
+    pool = earning or list(others.values())
+    credits = np.array([identifier.score if earning else 1.0 for identifier in pool])
+    # The largest of logarithms with Gumbel noise are a sample without replacement, in proportion to the credits.
+    noisy = np.log(credits) + random.gumbel(size=len(pool))
+    return [pool[number] for number in np.argsort(-noisy, kind="stable")[:count].tolist()]
+
+
+def _random(seed: int, *ids: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *(zlib.crc32(i.encode()) for i in ids)])
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, _CHUNK)):
+        yield chunk
+
+
+def _check_num_proc(num_proc: int | None) -> None:
+    if num_proc is not None and num_proc < 1:
+        raise DGRValueError(f"num_proc={num_proc}: give the number of processes, at least 1, or leave it out.")
+
+
+def _check_index(targets: str, index: FMIndex | None, corpus: Corpus, identifiers: Identifiers) -> None:
+    if targets not in TARGETS:
+        raise DGRValueError(f"targets={targets!r} is unknown; use one of {', '.join(TARGETS)}.")
+    if targets == "dgr_paper":
+        if index is not None:
+            raise DGRValueError("index counts substrings for targets='distinctive'. Leave it out, or ask for these.")
+        return
+    if index is None:
+        raise DGRValueError(
+            "targets='distinctive' compares substrings with the corpus, so it needs its index: "
+            "index=FMIndex.from_corpus(corpus, identifiers), or one that FMIndex.load opens."
+        )
+    index.check_tokenizer(identifiers)
+    if index.num_passages != len(corpus):
+        raise DGRValueError(
+            f"The index holds {index.num_passages} passages, but the corpus has {len(corpus)}: it was built from "
+            "another corpus. Build it again with FMIndex.from_corpus(corpus, identifiers)."
+        )

@@ -1,5 +1,6 @@
 """Prompts of queries: tokenised once, before training, and padded for a batch."""
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -107,6 +108,9 @@ class LostQueries:
         self.identifiers = identifiers
         self.limit = identifiers.settings.max_query_length
         self.unknown: int | None = identifiers.tokenizer.unk_token_id
+        self._begin()
+
+    def _begin(self) -> None:
         self._num_cut = self._longest = self._num_unknown = self._num_lost = 0
         self._cut_example = self._unknown_example = ""
 
@@ -127,6 +131,25 @@ class LostQueries:
                 self._num_unknown += 1
                 self._num_lost += not any(map(str.isalnum, known))
                 self._unknown_example = self._unknown_example or query
+
+    def taken(self) -> "LostQueries":
+        """What was counted since the last call, for `merge` in another process; the counting begins anew."""
+        counted = copy.copy(self)
+        self._begin()
+        return counted
+
+    def merge(self, other: "LostQueries") -> None:
+        """Add what was counted of other queries, those after these."""
+        self._num_cut += other._num_cut
+        self._longest = max(self._longest, other._longest)
+        self._num_unknown += other._num_unknown
+        self._num_lost += other._num_lost
+        self._cut_example = self._cut_example or other._cut_example
+        self._unknown_example = self._unknown_example or other._unknown_example
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Between processes, counts travel without the tokenizer.
+        return {name: value for name, value in vars(self).items() if name != "identifiers"}
 
     def report(self, total: int, what: str = "queries") -> None:
         """Warn of the queries that lose text.

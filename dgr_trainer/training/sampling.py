@@ -14,7 +14,7 @@ from dgr_trainer.runs.rank_list import RankList
 
 logger = logging.getLogger(__name__)
 
-SAMPLINGS = ("dgr_paper", "top", "spread", "gap")
+SAMPLINGS = ("dgr_paper", "top", "spread", "gap", "hard", "near")
 
 
 class TrainingList(NamedTuple):
@@ -100,7 +100,9 @@ class ListSampler:
             a uniform sample of the rest; as relevant passage the best one or, half of the time, a uniform sample. The
             other ways take the best relevant passage. `"top"`: the teacher's first passages. `"spread"`: one from each
             of as many equal parts of the rank list. `"gap"`: the passages whose scores are furthest apart (the
-            smallest difference between neighbours is maximal), the same in every epoch.
+            smallest difference between neighbours is maximal), the same in every epoch. `"hard"`: the student's first
+            passages (the teacher's, where there is no student's order, and after them). `"near"`: those nearest to the
+            relevant passage in the teacher's rank list, above and below; the first ones if it is not ranked.
         relevant_first (`bool`): Whether the relevant passage comes first; otherwise the list has the teacher's order.
         seed (`int`): Seed of the sampling.
         false_negative_margin (`float`, *optional*):
@@ -108,6 +110,8 @@ class ListSampler:
             by more than this, since they may be relevant too. By default they are kept, as always for a query of which
             the teacher ranked no relevant passage.
         ignore_identical_ids (`bool`): Whether to leave out the passage that has the id of the query.
+        tie_margin (`float`): Passages whose teacher scores are at most this below the best one of their place share
+            the place, so that they are no pair. 0: only those with equal scores.
     """
 
     def __init__(
@@ -123,7 +127,12 @@ class ListSampler:
         seed: int,
         false_negative_margin: float | None = None,
         ignore_identical_ids: bool = False,
+        tie_margin: float = 0.0,
     ) -> None:
+        if not tie_margin >= 0:
+            raise DGRValueError(
+                f"tie_margin={tie_margin}: give 0 or more, in units of the teacher's scores; 0 joins equal ones only."
+            )
         if false_negative_margin is not None and not false_negative_margin >= 0:
             raise DGRValueError(
                 f"false_negative_margin={false_negative_margin}: give 0 or more, in units of the teacher's scores, or "
@@ -146,6 +155,7 @@ class ListSampler:
         self.relevant_first = relevant_first
         self.seed = seed
         self.false_negative_margin = false_negative_margin
+        self.tie_margin = tie_margin
         self._usable = usable
         self._student_order = student_order
 
@@ -159,14 +169,18 @@ class ListSampler:
         first = [chosen] if chosen is not None and self.relevant_first else []
         count = self.list_length - len(first)
         if len(others) > count:
-            others = [others[position] for position in self._select(query_id, others, scores, count, rng)]
+            relevant_score = scores.get(chosen) if chosen is not None else None
+            positions = self._select(query_id, others, scores, count, rng, relevant_score)
+            others = [others[position] for position in positions]
         passages = first + others[:count]
         if chosen is None and passages:
             chosen = passages[0]
         # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
-        return TrainingList(tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first)))
+        return TrainingList(
+            tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first), self.tie_margin)
+        )
 
     def coverage(self, query_ids: Iterable[str]) -> Coverage:
         """Count what queries have and lack."""
@@ -175,7 +189,7 @@ class ListSampler:
             teacher, relevant, others, scores, suspected = self._pool(query_id)
             has_first = bool(relevant and self.relevant_first)
             size = len(others) + has_first
-            tied = len(others) > 1 and scores[others[0]] == scores[others[-1]]
+            tied = len(others) > 1 and scores[others[-1]] >= scores[others[0]] - self.tie_margin
             coverage.queries += 1
             coverage.rank_lists += size >= 2 and (has_first or not tied)
             coverage.tied_lists += tied
@@ -198,6 +212,7 @@ class ListSampler:
         scores: Mapping[str, float],
         count: int,
         rng: np.random.Generator,
+        relevant_score: float | None,
     ) -> Sequence[int]:
         """Ascending positions of the passages to take from a longer list."""
         if self.sampling == "dgr_paper":
@@ -210,6 +225,12 @@ class ListSampler:
             return [int(position) for position in rng.integers(bounds[:-1], bounds[1:])]
         if self.sampling == "gap":
             return spaced([scores[passage_id] for passage_id in others], count)
+        if self.sampling == "hard" and self._student_order is not None:
+            places = {passage_id: place for place, passage_id in enumerate(self._student_order(query_id))}
+            order = sorted(range(len(others)), key=lambda position: places.get(others[position], len(places)))
+            return sorted(order[:count])
+        if self.sampling == "near" and relevant_score is not None:
+            return nearest([scores[passage_id] for passage_id in others], relevant_score, count)
         return range(count)
 
     def _pool(self, query_id: str) -> tuple[Sequence[str], list[str], list[str], dict[str, float], int]:
@@ -254,13 +275,36 @@ class ListSampler:
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def _ranks(scores: Sequence[float], relevant_first: bool) -> tuple[int, ...]:
-    """Places of passages in the order to be taught: equal for neighbours with equal scores, except a relevant one."""
+def _ranks(scores: Sequence[float], relevant_first: bool, tie_margin: float) -> tuple[int, ...]:
+    """Places of passages in the order to be taught: equal for those that the teacher hardly tells apart.
+
+    A place holds the scores that are at most `tie_margin` below its first one. A relevant passage that comes first has
+    a place of its own.
+    """
     ranks: list[int] = []
+    best = 0.0
     for position, score in enumerate(scores):
-        tied = position > relevant_first and score == scores[position - 1]
+        tied = position > relevant_first and score >= best - tie_margin
+        if not tied:
+            best = score
         ranks.append(ranks[-1] + (not tied) if ranks else 0)
     return tuple(ranks)
+
+
+def nearest(scores: Sequence[float], score: float, count: int) -> range:
+    """Positions in a descending list around the place where a score belongs, as many above as below.
+
+    Args:
+        scores (`Sequence[float]`): Scores, highest first; at least `count`.
+        score (`float`): The score; it belongs after those that equal it.
+        count (`int`): How many positions; one more below than above if it is odd.
+
+    Returns:
+        `range`: Ascending positions; more on one side where the other one ends.
+    """
+    place = sum(other >= score for other in scores)
+    first = min(max(0, place - count // 2), len(scores) - count)
+    return range(first, first + count)
 
 
 def spaced(scores: Sequence[float], count: int) -> list[int]:

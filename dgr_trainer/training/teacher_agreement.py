@@ -15,12 +15,20 @@ from .losses.list_tensors import (
     positions,
     preferred,
 )
-from .losses.margin import pair_hinges, taught_pairs
+from .losses.margin import MarginGrowth, Normalization, margin_scores, pair_hinges, taught_pairs
 
 
 @torch.no_grad()
 def violated_margins(
-    scores: Tensor, mask: Tensor, *, margin: float, margin_gap: float, taught_ranks: Tensor | None = None
+    scores: Tensor,
+    mask: Tensor,
+    *,
+    margin: float,
+    margin_gap: float,
+    taught_ranks: Tensor | None = None,
+    teacher_scores: Tensor | None = None,
+    normalization: Normalization = "none",
+    margin_growth: MarginGrowth = "ranks",
 ) -> Tensor:
     """Share of the pairs of each list that violate their margin in [`distilled_ranknet_loss`].
 
@@ -31,6 +39,9 @@ def violated_margins(
         margin_gap (`float`): What each further place between the two adds to the margin.
         taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*): Ranks, equal for passages that are no pair. By
             default every two passages are one.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): As in [`distilled_ranknet_loss`].
+        normalization (`str`, *optional*, defaults to `"none"`): As there.
+        margin_growth (`str`, *optional*, defaults to `"ranks"`): As there.
 
     Returns:
         `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists without a pair.
@@ -41,9 +52,9 @@ def violated_margins(
     """
     check_number("margin", margin)
     check_number("margin_gap", margin_gap)
-    scores = check_scores(scores, mask)
+    scores, growth = margin_scores(scores, mask, teacher_scores, normalization, margin_growth)
     levels = check_ranks(taught_ranks, mask)
-    violated = pair_hinges(scores, mask, levels, margin, margin_gap) > 0
+    violated = pair_hinges(scores, mask, levels, margin, margin_gap, growth) > 0
     return violated.sum((-1, -2)) / taught_pairs(levels, mask).sum((-1, -2))
 
 

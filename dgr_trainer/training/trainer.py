@@ -39,7 +39,9 @@ from dgr_trainer.training.losses import RankingLoss
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.prompts import COLUMN as PROMPTS
 from dgr_trainer.training.run_record import RunRecord
+from dgr_trainer.training.score_spread import fitted_arguments
 from dgr_trainer.training.student_check import try_student
+from dgr_trainer.training.student_ranks import compare, compare_with_metrics, share_found
 from dgr_trainer.training.unused_arguments import warn_of_unused_arguments
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,8 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
                 eval_dataset = with_tokenised_queries(eval_dataset, data_collator, args)
         elif data_collator is None and processing_class is not None:
             data_collator = DataCollatorForSeq2Seq(processing_class)
+
+        args = fitted_arguments(args, data_collator, train_dataset)
 
         # Evaluating retrieval alone needs no dataset, but the parent class requires one.
         placeholder = eval_dataset is None and retrieval_evaluator is not None
@@ -294,9 +298,9 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         collator, dataset, objective = self.data_collator, self.train_dataset, self.ranking_objective
         if dataset is not self._checked_dataset:
             check_dataset("train_dataset", dataset, collator)
-        if objective is None or not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
+        query_ids = self._query_ids(dataset)
+        if objective is None or query_ids is None:
             return
-        query_ids = [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
         first = self.is_world_process_zero()
         check_coverage(
             cast(DistillationCollator, collator),
@@ -305,6 +309,30 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
             progress=first and not self.args.disable_tqdm,
             tell=first,
         )
+        others = self._query_ids(self.eval_dataset)
+        if first and others is not None:
+            shares = [share_found(cast(DistillationCollator, collator), ids, 1) for ids in (query_ids, others)]
+            if shares[0] is not None and shares[1] is not None:
+                compare(shares[0], shares[1], 1, "the queries of eval_dataset")
+                self._told.add("ranks")
+
+    @staticmethod
+    def _query_ids(dataset: Any) -> list[str] | None:
+        """The queries of a dataset; `None` if it holds none."""
+        if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
+            return None
+        return [as_id(query_id, "query", "Dataset") for query_id in dataset["query_id"]]
+
+    def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
+        """The parent's; the first metrics are compared with the candidates of the training queries."""
+        metrics = super()._evaluate_retrieval(prefix)
+        collator, query_ids = self.data_collator, self._query_ids(self.train_dataset)
+        if "ranks" not in self._told and isinstance(collator, DistillationCollator) and query_ids is not None:
+            self._told.add("ranks")
+            if self.is_world_process_zero():
+                queries = getattr(self.retrieval_evaluator, "queries", None)
+                compare_with_metrics(collator, query_ids, metrics, None if queries is None else len(queries))
+        return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and add the averages of the loss terms since the last log."""

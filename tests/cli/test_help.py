@@ -118,7 +118,7 @@ def test_options_are_the_settings_of_the_library():
     assert arguments_of(ScoringOptions) == names(ScoringSettings) - {"kind"}
     assert arguments_of(IdentifierOptions) == names(IdentifierSettings) - {"prompts"} | set(VIEWS)
     assert names(QuickstartOptions) - {"output"} == names(QuickstartSettings)
-    assert arguments_of(PairOptions) == keywords_of(generation_pairs) - {"seed", "progress"}
+    assert arguments_of(PairOptions) == keywords_of(generation_pairs) - {"seed", "progress", "index"}
     assert arguments_of(GenerationOptions) == keywords_of(PseudoQueryGenerator) - {"device", "dtype"}
     others = {"relevant_first", "generation_targets", "scoring", "seed"}
     assert arguments_of(CollatorOptions) == keywords_of(DistillationCollator) - others

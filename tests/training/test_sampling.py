@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.training.sampling import ListSampler, spaced
+from dgr_trainer.training.sampling import ListSampler, _ranks, nearest, spaced
 
 # The teacher's order is a > b > ... > j; the student's is the reverse.
 PASSAGES = "abcdefghij"
@@ -251,3 +251,93 @@ def test_suspects_are_counted():
         sampler(false_negative_margin=-1.0)
     with pytest.raises(ValueError, match="false_negative_margin=nan"):
         sampler(false_negative_margin=float("nan"))
+
+
+def plain_nearest(others, score, count):
+    """Walk away from the place of a score, below and above in turn."""
+    place = sum(other >= score for other in others)
+    above, below, taken = place - 1, place, []
+    while len(taken) < count:
+        if below < len(others) and (len(taken) % 2 == (count % 2 == 0) or above < 0):
+            taken.append(below)
+            below += 1
+        elif above >= 0:
+            taken.append(above)
+            above -= 1
+        else:
+            taken.append(below)
+            below += 1
+    return sorted(taken)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(-1, 10), st.data())
+def test_nearest_by_walking_away_from_the_place(scores, score, data):
+    scores = sorted(map(float, scores), reverse=True)
+    count = data.draw(st.integers(1, len(scores)))
+    assert list(nearest(scores, float(score), count)) == plain_nearest(scores, score, count)
+
+
+@pytest.mark.parametrize(
+    ("relevant", "expected"), [("e", "edfg"), ("a", "abcd"), ("j", "jghi"), ("b", "bacd"), ("unranked", "unranked")]
+)
+def test_near_the_relevant_passage_in_the_teachers_list(relevant, expected):
+    usable = frozenset([*PASSAGES, "unranked"])
+    found = sampler({"q": {relevant: 1}}, sampling="near", usable=usable).sample("q", 3)
+    # Of an unranked one, nothing is known: the first ones.
+    assert found.passage_ids == (tuple(expected) if relevant != "unranked" else ("unranked", *"abc"))
+
+
+def test_near_without_a_relevant_passage_is_the_top():
+    assert sampler(sampling="near").sample("q", 0).passage_ids == tuple("abcd")
+
+
+@settings(max_examples=40)
+@given(st.permutations(PASSAGES), st.integers(0, 10), st.integers(2, 8), st.sampled_from(PASSAGES))
+def test_hard_by_the_students_order(order, found, list_length, relevant):
+    """The student found some passages; its first ones are taught in the teacher's order, then the teacher's first."""
+    student = order[:found]
+    drawn = ListSampler(
+        RANKINGS, {"q": {relevant: 1}}, lambda _: frozenset(PASSAGES), lambda _: tuple(student),
+        list_length=list_length, sampling="hard", relevant_first=True, seed=0,
+    )  # fmt: skip
+    others = [p for p in student if p != relevant] + [p for p in PASSAGES if p not in student and p != relevant]
+    expected = [relevant, *sorted(others[: list_length - 1])]
+    assert list(drawn.sample("q", 0).passage_ids) == expected
+
+
+def test_hard_without_the_students_order_is_the_top():
+    drawn = sampler({"q": {"e": 1}}, student=False, sampling="hard")
+    assert drawn.sample("q", 0).passage_ids == tuple("eabc")
+
+
+def plain_places(scores, first, tie_margin):
+    """Groups of scores that are close to the first of their group."""
+    groups = []
+    for number, score in enumerate(scores):
+        alone = number == 0 or (number == 1 and first)
+        if not alone and groups[-1][0] - score <= tie_margin:
+            groups[-1].append(score)
+        else:
+            groups.append([score])
+    return tuple(place for place, group in enumerate(groups) for _ in group)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=10), st.booleans(), st.integers(0, 5))
+def test_passages_that_are_hardly_told_apart_share_a_place(scores, first, tie_margin):
+    scores = sorted(scores, reverse=True)
+    if first:  # By the judgement, whatever the teacher's score.
+        scores = [scores[-1], *scores[:-1]]
+    assert _ranks(scores, first, tie_margin) == plain_places(scores, first, tie_margin)
+
+
+def test_a_tie_margin_in_lists_and_coverage():
+    # Of a > b > ... with scores 10, 9, ...: pairs within 2 of the first of their place.
+    found = sampler({"q": {"e": 1}}, sampling="top", list_length=7, tie_margin=2.0)
+    assert found.sample("q", 0).passage_ids == tuple("eabcdfg")
+    assert found.sample("q", 0).ranks == (0, 1, 1, 1, 2, 2, 3)
+    assert sampler(tie_margin=9.0).coverage(["q"]).tied_lists == 1
+    assert sampler(tie_margin=8.5).coverage(["q"]).tied_lists == 0
+    with pytest.raises(ValueError, match="tie_margin=-1: give 0 or more"):
+        sampler(tie_margin=-1)

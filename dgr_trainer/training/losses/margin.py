@@ -6,7 +6,7 @@ as one place, so that a loss does not depend on their order in the list.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,16 +15,19 @@ from dgr_trainer.errors import DGRValueError
 
 from .list_tensors import (
     Reduction,
+    check_choice,
     check_number,
     check_ranks,
     check_reduction,
     check_scores,
+    check_teacher,
     differences,
     mean_over_pairs,
     positions,
     preferred,
     reduce_lists,
 )
+from .normalization import standardize_scores
 from .ranking_loss import RankingLoss
 
 # Squared log-odds are in the hundreds to thousands, log-likelihoods are a few nats.
@@ -32,7 +35,20 @@ _MARGINS = {"log_odds": {"margin": 300.0, "margin_gap": 100.0}, "log_likelihood"
 _GENERATION_WEIGHTS = {"log_odds": 500.0}
 
 
-def pair_hinges(scores: Tensor, mask: Tensor, levels: Tensor, margin: float, margin_gap: float) -> Tensor:
+MARGIN_SETTINGS = ("margin", "margin_gap", "normalization", "margin_growth")
+"""Settings that say what the margin of a pair is."""
+Normalization = Literal["none", "list"]
+MarginGrowth = Literal["ranks", "teacher_scores"]
+
+
+def pair_hinges(
+    scores: Tensor,
+    mask: Tensor,
+    levels: Tensor,
+    margin: float,
+    margin_gap: float,
+    teacher_scores: Tensor | None = None,
+) -> Tensor:
     """Amounts by which the pairs of each list fall short of their margins.
 
     Args:
@@ -41,14 +57,56 @@ def pair_hinges(scores: Tensor, mask: Tensor, levels: Tensor, margin: float, mar
         levels (`torch.LongTensor` of shape `(B, M)`): Place of each passage (see `check_ranks`).
         margin (`float`): Margin between neighbours, in units of the scores.
         margin_gap (`float`): What each place between the two passages adds to the margin.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): If given, margins grow with the differences of
+            these scores in place of the places (see `teacher_steps`).
 
     Returns:
         `torch.Tensor` of shape `(B, M, M)`: at (i, j), for passages of which i has the better place, `max(0, s_j - s_i
         + margin + (places between) * margin_gap)`; 0 elsewhere.
     """
-    between = (-differences(levels) - 1).to(scores.dtype)
-    shortfalls = margin + margin_gap * between - differences(scores)
-    return torch.relu(shortfalls).masked_fill(~taught_pairs(levels, mask), 0.0)
+    steps = -differences(levels).to(scores.dtype)
+    if teacher_scores is not None:
+        steps = teacher_steps(teacher_scores.to(scores.dtype), mask, levels)
+    margins = torch.relu(margin + margin_gap * (steps - 1))
+    return torch.relu(margins - differences(scores)).masked_fill(~taught_pairs(levels, mask), 0.0)
+
+
+def teacher_steps(teacher_scores: Tensor, mask: Tensor, levels: Tensor) -> Tensor:
+    """How many places apart two passages are by the teacher's scores, `(B, M, M)`, at least 0.
+
+    A place is the mean difference of neighbours: the range of the teacher's scores in the list over the number of
+    places between its first and its last. So with equal differences they are the differences of the places, and a pair
+    that the teacher hardly tells apart counts as less than one. A passage that comes first by a judgement, and not by
+    its score, is 0 places above those that the teacher scores higher. Where all scores are equal, places are counted.
+    """
+    lowest = teacher_scores.masked_fill(~mask, torch.inf).amin(-1)
+    highest = teacher_scores.masked_fill(~mask, -torch.inf).amax(-1)
+    places = levels.masked_fill(~mask, 0).amax(-1).clamp(min=1)
+    place = torch.where(mask.any(-1), (highest - lowest) / places, torch.zeros_like(highest))[:, None, None]
+    told_apart = place > 0
+    steps = differences(teacher_scores) / torch.where(told_apart, place, torch.ones_like(place))
+    return torch.where(told_apart, steps.clamp(min=0), -differences(levels).to(steps.dtype))
+
+
+def margin_scores(
+    scores: Tensor,
+    mask: Tensor,
+    teacher_scores: Tensor | None,
+    normalization: Normalization,
+    margin_growth: MarginGrowth,
+) -> tuple[Tensor, Tensor | None]:
+    """Checked scores, standardised if margins are in units of the list's own spread, and what margins grow with.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If a choice is unknown, or margins grow with the teacher's scores and there are none.
+    """
+    check_choice("normalization", normalization, get_args(Normalization))
+    check_choice("margin_growth", margin_growth, get_args(MarginGrowth))
+    scores = check_scores(scores, mask)
+    if normalization == "list":
+        scores = standardize_scores(scores, mask)
+    return scores, check_teacher(teacher_scores, mask) if margin_growth == "teacher_scores" else None
 
 
 def taught_pairs(levels: Tensor, mask: Tensor) -> Tensor:
@@ -64,6 +122,9 @@ def distilled_ranknet_loss(
     margin: float,
     margin_gap: float,
     first_weight: float = 3.0,
+    teacher_scores: Tensor | None = None,
+    normalization: Normalization = "none",
+    margin_growth: MarginGrowth = "ranks",
     reduction: Literal["weights", "active", "sum", "none"] = "weights",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -94,6 +155,15 @@ def distilled_ranknet_loss(
         margin (`float`): Margin m between neighbours, in units of the scores.
         margin_gap (`float`): What each place between the two adds to the margin (g).
         first_weight (`float`, *optional*, defaults to 3.0): Weight of the pairs of the first passage.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): The teacher's scores, for
+            `margin_growth="teacher_scores"`.
+        normalization (`str`, *optional*, defaults to `"none"`): `"list"`: scores are standardised first
+            ([`standardize_scores`]), so that margins are in units of the standard deviation of the list, whatever the
+            scale of the scores.
+        margin_growth (`str`, *optional*, defaults to `"ranks"`): What `margin_gap` is multiplied by: `"ranks"`, the
+            places between the two passages, or `"teacher_scores"`, the difference of their teacher scores over the
+            mean difference of neighbours in the list, less one. The two are equal if the teacher's scores are evenly
+            spaced.
         reduction (`str`, *optional*, defaults to `"weights"`):
             - `"weights"`: the weighted mean of each list's hinges (divided by the sum of the weights of its pairs,
               satisfied or not), then the mean over lists. Lists of different length count alike, and satisfying one
@@ -129,11 +199,11 @@ def distilled_ranknet_loss(
     check_number("margin_gap", margin_gap)
     check_number("first_weight", first_weight, positive=True)
     check_reduction(reduction, num_lists, ("weights", "active", "sum", "none"))
-    scores = check_scores(scores, mask)
+    scores, growth = margin_scores(scores, mask, teacher_scores, normalization, margin_growth)
     levels = check_ranks(taught_ranks, mask)
 
     weights = (1.0 / (levels + 1).clamp(min=1).to(scores.dtype)).masked_fill(levels == 0, first_weight).unsqueeze(-1)
-    hinges = weights * pair_hinges(scores, mask, levels, margin, margin_gap)
+    hinges = weights * pair_hinges(scores, mask, levels, margin, margin_gap, growth)
     if reduction == "active":
         return hinges.sum() / (hinges > 0).sum().clamp(min=1)
     losses = hinges.sum((-1, -2))
@@ -151,6 +221,9 @@ def margin_rank_loss(
     margin: float,
     margin_gap: float,
     num_candidates: int | None = 2,
+    teacher_scores: Tensor | None = None,
+    normalization: Normalization = "none",
+    margin_growth: MarginGrowth = "ranks",
     reduction: Reduction = "mean",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -186,6 +259,15 @@ def margin_rank_loss(
         margin_gap (`float`): What each further candidate adds to the margin (g).
         num_candidates (`int`, *optional*, defaults to 2): How many candidates are used, from the front of the list.
             `None` for all. A list with fewer takes the mean over those it has.
+        teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): The teacher's scores, for
+            `margin_growth="teacher_scores"`.
+        normalization (`str`, *optional*, defaults to `"none"`): `"list"`: scores are standardised first
+            ([`standardize_scores`]), so that margins are in units of the standard deviation of the list, whatever the
+            scale of the scores.
+        margin_growth (`str`, *optional*, defaults to `"ranks"`): What `margin_gap` is multiplied by: `"ranks"`, the
+            places between the two passages, or `"teacher_scores"`, the difference of their teacher scores over the
+            mean difference of neighbours in the list, less one. The two are equal if the teacher's scores are evenly
+            spaced.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
             `"none"` for the loss of each list.
         num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
@@ -205,7 +287,7 @@ def margin_rank_loss(
             f"num_candidates must be at least 1, or None for all candidates, but it is {num_candidates}."
         )
     check_reduction(reduction, num_lists)
-    scores = check_scores(scores, mask)
+    scores, growth = margin_scores(scores, mask, teacher_scores, normalization, margin_growth)
     levels = check_ranks(taught_ranks, mask)
 
     first = mask & (levels == 0)
@@ -213,7 +295,7 @@ def margin_rank_loss(
     if num_candidates is not None:
         used = used & (positions(mask) - first.sum(-1, keepdim=True) < num_candidates)
     pairs = first.unsqueeze(-1) & used.unsqueeze(-2)
-    hinges = pair_hinges(scores, mask, levels, margin, margin_gap)
+    hinges = pair_hinges(scores, mask, levels, margin, margin_gap, growth)
     return reduce_lists(mean_over_pairs(hinges, pairs), mask, reduction, num_lists)
 
 
@@ -226,6 +308,9 @@ def _distilled_ranknet(
     margin_gap: float,
     first_weight: float,
     active_pair_mean: bool,
+    teacher_scores: Tensor | None = None,
+    normalization: Normalization = "none",
+    margin_growth: MarginGrowth = "ranks",
 ) -> Tensor:
     """[`distilled_ranknet_loss`] of each list, or of the active pairs of the batch."""
     return distilled_ranknet_loss(
@@ -235,6 +320,9 @@ def _distilled_ranknet(
         margin=margin,
         margin_gap=margin_gap,
         first_weight=first_weight,
+        teacher_scores=teacher_scores,
+        normalization=normalization,
+        margin_growth=margin_growth,
         reduction="active" if active_pair_mean else "none",
     )
 

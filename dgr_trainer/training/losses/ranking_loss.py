@@ -13,7 +13,9 @@ SCORE_KINDS = ("log_odds", "log_likelihood")
 # Student temperatures that bring the scores of a list to a few units.
 TEMPERATURES = {"log_odds": {"temperature": 100.0}, "log_likelihood": {"temperature": 1.0}}
 # Not settings: the trainer takes the mean over the lists of all micro-batches and processes, and knows the ties.
-_NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks")
+_NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks", "teacher_scores")
+PUBLISHED_SPREAD = 600.0
+"""Distance of the best candidate's log-odds score from the median one's, for which scales are stated."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class RankingLoss:
             `teacher_scores` are floating tensors of shape `(B, M)`, one row a rank list in the order to be taught (the
             best passage first); `mask` is a bool tensor of the same shape, `True` where there is a passage. If it has
             an argument `taught_ranks`, it is given an integer tensor of that shape, too: the rank of each passage in
-            the order to be taught, 0 the best, equal where the teacher gives equal scores. It returns
+            the order to be taught, 0 the best, equal where the teacher gives equal scores; and a loss of the order
+            that has an argument `teacher_scores` is given these, too. It returns
             the loss of each list, shape `(B,)`, 0 for lists with fewer than two passages; or, if the loss is no mean
             over lists, one loss of the whole batch, shape `()`, which gradient accumulation then changes.
         teaches (`str`, *optional*, defaults to `"scores"`): `"order"` or `"scores"`.
@@ -38,11 +41,13 @@ class RankingLoss:
             `_loss` at its end.
         settings (`Mapping[str, Any]`, *optional*): Keyword arguments of the function and their values. The trainer's
             arguments of the same names (`temperature`, `margin`, ...) and `ranking_loss_kwargs` replace them.
-        scales (`Mapping[str, Mapping[str, Any]]`, *optional*): Settings whose values depend on the scale of the
-            student's scores: by kind of scores, `"log_odds"` (hundreds to thousands) and `"log_likelihood"` (a few
-            nats), then by name.
+        scales (`Mapping[str, Mapping[str, Any]]`, *optional*): Settings whose values are proportional to the
+            student's scores, such as margins and temperatures: by kind of scores, `"log_odds"` (hundreds to thousands)
+            and `"log_likelihood"` (a few nats), then by name. Those of log-odds are stated for scores of which the
+            best of a query's candidates is 600 above the median one; the trainer measures this distance
+            (`score_spread`) and multiplies them by its share of 600.
         generation_weights (`Mapping[str, float]`, *optional*): The default weight of the generation loss for each kind
-            of scores; 1 where a kind is left out.
+            of scores, proportional to the scores in the same way; 1 where a kind is left out.
 
     Raises:
         DGRTypeError: if `function` cannot be called.
@@ -97,28 +102,39 @@ class RankingLoss:
         # Trainer pickles its arguments beside every checkpoint: they record the name, whatever the function is.
         return str, (self.name,)
 
-    def defaults(self, score_kind: str) -> dict[str, Any]:
-        """The settings for a kind of scores (`ScoringSettings.kind`)."""
-        return {**self.settings, **self.scales.get(score_kind, {})}
+    def defaults(self, score_kind: str, spread: float | None = None) -> dict[str, Any]:
+        """The settings for a kind of scores (`ScoringSettings.kind`), perhaps of another spread than the published."""
+        scales = self.scales.get(score_kind, {})
+        if spread is not None:
+            scales = {name: value * (spread / PUBLISHED_SPREAD) for name, value in scales.items()}
+        return {**self.settings, **scales}
 
-    def with_settings(self, score_kind: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    def generation_weight(self, score_kind: str, spread: float | None = None) -> float:
+        """The default weight of the generation loss for a kind of scores."""
+        if score_kind not in self.generation_weights:
+            return 1.0
+        return self.generation_weights[score_kind] * (1.0 if spread is None else spread / PUBLISHED_SPREAD)
+
+    def with_settings(self, score_kind: str, chosen: Mapping[str, Any], spread: float | None = None) -> dict[str, Any]:
         """The settings for a kind of scores, with some of them chosen.
 
         Args:
             score_kind (`str`): `"log_odds"` or `"log_likelihood"`.
             chosen (`Mapping[str, Any]`): Settings by name, in place of the defaults.
+            spread (`float`, *optional*): How far the student scores the best candidate of a query above the median
+                one, to which `scales` are fitted. By default they are as stated.
 
         Raises:
             DGRValueError: if the loss has no such setting, or one without a default has no value.
         """
         self._check_names(chosen)
-        settings = {**self.defaults(score_kind), **chosen}
+        settings = {**self.defaults(score_kind, spread), **chosen}
         missing = [
             parameter.name
             for parameter in self._parameters()
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            and parameter.name not in (*settings, "taught_ranks")
+            and parameter.name not in (*settings, *_NOT_SETTINGS)
         ]
         if missing:
             raise DGRValueError(
@@ -158,8 +174,11 @@ class RankingLoss:
         """
         taught = (scores, mask) if self.teaches == "order" else (scores, teacher_scores, mask)
         settings = dict(settings)
-        if any(parameter.name == "taught_ranks" for parameter in self._parameters()):
+        names = {parameter.name for parameter in self._parameters()}
+        if "taught_ranks" in names:
             settings["taught_ranks"] = taught_ranks
+        if "teacher_scores" in names:
+            settings["teacher_scores"] = teacher_scores
         losses = self.function(*taught, **settings)
         if not isinstance(losses, Tensor):
             raise DGRTypeError(f"The ranking loss {self.name!r} returned a {type(losses).__name__}, not a tensor.")

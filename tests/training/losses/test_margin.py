@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dgr_trainer.training.losses import distilled_ranknet_loss, margin_rank_loss
 
@@ -151,3 +153,97 @@ class TestMarginRank:
     def test_bad_number_of_candidates(self):
         with pytest.raises(ValueError, match="num_candidates must be at least 1, or None for all candidates"):
             margin_rank_loss(self.scores, self.mask, margin=3.0, margin_gap=1.0, num_candidates=0)
+
+
+def plain_margin_loss(scores, ranks, teacher, margin, margin_gap, first_weight, normalization, growth):
+    """Distilled RankNet of one list, pair by pair, with places, the teacher's scores and standardised scores."""
+    size = len(scores)
+    if normalization == "list":
+        mean = sum(scores) / size
+        deviation = (sum((s - mean) ** 2 for s in scores) / size + 1e-6) ** 0.5
+        scores = [(s - mean) / deviation for s in scores]
+    places = {rank: place for place, rank in enumerate(sorted(set(ranks)))}
+    levels = [places[rank] for rank in ranks]
+    unit = (max(teacher) - min(teacher)) / max(1, max(levels))
+    total = weights = 0.0
+    for i in range(size):
+        for j in range(size):
+            if levels[i] >= levels[j]:
+                continue
+            steps = levels[j] - levels[i]
+            if growth == "teacher_scores" and unit > 0:
+                steps = max(0.0, teacher[i] - teacher[j]) / unit
+            weight = first_weight if levels[i] == 0 else 1 / (levels[i] + 1)
+            wanted = max(0.0, margin + margin_gap * (steps - 1))
+            total += weight * max(0.0, wanted - (scores[i] - scores[j]))
+            weights += weight
+    return total / weights if weights else 0.0
+
+
+NUMBERS = st.integers(-50, 50)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(NUMBERS, st.integers(0, 4), NUMBERS), min_size=1, max_size=6),
+    st.sampled_from(["none", "list"]),
+    st.sampled_from(["ranks", "teacher_scores"]),
+    st.integers(0, 20),
+    st.integers(0, 30),
+)
+def test_margins_pair_by_pair(rows, normalization, growth, margin, margin_gap):
+    scores, ranks, teacher = map(list, zip(*rows, strict=True))
+    expected = plain_margin_loss(scores, ranks, teacher, margin, margin_gap, 3.0, normalization, growth)
+
+    def padded(values, dtype):
+        return torch.tensor([[7, *values, 5]], dtype=dtype)
+
+    mask = torch.tensor([[False, *[True] * len(rows), False]])
+    loss = distilled_ranknet_loss(
+        padded(scores, torch.float64), mask, taught_ranks=padded(ranks, torch.int64),
+        teacher_scores=padded(teacher, torch.float64), margin=margin, margin_gap=margin_gap,
+        normalization=normalization, margin_growth=growth,
+    )  # fmt: skip
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loss", [distilled_ranknet_loss, margin_rank_loss])
+def test_evenly_spaced_teacher_scores_are_places(loss):
+    scores, mask = torch.randn(4, 6, dtype=torch.float64), torch.ones(4, 6, dtype=torch.bool)
+    teacher = torch.arange(6, 0, -1).double().expand(4, 6) * 0.37 + 2.0
+    settings = {"margin": 1.0, "margin_gap": 0.4}
+    by_score = loss(scores, mask, teacher_scores=teacher, margin_growth="teacher_scores", **settings)
+    torch.testing.assert_close(by_score, loss(scores, mask, **settings))
+
+
+@pytest.mark.parametrize("loss", [distilled_ranknet_loss, margin_rank_loss])
+def test_normalised_margins_do_not_depend_on_the_scale(loss):
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] + [False] * 4])
+    settings = {"margin": 0.5, "margin_gap": 0.2, "normalization": "list"}
+    one, other = loss(scores, mask, **settings), loss(scores * 700 + 30, mask, **settings)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    (gradient,) = torch.autograd.grad(one, scores)
+    assert torch.isfinite(gradient).all() and gradient[:2].abs().sum() > 0 and gradient[2].abs().sum() == 0
+
+
+def test_teacher_scores_of_masked_passages_do_not_matter():
+    mask = torch.tensor([[True, True, True, False]])
+    losses = [
+        distilled_ranknet_loss(
+            torch.tensor([[1.0, 2.0, 0.5, 9.0]]), mask, teacher_scores=torch.tensor([[3.0, 2.0, 0.0, other]]),
+            margin=1.0, margin_gap=1.0, margin_growth="teacher_scores",
+        )
+        for other in (0.0, 1e6, float("nan"))
+    ]  # fmt: skip
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_wrong_margin_settings():
+    scores, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="normalization must be one of 'none', 'list', but it is 'softmax'"):
+        distilled_ranknet_loss(scores, mask, margin=1.0, margin_gap=1.0, normalization="softmax")
+    with pytest.raises(ValueError, match="margin_growth must be one of 'ranks', 'teacher_scores'"):
+        margin_rank_loss(scores, mask, margin=1.0, margin_gap=1.0, margin_growth="scores")
+    with pytest.raises(ValueError, match="teacher_scores are missing"):
+        margin_rank_loss(scores, mask, margin=1.0, margin_gap=1.0, margin_growth="teacher_scores")

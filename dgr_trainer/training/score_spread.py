@@ -1,0 +1,54 @@
+"""The scale of the student's scores, to which margins, temperatures and the generation weight fit by default."""
+
+import copy
+import logging
+from typing import Any
+
+import datasets
+
+from dgr_trainer.data.ids import as_id
+from dgr_trainer.training.arguments import FITTED, DistillationTrainingArguments
+from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.identifier_sources import CandidateIdentifiers
+
+logger = logging.getLogger(__name__)
+
+
+def fitted_arguments(
+    args: DistillationTrainingArguments, collator: Any, train_dataset: Any
+) -> DistillationTrainingArguments:
+    """Arguments with the spread of the candidates' scores, if it is not given and there are candidates.
+
+    It depends on the candidates of the training queries alone, so it is the same in every process and after resuming.
+
+    Args:
+        args ([`DistillationTrainingArguments`]): The arguments; they are not changed.
+        collator (`Any`): The collator. Without candidates that are scored by log-odds, the arguments stay as they are.
+        train_dataset (`Any`): The training queries; by default, those of the candidates are looked at.
+
+    Returns:
+        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread`.
+    """
+    source = collator.source if isinstance(collator, DistillationCollator) else None
+    if not isinstance(source, CandidateIdentifiers) or args.score_spread is not None:
+        return args
+    assert isinstance(collator, DistillationCollator)
+    if collator.scoring.kind != "log_odds":
+        return args
+    query_ids: Any = source.candidates
+    if isinstance(train_dataset, datasets.Dataset) and "query_id" in train_dataset.column_names:
+        query_ids = (as_id(query_id, "query", "Training dataset") for query_id in train_dataset["query_id"])
+    spread = source.spread(query_ids)
+    if spread <= 0:
+        return args
+    fitted = copy.copy(args)
+    fitted.score_spread = float(f"{spread:.3g}")
+    if args.should_log and fitted.ranking_weight > 0:
+        values = fitted.to_dict()
+        settings = {name: values[name] for name in FITTED if values[name] is not None}
+        logger.info(
+            "score_spread=%g: the student scores its best candidate by this above its median one, so by default %s.",
+            fitted.score_spread,
+            ", ".join(f"{name}={value:.3g}" for name, value in settings.items()),
+        )
+    return fitted
