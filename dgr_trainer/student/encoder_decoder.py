@@ -47,6 +47,7 @@ class EncoderDecoderStudent:
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
     example: ClassVar[str] = "BART or T5"
+    may_look_ahead: ClassVar[bool] = False
     few_logits = staticmethod(seq2seq_logits)
 
     def __init__(self, model: nn.Module) -> None:

@@ -48,6 +48,7 @@ class Student(Protocol):
         auto_class (`str`): Name of the class of transformers that loads such a model.
         peft_task (`str`): The task type of its adapters.
         example (`str`): Models of this kind, for errors.
+        may_look_ahead (`bool`): Whether transformers also loads models of this kind whose attention is not causal.
         few_logits (`Callable`): Logits of the model for a few tokens, see `loading.load_model`.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
         base ([`~transformers.PreTrainedModel`]): The model inside.
@@ -56,6 +57,7 @@ class Student(Protocol):
     auto_class: ClassVar[str]
     peft_task: ClassVar[str]
     example: ClassVar[str]
+    may_look_ahead: ClassVar[bool]
     few_logits: Callable[[Any], Tensor]
     model: nn.Module
     base: Any
