@@ -30,7 +30,8 @@ CAUSAL = [
 ]
 CAUSAL_ROWS = ["gpt_neo", "mamba", "bloom"]  # No mask of single tokens, or no positions.
 REFUSED = ["prophetnet"]  # Padding after an identifier changes its scores.
-_EAGER = {"gemma2", "gpt_neo", "mamba", "bloom", "t5gemma", "led", "mvp", "bigbird_pegasus", "longt5", "switch_transformers", "nllb-moe", "pegasus_x",
+_EAGER = {"gemma2", "gpt_neo", "mamba", "bloom",
+          "t5gemma", "led", "mvp", "bigbird_pegasus", "longt5", "switch_transformers", "nllb-moe", "pegasus_x",
           "fsmt", "prophetnet"}  # fmt: skip
 _TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 

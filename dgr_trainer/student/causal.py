@@ -1,8 +1,8 @@
 """Students that are decoder-only language models, such as Llama, Qwen3 and GPT-2: they go on writing the prompt.
 
-There is no start token: the state of the prompt's last token predicts the first token of an identifier. The prompt is
-the root of the tree of its identifiers' prefixes (see `causal_rows`), so each of them is read once. Where a model does not
-take the mask that this needs, each identifier is a sequence with the prompt in front.
+There is no start token: the state of the prompt's last token predicts the first token of an identifier. The prompt
+is the root of the tree of its identifiers' prefixes (see `causal_rows`), so each of them is read once. Where a model
+does not take the mask that this needs, each identifier is a sequence with the prompt in front.
 """
 
 from __future__ import annotations

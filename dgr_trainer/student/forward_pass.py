@@ -39,8 +39,8 @@ _LOGITS_AT_ONCE = 1 << 25
 _PLAIN_PROJECTIONS = frozenset(
     "bart mbart plbart pegasus marian mvp blenderbot blenderbot-small bigbird_pegasus led m2m_100 "
     "t5 mt5 umt5 longt5 switch_transformers "
-    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3_text gpt2 gptj gpt_neox gpt_bigcode opt "
-    "phi phi3 smollm3 olmo olmo2 olmo3 starcoder2 stablelm".split()
+    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3_text gpt2 gptj gpt_neox gpt_bigcode "
+    "opt phi phi3 smollm3 olmo olmo2 olmo3 starcoder2 stablelm".split()
 )
 
 

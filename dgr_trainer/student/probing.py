@@ -143,8 +143,8 @@ def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
             ) from error
         if asked.may_look_ahead and _looks_ahead(student, sample):
             raise DGRValueError(
-                f"{name} predicts a token with the tokens after it in view, so it cannot generate. Use a model such as "
-                f"{asked.example}; a model such as BERT is a decoder only if its configuration has is_decoder=True."
+                f"{name} predicts a token with the tokens after it in view, so it cannot generate. Use a model such "
+                f"as {asked.example}; a model such as BERT is a decoder only if its configuration has is_decoder=True."
             )
         for way in cast(list[ScoringWay], ["rows", "plain"] if obstacle else ["packed", "rows", "plain"]):
             try:
