@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgr_trainer.errors import DGRValueError
+
 _LONGEST_ROW = 2048  # Attention grows with the square of a row, even where a mask hides it.
 _WIDTHS_TRIED = 12
 
@@ -72,6 +74,11 @@ def causal_rows(
     lengths = attention_mask.sum(-1)
     on_host = torch.cat([ends[:, 0], packed["row_prompts"].flatten(), lengths]).cpu().numpy()
     sizes, row_prompts, prompt_lengths = np.split(on_host, [num_rows, 2 * num_rows])
+    if not prompt_lengths[row_prompts].all():
+        raise DGRValueError(
+            "A prompt has no tokens, so a model without an encoder has nothing to predict the first token of an "
+            "identifier from. Let the tokenizer begin prompts with its BOS, or do not let them be empty."
+        )
     longest = _LONGEST_ROW if tokens_at_once is None else min(_LONGEST_ROW, tokens_at_once)
     trees = _trees(sizes - 1, row_prompts, prompt_lengths, longest)
     places, total, size = _place([tree.size for tree in trees], longest, hidden_size)

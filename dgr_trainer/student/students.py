@@ -143,6 +143,10 @@ class Student(Protocol):
         """
         ...
 
+    def pairs_are_joined(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """Whether the labels of some pairs, `(input_ids, labels)`, are among their inputs, which gives them away."""
+        ...
+
     def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Log-probabilities of the token after a prompt and after each token of an identifier, by one ordinary call.
 
