@@ -94,8 +94,8 @@ def causal_rows(
             cell += int(sizes[row]) - 1
     tree_ends = tree_starts + np.array([tree.size for tree in trees])
     host = np.concatenate([tree_starts, tree_prompts, tree_ends, firsts, roots])
-    starts, prompts, stops, first_cells, root_cells = (
-        torch.from_numpy(host).to(device).split([len(trees)] * 3 + [num_rows] * 2)
+    starts, prompts, stops, first_cells, root_cells = torch.split(
+        torch.from_numpy(host).to(device), [len(trees)] * 3 + [num_rows] * 2
     )
 
     nowhere = total * size  # An extra cell for what is padding.
@@ -136,7 +136,8 @@ def _trees(added: np.ndarray, row_prompts: np.ndarray, prompt_lengths: np.ndarra
     """The packed rows of each prompt, divided only where they are too long for a row; `added` is what each adds."""
     trees: list[_Tree] = []
     for prompt in sorted(set(row_prompts.tolist())):
-        size, rows = int(prompt_lengths[prompt]), []
+        size = int(prompt_lengths[prompt])
+        rows: list[int] = []
         for row in np.flatnonzero(row_prompts == prompt).tolist():
             if rows and size + added[row] > longest:
                 trees.append(_Tree(prompt, rows, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -49,7 +49,6 @@ class Student(Protocol):
         peft_task (`str`): The task type of its adapters.
         example (`str`): Models of this kind, for errors.
         may_look_ahead (`bool`): Whether transformers also loads models of this kind whose attention is not causal.
-        few_logits (`Callable`): Logits of the model for a few tokens, see `loading.load_model`.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
         base ([`~transformers.PreTrainedModel`]): The model inside.
     """
@@ -58,9 +57,13 @@ class Student(Protocol):
     peft_task: ClassVar[str]
     example: ClassVar[str]
     may_look_ahead: ClassVar[bool]
-    few_logits: Callable[[Any], Tensor]
     model: nn.Module
     base: Any
+
+    @staticmethod
+    def few_logits(model: Any, /) -> Tensor:
+        """The logits of a model for a few tokens, see `loading.load_model`."""
+        ...
 
     @property
     def start_token_id(self) -> int | None:

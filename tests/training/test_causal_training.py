@@ -34,7 +34,7 @@ def same_whatever_way(make, variants, ways, tmp_path, tokenizer, monkeypatch):
         assert_same_run(run(eight(tmp_path, tokenizer, make, max_steps=2, **settings)), expected)
     for way in ways:
         with monkeypatch.context() as patched:
-            patched.setattr(probing, "_try_ways", lambda model: (way, "for this test"))
+            patched.setattr(probing, "_try_ways", lambda model, way=way: (way, "for this test"))
             assert_same_run(run(eight(tmp_path, tokenizer, make, max_steps=2)), expected)
 
 
