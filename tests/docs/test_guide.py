@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from teachers.lucene.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
 from teachers.reranker_models import save_causal_lm, save_encoder, save_seq2seq
-from tiny_models import make_bart
+from tiny_models import make_bart, make_causal
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from dgr_trainer import BiEncoderTeacher, Corpus
@@ -75,6 +75,8 @@ def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     save_encoder(folder / "intfloat" / "e5-base-v2")
     save_seq2seq(folder / "castorini" / "monot5-base-msmarco")
     save_causal_lm(folder / "Qwen" / "Qwen3-Reranker-0.6B", "qwen3")
+    make_causal(tokenizer).save_pretrained(folder / "Qwen" / "Qwen3-0.6B")
+    tokenizer.save_pretrained(folder / "Qwen" / "Qwen3-0.6B")
 
 
 def run(code: list[tuple[str, str]], folder: Path) -> str:
@@ -104,7 +106,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
     "name",
     [
         *("index", "swap", "losses", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli"),
-        *("search-at-scale", "storage", "semantic-ids", "among", "report", "tracking"),
+        *("search-at-scale", "storage", "semantic-ids", "among", "from-sft-trainer", "report", "tracking"),
     ],
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:
