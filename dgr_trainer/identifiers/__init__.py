@@ -1,7 +1,8 @@
 """Identifiers: views of a passage as tokens, markers and prompts.
 
 Only this package knows the rules of tokenizers: `settings` names the views, their markers and prompts; `views` turns
-passages and queries into token ids, with `markers` between the parts of a passage. `text_encoder` does so for a text,
+passages into token ids, with `markers` between the parts of a passage, and `prompts` does so with queries, as plain text
+or as messages to a chat model. `text_encoder` encodes a text,
 and keeps it from being taken for `special_tokens`; `words` finds the words of a text in any script. `unknown_text`
 counts what a tokenizer does not know.
 
