@@ -39,9 +39,8 @@ def load_identifiers(name: str, settings: IdentifierSettings) -> Identifiers:
 def load_student(name: str, lora: LoraOptions) -> Any:
     """Load the model to train in full precision: all of it, the adapter it was saved with, or with a new adapter."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM
 
-    from dgr_trainer.student.loading import load_model, seq2seq_logits
+    from dgr_trainer.student.students import load_student_model, student_of
 
     is_adapter = (Path(name) / "adapter_config.json").is_file()
     if is_adapter and lora.lora_r:
@@ -51,16 +50,16 @@ def load_student(name: str, lora: LoraOptions) -> Any:
             from peft import PeftConfig, PeftModel
 
             base = PeftConfig.from_pretrained(name).base_model_name_or_path
-            model = load_model(AutoModelForSeq2SeqLM, base, seq2seq_logits, dtype=torch.float32)
+            model = load_student_model(base, dtype=torch.float32)
             return PeftModel.from_pretrained(model, name, is_trainable=True)
-        model = load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits, dtype=torch.float32)
+        model = load_student_model(name, dtype=torch.float32)
     if not lora.lora_r:
         return model
     from peft import LoraConfig, get_peft_model
 
     with input_errors(f"--lora_r {lora.lora_r}: no adapter can be added to {name}", ValueError, TypeError):
         config = LoraConfig(
-            task_type="SEQ_2_SEQ_LM",
+            task_type=student_of(model).peft_task,
             r=lora.lora_r,
             lora_alpha=lora.lora_alpha or 2 * lora.lora_r,
             lora_dropout=lora.lora_dropout,

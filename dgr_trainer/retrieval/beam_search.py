@@ -17,9 +17,8 @@ from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
-from dgr_trainer.retrieval.decoder import Decoder
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
-from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.students import student_of
 
 
 class ViewSearch(NamedTuple):
@@ -69,12 +68,10 @@ def search_views(
         for view, length in lengths.items()
     ]
     prompts = [ids for view in lengths for ids in identifiers.encode_prompts(queries, view)]
-    decoder = Decoder(model, prompts)
-    parents = np.zeros(0, np.int64)
-    tokens = np.full(len(prompts), start_token_id(model))
+    decoder = student_of(model).prefill(prompts)
+    scores = decoder.scores
     step = 0
-    while len(tokens):
-        scores = decoder.step(parents, tokens)
+    while True:
         rows = np.cumsum([0, *(len(search.scores) for search in searches)])
         parents_by_view = [search.grow(scores[rows[n] : rows[n + 1]]) for n, search in enumerate(searches)]
         parents = np.concatenate([view_parents + rows[n] for n, view_parents in enumerate(parents_by_view)])
@@ -82,6 +79,9 @@ def search_views(
         step += 1
         if on_token is not None:
             on_token(step)
+        if not len(tokens):
+            break
+        scores = decoder.step(parents, tokens)
     return {search.view: ViewSearch(search.identifiers, search.first_scores) for search in searches}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.student.model_facts import decoder_position_limit
+from dgr_trainer.student.students import student_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def generated_lengths(model: nn.Module, identifiers: Identifiers, settings: Sear
     Without a limit, a search ends by itself: titles, pseudo-queries and docids are generated up to their closing
     marker. A decoder with position embeddings cannot write more tokens than it has positions.
     """
-    positions = decoder_position_limit(model)
+    positions = student_of(model).identifier_limit(identifiers.settings.max_query_length)
     longest = _NO_LIMIT if positions is None else positions
     lengths = {view: settings.length(view) for view in identifiers.views}
     return {view: longest if length is None else min(length, longest) for view, length in lengths.items()}
@@ -40,7 +40,7 @@ def warn_of_lengths(model: nn.Module, index: FMIndex, identifiers: Identifiers, 
 
     That is a warning for docids and for the only view; with other views, the passages are found by these.
     """
-    positions = decoder_position_limit(model)
+    positions = student_of(model).identifier_limit(identifiers.settings.max_query_length)
     for view, length in generated_lengths(model, identifiers, settings).items():
         prefix, end = identifiers.prefix(view), identifiers.end(view)
         if not end or length == _NO_LIMIT or int(index.passage_lengths.max()) + 1 <= length:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRValueError, input_errors
@@ -24,7 +24,7 @@ from dgr_trainer.retrieval.adapter_storage import (
     save_adapters,
 )
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.student.loading import load_model, seq2seq_logits
+from dgr_trainer.student.students import load_student_model
 from dgr_trainer.student.weights import align_weights
 
 DESCRIPTION = "retriever.json"
@@ -122,14 +122,14 @@ def _load_model(
     model_kwargs: dict[str, Any],
 ) -> torch.nn.Module:
     if not is_adapter:
-        model: torch.nn.Module = load_model(AutoModelForSeq2SeqLM, path, seq2seq_logits, **model_kwargs)
+        model: torch.nn.Module = load_student_model(path, **model_kwargs)
         return model.eval()
     from peft import PeftConfig
 
     if base_model is None:
         name = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
         try:
-            base_model = load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits, **model_kwargs)
+            base_model = load_student_model(name, **model_kwargs)
         except OSError as error:
             raise FileNotFoundError(
                 f"The adapter at {path} belongs to the model {name!r}, which cannot be loaded ({error}). Pass the "

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dgr_trainer.errors import input_errors
 from dgr_trainer.student.model_facts import innermost_module, underlying_model
+from dgr_trainer.student.students import student_of
 
 _TOKENS_AT_ONCE = 4096
 
@@ -24,13 +25,14 @@ class TrainedRows(NamedTuple):
     """Where training changes what a model knows about each of some tokens.
 
     Args:
-        encoder (`torch.BoolTensor` of shape `(n,)`): Whether training changes the embedding that the encoder reads.
+        encoder (`torch.BoolTensor` of shape `(n,)`, *optional*):
+            Whether training changes the embedding that the encoder reads; `None` for a model without an encoder.
         decoder (`torch.BoolTensor` of shape `(n,)`): Whether training changes the embedding that the decoder reads.
         output (`torch.BoolTensor` of shape `(n,)`): Whether training changes the row of the output projection.
         anything (`bool`): Whether any trainable weight takes part in the forward pass.
     """
 
-    encoder: Tensor
+    encoder: Tensor | None
     decoder: Tensor
     output: Tensor
     anything: bool
@@ -43,7 +45,7 @@ def trained_rows(model: nn.Module, token_ids: Sequence[int]) -> TrainedRows:
     if its derivative by any trainable weight is not 0.
 
     Args:
-        model (`nn.Module`): A sequence-to-sequence model, with or without adapters; its weights have to be in memory.
+        model (`nn.Module`): A student, with or without adapters; its weights have to be in memory.
         token_ids (`Sequence[int]`): Ids of the tokens, at least one.
 
     Returns:
@@ -55,23 +57,17 @@ def trained_rows(model: nn.Module, token_ids: Sequence[int]) -> TrainedRows:
     base = underlying_model(model)
     trainable = [parameter for parameter in base.parameters() if parameter.requires_grad]
     ids = torch.tensor(token_ids, device=innermost_module(base.get_input_embeddings()).weight.device)
-    # The encoder's input differs from the decoder's in its length, and both differ from lists of positions.
-    encoder_ids, decoder_ids = ids[[0, 0, 0]][None], ids[[0, 0]][None]
+    inputs, looked_up = student_of(base).embedding_inputs(ids)
     devices = [ids.device] if ids.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
         with _Lookups() as lookups, input_errors(f"{type(base).__name__} fails on a few tokens", Exception):
-            logits = base.forward(
-                input_ids=encoder_ids,
-                attention_mask=torch.ones_like(encoder_ids),
-                decoder_input_ids=decoder_ids,
-                use_cache=False,
-            )["logits"]
+            logits = base.forward(**inputs, use_cache=False)["logits"]
         projection = base.get_output_embeddings()
         weight = innermost_module(projection).weight
         states = torch.randn(1, weight.shape[-1], dtype=logits.dtype, device=weight.device)
         return TrainedRows(
-            encoder=lookups.trained(encoder_ids, ids, trainable),
-            decoder=lookups.trained(decoder_ids, ids, trainable),
+            encoder=lookups.trained(looked_up["encoder"], ids, trainable) if "encoder" in looked_up else None,
+            decoder=lookups.trained(looked_up["decoder"], ids, trainable),
             output=_rows_that_change(projection(states)[0, ids.to(weight.device)].unsqueeze(-1), trainable),
             anything=bool(logits.requires_grad),
         )

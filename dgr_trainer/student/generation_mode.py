@@ -11,8 +11,9 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.model_facts import model_device, start_token_id
+from dgr_trainer.student.model_facts import model_device
 from dgr_trainer.student.private_copy import private_model
+from dgr_trainer.student.students import student_of
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     `private_copy`): then its modules are back in their modes on exit.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): An encoder-decoder model, wrapped or not.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): A student, wrapped or not.
 
     Yields:
         [`~transformers.PreTrainedModel`]: the model without wrappers and adapters around it; it shares the weights.
@@ -41,12 +42,7 @@ def generation_mode(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
                 "another adapter that changes the layers."
             )
         base = model.get_base_model()  # type: ignore[operator]
-    if not getattr(getattr(base, "config", None), "is_encoder_decoder", False) or not hasattr(base, "generate"):
-        raise DGRValueError(
-            f"{type(base).__name__} is not an encoder-decoder model that can generate. Load the student with "
-            "AutoModelForSeq2SeqLM."
-        )
-    start_token_id(base)  # Raises an error if there is none.
+    _ = student_of(base).start_token_id  # Raises an error if there is none, or the model generates no text.
     with private_model(model) as private:
         plain: Any = private.get_base_model() if base is not model else private  # type: ignore[operator]
         patched = vars(plain).get("forward")

@@ -11,7 +11,8 @@ from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import model_device
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.student.probing import scoring_way
-from dgr_trainer.student.token_scores import sum_by_identifier, token_scores
+from dgr_trainer.student.scored_tokens import sum_by_identifier
+from dgr_trainer.student.token_scores import token_scores
 
 
 def score_identifiers(
@@ -25,8 +26,8 @@ def score_identifiers(
     """Compute log-likelihoods of identifiers, without gradients and without dropout.
 
     Args:
-        model (`nn.Module`): A sequence-to-sequence model.
-        prompts (`Sequence[Sequence[int]]`): Token ids of the encoder input of each query.
+        model (`nn.Module`): A student.
+        prompts (`Sequence[Sequence[int]]`): Token ids of the prompt of each query.
         identifiers (`Sequence[Sequence[Sequence[int]]]`): Token ids of the identifiers to score for each query.
         max_row_tokens (`int`, *optional*, defaults to 256): Longest decoder row, in tokens.
         max_batch_tokens (`int`, *optional*, defaults to 2048):

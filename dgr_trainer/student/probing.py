@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,20 +11,16 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.decoder_rows import computes_positions_again
-from dgr_trainer.student.forward_pass import can_be_copied
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import (
     embedding_rows,
     model_device,
-    packing_attention,
-    packing_obstacle,
-    start_token_id,
     underlying_model,
 )
 from dgr_trainer.student.packing import pack_identifiers
+from dgr_trainer.student.scored_tokens import ScoringWay, sum_by_identifier
 from dgr_trainer.student.sharding import is_sharded
-from dgr_trainer.student.token_scores import ScoringWay, sum_by_identifier, token_scores
+from dgr_trainer.student.students import student_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +64,8 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
     known = vars(base).get(_FOUND)
     if known is None or known[0] != implementation:
         if is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
-            return "rows" if packing_obstacle(base) or _loses_positions(model) else "packed"
+            student = student_of(model)
+            return "rows" if student.packing_obstacle() or student.loses_positions() else "packed"
         way, reason = _try_ways(model)
         known = vars(base)[_FOUND] = (implementation, way, reason)
     way, reason = known[1:]
@@ -86,12 +83,7 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
             "as BART or T5.",
             reason,
         )
-    return "rows" if way == "packed" and _loses_positions(model) else cast(ScoringWay, way)
-
-
-def _loses_positions(model: nn.Module) -> bool:
-    """Whether the backward pass computes positions again that nothing has kept."""
-    return computes_positions_again(underlying_model(model).get_decoder()) and not can_be_copied(model)
+    return "rows" if way == "packed" and student_of(model).loses_positions() else cast(ScoringWay, way)
 
 
 def set_scoring_way(model: nn.Module, way: ScoringWay) -> None:
@@ -105,34 +97,11 @@ def samples(model: nn.Module) -> Samples:
     """Prompts and identifiers of a few ordinary tokens, the same at every call."""
     base = underlying_model(model)
     size = embedding_rows(base)
-    special = {start_token_id(base), *_token_ids(base.config), *_token_ids(getattr(base, "generation_config", None))}
+    configurations = base.config, getattr(base, "generation_config", None)
+    special = {student_of(base).start_token_id, *(token for config in configurations for token in _token_ids(config))}
     ordinary = [token for token in range(size - 1, -1, -1) if token not in special][: max(64, size // 2)]
     a, b, c, d, e, f = (ordinary[len(ordinary) * number // 6] for number in range(6))
     return Samples([[a, f, c, d, b], [e, b, d]], [[[a, b, c], [a, b, d, e], [f, a]], [[b], [b, a, c, e, d]]])
-
-
-def log_probabilities(student: Any, prompt: Sequence[int], decoder_inputs: Sequence[int]) -> Tensor:
-    """Log-probabilities of the next token after each decoder input, by one ordinary call of a model.
-
-    Args:
-        student ([`~transformers.PreTrainedModel`]): A model in generation mode.
-        prompt (`Sequence[int]`): Token ids of the encoder's input.
-        decoder_inputs (`Sequence[int]`): Token ids of the decoder's input.
-
-    Returns:
-        `torch.Tensor` of float32, shape `(len(decoder_inputs), vocabulary)`.
-    """
-    ids, tokens = (torch.tensor([row], device=model_device(student)) for row in (prompt, decoder_inputs))
-    outputs = student(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        decoder_input_ids=tokens,
-        decoder_attention_mask=torch.ones_like(tokens),
-        use_cache=False,
-        return_dict=True,
-    )
-    log_p: Tensor = outputs.logits[0].float().log_softmax(-1)
-    return log_p
 
 
 def tolerance(student: Any, expected: Tensor) -> Tensor:
@@ -155,16 +124,15 @@ def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
     """The first way that is right, if any, and why those before it are not."""
     base = underlying_model(model)
     name = type(base).__name__
-    obstacle = packing_obstacle(base)
-    if obstacle is None:
-        packing_attention(base)  # Raises an error that says how to load the model.
+    asked = student_of(model)
+    obstacle = asked.packing_obstacle()
     reasons = [] if obstacle is None else [obstacle]
     with generation_mode(model) as student:
         sample = samples(student)
         try:
             expected = torch.tensor(list(_one_by_one(student, sample)))
         except Exception as error:
-            advice = "Use a model that reads and generates text, such as BART or T5 (AutoModelForSeq2SeqLM)."
+            advice = f"Use a model that reads and generates text, such as {asked.example} ({asked.auto_class})."
             if hasattr(model, "peft_config"):
                 advice = "Does the model run without its adapter? " + advice
             raise DGRValueError(
@@ -192,10 +160,10 @@ _MEANS = {
 
 
 def _one_by_one(student: Any, sample: Samples) -> Iterator[float]:
-    start = start_token_id(student)
+    asked = student_of(student)
     for prompt, identifiers in zip(sample.prompts, sample.identifiers, strict=True):
         for ids in identifiers:
-            log_p = log_probabilities(student, prompt, [start, *ids[:-1]])
+            log_p = asked.next_log_probabilities(prompt, ids[:-1])
             yield float(log_p.cpu().gather(1, torch.tensor(ids)[:, None]).sum())
 
 
@@ -207,7 +175,7 @@ def _score(student: Any, sample: Samples, way: ScoringWay) -> Tensor:
     padded = [prompt + [pad] * (width - len(prompt)) for prompt in sample.prompts]
     mask = [[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in sample.prompts]
     input_ids, attention_mask = (torch.tensor(values, device=model_device(student)) for values in (padded, mask))
-    scores = token_scores(student, input_ids, attention_mask, rows, way).log_probabilities
+    scores = student_of(student).score(input_ids, attention_mask, rows, way).log_probabilities
     sums = sum_by_identifier(scores, rows["segments"], max(map(len, sample.identifiers))).cpu()
     return torch.cat([row[: len(ids)] for row, ids in zip(sums, sample.identifiers, strict=True)])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from retrieval.plain_search import plain_search
 from tiny_models import make_bart
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2Model
 
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
@@ -186,8 +186,8 @@ def test_the_first_scores_are_those_of_every_token(student, every_index, every_v
 
 
 def test_models_that_cannot_generate_from_a_query_are_refused():
-    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
-    with pytest.raises(ValueError, match="GPT2LMHeadModel is not an encoder-decoder model"):
+    model = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    with pytest.raises(ValueError, match="GPT2Model is not an encoder-decoder model"):
         with generation_mode(model):
             pass
 

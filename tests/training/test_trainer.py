@@ -21,7 +21,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
     GPT2Config,
-    GPT2LMHeadModel,
+    GPT2Model,
     Seq2SeqTrainingArguments,
 )
 
@@ -348,8 +348,8 @@ def test_refused_data(bpe_tokenizer, tmp_path):
 
 
 def test_refused_models(bpe_tokenizer, unigram_tokenizer, tmp_path):
-    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=700, n_embd=16, n_layer=1, n_head=2))
-    refused(tmp_path, bpe_tokenizer, "GPT2LMHeadModel is no sequence-to-sequence model", model=gpt)
+    gpt = GPT2Model(GPT2Config(vocab_size=700, n_embd=16, n_layer=1, n_head=2))
+    refused(tmp_path, bpe_tokenizer, "GPT2Model is not an encoder-decoder model that can generate", model=gpt)
     prefix = get_peft_model(
         make_t5(unigram_tokenizer), PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
     )

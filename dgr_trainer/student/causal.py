@@ -1,0 +1,155 @@
+"""Students that are decoder-only language models, such as Llama, Qwen3 and GPT-2: they go on writing the prompt.
+
+There is no start token: the state of the prompt's last token predicts the first token of an identifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dgr_trainer.student.causal_steps import RereadingSteps
+from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
+from dgr_trainer.student.loading import causal_logits
+from dgr_trainer.student.model_facts import model_device, underlying_model
+from dgr_trainer.student.scored_tokens import ScoringWay, TokenScores, scores_of
+
+# Names of the tables of learned positions; rotary positions have no last one.
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+
+
+class CausalStudent:
+    """A [`Student`] that is a causal language model.
+
+    Args:
+        model (`nn.Module`): The model, wrapped or not, with or without adapters.
+    """
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    peft_task: ClassVar[str] = "CAUSAL_LM"
+    example: ClassVar[str] = "Qwen3, Llama or GPT-2"
+    few_logits = staticmethod(causal_logits)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.base: Any = underlying_model(model)
+
+    @property
+    def start_token_id(self) -> int | None:
+        """There is none: the prompt's last token stands before the first token of an identifier."""
+        return None
+
+    def identifier_limit(self, prompt_tokens: int) -> int | None:
+        """The longest identifier in tokens: the positions of the model that a prompt leaves, and one more.
+
+        The last token of an identifier is predicted, but not read. Rotary positions have no end.
+        """
+        limit = getattr(self.base.config, "max_position_embeddings", None)
+        decoder = self.base.get_decoder()
+        learned = any(isinstance(getattr(decoder, name, None), nn.Embedding) for name in _POSITION_TABLES)
+        return max(0, limit - prompt_tokens + 1) if learned and isinstance(limit, int) else None
+
+    def packing_obstacle(self) -> str | None:
+        """See [`Student`]."""
+        return f"{type(self.base).__name__} is a causal model"
+
+    def loses_positions(self) -> bool:
+        """See [`Student`]: positions are an input of the model, so they are never lost."""
+        return False
+
+    def embedding_inputs(self, ids: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See [`Student`]."""
+        tokens = ids[[0, 0, 0]][None]
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}, {"decoder": tokens}
+
+    def score(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        rows: Mapping[str, Tensor],
+        way: ScoringWay,
+        *,
+        tokens_at_once: int | None = None,
+    ) -> TokenScores:
+        """See [`Student`]."""
+        present = rows["segments"] >= 0
+        inputs, targets = one_identifier_a_row(input_ids, attention_mask, rows)
+        if way == "plain":
+            return scores_of(predict_plainly(self.model, inputs, targets), present)
+        return scores_of(predict(self.model, inputs, targets, tokens_at_once=tokens_at_once), present)
+
+    def score_pairs(
+        self, batch: Mapping[str, Tensor], way: ScoringWay, *, tokens_at_once: int | None = None
+    ) -> TokenScores:
+        """See [`Student`]: a row is a prompt and the labels after it; only the labels are predicted."""
+        present = batch["labels"] >= 0
+        inputs, targets = pair_rows(batch)
+        if way == "plain":
+            return scores_of(predict_plainly(self.model, inputs, targets), present)
+        return scores_of(predict(self.model, inputs, targets, tokens_at_once=tokens_at_once), present)
+
+    def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """See [`Student`]."""
+        tokens = torch.tensor([[*prompt, *ids]], device=model_device(self.base))
+        outputs = self.model(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, return_dict=True
+        )
+        log_p: Tensor = outputs.logits[0, len(prompt) - 1 :].float().log_softmax(-1)
+        return log_p
+
+    def prefill(self, prompts: list[list[int]], *, cached: bool | None = None) -> RereadingSteps:
+        """See [`Student`]."""
+        return RereadingSteps(self.model, prompts)
+
+
+def one_identifier_a_row(
+    input_ids: Tensor, attention_mask: Tensor, rows: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Targets]:
+    """Unpack to one sequence per identifier, prompt and identifier, padded on the right: inputs and [`Targets`]."""
+    labels, present = rows["labels"], rows["segments"] >= 0
+    width = rows["prefix_tokens"].shape[-1]
+    prefixes = rows["scored_prefixes"].flatten()[rows["label_prefixes"]]
+    depths = rows["prefix_depths"].flatten()[prefixes]
+    prompts = rows["row_prompts"].flatten()[prefixes // width]
+    starts = present & (depths == 0)
+    if not starts.any():
+        starts[0, 0] = True  # A row with nothing but a prompt, so that all processes run the model.
+    lengths = attention_mask.sum(-1)
+    row_numbers = (starts.flatten().cumsum(0).view_as(starts) - 1).clamp(min=0)
+    columns = lengths[prompts] - 1 + depths
+    row_prompts = prompts[starts]
+    size = max(int(columns.max()) + 1, int(lengths.max()))
+    tokens = input_ids.new_zeros(len(row_prompts), size)
+    ordered = unpadded_on_the_left(input_ids, attention_mask)
+    tokens[:, : ordered.shape[1]] = ordered[row_prompts]
+    seen = torch.zeros_like(tokens)
+    seen[:, : ordered.shape[1]] = torch.arange(ordered.shape[1], device=seen.device) < lengths[row_prompts, None]
+    follows = present & (depths > 0)  # The tokens that the model reads after the prompt.
+    tokens[row_numbers[follows], columns[follows]] = labels.clamp(min=0).roll(1, dims=-1)[follows]
+    seen[row_numbers[follows], columns[follows]] = 1
+    scored = (row_numbers * size + columns).flatten()
+    sources = torch.arange(scored.numel(), device=scored.device)
+    return {"input_ids": tokens, "attention_mask": seen}, Targets(scored, sources, labels.clamp(min=0).flatten())
+
+
+def pair_rows(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Targets]:
+    """A row for each pair, the prompt and its labels, padded on the right: inputs and [`Targets`]."""
+    labels, present = batch["labels"].clamp(min=0), batch["labels"] >= 0
+    lengths = batch["attention_mask"].sum(-1, keepdim=True)
+    prompts = unpadded_on_the_left(batch["input_ids"], batch["attention_mask"])
+    places = lengths + torch.arange(labels.shape[1], device=labels.device)  # Of the labels in their rows.
+    tokens = torch.nn.functional.pad(prompts, (0, labels.shape[1])).scatter(1, places, labels)
+    seen = torch.arange(tokens.shape[1], device=tokens.device) < lengths + present.sum(-1, keepdim=True)
+    numbers = torch.arange(len(tokens), device=tokens.device)[:, None] * tokens.shape[1]
+    scored = (numbers + places - 1).flatten()
+    sources = torch.arange(scored.numel(), device=scored.device)
+    return {"input_ids": tokens, "attention_mask": seen.long()}, Targets(scored, sources, labels.flatten())
+
+
+def unpadded_on_the_left(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The same prompts with the padding, wherever it was, after the tokens."""
+    order = (attention_mask == 0).to(torch.int8).argsort(dim=-1, stable=True)
+    return input_ids.gather(-1, order)
