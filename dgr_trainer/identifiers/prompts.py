@@ -82,12 +82,15 @@ class Prompts:
         return [len(ids) for ids in self._ids([*queries, ""], view)][:-1]
 
     def _no_room(self, view: str, head: int, tail: int) -> str:
-        start = f"max_query_length={self.settings.max_query_length} leaves no room for a query: the prompt of view "
+        limit = self.settings.max_query_length
+        advice = "Raise max_query_length or shorten the prompt."
         if self.settings.chat:
-            return f"{start}{view!r} has {head + tail} tokens of the chat template and the prompt. Raise max_query_length."
-        if tail >= self.settings.max_query_length:
-            return f"{start}{view!r} ends in a marker of {tail} tokens. Raise max_query_length or shorten the prompt."
-        return f"{start}{view!r} has {head + tail} tokens around it. Raise max_query_length or shorten the prompt."
+            why, advice = f"has {head + tail} tokens around it, with the chat template", "Raise max_query_length."
+        elif tail >= limit:
+            why = f"ends in a marker of {tail} tokens"
+        else:
+            why = f"has {head + tail} tokens around it"
+        return f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} {why}. {advice}"
 
     def _message(self, view: str) -> tuple[str, str]:
         """What stands before and after the query of a view in a message."""
@@ -109,8 +112,8 @@ class Prompts:
             )
         if text.count(_QUERY) != 1:
             raise DGRValueError(
-                f"chat=True: the chat template of the tokenizer does not hold the message as it is, but makes {text!r} "
-                f"of the prompt {self.settings.prompts[view]!r}. Use the tokenizer of another model, or leave chat out."
+                f"chat=True: the chat template of the tokenizer does not hold a message as it is: it makes {text!r} "
+                f"of {self.settings.prompts[view]!r}. Use the tokenizer of another model, or leave chat out."
             )
         before, after = text.split(_QUERY)
         return before, after

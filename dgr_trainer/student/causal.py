@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.student.causal_steps import RereadingSteps
+from dgr_trainer.student.causal_steps import (
+    CopiedPromptSteps,
+    RereadingSteps,
+    SharedPromptSteps,
+    attention_windows,
+)
+from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
 from dgr_trainer.student.loading import causal_logits
 from dgr_trainer.student.model_facts import model_device, underlying_model
@@ -19,6 +25,12 @@ from dgr_trainer.student.scored_tokens import ScoringWay, TokenScores, scores_of
 
 # Names of the tables of learned positions; rotary positions have no last one.
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+
+_STEPS: dict[str, type[SharedPromptSteps] | type[CopiedPromptSteps] | type[RereadingSteps]] = {
+    "shared": SharedPromptSteps,
+    "copied": CopiedPromptSteps,
+    "reread": RereadingSteps,
+}
 
 
 class CausalStudent:
@@ -31,6 +43,7 @@ class CausalStudent:
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_task: ClassVar[str] = "CAUSAL_LM"
     example: ClassVar[str] = "Qwen3, Llama or GPT-2"
+    decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("shared", "copied", "reread")
     few_logits = staticmethod(causal_logits)
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,9 +113,14 @@ class CausalStudent:
         log_p: Tensor = outputs.logits[0, len(prompt) - 1 :].float().log_softmax(-1)
         return log_p
 
-    def prefill(self, prompts: list[list[int]], *, cached: bool | None = None) -> RereadingSteps:
+    def prefill(
+        self, prompts: list[list[int]], *, way: DecodingWay | None = None
+    ) -> SharedPromptSteps | CopiedPromptSteps | RereadingSteps:
         """See [`Student`]."""
-        return RereadingSteps(self.model, prompts)
+        way = way or known_way(self.base)
+        if way is None:  # It was not tried, for example because its weights are sharded.
+            way = "copied" if isinstance(attention_windows(self.base), str) else "shared"
+        return _STEPS[way](self.model, prompts)
 
 
 def one_identifier_a_row(
