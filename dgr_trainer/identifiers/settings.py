@@ -69,8 +69,8 @@ class IdentifierSettings:
     closed_prompts: bool = field(
         default=True,
         metadata={
-            "help": "Whether prompts keep the special tokens that the tokenizer puts at their end; False for "
-            "decoder-only models with such a tokenizer."
+            "help": "Whether prompts keep the special tokens that the tokenizer puts at their end; not for "
+            "decoder-only models."
         },
     )
     max_query_length: int = field(default=64, metadata={"help": "Longest prompt in tokens; longer queries are cut."})

@@ -20,9 +20,9 @@ from transformers import AutoConfig, PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.student.generation_mode import generation_mode
-from dgr_trainer.student.loading import seq2seq_logits
 from dgr_trainer.student.model_facts import embedding_rows, innermost_module, underlying_model
 from dgr_trainer.student.sharding import is_sharded
+from dgr_trainer.student.students import student_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def load_adapters(base_model: Any, folder: Path, description: Mapping[str, Any] 
 def _example(model: Any) -> list[float]:
     """Some log-probabilities of a model, by which it is recognised."""
     with generation_mode(model) as plain:
-        log_p = seq2seq_logits(plain).float().log_softmax(-1)
+        log_p = student_of(plain).few_logits(plain).float().log_softmax(-1)
     return [round(value, 4) for value in log_p[0, :, :_EXAMPLE_TOKENS].flatten().tolist()]
 
 

@@ -43,6 +43,7 @@ class CausalStudent:
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_task: ClassVar[str] = "CAUSAL_LM"
     example: ClassVar[str] = "Qwen3, Llama or GPT-2"
+    reads_closed_prompts: ClassVar[bool] = False
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("shared", "copied", "reread")
     few_logits = staticmethod(causal_logits)
 

@@ -48,6 +48,7 @@ class EncoderDecoderStudent:
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
     example: ClassVar[str] = "BART or T5"
+    reads_closed_prompts: ClassVar[bool] = True
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("cached", "reread")
     few_logits = staticmethod(seq2seq_logits)
 

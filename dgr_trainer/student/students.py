@@ -49,6 +49,7 @@ class Student(Protocol):
         auto_class (`str`): Name of the class of transformers that loads such a model.
         peft_task (`str`): The task type of its adapters.
         example (`str`): Models of this kind, for errors.
+        reads_closed_prompts (`bool`): Whether prompts may end with the end of sequence.
         decoding_ways (`tuple[str, ...]`): How it may be run step by step, the fastest first.
         few_logits (`Callable`): Logits of the model for a few tokens, see `loading.load_model`.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
@@ -58,6 +59,7 @@ class Student(Protocol):
     auto_class: ClassVar[str]
     peft_task: ClassVar[str]
     example: ClassVar[str]
+    reads_closed_prompts: ClassVar[bool]
     decoding_ways: ClassVar[tuple[DecodingWay, ...]]
     few_logits: Callable[[Any], Tensor]
     model: nn.Module
