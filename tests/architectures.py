@@ -15,8 +15,23 @@ PACKED = [
 ]  # fmt: skip
 ROWS = ["led", "m2m_100", "nllb-moe", "switch_transformers", "pegasus_x", "seamless_m4t", "encoder-decoder"]
 PLAIN = ["fsmt"]
+CAUSAL = [
+    "llama",
+    "qwen3",
+    "qwen3-sliding",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "phi",
+    "mistral",
+    "opt",
+    "cohere",
+]
+CAUSAL_ROWS = ["gpt_neo", "mamba", "bloom"]  # No mask of single tokens, or no positions.
 REFUSED = ["prophetnet"]  # Padding after an identifier changes its scores.
-_EAGER = {"t5gemma", "led", "mvp", "bigbird_pegasus", "longt5", "switch_transformers", "nllb-moe", "pegasus_x",
+_EAGER = {"gemma2", "gpt_neo", "mamba", "bloom",
+          "t5gemma", "led", "mvp", "bigbird_pegasus", "longt5", "switch_transformers", "nllb-moe", "pegasus_x",
           "fsmt", "prophetnet"}  # fmt: skip
 _TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 
@@ -29,6 +44,9 @@ def make(
     config = _config(name, vocab)
     for key, value in changes.items():
         setattr(config, key, value)
+    if name in CAUSAL or name in CAUSAL_ROWS:
+        config._attn_implementation = "eager" if name in _EAGER else attention
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
     config._attn_implementation = "eager" if name in _EAGER else attention
     if name == "encoder-decoder":
         return transformers.EncoderDecoderModel(config).eval()
@@ -49,6 +67,8 @@ def _config(name: str, vocab: int) -> transformers.PreTrainedConfig:
         "init_std": 0.2,
         **_TOKENS,
     }
+    if name in CAUSAL or name in CAUSAL_ROWS:
+        return _causal_config(name, vocab)
     if name == "t5gemma":
         side = {
             "vocab_size": vocab, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -100,6 +120,46 @@ def _config(name: str, vocab: int) -> transformers.PreTrainedConfig:
     return transformers.CONFIG_MAPPING[name](**sizes)
 
 
+def _causal_config(name: str, vocab: int) -> transformers.PreTrainedConfig:
+    tokens = {"vocab_size": vocab, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if name == "gpt2":
+        return transformers.GPT2Config(**tokens, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
+    if name == "gpt_neo":
+        return transformers.GPTNeoConfig(
+            **tokens, hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=64, window_size=4,
+            attention_types=[[["global", "local"], 1]], initializer_range=0.2,
+        )  # fmt: skip
+    if name == "bloom":
+        return transformers.BloomConfig(**tokens, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    if name == "mamba":
+        return transformers.MambaConfig(
+            **tokens, hidden_size=32, num_hidden_layers=2, state_size=8, time_step_rank=4, initializer_range=0.2
+        )
+    sizes = {
+        **tokens, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64, "initializer_range": 0.2,
+    }  # fmt: skip
+    if name == "opt":
+        return transformers.OPTConfig(
+            vocab_size=vocab, hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=64, init_std=0.2, pad_token_id=1, bos_token_id=0,
+            eos_token_id=2,
+        )  # fmt: skip
+    if name not in ("gpt_neox", "phi"):
+        sizes["num_key_value_heads"] = 2
+    if name.startswith(("gemma", "qwen3")):
+        sizes["head_dim"] = 8
+    # Windows that are shorter than the samples.
+    if name == "mistral":
+        sizes["sliding_window"] = 4
+    if name in ("gemma2", "gemma3_text"):
+        sizes |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+    if name == "qwen3-sliding":
+        name = "qwen3"
+        sizes |= {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+    return transformers.CONFIG_MAPPING[name](**sizes)
+
+
 def random_identifiers(queries: int = 3, prompts: int = 2, each: int = 9, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
 
@@ -147,6 +207,12 @@ def ordinary_scores(model, identifiers, of_prompt, texts):
     for query, query_identifiers in enumerate(identifiers):
         for ids, number in zip(query_identifiers, of_prompt[query], strict=True):
             prompt = torch.tensor([texts[query][number]])
+            if not model.config.is_encoder_decoder:
+                read = torch.tensor([[*texts[query][number], *ids[:-1]]])
+                logits = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
+                log_p = logits[0, -len(ids) :].log_softmax(-1)
+                scores.append(log_p[range(len(ids)), list(ids)].sum())
+                continue
             inputs = torch.tensor([[model.config.decoder_start_token_id, *ids[:-1]]])
             logits = model(
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=inputs,

@@ -1,6 +1,8 @@
 """Students that are decoder-only language models, such as Llama, Qwen3 and GPT-2: they go on writing the prompt.
 
-There is no start token: the state of the prompt's last token predicts the first token of an identifier.
+There is no start token: the state of the prompt's last token predicts the first token of an identifier. The prompt
+is the root of the tree of its identifiers' prefixes (see `causal_rows`), so each of them is read once. Where a model
+does not take the mask that this needs, each identifier is a sequence with the prompt in front.
 """
 
 from __future__ import annotations
@@ -11,12 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dgr_trainer.student.causal_steps import (
-    CopiedPromptSteps,
-    RereadingSteps,
-    SharedPromptSteps,
-    attention_windows,
-)
+from dgr_trainer.student.causal_masks import mask_obstacle, packed_masks
+from dgr_trainer.student.causal_rows import causal_rows, without_left_padding
+from dgr_trainer.student.causal_steps import CopiedPromptSteps, RereadingSteps, SharedPromptSteps
 from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
 from dgr_trainer.student.loading import causal_logits
@@ -45,6 +44,7 @@ class CausalStudent:
     example: ClassVar[str] = "Qwen3, Llama or GPT-2"
     reads_closed_prompts: ClassVar[bool] = False
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("shared", "copied", "reread")
+    may_look_ahead: ClassVar[bool] = True
     few_logits = staticmethod(causal_logits)
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +68,7 @@ class CausalStudent:
 
     def packing_obstacle(self) -> str | None:
         """See [`Student`]."""
-        return f"{type(self.base).__name__} is a causal model"
+        return mask_obstacle(self.base)
 
     def loses_positions(self) -> bool:
         """See [`Student`]: positions are an input of the model, so they are never lost."""
@@ -90,10 +90,31 @@ class CausalStudent:
     ) -> TokenScores:
         """See [`Student`]."""
         present = rows["segments"] >= 0
-        inputs, targets = one_identifier_a_row(input_ids, attention_mask, rows)
+        if way == "packed":
+            inputs, targets = self._packed(input_ids, attention_mask, rows, tokens_at_once)
+        else:
+            inputs, targets = one_identifier_a_row(input_ids, attention_mask, rows)
+        return scores_of(self._predicted(inputs, targets, way, tokens_at_once), present)
+
+    def _packed(
+        self, input_ids: Tensor, attention_mask: Tensor, rows: Mapping[str, Tensor], tokens_at_once: int | None
+    ) -> tuple[dict[str, Any], Targets]:
+        hidden_size = self.base.config.get_text_config().hidden_size
+        made = causal_rows(input_ids, attention_mask, rows, hidden_size=hidden_size, tokens_at_once=tokens_at_once)
+        inputs = {
+            "input_ids": made.tokens,
+            "attention_mask": packed_masks(self.base, made.ends, made.positions),
+            "position_ids": made.positions,
+        }
+        states = made.cells[rows["scored_prefixes"].flatten()]
+        return inputs, Targets(states, rows["label_prefixes"].flatten(), rows["labels"].clamp(min=0).flatten())
+
+    def _predicted(
+        self, inputs: dict[str, Any], targets: Targets, way: ScoringWay, tokens_at_once: int | None
+    ) -> tuple[Tensor, Tensor]:
         if way == "plain":
-            return scores_of(predict_plainly(self.model, inputs, targets), present)
-        return scores_of(predict(self.model, inputs, targets, tokens_at_once=tokens_at_once), present)
+            return predict_plainly(self.model, inputs, targets)
+        return predict(self.model, inputs, targets, tokens_at_once=tokens_at_once)
 
     def score_pairs(
         self, batch: Mapping[str, Tensor], way: ScoringWay, *, tokens_at_once: int | None = None
@@ -101,9 +122,7 @@ class CausalStudent:
         """See [`Student`]: a row is a prompt and the labels after it; only the labels are predicted."""
         present = batch["labels"] >= 0
         inputs, targets = pair_rows(batch)
-        if way == "plain":
-            return scores_of(predict_plainly(self.model, inputs, targets), present)
-        return scores_of(predict(self.model, inputs, targets, tokens_at_once=tokens_at_once), present)
+        return scores_of(self._predicted(inputs, targets, way, tokens_at_once), present)
 
     def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """See [`Student`]."""
@@ -120,7 +139,7 @@ class CausalStudent:
         """See [`Student`]."""
         way = way or known_way(self.base)
         if way is None:  # It was not tried, for example because its weights are sharded.
-            way = "copied" if isinstance(attention_windows(self.base), str) else "shared"
+            way = "copied" if mask_obstacle(self.base) else "shared"
         return _STEPS[way](self.model, prompts)
 
 
@@ -142,7 +161,7 @@ def one_identifier_a_row(
     row_prompts = prompts[starts]
     size = max(int(columns.max()) + 1, int(lengths.max()))
     tokens = input_ids.new_zeros(len(row_prompts), size)
-    ordered = unpadded_on_the_left(input_ids, attention_mask)
+    ordered = without_left_padding(input_ids, attention_mask)
     tokens[:, : ordered.shape[1]] = ordered[row_prompts]
     seen = torch.zeros_like(tokens)
     seen[:, : ordered.shape[1]] = torch.arange(ordered.shape[1], device=seen.device) < lengths[row_prompts, None]
@@ -158,7 +177,7 @@ def pair_rows(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Targets]:
     """A row for each pair, the prompt and its labels, padded on the right: inputs and [`Targets`]."""
     labels, present = batch["labels"].clamp(min=0), batch["labels"] >= 0
     lengths = batch["attention_mask"].sum(-1, keepdim=True)
-    prompts = unpadded_on_the_left(batch["input_ids"], batch["attention_mask"])
+    prompts = without_left_padding(batch["input_ids"], batch["attention_mask"])
     places = lengths + torch.arange(labels.shape[1], device=labels.device)  # Of the labels in their rows.
     tokens = torch.nn.functional.pad(prompts, (0, labels.shape[1])).scatter(1, places, labels)
     seen = torch.arange(tokens.shape[1], device=tokens.device) < lengths + present.sum(-1, keepdim=True)
@@ -166,9 +185,3 @@ def pair_rows(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Targets]:
     scored = (numbers + places - 1).flatten()
     sources = torch.arange(scored.numel(), device=scored.device)
     return {"input_ids": tokens, "attention_mask": seen.long()}, Targets(scored, sources, labels.flatten())
-
-
-def unpadded_on_the_left(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The same prompts with the padding, wherever it was, after the tokens."""
-    order = (attention_mask == 0).to(torch.int8).argsort(dim=-1, stable=True)
-    return input_ids.gather(-1, order)

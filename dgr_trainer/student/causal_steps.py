@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.student.causal_masks import mask_obstacle, masks_by_layer_type
 from dgr_trainer.student.forward_arguments import cache_argument, takes
 from dgr_trainer.student.model_facts import model_device
 
@@ -42,10 +43,9 @@ class SharedPromptSteps:
     def __init__(self, model: Any, prompts: list[list[int]]) -> None:
         self.model = model
         self.device = model_device(model)
-        windows = attention_windows(model)
-        if isinstance(windows, str):
-            raise DGRValueError(windows)
-        self._windows = windows
+        obstacle = mask_obstacle(model)
+        if obstacle is not None:
+            raise DGRValueError(obstacle)
         self._cache = DynamicCache()  # Without a configuration, it also keeps what sliding layers do not see any more.
         # Of each row of the previous step: its row in the batch, and its place among the beams of its prompt.
         self._rows = np.arange(len(prompts))
@@ -76,8 +76,9 @@ class SharedPromptSteps:
         positions = (self._lengths + self._depth).expand(shape)
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         self._depth += 1
+        mask = masks_by_layer_type(self.model, self._visible, positions, self._key_positions)
         ids = torch.from_numpy(read).to(self.device)
-        logits = _forward(self.model, ids, self._mask(positions), positions, self._cache)[0]
+        logits = _forward(self.model, ids, mask, positions, self._cache)[0]
         if is_beam.all() and (np.diff(rows) >= 0).all():
             return logits.flatten(0, 1).log_softmax(-1, dtype=torch.float32)
         places = torch.from_numpy(rows * shape[1] + slots).to(self.device)
@@ -112,16 +113,6 @@ class SharedPromptSteps:
                 )
         own = torch.eye(visible.shape[1], dtype=torch.bool, device=self.device).expand(len(visible), -1, -1)
         self._visible = torch.cat([visible, own], dim=-1)
-
-    def _mask(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
-        """The attention mask, `(batch, 1, beams, places)`, or one for each kind of layers."""
-        masks = {}
-        for kind, window in self._windows.items():
-            seen = self._visible
-            if window is not None:
-                seen = seen & (positions[:, :, None] - self._key_positions[:, None] < window)
-            masks[kind] = _attention_mask(seen[:, None], self.model)
-        return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 class CopiedPromptSteps:
@@ -195,32 +186,6 @@ class RereadingSteps:
         return self._read()
 
 
-def attention_windows(model: Any) -> dict[str, int | None] | str:
-    """How far back the layers of a model see, in positions, its own included, by the kind of layers; `None` for all.
-
-    Returns:
-        `dict` or `str`: what stands against a mask of this library's making, if anything does.
-    """
-    name = type(model).__name__
-    config = model.config.get_text_config(decoder=True)
-    if config._attn_implementation not in ("sdpa", "eager"):
-        return f"the attention {config._attn_implementation!r} of {name} takes no mask of its beams"
-    if "local" in getattr(config, "attention_layers", ()):
-        return f"{name} has local attention"  # GPT-Neo's, which looks at places instead of positions.
-    layers = DynamicCache(config=config).layers
-    kinds = getattr(config, "layer_types", None) or [
-        "full_attention" if type(layer) is DynamicLayer else "sliding_attention" for layer in layers
-    ]
-    windows: dict[str, int | None] = {}
-    for kind, layer in zip(kinds, layers, strict=True):
-        window = layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
-        is_known = kind == ("full_attention" if window is None else "sliding_attention")
-        is_plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
-        if not is_known or not is_plain or windows.setdefault(kind, window) != window:
-            return f"layers of the kind {kind!r} in {name} take no mask of its beams"
-    return windows
-
-
 def left_padded(prompts: list[list[int]], model: Any) -> tuple[Tensor, Tensor]:
     """Prompts padded on the left, and their mask, both `(prompts, length)`, int64."""
     width = max(map(len, prompts))
@@ -250,15 +215,6 @@ def _forward(
         arguments["logits_to_keep"] = 1
     outputs = model(**arguments)
     return outputs.logits, outputs[name]
-
-
-def _attention_mask(seen: Tensor, model: Any) -> Tensor:
-    """A mask in the form that the model's attention takes, from one that is true where a key is seen."""
-    if model.config.get_text_config(decoder=True)._attn_implementation == "sdpa":
-        return seen
-    return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(
-        ~seen, torch.finfo(model.dtype).min
-    )
 
 
 def _places(rows: np.ndarray) -> np.ndarray:

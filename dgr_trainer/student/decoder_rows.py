@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from dgr_trainer.student.private_copy import copy_if_possible, module_copy
 from dgr_trainer.student.sharding import max_over_processes
 
-_BY_ROW = ("input_ids", "attention_mask")
+_BY_ROW = ("input_ids", "attention_mask", "position_ids")
 _BY_PROMPT = ("encoder_hidden_states", "encoder_attention_mask")
 
 
@@ -76,9 +76,9 @@ def decoder_in_pieces(
     original = copy_if_possible(decoder, position_modules(decoder)) if copied and positions is not None else None
 
     def run(rows: slice, named: dict[str, Any]) -> Any:
-        inputs = {name: named[name][rows] for name in _BY_ROW if named.get(name) is not None}
+        inputs = {name: _of_rows(named[name], rows) for name in _BY_ROW if named.get(name) is not None}
         prompts = rows if row_prompts is None else row_prompts[rows]
-        inputs |= {name: named[name][prompts] for name in _BY_PROMPT}
+        inputs |= {name: named[name][prompts] for name in _BY_PROMPT if named.get(name) is not None}
         if positions is None:
             return forward(**{**named, **inputs})
         if original is None:
@@ -118,6 +118,11 @@ def decoder_in_pieces(
         del decoder.forward
         if replaced is not None:
             decoder.forward = replaced
+
+
+def _of_rows(values: Any, rows: slice) -> Any:
+    """The rows of a tensor, or of each tensor in a dictionary: masks may differ by the type of layer."""
+    return {key: value[rows] for key, value in values.items()} if isinstance(values, dict) else values[rows]
 
 
 @contextmanager

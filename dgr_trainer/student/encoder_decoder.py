@@ -50,6 +50,7 @@ class EncoderDecoderStudent:
     example: ClassVar[str] = "BART or T5"
     reads_closed_prompts: ClassVar[bool] = True
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("cached", "reread")
+    may_look_ahead: ClassVar[bool] = False
     few_logits = staticmethod(seq2seq_logits)
 
     def __init__(self, model: nn.Module) -> None:

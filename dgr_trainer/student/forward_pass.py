@@ -34,10 +34,13 @@ from dgr_trainer.student.sharding import is_partitioned_by_deepspeed, max_over_p
 # Logits that are kept for the backward pass, and logits in each piece that is recomputed.
 _KEPT_LOGITS = 1 << 26
 _LOGITS_AT_ONCE = 1 << 25
-# Architectures whose logits are the projection's output, plus `final_logits_bias` if they have one.
+# Architectures whose logits are the projection's output, plus `final_logits_bias` if they have one, and then bounded
+# by `final_logit_softcapping` if the configuration has it.
 _PLAIN_PROJECTIONS = frozenset(
     "bart mbart plbart pegasus marian mvp blenderbot blenderbot-small bigbird_pegasus led m2m_100 "
-    "t5 mt5 umt5 longt5 switch_transformers".split()
+    "t5 mt5 umt5 longt5 switch_transformers "
+    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3_text gpt2 gptj gpt_neox gpt_bigcode "
+    "opt phi phi3 smollm3 olmo olmo2 olmo3 starcoder2 stablelm".split()
 )
 
 
@@ -57,7 +60,7 @@ class Targets(NamedTuple):
 
 def predict(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
     targets: Targets,
     *,
     row_prompts: Tensor | None = None,
@@ -69,7 +72,8 @@ def predict(
     Args:
         model (`nn.Module`): The model, wrapped or not.
         inputs (`Mapping`): `input_ids` and `attention_mask` of P prompts, `decoder_input_ids` of R rows, and their
-            `decoder_attention_mask` if they need one.
+            `decoder_attention_mask` if they need one. For a model without an encoder: `input_ids` of R rows, their
+            `attention_mask`, and `position_ids` if they need them.
         targets ([`Targets`]): What to predict.
         row_prompts (`torch.LongTensor` of shape `(R,)`, *optional*): The prompt of each row. By default row r reads
             prompt r.
@@ -89,7 +93,7 @@ def predict(
         given = model
         model = stack.enter_context(private_model(model, _changed_modules(underlying_model(model))))
         base = underlying_model(model)
-        pieces = row_pieces(inputs["decoder_input_ids"], tokens_at_once, base)
+        pieces = row_pieces(inputs.get("decoder_input_ids", inputs["input_ids"]), tokens_at_once, base)
         copied = torch.is_grad_enabled() and (model is not given or can_be_copied(model))
         decoder = base.get_decoder()
         if len(pieces) > 1 or (positions is not None and copied):
@@ -127,7 +131,9 @@ def predict_plainly(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tar
         `tuple[torch.Tensor, torch.Tensor]`: see `predict`.
     """
     outputs = model(**inputs, use_cache=False)
-    logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).flatten(0, -2)
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    # A learned prompt in front of the tokens has logits, too.
+    logits = logits[:, -inputs.get("decoder_input_ids", inputs["input_ids"]).shape[1] :].flatten(0, -2)
     log_p, means = token_log_probabilities(logits[targets.states], targets.sources, targets.labels)
     return log_p, means[targets.sources]
 
@@ -173,6 +179,7 @@ def _project_to_log_probabilities(projection: nn.Module, base: Any, targets: Tar
         `list[torch.Tensor]`: gets both, `(2, C)`. The projection returns zeros `(1, V)` that depend on them.
     """
     bias = getattr(base, "final_logits_bias", None)
+    bound = getattr(base.config, "final_logit_softcapping", None)
     width = int(getattr(projection, "out_features", base.config.vocab_size))  # Weights may be shards.
     first, at_once = max(1, _KEPT_LOGITS // width), max(1, _LOGITS_AT_ONCE // width)
     pieces = max_over_processes(-(-max(0, len(targets.states) - first) // at_once), base)
@@ -184,6 +191,8 @@ def _project_to_log_probabilities(projection: nn.Module, base: Any, targets: Tar
     def log_p_from_logits(logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
         if bias is not None:
             logits = logits.add_(bias.to(logits.device))
+        if bound is not None:
+            logits = torch.tanh(logits / bound) * bound
         rows = targets.sources - start
         inside = (rows >= 0) & (rows < len(logits))
         log_p, means = token_log_probabilities(logits, rows.clamp(0, len(logits) - 1), targets.labels)

@@ -47,7 +47,7 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
     weights are sharded, or on no device yet, is judged by its modules alone.
 
     Args:
-        model (`nn.Module`): A sequence-to-sequence model, wrapped or not.
+        model (`nn.Module`): A student, wrapped or not.
         pairs (`bool`, *optional*, defaults to `False`):
             Whether the model is only trained on pairs; then it is enough that it can be run.
 
@@ -73,15 +73,17 @@ def scoring_way(model: nn.Module, *, pairs: bool = False) -> ScoringWay:
         return "plain" if way is None else cast(ScoringWay, way)
     if way is None:
         raise DGRValueError(
-            f"{reason}. So it cannot be trained to rank passages. Use another model, such as BART or T5."
+            f"{reason}. So it cannot be trained to rank passages. Use another model, such as "
+            f"{student_of(model).example}."
         )
     name = type(base).__name__
     if way != "packed" and name not in _warned:
         _warned.add(name)
         logger.warning(
             "%s, so each identifier gets a separate row: the results are the same, but it is slower than a model such "
-            "as BART or T5.",
+            "as %s.",
             reason,
+            student_of(model).example,
         )
     return "rows" if way == "packed" and student_of(model).loses_positions() else cast(ScoringWay, way)
 
@@ -139,6 +141,11 @@ def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
                 f"{name} cannot be run on the token ids of a prompt and an identifier ({type(error).__name__}: "
                 f"{error}). {advice}"
             ) from error
+        if asked.may_look_ahead and _looks_ahead(student, sample):
+            raise DGRValueError(
+                f"{name} predicts a token with the tokens after it in view, so it cannot generate. Use a model such "
+                f"as {asked.example}; a model such as BERT is a decoder only if its configuration has is_decoder=True."
+            )
         for way in cast(list[ScoringWay], ["rows", "plain"] if obstacle else ["packed", "rows", "plain"]):
             try:
                 scores = _score(student, sample, way)
@@ -154,9 +161,17 @@ def _try_ways(model: nn.Module) -> tuple[ScoringWay | None, str]:
 
 _MEANS = {
     "packed": "packed identifiers",
-    "rows": "identifiers that share an encoded prompt",
+    "rows": "identifiers in rows of their own",
     "plain": "identifiers in one batch",
 }
+
+
+def _looks_ahead(student: Any, sample: Samples) -> bool:
+    """Whether further tokens change what a model predicts before them."""
+    asked, prompt, ids = student_of(student), sample.prompts[0], sample.identifiers[0][1]
+    whole, start = (asked.next_log_probabilities(prompt, ids[:length]).cpu() for length in (len(ids), 1))
+    difference = torch.where(whole[:2] == start, 0.0, (whole[:2] - start).abs())
+    return bool((difference > tolerance(student, start)).any())
 
 
 def _one_by_one(student: Any, sample: Samples) -> Iterator[float]:

@@ -51,6 +51,7 @@ class Student(Protocol):
         example (`str`): Models of this kind, for errors.
         reads_closed_prompts (`bool`): Whether prompts may end with the end of sequence.
         decoding_ways (`tuple[str, ...]`): How it may be run step by step, the fastest first.
+        may_look_ahead (`bool`): Whether transformers also loads models of this kind whose attention is not causal.
         few_logits (`Callable`): Logits of the model for a few tokens, see `loading.load_model`.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
         base ([`~transformers.PreTrainedModel`]): The model inside.
@@ -61,6 +62,7 @@ class Student(Protocol):
     example: ClassVar[str]
     reads_closed_prompts: ClassVar[bool]
     decoding_ways: ClassVar[tuple[DecodingWay, ...]]
+    may_look_ahead: ClassVar[bool]
     few_logits: Callable[[Any], Tensor]
     model: nn.Module
     base: Any

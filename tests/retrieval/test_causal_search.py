@@ -7,7 +7,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-import transformers
 from retrieval.causal_students import FAST, SLOW, WINDOW, causal_identifiers, log_likelihood, make_causal
 from retrieval.plain_search import beam_settings, model_inputs, plain_search
 
@@ -246,23 +245,11 @@ def test_a_model_without_keys_reads_again_and_says_so(index, identifiers, caplog
         assert one.score == pytest.approx(log_likelihood(model, prompt, one.ids), rel=1e-4)
 
 
-def test_a_model_with_an_attention_that_takes_no_mask_copies_prompts():
-    model = make_causal("llama", 120)
-    model.config._attn_implementation = "flash_attention_2"
-    assert "'flash_attention_2' of LlamaForCausalLM takes no mask" in causal_steps.attention_windows(model)
-    local = transformers.GPTNeoConfig(
-        hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
-    )
-    local._attn_implementation = "eager"
-    with torch.device("meta"):
-        neo = transformers.GPTNeoForCausalLM(local)
-    assert "local attention" in causal_steps.attention_windows(neo)
-
-
 def test_a_model_whose_masks_are_not_followed_is_found_out(monkeypatch, caplog):
     """Beams that see each other get other scores than alone: the probe notices."""
     model = make_causal("llama", 120)
-    monkeypatch.setattr(causal_steps, "_attention_mask", lambda seen, model: torch.ones_like(seen))
+    everything = lambda base, seen, *positions: torch.ones_like(seen[:, None])  # noqa: E731
+    monkeypatch.setattr(causal_steps, "masks_by_layer_type", everything)
     assert decoding_way(model) == "copied"
     assert "log-probabilities that are off by" in caplog.text
 

@@ -140,7 +140,7 @@ def test_a_model_that_packs_wrongly_is_found_out(caplog):
 def test_a_model_is_tried_once(monkeypatch):
     model = make("bart")
     assert scoring_way(model) == "packed"
-    monkeypatch.setattr(probing, "log_probabilities", None)
+    monkeypatch.setattr(probing, "_one_by_one", None)
     assert scoring_way(model) == "packed"
     before = [parameter.clone() for parameter in model.parameters()]
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
