@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,8 +16,9 @@ from dgr_trainer.identifiers.text_encoder import TextEncoder
 logger = logging.getLogger(__name__)
 
 _QUERY = "{query}"
-# Some chat templates state the date: always the same one, or a model would get other prompts each day.
-_DATE = datetime.datetime(2024, 7, 26)
+# Some chat templates state the date. It is always this one, or a model would get other prompts each day.
+_DATE = datetime.date(2024, 7, 26)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 class Prompts:
@@ -107,7 +109,7 @@ class Prompts:
                     tokenize=False,
                     add_generation_prompt=True,
                     enable_thinking=False,  # An identifier follows, no reasoning.
-                    strftime_now=_DATE.strftime,
+                    chat_template=_without_today(tokenizer.get_chat_template()),
                 )
             )
         if text.count(_QUERY) != 1:
@@ -147,6 +149,11 @@ class Prompts:
         if self._num_closing and not self.settings.closed_prompts:
             return [ids[: -self._num_closing] for ids in prompts]
         return prompts
+
+
+def _without_today(template: str) -> str:
+    """A chat template with a fixed date in place of today's."""
+    return _TODAY.sub(lambda match: repr(_DATE.strftime(match[2])), template)
 
 
 def known_view(view: str) -> str:
