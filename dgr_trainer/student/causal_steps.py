@@ -81,12 +81,13 @@ class SharedPromptSteps:
         logits = _forward(self.model, ids, mask, positions, self._cache)[0]
         if is_beam.all() and (np.diff(rows) >= 0).all():
             return logits.flatten(0, 1).log_softmax(-1, dtype=torch.float32)
-        places = torch.from_numpy(rows * shape[1] + slots).to(self.device)
+        places = torch.from_numpy(rows * shape[1] + slots).to(logits.device)
         return logits.flatten(0, 1)[places].log_softmax(-1, dtype=torch.float32)
 
     def _keep_rows(self, kept: Tensor) -> None:
         """Keep some rows of the batch: other prompts have no hypotheses any more."""
-        self._cache.batch_select_indices(kept)
+        for layer in self._cache.layers:  # Each may be on another device.
+            layer.batch_select_indices(kept.to(layer.keys.device))
         self._visible, self._lengths, self._key_positions = (
             tensor[kept] for tensor in (self._visible, self._lengths, self._key_positions)
         )
@@ -107,10 +108,7 @@ class SharedPromptSteps:
             visible = visible.gather(2, places[:, None].expand(-1, visible.shape[1], -1))
             self._key_positions = self._key_positions.gather(1, places)
             for layer in self._cache.layers:
-                layer.keys, layer.values = (
-                    states.gather(2, places[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
-                    for states in (layer.keys, layer.values)
-                )
+                layer.keys, layer.values = (_gathered(states, places) for states in (layer.keys, layer.values))
         own = torch.eye(visible.shape[1], dtype=torch.bool, device=self.device).expand(len(visible), -1, -1)
         self._visible = torch.cat([visible, own], dim=-1)
 
@@ -215,6 +213,12 @@ def _forward(
         arguments["logits_to_keep"] = 1
     outputs = model(**arguments)
     return outputs.logits, outputs[name]
+
+
+def _gathered(states: Tensor, places: Tensor) -> Tensor:
+    """Keys or values `(batch, heads, places, size)` at some of their places, `(batch, kept)`."""
+    index = places.to(states.device)[:, None, :, None]
+    return states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
 
 
 def _places(rows: np.ndarray) -> np.ndarray:
