@@ -46,7 +46,8 @@ class SharedPromptSteps:
         obstacle = mask_obstacle(model)
         if obstacle is not None:
             raise DGRValueError(obstacle)
-        self._cache = DynamicCache()  # Without a configuration, it also keeps what sliding layers do not see any more.
+        # Without a configuration, it also keeps what sliding layers do not see any more.
+        self._cache: Any = DynamicCache()
         # Of each row of the previous step: its row in the batch, and its place among the beams of its prompt.
         self._rows = np.arange(len(prompts))
         self._slots = np.zeros(len(prompts), np.int64)
@@ -204,7 +205,7 @@ def _forward(
 ) -> tuple[Tensor, Any]:
     """Logits and cache of one call of the model."""
     name = cache_argument(model)
-    arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "return_dict": True}
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "return_dict": True}
     if cache is not None:
         arguments[name] = cache
     if takes(model, "position_ids"):
