@@ -12,7 +12,8 @@ reference   each identifier of each passage is a separate row, under the title p
             loss takes two more encoder passes and two decoder passes. Identifiers are token ids here, so the
             reference's tokenizer calls are not counted.
 ours        `DistillationGenerativeRetrievalTrainer.compute_loss`.
-plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding.
+plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding. For a
+            decoder-only model, a row is the tokens of a prompt and then those of the decoder.
 
 Times include neither the optimizer step nor collation, which is in `collation_seconds`. Peak memory is measured in a
 separate process for each side. Scores are compared without dropout. The last line is one JSON object.
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,11 +53,60 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class EncoderDecoderCalls:
+    """Ordinary calls of an encoder-decoder model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encoded(self, prompt: Tensor) -> Tensor:
+        return self.model.get_encoder()(input_ids=prompt).last_hidden_state
+
+    def logits(self, prompt: Tensor, states: Tensor, labels: Tensor) -> Tensor:
+        """What predicts each of the labels `(n, T)` after the prompt `(1, L)`."""
+        inputs = labels.roll(1, dims=1)
+        inputs[:, 0] = start_token_id(self.model)
+        return self.model(
+            encoder_outputs=(states.repeat(len(labels), 1, 1),),
+            attention_mask=torch.ones_like(prompt).repeat(len(labels), 1),
+            decoder_input_ids=inputs,
+            use_cache=False,
+        ).logits
+
+    def loss(self, prompts: Tensor, labels: Tensor) -> Tensor:
+        return self.model(input_ids=prompts, labels=labels, use_cache=False).loss
+
+
+class CausalCalls:
+    """Ordinary calls of a decoder-only model, whose sequences are a prompt and what follows it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encoded(self, prompt: Tensor) -> Tensor:
+        return prompt  # Nothing is read before.
+
+    def logits(self, prompt: Tensor, states: Tensor, labels: Tensor) -> Tensor:
+        read = torch.cat([prompt.repeat(len(labels), 1), labels], dim=1)[:, :-1]
+        return self.model(input_ids=read, use_cache=False).logits[:, prompt.shape[1] - 1 :]
+
+    def loss(self, prompts: Tensor, labels: Tensor) -> Tensor:
+        sequences = torch.cat([prompts, labels], dim=1)
+        targets = torch.cat([torch.full_like(prompts, -100), labels], dim=1)
+        return self.model(input_ids=sequences, labels=targets, use_cache=False).loss
+
+
+def calls_of(model: Any) -> EncoderDecoderCalls | CausalCalls:
+    """Ordinary calls, as published code makes them."""
+    return EncoderDecoderCalls(model) if model.config.is_encoder_decoder else CausalCalls(model)
+
+
 class Reference:
     """The published formulation on the queries of a step."""
 
     def __init__(self, inputs: Inputs, step: int) -> None:
         self.inputs = inputs
+        self.calls = calls_of(inputs.model)
         self.queries = [self._query(feature) for feature in inputs.features(step)]
         self.batch = inputs.batch(step)
 
@@ -82,13 +133,12 @@ class Reference:
         return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
 
     def _query_log_likelihoods(self, query: dict) -> Tensor:
-        model, device = self.inputs.model, self.inputs.device
-        start = start_token_id(model)
+        device = self.inputs.device
         rows = query["rows"]
         total = torch.zeros(len(rows), device=device)
         for view in PROMPTS:
             prompt = torch.tensor(query["prompts"][view], device=device)
-            states = model.get_encoder()(input_ids=prompt).last_hidden_state
+            states = self.calls.encoded(prompt)
             parts = []
             for begin in range(0, len(rows), CHUNK):
                 chunk = [ids for _, ids, _ in rows[begin : begin + CHUNK]]
@@ -97,14 +147,7 @@ class Reference:
                 present = torch.tensor(
                     [[1.0] * len(ids) + [0.0] * (longest - len(ids)) for ids in chunk], device=device
                 )
-                inputs = labels.roll(1, dims=1)
-                inputs[:, 0] = start
-                logits = model(
-                    encoder_outputs=(states.repeat(len(chunk), 1, 1),),
-                    attention_mask=torch.ones_like(prompt).repeat(len(chunk), 1),
-                    decoder_input_ids=inputs,
-                    use_cache=False,
-                ).logits
+                logits = self.calls.logits(prompt, states, labels)
                 log_p = torch.log_softmax(logits.float(), dim=-1)
                 parts.append((log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * present).sum(-1))
             indicator = torch.tensor([float(row_view == view) for row_view, _, _ in rows], device=device)
@@ -125,7 +168,7 @@ class Reference:
         return len(PROMPTS) * sum(len(chunk) * max(chunk) for chunk in chunks)
 
     def generation_loss(self) -> Tensor:
-        model, device = self.inputs.model, self.inputs.device
+        device = self.inputs.device
         losses = []
         for query in self.queries:
             for view in PROMPTS:
@@ -133,7 +176,7 @@ class Reference:
                     if target_view == view:
                         prompt = torch.tensor(query["prompts"][view], device=device)
                         labels = torch.tensor([list(ids)], device=device)
-                        losses.append(model(input_ids=prompt, labels=labels, use_cache=False).loss)
+                        losses.append(self.calls.loss(prompt, labels))
         return torch.stack(losses).sum() / len(self.queries)
 
     def step(self) -> None:
@@ -163,7 +206,7 @@ class Plain:
 
     def step(self) -> None:
         with self.inputs.trainer.compute_loss_context_manager():
-            loss = self.inputs.model(input_ids=self.prompts, labels=self.labels, use_cache=False).loss
+            loss = calls_of(self.inputs.model).loss(self.prompts, self.labels)
         loss.backward()
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -26,10 +27,13 @@ from dgr_trainer import (
     DistillationCollator,
     DistillationGenerativeRetrievalTrainer,
     DistillationTrainingArguments,
+    Identifiers,
+    IdentifierSettings,
     MatchedIdentifier,
     read_qrels,
     read_queries,
 )
+from dgr_trainer.student.students import load_student_model
 
 _BART_LARGE = {
     "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
@@ -43,10 +47,20 @@ _BART_TINY = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
 }  # fmt: skip
+_QWEN3 = {  # That of Qwen3-0.6B, with 2 of its 28 layers and a vocabulary of 8,192 tokens.
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 2, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128,
+}  # fmt: skip
+_QWEN3_TINY = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
 SHAPES: dict[str, dict[str, int]] = {
     "bart-large-shape": _BART_LARGE,
     "bart-base-shape": _BART_BASE,
     "bart-tiny-shape": _BART_TINY,
+    "qwen3-shape": _QWEN3,
+    "qwen3-tiny-shape": _QWEN3_TINY,
     "t5-small-shape": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
 }
 
@@ -67,6 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="The worst case: 40 random identifiers of 2 to 6 tokens for each passage, none shared.",
     )
+    parser.add_argument("--prompt-tokens", type=int, help="Repeat the words of queries until prompts are this long.")
     parser.add_argument("--bf16", action="store_true", help="Mixed precision; scores and losses stay in float32.")
 
 
@@ -74,7 +89,14 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
     """A checkpoint, or random weights of a known shape with the published vocabulary size."""
     torch.manual_seed(0)
     if name not in SHAPES:
-        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+        return load_student_model(name, dtype=torch.float32)
+    if name.startswith("qwen3"):
+        vocab_size = len(tokenizer) if name == "qwen3-tiny-shape" else max(8192, len(tokenizer))
+        config = Qwen3Config(
+            vocab_size=vocab_size, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id, **SHAPES[name],
+        )  # fmt: skip
+        return Qwen3ForCausalLM(config)
     if name.startswith("t5"):
         config = T5Config(vocab_size=max(32128, len(tokenizer)), decoder_start_token_id=0, **SHAPES[name])
         return T5ForConditionalGeneration(config)
@@ -115,8 +137,10 @@ class Inputs:
         if options.distinct:
             candidates = with_random_identifiers(candidates, len(tokenizer))
         # The student's order replaces a teacher's: costs do not depend on which passage is better.
+        length = options.prompt_tokens
+        settings = None if length is None else IdentifierSettings(max_query_length=length)
         self.collator = DistillationCollator(
-            tokenizer,
+            Identifiers(tokenizer, settings),
             candidates,
             candidates.to_rankings(),
             read_qrels(options.data, "train"),
@@ -124,6 +148,8 @@ class Inputs:
         )
         queries = read_queries(options.data, "train")
         self.queries = queries.filter(lambda row: row["query_id"] in candidates)
+        if length is not None:  # What is too long is cut.
+            self.queries = self.queries.map(lambda row: {"query": " ".join([row["query"]] * length)})
         self.model = make_model(options.model, tokenizer)
         self.trainer = DistillationGenerativeRetrievalTrainer(
             model=self.model,

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from architectures import (  # noqa: E402
+    CAUSAL,
+    CAUSAL_ROWS,
     PACKED,
     PLAIN,
     REFUSED,
@@ -50,7 +52,7 @@ from dgr_trainer.student.probing import scoring_way  # noqa: E402
 from dgr_trainer.student.token_scores import sum_by_identifier  # noqa: E402
 
 PAGE = ROOT / "docs" / "architectures.md"
-ARCHITECTURES = [*PACKED, *ROWS, *PLAIN, *REFUSED]
+ARCHITECTURES = [*PACKED, *ROWS, *PLAIN, *REFUSED, *CAUSAL, *CAUSAL_ROWS]
 COLUMNS = ("scored", "full", "LoRA", "checkpointing", "reentrant", "search", "saved")
 YES = "yes"
 

@@ -123,10 +123,10 @@ def _config(name: str, vocab: int) -> transformers.PreTrainedConfig:
 def _causal_config(name: str, vocab: int) -> transformers.PreTrainedConfig:
     tokens = {"vocab_size": vocab, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     if name == "gpt2":
-        return transformers.GPT2Config(**tokens, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
+        return transformers.GPT2Config(**tokens, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
     if name == "gpt_neo":
         return transformers.GPTNeoConfig(
-            **tokens, hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=64, window_size=4,
+            **tokens, hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=128, window_size=4,
             attention_types=[[["global", "local"], 1]], initializer_range=0.2,
         )  # fmt: skip
     if name == "bloom":
@@ -137,12 +137,12 @@ def _causal_config(name: str, vocab: int) -> transformers.PreTrainedConfig:
         )
     sizes = {
         **tokens, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "initializer_range": 0.2,
+        "max_position_embeddings": 128, "initializer_range": 0.2,
     }  # fmt: skip
     if name == "opt":
         return transformers.OPTConfig(
             vocab_size=vocab, hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=64, init_std=0.2, pad_token_id=1, bos_token_id=0,
+            num_attention_heads=4, max_position_embeddings=128, init_std=0.2, pad_token_id=1, bos_token_id=0,
             eos_token_id=2,
         )  # fmt: skip
     if name not in ("gpt_neox", "phi"):

@@ -12,8 +12,11 @@ import torch
 from sample_corpus import PASSAGES, QUERIES
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
     BartConfig,
     BartForConditionalGeneration,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     T5Config,
@@ -137,6 +140,31 @@ def make_bart(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **overrides: ob
         "forced_eos_token_id": eos,  # As BART's checkpoints have it: decoding must not depend on it.
     }
     return BartForConditionalGeneration(BartConfig(**{**settings, **overrides})).eval()
+
+
+def make_causal(
+    tokenizer: PreTrainedTokenizerBase, kind: str = "qwen3", seed: int = 0, **overrides: object
+) -> PreTrainedModel:
+    """A random decoder-only model of two layers, in evaluation mode: `"qwen3"`, `"llama"`, `"gemma3_text"`."""
+    torch.manual_seed(seed)
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    settings: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": eos,
+        "tie_word_embeddings": True,
+    }
+    config = CONFIG_MAPPING[kind](**{**settings, **overrides})
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def make_t5(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **overrides: object) -> T5ForConditionalGeneration:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.causal_masks import mask_obstacle, packed_masks
 from dgr_trainer.student.causal_rows import causal_rows, without_left_padding
 from dgr_trainer.student.causal_steps import CopiedPromptSteps, RereadingSteps, SharedPromptSteps
@@ -20,6 +21,7 @@ from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
 from dgr_trainer.student.loading import causal_logits
 from dgr_trainer.student.model_facts import model_device, underlying_model
+from dgr_trainer.student.packing import IGNORED
 from dgr_trainer.student.scored_tokens import ScoringWay, TokenScores, scores_of
 
 # Names of the tables of learned positions; rotary positions have no last one.
@@ -124,6 +126,14 @@ class CausalStudent:
         inputs, targets = pair_rows(batch)
         return scores_of(self._predicted(inputs, targets, way, tokens_at_once), present)
 
+    def pairs_are_joined(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """See [`Student`]: other trainers of causal models take the labels among `input_ids`, in the same places."""
+        return bool(pairs) and all(
+            len(ids) == len(labels)
+            and all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+            for ids, labels in pairs
+        )
+
     def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """See [`Student`]."""
         tokens = torch.tensor([[*prompt, *ids]], device=model_device(self.base))
@@ -156,6 +166,7 @@ def one_identifier_a_row(
     if not starts.any():
         starts[0, 0] = True  # A row with nothing but a prompt, so that all processes run the model.
     lengths = attention_mask.sum(-1)
+    _check_lengths(lengths[prompts[starts]])
     row_numbers = (starts.flatten().cumsum(0).view_as(starts) - 1).clamp(min=0)
     columns = lengths[prompts] - 1 + depths
     row_prompts = prompts[starts]
@@ -173,15 +184,26 @@ def one_identifier_a_row(
     return {"input_ids": tokens, "attention_mask": seen}, Targets(scored, sources, labels.clamp(min=0).flatten())
 
 
+def _check_lengths(lengths: Tensor) -> None:
+    if bool((lengths == 0).any()):
+        raise DGRValueError(
+            "A prompt has no tokens, so a model without an encoder has nothing to predict the first token of an "
+            "identifier from. Give each row of input_ids at least one token, such as the tokenizer's BOS."
+        )
+
+
 def pair_rows(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Targets]:
     """A row for each pair, the prompt and its labels, padded on the right: inputs and [`Targets`]."""
     labels, present = batch["labels"].clamp(min=0), batch["labels"] >= 0
     lengths = batch["attention_mask"].sum(-1, keepdim=True)
     prompts = without_left_padding(batch["input_ids"], batch["attention_mask"])
-    places = lengths + torch.arange(labels.shape[1], device=labels.device)  # Of the labels in their rows.
-    tokens = torch.nn.functional.pad(prompts, (0, labels.shape[1])).scatter(1, places, labels)
-    seen = torch.arange(tokens.shape[1], device=tokens.device) < lengths + present.sum(-1, keepdim=True)
-    numbers = torch.arange(len(tokens), device=tokens.device)[:, None] * tokens.shape[1]
-    scored = (numbers + places - 1).flatten()
+    _check_lengths(lengths)
+    size = prompts.shape[1] + labels.shape[1]
+    # The place of each label in its row, wherever it was padded; one more place takes the padding.
+    places = torch.where(present, lengths + present.cumsum(-1) - 1, size)
+    tokens = torch.nn.functional.pad(prompts, (0, labels.shape[1] + 1)).scatter(1, places, labels)[:, :size]
+    seen = torch.arange(size, device=tokens.device) < lengths + present.sum(-1, keepdim=True)
+    numbers = torch.arange(len(tokens), device=tokens.device)[:, None] * size
+    scored = (numbers + torch.where(present, places - 1, 0)).flatten()
     sources = torch.arange(scored.numel(), device=scored.device)
     return {"input_ids": tokens, "attention_mask": seen.long()}, Targets(scored, sources, labels.flatten())

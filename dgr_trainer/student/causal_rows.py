@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgr_trainer.errors import DGRValueError
+
 _LONGEST_ROW = 2048  # Attention grows with the square of a row, even where a mask hides it.
 _WIDTHS_TRIED = 12
 
@@ -72,6 +74,11 @@ def causal_rows(
     lengths = attention_mask.sum(-1)
     on_host = torch.cat([ends[:, 0], packed["row_prompts"].flatten(), lengths]).cpu().numpy()
     sizes, row_prompts, prompt_lengths = np.split(on_host, [num_rows, 2 * num_rows])
+    if not prompt_lengths[row_prompts].all():
+        raise DGRValueError(
+            "A prompt has no tokens, so a model without an encoder has nothing to predict the first token of an "
+            "identifier from. Let the tokenizer begin prompts with its BOS, or do not let them be empty."
+        )
     longest = _LONGEST_ROW if tokens_at_once is None else min(_LONGEST_ROW, tokens_at_once)
     trees = _trees(sizes - 1, row_prompts, prompt_lengths, longest)
     places, total, size = _place([tree.size for tree in trees], longest, hidden_size)
@@ -87,8 +94,8 @@ def causal_rows(
             cell += int(sizes[row]) - 1
     tree_ends = tree_starts + np.array([tree.size for tree in trees])
     host = np.concatenate([tree_starts, tree_prompts, tree_ends, firsts, roots])
-    starts, prompts, stops, first_cells, root_cells = (
-        torch.from_numpy(host).to(device).split([len(trees)] * 3 + [num_rows] * 2)
+    starts, prompts, stops, first_cells, root_cells = torch.split(
+        torch.from_numpy(host).to(device), [len(trees)] * 3 + [num_rows] * 2
     )
 
     nowhere = total * size  # An extra cell for what is padding.
@@ -129,7 +136,8 @@ def _trees(added: np.ndarray, row_prompts: np.ndarray, prompt_lengths: np.ndarra
     """The packed rows of each prompt, divided only where they are too long for a row; `added` is what each adds."""
     trees: list[_Tree] = []
     for prompt in sorted(set(row_prompts.tolist())):
-        size, rows = int(prompt_lengths[prompt]), []
+        size = int(prompt_lengths[prompt])
+        rows: list[int] = []
         for row in np.flatnonzero(row_prompts == prompt).tolist():
             if rows and size + added[row] > longest:
                 trees.append(_Tree(prompt, rows, size))

@@ -137,6 +137,10 @@ class EncoderDecoderStudent:
             predicted = predict(self.model, inputs, targets, tokens_at_once=tokens_at_once)
         return scores_of(predicted, present)
 
+    def pairs_are_joined(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """See [`Student`]: prompts and labels are never in one sequence."""
+        return False
+
     def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
         """See [`Student`]."""
         read = [start_token_id(self.base), *ids]

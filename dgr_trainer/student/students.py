@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -52,7 +52,6 @@ class Student(Protocol):
         reads_closed_prompts (`bool`): Whether prompts may end with the end of sequence.
         decoding_ways (`tuple[str, ...]`): How it may be run step by step, the fastest first.
         may_look_ahead (`bool`): Whether transformers also loads models of this kind whose attention is not causal.
-        few_logits (`Callable`): Logits of the model for a few tokens, see `loading.load_model`.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
         base ([`~transformers.PreTrainedModel`]): The model inside.
     """
@@ -63,9 +62,13 @@ class Student(Protocol):
     reads_closed_prompts: ClassVar[bool]
     decoding_ways: ClassVar[tuple[DecodingWay, ...]]
     may_look_ahead: ClassVar[bool]
-    few_logits: Callable[[Any], Tensor]
     model: nn.Module
     base: Any
+
+    @staticmethod
+    def few_logits(model: Any, /) -> Tensor:
+        """The logits of a model for a few tokens, see `loading.load_model`."""
+        ...
 
     @property
     def start_token_id(self) -> int | None:
@@ -146,6 +149,10 @@ class Student(Protocol):
         Returns:
             [`TokenScores`] of shape `(B, T)`.
         """
+        ...
+
+    def pairs_are_joined(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """Whether the labels of some pairs, `(input_ids, labels)`, are among their inputs, which gives them away."""
         ...
 
     def next_log_probabilities(self, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:

@@ -25,6 +25,8 @@ from dgr_trainer.training.student_check import try_student
 
 logger = logging.getLogger(__name__)
 
+_PAIRS_LOOKED_AT = 16
+
 
 def check_trainer_arguments(
     args: Any,
@@ -120,9 +122,29 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
     if limit is None:
         return
     if isinstance(collator.source, StringIdentifiers) and collator.source.longest > limit:
+        prompt = collator.identifiers.settings.max_query_length
+        after = "" if student.identifier_limit(0) == limit else f" after a prompt of max_query_length={prompt} tokens"
         raise DGRValueError(
-            f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions. "
-            "Shorten the identifiers."
+            f"The longest identifier has {collator.source.longest} tokens, but the decoder has {limit} positions"
+            f"{after}. Shorten the identifiers."
+        )
+
+
+def check_pairs(model: nn.Module, name: str, dataset: Any) -> None:
+    """Refuse pairs whose labels the model would read before it has to predict them.
+
+    Raises:
+        ValueError: if the labels of the first pairs are among their `input_ids`, as other trainers of causal language
+            models want them.
+    """
+    if not {"input_ids", "labels"} <= set(getattr(dataset, "column_names", None) or ()):
+        return
+    rows = dataset.with_format(None).take(_PAIRS_LOOKED_AT)
+    if student_of(model).pairs_are_joined([(row["input_ids"], row["labels"]) for row in rows]):
+        raise DGRValueError(
+            f"The labels of {name} are also in its input_ids, as SFTTrainer and the loss of causal language models "
+            "want them. Here input_ids are the prompt alone, and labels the tokens that follow it, without -100 in "
+            "their place: see docs/from-sft-trainer.md."
         )
 
 

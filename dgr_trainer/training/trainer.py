@@ -21,12 +21,12 @@ from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.batch_loss import TERMS, distillation_loss, pair_loss
 from dgr_trainer.training.batches import count_items
 from dgr_trainer.training.checkpoints import complete_checkpoint
-from dgr_trainer.training.checks import check_coverage, check_model, check_trainer_arguments
+from dgr_trainer.training.checks import check_coverage, check_model, check_pairs, check_trainer_arguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epoch_callback import EpochCallback
 from dgr_trainer.training.evaluating_trainer import EvaluatingTrainer
 from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberingCollator, RowTerms
-from dgr_trainer.training.given_datasets import check_dataset, with_tokenised_queries
+from dgr_trainer.training.given_datasets import check_dataset, named_datasets, with_tokenised_queries
 from dgr_trainer.training.hyperparameters import (
     default_direction,
     default_objective,
@@ -47,7 +47,9 @@ _COLUMNS = ("query_id", "query", PROMPTS, "input_ids", "attention_mask", "labels
 
 
 class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
-    """Trains a sequence-to-sequence model to retrieve by generating identifiers and to rank as its teacher does.
+    """Trains a student to retrieve by generating identifiers and to rank as its teacher does.
+
+    The student is an encoder-decoder such as BART or T5, or a decoder-only model such as Qwen3 or Llama.
 
     A drop-in replacement for [`~transformers.Seq2SeqTrainer`]: full fine-tuning or a `PeftModel`, one process or many.
     With a [`DistillationCollator`] the loss is the ranking loss of `args.ranking_loss` plus the generation loss; a
@@ -349,4 +351,7 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         if isinstance(collator, DistillationCollator):
             check_model(model, collator)
         else:
+            for dataset_name in ("train_dataset", "eval_dataset"):
+                for name, dataset in named_datasets(dataset_name, getattr(self, dataset_name, None)):
+                    check_pairs(model, name, dataset)
             try_student(model, pairs=True)

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from tiny_models import bpe_tokenizer as load_tokenizer
-from tiny_models import make_t5
+from tiny_models import make_causal, make_t5
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from training_examples import CHECKPOINTING, make_collator, make_trainer, query_dataset
@@ -49,11 +49,18 @@ def run_two_processes(worker: str, folder: Path) -> None:
             process.kill()
 
 
+MAKERS = {
+    "bart": quiet_bart,
+    "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0),
+    "qwen3": make_causal,
+}
 SETTINGS = {
     "plain": {},
     "checkpointing": {CHECKPOINTING: True},
     "pieces": {"decoder_tokens_at_once": 100},
     "checkpointed pieces": {"decoder_tokens_at_once": 100, CHECKPOINTING: True},
+    "causal": {},
+    "causal checkpointed pieces": {"decoder_tokens_at_once": 100, CHECKPOINTING: True},
 }
 
 
@@ -62,8 +69,9 @@ def run_in_process(folder: Path, processes: int) -> None:
     torch.set_num_threads(1)
     queries = query_dataset().select(range(8))
     for name, settings in SETTINGS.items():
+        make = make_causal if name.startswith("causal") else quiet_bart
         own = {"per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 4, "max_steps": 2, **SGD}
-        trainer = make_trainer(folder, load_tokenizer(), quiet_bart, train_dataset=queries, **own, **settings)
+        trainer = make_trainer(folder, load_tokenizer(), make, train_dataset=queries, **own, **settings)
         assert trainer.accelerator.num_processes == processes
         figures, parameters = run(trainer)
         evaluation = trainer.evaluate(queries)
@@ -96,9 +104,8 @@ def run_sharded(folder: Path, processes: int) -> None:
         torch.distributed.init_process_group("gloo")
     tokenizer = load_tokenizer()
     collator = make_collator(tokenizer)
-    makers = {"bart": quiet_bart, "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0)}
     ways = {"whole": {}, "half": {}, "pieces": {"decoder_tokens_at_once": 100}}
-    for name, make in makers.items():
+    for name, make in MAKERS.items():
         for way, settings in ways.items():
             model = make(tokenizer).train()
             trainer = make_trainer(folder, tokenizer, model=model, collator=collator, **settings)
@@ -134,7 +141,8 @@ def shard(model, precision) -> None:
     """Every layer a unit of its own, and the model around them, as accelerate's wrapping by transformer layers."""
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, output_dtype=precision)
     settings = {"mesh": init_device_mesh("cpu", (2,)), "mp_policy": policy, "reshard_after_forward": True}
-    for side in (model.get_encoder(), model.get_decoder()):
+    sides = [model.get_decoder(), *([model.get_encoder()] if model.config.is_encoder_decoder else [])]
+    for side in sides[::-1]:
         for layer in getattr(side, "layers", None) or side.block:
             fully_shard(layer, **settings)
     fully_shard(model, **settings)
@@ -143,7 +151,7 @@ def shard(model, precision) -> None:
 @pytest.mark.slow
 def test_a_sharded_model_trains_as_a_whole_one(tmp_path):
     run_two_processes("run_sharded", tmp_path)
-    for name in ("bart", "t5"):
+    for name in MAKERS:
         whole, sharded, half, pieces = (
             torch.load(tmp_path / f"{name}-{setting}.pt", weights_only=False)
             for setting in ("whole-1", "whole-2", "half-2", "pieces-2")
@@ -212,9 +220,8 @@ def run_ways(folder: Path, processes: int, ways: dict[str, dict]) -> None:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer()
     queries = query_dataset().select(range(8))
-    makers = {"bart": quiet_bart, "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0)}
     logits = (forward_pass._KEPT_LOGITS, forward_pass._LOGITS_AT_ONCE)
-    for name, make in makers.items():
+    for name, make in MAKERS.items():
         for way, settings in ways.items():
             few = (20 * len(tokenizer), 10 * len(tokenizer))
             forward_pass._KEPT_LOGITS, forward_pass._LOGITS_AT_ONCE = few if way == "pieces" else logits
@@ -246,7 +253,7 @@ def test_a_model_that_is_split_trains_as_a_whole_one(worker, tmp_path):
         pytest.importorskip("deepspeed")
     run_two_processes(worker, tmp_path)
     losses = {}
-    for name in ("bart", "t5"):
+    for name in MAKERS:
         for way in ("whole", "pieces"):
             (one, two), parameters = zip(
                 *(
