@@ -123,7 +123,9 @@ def _config(name: str, vocab: int) -> transformers.PreTrainedConfig:
 def _causal_config(name: str, vocab: int) -> transformers.PreTrainedConfig:
     tokens = {"vocab_size": vocab, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     if name == "gpt2":
-        return transformers.GPT2Config(**tokens, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
+        return transformers.GPT2Config(
+            **tokens, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2
+        )
     if name == "gpt_neo":
         return transformers.GPTNeoConfig(
             **tokens, hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=128, window_size=4,

@@ -19,6 +19,7 @@ from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings, identifier_lengths
 from dgr_trainer.retrieval.identifier_lengths import generated_lengths
+from dgr_trainer.student import prompt_check
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore:.is_gradient_checkpointing. is depr")
 QUERIES = ["who discovered penicillin", "sea"]
@@ -48,7 +49,8 @@ def test_a_retriever_survives_its_folder(name, corpus, tmp_path):
     assert all(torch.isfinite(torch.tensor(hit.score)) for hits in half.search(QUERIES, k=4) for hit in hits)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_an_adapter_survives_its_folder(name, corpus, tmp_path):
     """With embeddings of a token that the base model does not have."""
     make_causal(name, 700).save_pretrained(tmp_path / "base")
@@ -88,6 +90,7 @@ def test_the_score_of_a_docid_is_its_log_likelihood(corpus):
         assert hit.score == pytest.approx(logits.log_softmax(-1)[range(len(docid)), docid].sum().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_prompts_of_a_chat_model_are_saved_with_it(corpus, tmp_path):
     tokenizer = chat_tokenizer("turns")
     identifiers = Identifiers(tokenizer, IdentifierSettings(chat=True, max_query_length=120))
@@ -121,9 +124,15 @@ def test_search_and_candidates_on_the_command_line(corpus, qrels, tmp_path, caps
 # Prompts and lengths that do not fit
 
 
-def test_prompts_that_end_are_refused(corpus):
-    with pytest.raises(ValueError, match=r"ends each prompt with '</s>'.*LlamaForCausalLM.*closed_prompts=False"):
+def test_prompts_that_end_are_told_of_once(corpus, caplog, monkeypatch):
+    monkeypatch.setattr(prompt_check, "_warned", set())
+    for _ in range(2):
         made(make_causal("llama", 700), corpus, Identifiers(TOKENIZERS["bpe"]()))
+    assert caplog.text.count("ends each prompt with '</s>', behind which") == 1
+    assert "such as LlamaForCausalLM" in caplog.text and "closed_prompts=False" in caplog.text
+    caplog.clear()
+    made(make_causal("qwen3", 700), corpus)
+    assert "ends each prompt" not in caplog.text
 
 
 def test_prompts_that_fill_all_positions_are_refused(corpus):
