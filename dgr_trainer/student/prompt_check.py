@@ -33,8 +33,8 @@ def check_prompts(model: nn.Module, identifiers: Identifiers) -> None:
         (ids,) = identifiers.encode_prompts(["a"], identifiers.views[0], warn=False)
         logger.warning(
             "The tokenizer ends each prompt with %r, behind which a decoder-only model such as %s has learned to "
-            "write another text. Unless it was trained with these prompts, use IdentifierSettings(closed_prompts=False) or, "
-            "on the command line, --closed_prompts no, in training and search.",
+            "write another text. Unless the student was trained with such prompts, use "
+            "IdentifierSettings(closed_prompts=False) or, on the command line, --closed_prompts no.",
             identifiers.tokenizer.decode(ids[-1:]),
             name,
         )

@@ -53,7 +53,8 @@ def test_both_ways_of_a_causal_model_are_measured(tmp_path, monkeypatch, capsys)
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     printed = run(
         "decode.py", monkeypatch, capsys, "--data", tmp_path / "corpus.jsonl", "--tokens", 3000, "--repeat", "--small",
-        "--threads", 1, "--queries", 2, "--shapes", 1, "--rounds", 1, "--searches", 2, "--shape", "qwen3", "--layers", 1,
+        "--threads", 1, "--queries", 2, "--shapes", 1, "--rounds", 1, "--searches", 2, "--shape", "qwen3",
+        "--layers", 1,
     )  # fmt: skip
     result = json.loads(printed.splitlines()[-1])
     (row,) = result["decoding"]
