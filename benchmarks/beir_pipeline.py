@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from dgr_trainer import (
     BM25Teacher,
@@ -46,6 +46,7 @@ from dgr_trainer import (
 )
 from dgr_trainer.evaluation.comparison import compare_runs
 from dgr_trainer.quickstart.pipeline import METRICS
+from dgr_trainer.student.students import load_student_model
 
 BASELINE = "generation only"
 # Options that student and candidates depend on; what else there is, runs depend on.
@@ -177,11 +178,11 @@ class Flow:
         options, folder = self.options, self.options.output / "student"
         if not folder.exists():
             self.timed("generation stage", lambda: self._teach_generation(folder))
-        return AutoModelForSeq2SeqLM.from_pretrained(options.output / "student", dtype=torch.float32)
+        return load_student_model(options.output / "student", dtype=torch.float32)
 
     def _teach_generation(self, folder: Path) -> None:
         options = self.options
-        model = AutoModelForSeq2SeqLM.from_pretrained(options.student, dtype=torch.float32)
+        model = load_student_model(options.student, dtype=torch.float32)
         pairs = generation_pairs(
             self.corpus, self.identifiers, self.train, self.train_qrels, titles_per_query=1, substrings_per_query=3,
             pseudo_queries_per_query=1, samples_per_passage=1, seed=options.seed, progress=False,

@@ -12,8 +12,8 @@ reference   each identifier of each passage is a separate row, under the title p
             loss takes two more encoder passes and two decoder passes. Identifiers are token ids here, so the
             reference's tokenizer calls are not counted.
 ours        `DistillationGenerativeRetrievalTrainer.compute_loss`.
-plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding. For a
-            decoder-only model, a row is the tokens of a prompt and then those of the decoder.
+plain       the model's own loss on dense rows with as many prompt and decoder tokens as ours has without padding. For
+            a decoder-only model, a row is the tokens of a prompt and then those of the decoder.
 
 Times include neither the optimizer step nor collation, which is in `collation_seconds`. Peak memory is measured in a
 separate process for each side. Scores are compared without dropout. The last line is one JSON object.

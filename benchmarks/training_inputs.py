@@ -47,8 +47,8 @@ _BART_TINY = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
 }  # fmt: skip
-_QWEN3 = {  # That of Qwen3-0.6B, with 2 of its 28 layers and a vocabulary of 8,192 tokens.
-    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 2, "num_attention_heads": 16,
+_QWEN3 = {  # That of Qwen3-0.6B, with one of its 28 layers and a 28th of its vocabulary.
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 1, "num_attention_heads": 16,
     "num_key_value_heads": 8, "head_dim": 128,
 }  # fmt: skip
 _QWEN3_TINY = {
@@ -91,7 +91,7 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
     if name not in SHAPES:
         return load_student_model(name, dtype=torch.float32)
     if name.startswith("qwen3"):
-        vocab_size = len(tokenizer) if name == "qwen3-tiny-shape" else max(8192, len(tokenizer))
+        vocab_size = len(tokenizer) if name == "qwen3-tiny-shape" else max(151936 // 28, len(tokenizer))
         config = Qwen3Config(
             vocab_size=vocab_size, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id, **SHAPES[name],

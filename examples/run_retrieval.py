@@ -23,7 +23,14 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 from small_student import load_student
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from dgr_trainer import (  # <-
@@ -132,7 +139,9 @@ def main() -> None:
     else:
         name, revision = model_args.model_name_or_path, model_args.model_revision
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, revision=revision)
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision)
+        is_encoder_decoder = AutoConfig.from_pretrained(name, revision=revision).is_encoder_decoder
+        auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+        model = auto_class.from_pretrained(name, revision=revision)
 
     # In place of preprocess_function: the prefix is part of the prompt, and the collator tokenises queries and titles.
     # There is no max_target_length: a title that is cut would be that of no passage.

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from retrieval.causal_students import make_causal
 from teachers.lucene.lucene_files import index_impacts, missing_lucene, save_faiss_index, save_splade
 from teachers.reranker_models import save_causal_lm, save_encoder, save_seq2seq
-from tiny_models import make_bart
+from tiny_models import make_bart, make_causal
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from dgr_trainer import BiEncoderTeacher, Corpus
@@ -86,7 +85,7 @@ def save_student(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.backend_tokenizer.post_processor = None
     tokenizer.chat_template = "User: {{ messages[0]['content'] }}\nAssistant: "
     tokenizer.save_pretrained(folder)
-    make_causal("qwen3", len(tokenizer), max_position_embeddings=256).save_pretrained(folder)
+    make_causal(tokenizer).save_pretrained(folder)
 
 
 def run(code: list[tuple[str, str]], folder: Path) -> str:
@@ -116,7 +115,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
     "name",
     [
         *("index", "swap", "losses", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli"),
-        *("search-at-scale", "storage"),
+        *("search-at-scale", "storage", "from-sft-trainer"),
     ],
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -122,6 +122,17 @@ def test_lora(tmp_path: Path) -> None:
     assert not (folder / "model.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_lora_on_a_language_model(tmp_path: Path) -> None:
+    output = run("causal_lora.py", tmp_path, "--output_dir", "out")
+    trained, total = map(int, re.search(r"LoRA: (\d+) of (\d+) parameters", output).groups())  # type: ignore[union-attr]
+    assert 0 < trained < total / 3
+    assert "Loaded again, it ranks the same" in output
+    assert {line.split(":")[0] for line in output.splitlines() if "ndcg@10" in line} == {"generation", "distilled"}
+    folder = tmp_path / "out" / "retriever"
+    assert (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists()
+
+
 def test_the_shipped_run_is_bm25s() -> None:
     corpus, queries = Corpus.read(EXAMPLES / "data"), read_queries(EXAMPLES / "data", split="train")
     shipped = Rankings.from_trec(EXAMPLES / "data" / "bm25.run")
