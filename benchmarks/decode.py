@@ -1,17 +1,21 @@
 """The cost of the index in a beam search, and of a complete search.
 
     python benchmarks/decode.py --data corpus.jsonl
+    python benchmarks/decode.py --data corpus.jsonl --shape qwen3 --layers 4
     python benchmarks/decode.py --data DIR --model MODEL --device cuda
 
-`benchmarks/dictionaries.py` makes such a corpus of real text. Without a model, a random one with the shape of
-BART-base (139M parameters) is used, with a byte-level BPE of 50,265 tokens trained on the corpus and the token
-frequencies of the corpus as its bias, so that it generates frequent tokens, whose ranges in the index are wide.
+`benchmarks/dictionaries.py` makes such a corpus of real text. Without a model, a random one is used, with the shape of
+BART-base (139M parameters) or of Qwen3-0.6B (with as many of its 28 layers as --layers says), a byte-level BPE of
+50,265 tokens trained on the corpus, and the token frequencies of the corpus as its bias, so that it generates frequent
+tokens, whose ranges in the index are wide.
 
 Decoding: the search of one view, which keeps all identifiers that it visits, compared with `model.generate` with the
 same beams and lengths and no constraint, in alternating runs; 10 queries, beams 15 and 5, 10 and 15 tokens.
 `constraint_overhead` is the largest of the four ratios of medians; `constraint_ms_per_step` is the time of a step
-outside the model's decoder and its cache. End to end: three views, beam 15, 100 passages per query. The last line is
-one JSON object.
+outside the model's decoder and its cache. With a decoder-only model, the search is run in both ways that most models
+allow: "shared", where the beams of a prompt share its keys and values, and "copied", where each has its own, as in
+`generate`; `cache_mb` is the largest size of its keys and values. End to end: three views, beam 15, 100 passages per
+query. The last line is one JSON object.
 """
 
 import argparse
@@ -29,23 +33,37 @@ from unittest import mock
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     GenerationConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     set_seed,
 )
 
-from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, read_queries
+from dgr_trainer import (
+    Corpus,
+    FMIndex,
+    GenerativeRetriever,
+    Identifiers,
+    IdentifierSettings,
+    SearchSettings,
+    read_queries,
+)
 from dgr_trainer.retrieval import beam_search, search_engine
+from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.retrieval.search_engine import SearchEngine
+from dgr_trainer.student.causal_steps import CopiedPromptSteps, RereadingSteps, SharedPromptSteps
+from dgr_trainer.student.decoding_ways import remember_way
+from dgr_trainer.student.encoder_decoder_steps import EncoderDecoderSteps
 from dgr_trainer.student.generation_mode import generation_mode
-from dgr_trainer.student.model_facts import start_token_id
+from dgr_trainer.student.students import load_student_model, student_of
 
 BART_VOCABULARY = 50265
+QWEN3_VOCABULARY = 151936
 SHAPES = [(15, 10), (15, 15), (5, 10), (5, 15)]
 
 
@@ -55,7 +73,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", help="Split of a BEIR folder whose queries are used.")
     parser.add_argument("--tokens", type=int, default=4_000_000, help="Tokens of the corpus to index, roughly.")
     parser.add_argument("--repeat", action="store_true", help="Repeat a corpus that has fewer tokens.")
-    parser.add_argument("--model", help="Pretrained sequence-to-sequence model.")
+    parser.add_argument("--model", help="Pretrained model, of an encoder and a decoder or of a decoder only.")
+    parser.add_argument("--shape", default="bart", choices=["bart", "qwen3"], help="Shape of the random model.")
+    parser.add_argument("--layers", type=int, default=4, help="Layers of the random model of Qwen3's shape.")
+    parser.add_argument("--query-words", type=int, default=12, help="Words of a query that is taken from a passage.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch and of the index.")
@@ -106,7 +127,7 @@ def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, 
     cached = options.cache / f"{'small' if options.small else 'bpe'}" if options.cache else None
     if options.model:
         tokenizer = AutoTokenizer.from_pretrained(options.model)
-        model: Any = AutoModelForSeq2SeqLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+        model: Any = load_student_model(options.model, dtype=getattr(torch, options.dtype))
     else:
         if cached is not None and cached.is_dir():
             tokenizer = AutoTokenizer.from_pretrained(cached)
@@ -114,8 +135,11 @@ def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, 
             tokenizer = byte_level_bpe((f" {passage.title} @@ {passage.text}" for passage in corpus), options.small)
             if cached is not None:
                 tokenizer.save_pretrained(cached)
-        model = random_bart(tokenizer, options.small).to(getattr(torch, options.dtype))
-    identifiers = Identifiers(tokenizer)
+        make = random_bart if options.shape == "bart" else random_qwen3
+        model = make(tokenizer, options).to(getattr(torch, options.dtype))
+    # The random tokenizer is BART's.
+    closed = student_of(model).reads_closed_prompts
+    identifiers = Identifiers(tokenizer, IdentifierSettings(closed_prompts=closed))
     parts = list(_sequences(options, corpus, identifiers))
     index = FMIndex.build(
         [tokens for tokens, _ in parts], passage_ids=[id for _, id in parts], vocab_size=identifiers.vocab_size,
@@ -123,7 +147,11 @@ def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, 
     )  # fmt: skip
     if not options.model:
         frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
-        model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None].to(model.dtype)
+        bias = (frequencies - frequencies.logsumexp(0)).to(model.dtype)
+        if options.shape == "bart":
+            model.final_logits_bias = bias[None]
+        else:
+            model.lm_head.bias.data.fill_(-20.0)[: len(bias)] = bias
     return model, identifiers, index, corpus
 
 
@@ -152,7 +180,7 @@ def choose_queries(options: argparse.Namespace, corpus: Corpus) -> list[str]:
     sample = corpus[:: max(1, len(corpus) // 1000)]
     long = [passage for passage in sample if len(passage.text.split()) > 30] or list(corpus)
     chosen = [long[i * len(long) // options.queries] for i in range(options.queries)]
-    return [" ".join(passage.text.split()[10:22]) for passage in chosen]
+    return [" ".join(passage.text.split()[10 : 10 + options.query_words]) for passage in chosen]
 
 
 def byte_level_bpe(texts: Iterator[str], small: bool) -> PreTrainedTokenizerBase:
@@ -172,9 +200,9 @@ def byte_level_bpe(texts: Iterator[str], small: bool) -> PreTrainedTokenizerBase
     )  # fmt: skip
 
 
-def random_bart(tokenizer: PreTrainedTokenizerBase, small: bool) -> BartForConditionalGeneration:
+def random_bart(tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> BartForConditionalGeneration:
     """A random model of BART-base's shape."""
-    width = (16, 1, 2) if small else (768, 6, 12)
+    width = (16, 1, 2) if options.small else (768, 6, 12)
     return BartForConditionalGeneration(
         BartConfig(
             vocab_size=len(tokenizer), d_model=width[0], encoder_layers=width[1], decoder_layers=width[1],
@@ -182,6 +210,22 @@ def random_bart(tokenizer: PreTrainedTokenizerBase, small: bool) -> BartForCondi
             decoder_ffn_dim=4 * width[0],
         )
     )  # fmt: skip
+
+
+def random_qwen3(tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Qwen3ForCausalLM:
+    """A random model of Qwen3-0.6B's shape with fewer layers, and a bias at its output."""
+    width, head = (16, 8) if options.small else (1024, 128)
+    vocabulary = len(tokenizer) if options.small else QWEN3_VOCABULARY
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=options.layers,
+            num_attention_heads=16, num_key_value_heads=8, head_dim=head, tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    model.lm_head = torch.nn.Linear(width, vocabulary)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.02)
+    return model
 
 
 class Clock:
@@ -238,11 +282,14 @@ class Clock:
                 patch.stop()
 
 
-# The search without its encoder and decoder is the cost of the constraint.
+# The search without the model is the cost of the constraint. A prompt is read when steps are made.
+STEPS = {
+    "cached": EncoderDecoderSteps, "shared": SharedPromptSteps, "copied": CopiedPromptSteps, "reread": RereadingSteps
+}  # fmt: skip
 SEARCH = [
     (beam_search, "search_views", "constraint"),
-    (beam_search.Decoder, "__init__", "encoder"),
-    (beam_search.Decoder, "step", "decoder"),
+    *((steps, "__init__", "prompts") for steps in STEPS.values()),
+    *((steps, "step", "decoder") for steps in STEPS.values()),
 ]
 
 
@@ -257,9 +304,15 @@ def decode(
 ) -> dict[str, Any]:
     """Time the generation of substrings with and without the index, in alternating runs."""
     clock = Clock(options.device)
+    steps = 0
 
-    def bound() -> None:
-        beam_search.search_views(ready, index, identifiers, queries, {"substring": length}, beams)
+    def on_token(number: int) -> None:
+        nonlocal steps
+        steps = number
+
+    def bound(way: str) -> None:
+        remember_way(ready, way)
+        beam_search.search_views(ready, index, identifiers, queries, {"substring": length}, beams, on_token)
 
     inputs = model_inputs(identifiers.encode_prompts(queries, "substring"), model)
     settings = GenerationConfig(
@@ -267,41 +320,75 @@ def decode(
         length_penalty=0.0,
     )  # fmt: skip
 
-    def free() -> None:
+    def free(_: str) -> None:
         ready.generate(**inputs, generation_config=settings)
 
-    seconds: dict[str, list[float]] = {"free": [], "bound": []}
+    best = decoding_way(model) or student_of(model).decoding_ways[0]
+    ways = ["shared", "copied"] if best == "shared" else [best]
+    sides = [("free", free, best), *((way, bound, way) for way in ways)]
+    seconds: dict[str, list[float]] = {name: [] for name, _, _ in sides}
     with generation_mode(model) as ready:
         # Replaces the settings of a checkpoint, which would be used for those not given here.
-        ready.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(model))
+        ready.generation_config = GenerationConfig(decoder_start_token_id=student_of(ready).start_token_id)
         for number in range(options.rounds + 1):
-            for name, run in (("free", free), ("bound", bound)):
+            for name, run, way in sides:
                 began = clock.now()
-                run()
+                run(way)
                 if number:  # The first run is a warm-up.
                     seconds[name].append(clock.now() - began)
         with clock.watching(*SEARCH):
-            bound()
-    steps = clock.calls["decoder"]
+            bound(best)
+        sizes = {way: cache_size(STEPS[way], lambda way=way: bound(way)) for way in ways}
     per_step = 1000 * clock.seconds["constraint"] / steps
+    medians = {name: median(times) for name, times in seconds.items()}
     row = {
-        "beams": beams, "length": length, "steps": steps, "free_s": round(median(seconds["free"]), 3),
-        "bound_s": round(median(seconds["bound"]), 3),
-        "ratio": round(median(seconds["bound"]) / median(seconds["free"]), 3),
-        "constraint_ms_per_step": round(per_step, 2),
+        "beams": beams, "length": length, "steps": steps, "prompt_tokens": inputs["input_ids"].shape[1],
+        "free_s": round(medians["free"], 3), "bound_s": round(medians[best], 3),
+        "ratio": round(medians[best] / medians["free"], 3), "constraint_ms_per_step": round(per_step, 2),
     }  # fmt: skip
     print(f"{beams:>5} {length:>6} {row['free_s']:>8} {row['bound_s']:>8} {row['ratio']:>6} {per_step:>18.2f}",
           flush=True)  # fmt: skip
+    if len(ways) > 1:
+        row["ways"] = {
+            way: {"ms_per_step": round(1000 * medians[way] / steps, 1), "cache_mb": round(sizes[way] / 1e6, 1)}
+            for way in ways
+        }
+        told = (f"{way} {of['ms_per_step']} ms/step, {of['cache_mb']} MB of keys and values"
+                for way, of in row["ways"].items())  # fmt: skip
+        print(f"{'':>12} {'; '.join(told)}", flush=True)
     return row
 
 
+def cache_size(steps: type, run: Callable[[], None]) -> int:
+    """Bytes of the keys and values after the largest step of a search."""
+    largest = 0
+    step = steps.step
+
+    def measured(self: Any, *arguments: Any) -> torch.Tensor:
+        nonlocal largest
+        scores = step(self, *arguments)
+        layers = getattr(self._cache, "layers", ())
+        largest = max(largest, sum(layer.keys.nbytes + layer.values.nbytes for layer in layers))
+        return scores
+
+    with mock.patch.object(steps, "step", measured):
+        run()
+    return largest
+
+
 def model_inputs(prompts: list[list[int]], model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Padded prompts on the device of the model."""
+    """Padded prompts on the device of the model, on the left for a model that goes on writing them."""
     width, pad = max(map(len, prompts)), model.config.pad_token_id or 0
     device = next(model.parameters()).device
+    right = student_of(model).start_token_id is not None
+
+    def padded(ids: list[int], value: int) -> list[int]:
+        padding = [value] * (width - len(ids))
+        return [*ids, *padding] if right else [*padding, *ids]
+
     return {
-        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts], device=device),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts], device=device),
+        "input_ids": torch.tensor([padded(ids, pad) for ids in prompts], device=device),
+        "attention_mask": torch.tensor([padded([1] * len(ids), 0) for ids in prompts], device=device),
     }
 
 

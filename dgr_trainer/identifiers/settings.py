@@ -32,16 +32,25 @@ class IdentifierSettings:
             default `"##"` or, if docids are the only view, nothing (`""`): a docid then stands alone and may hold any
             text.
         prompts (`Mapping[str, str]`, *optional*):
-            Encoder input of each view, with `{query}` for the query. Views that are not given keep their default.
+            What the student reads for each view, with `{query}` for the query. Views that are not given keep their
+            default.
+        chat (`bool`, defaults to `False`):
+            Whether the student is a chat model: its prompts are then messages of a user, in the chat template of the
+            tokenizer, and an identifier is the answer.
+        closed_prompts (`bool`, defaults to `True`):
+            Whether a tokenizer that puts special tokens at the end of a text, such as T5's `</s>`, does so with
+            prompts. An encoder expects them; for a decoder-only model the prompt would end there, so it needs `False`.
+            Has no effect on other tokenizers and on `chat`.
         max_query_length (`int`, defaults to 64):
-            Longest prompt in tokens, special tokens included. Longer queries lose their last words; the marker after
-            the query is kept.
+            Longest prompt in tokens, special tokens and chat template included. Longer queries lose their last words;
+            what stands around the query is kept.
 
     Only views that are used need their markers. The defaults of the first three views are those of MINDER.
 
     Raises:
         ValueError: if a view is unknown or repeated, a marker is empty, the two markers of pseudo-queries are equal,
-            a prompt does not contain `{query}` once, or `max_query_length` is below 1.
+            a prompt does not contain `{query}` once, `chat` or `closed_prompts` is no `bool`, or `max_query_length` is
+            below 1.
     """
 
     views: tuple[str, ...] = field(
@@ -54,6 +63,16 @@ class IdentifierSettings:
         default=None, metadata={"help": "Marker before a docid; by default ##, or none if docids are the only view."}
     )
     prompts: Mapping[str, str] = field(default_factory=dict, metadata={"help": "Prompt of each view."})
+    chat: bool = field(
+        default=False, metadata={"help": "Whether prompts are messages in the tokenizer's chat template."}
+    )
+    closed_prompts: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether prompts keep the special tokens that the tokenizer puts at their end; not for "
+            "decoder-only models."
+        },
+    )
     max_query_length: int = field(default=64, metadata={"help": "Longest prompt in tokens; longer queries are cut."})
 
     def __post_init__(self) -> None:
@@ -80,6 +99,9 @@ class IdentifierSettings:
         for view, prompt in self.prompts.items():
             if prompt.count("{query}") != 1:
                 raise DGRValueError(f"The prompt of view {view!r} must contain '{{query}}' once; got {prompt!r}.")
+        for name in ("chat", "closed_prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise DGRValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         if not isinstance(self.max_query_length, int) or self.max_query_length < 1:
             raise DGRValueError(f"max_query_length={self.max_query_length!r} must be a whole number of at least 1.")
         object.__setattr__(self, "views", views)

@@ -17,19 +17,25 @@ class SpecialTokens:
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
+        within (`str`, defaults to `""`):
+            A text, such as a chat template, whose special tokens count too, whatever their names.
 
     Attributes:
         ids (`frozenset[int]`): Their ids.
         unknown (`int`, *optional*): The id of the unknown token, among them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, within: str = "") -> None:
         named = {name: getattr(tokenizer, f"{name}_token_id", None) for name in _NAMES}
         texts = {str(getattr(tokenizer, f"{name}_token")) for name, token in named.items() if token is not None}
         self.ids = frozenset(token for token in named.values() if token is not None)
         self.unknown = named["unk"]
         # The unknown token may also be the end of the sequence (GPT-2's).
         self._structural = self.ids - {self.unknown} | ({named["eos"]} & self.ids)
+        for token, added in tokenizer.added_tokens_decoder.items() if within else ():
+            if added.special and added.content in within:
+                self._structural |= {token}
+                texts.add(added.content)
         alternatives = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True) if text)
         self._pattern = re.compile(alternatives) if alternatives else None
 

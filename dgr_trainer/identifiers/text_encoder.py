@@ -27,6 +27,7 @@ class TextEncoder:
     Attributes:
         special ([`SpecialTokens`]): Its special tokens.
         space (`str`): What is put before a text so that its first word gets the ids that it has inside a text.
+        num_closing (`int`): Number of special tokens that the tokenizer puts at the end of a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,6 +37,9 @@ class TextEncoder:
         self._backend = _backend_of(self.tokenizer)
         self._word_ids: dict[str, list[int]] = {}
         self.space = self._leading_space()
+        (plain,), (closed,) = self.raw(["code"]), self.raw(["code"], special_tokens=True)
+        ends = [end for end in range(len(plain), len(closed) + 1) if closed[end - len(plain) : end] == plain]
+        self.num_closing = len(closed) - ends[0] if ends else 0
 
     def _leading_space(self) -> str:
         for space in ("", " "):
@@ -83,9 +87,11 @@ class TextEncoder:
             encoded[number] = ids
         return encoded
 
-    def special_token_error(self, what: str, ids: Sequence[int]) -> DGRValueError:
-        """The error for a text whose ids hold a special token."""
-        token = next(token for token in ids if self.special.count([token]))
+    def special_token_error(
+        self, what: str, ids: Sequence[int], special: SpecialTokens | None = None
+    ) -> DGRValueError:
+        """The error for a text whose ids hold a special token, by default one of the encoder's."""
+        token = next(token for token in ids if (special or self.special).count([token]))
         return DGRValueError(
             f"{what} holds text that the tokenizer turns into its special token {self.tokenizer.decode([token])!r}, "
             "which would begin, end or hide a part of it. Remove that text."

@@ -16,8 +16,6 @@ Multi-view identifiers follow MINDER (Li et al., 2023, arXiv 2305.16675) on SEAL
 
 import hashlib
 import json
-import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -26,11 +24,10 @@ from transformers import PreTrainedTokenizerBase
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers.markers import Markers, docid_of
-from dgr_trainer.identifiers.settings import VIEWS, IdentifierSettings
+from dgr_trainer.identifiers.prompts import Prompts, known_view
+from dgr_trainer.identifiers.settings import IdentifierSettings
 from dgr_trainer.identifiers.text_encoder import TextEncoder
 from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
-
-logger = logging.getLogger(__name__)
 
 # Words, digits, punctuation and scripts that tokenizers with equal vocabularies but different rules split differently.
 _FINGERPRINT_PROBES = (
@@ -57,8 +54,8 @@ class Identifiers:
         settings ([`IdentifierSettings`], *optional*): Views, markers and prompts.
 
     Raises:
-        ValueError: if the tokenizer has no token that can end a sequence, or turns the marker of a view into unknown
-            or special tokens.
+        ValueError: if the tokenizer has no token that can end a sequence, turns the marker of a view into unknown
+            or special tokens, or has no chat template for prompts that are to be messages.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: IdentifierSettings | None = None) -> None:
@@ -71,8 +68,8 @@ class Identifiers:
         # Ids that represent no text. The end of sequence is not among them: it closes docids.
         self.forbidden_token_ids = self._encoder.special.ids - {self.eos_token_id}
         self._markers = Markers(self.settings, self._encoder)
+        self._prompts = Prompts(self.settings, self._encoder)
         self._fingerprint: str | None = None
-        self._has_warned = False
 
     def _ending_token(self) -> int:
         for name in ("eos_token_id", "sep_token_id"):
@@ -210,7 +207,7 @@ class Identifiers:
 
     def prefix(self, view: str) -> tuple[int, ...]:
         """Ids that precede an identifier of a view in the index; they are neither generated nor scored."""
-        match self._known(view):
+        match known_view(view):
             case "pseudo_query":
                 return self._markers.ids("query_start")
             case "docid":
@@ -221,7 +218,7 @@ class Identifiers:
 
     def end(self, view: str) -> tuple[int, ...]:
         """Ids that close an identifier of a view, generated and scored; empty for substrings."""
-        match self._known(view):
+        match known_view(view):
             case "title":
                 return self._markers.ids("title_end")
             case "pseudo_query":
@@ -239,13 +236,13 @@ class Identifiers:
         return tuple(segment) + self.end(view)
 
     def prompt(self, query: str, view: str) -> str:
-        """Encoder input that asks for identifiers of a view."""
-        return self._prompt(self._encoder.special.as_text(query), view)
+        """Text that asks for identifiers of a view."""
+        return self._prompts.text(query, view)
 
     def encode_prompts(self, queries: Sequence[str], view: str, warn: bool = True) -> list[list[int]]:
         """Ids of the prompts of many queries, with the tokenizer's special tokens.
 
-        A prompt longer than `max_query_length` loses the last words of its query, but keeps the marker after it.
+        A prompt longer than `max_query_length` loses the last words of its query, but keeps what stands after it.
 
         Args:
             queries (`Sequence[str]`): The queries.
@@ -253,64 +250,16 @@ class Identifiers:
             warn (`bool`, defaults to `True`): Whether a warning says so the first time that a query is cut.
 
         Raises:
-            ValueError: if that marker alone is longer than `max_query_length`, or a query becomes a special token.
+            ValueError: if what stands around the query alone is longer than `max_query_length`, or a query becomes a
+                special token.
         """
-        limit = self.settings.max_query_length
-        if not queries:
-            return []
-        *prompts, empty = self._prompt_ids([*queries, ""], view)
-        cut = []
-        for ids in prompts:
-            if len(ids) > limit:
-                tail = _common_suffix_length(ids, empty)
-                if tail >= limit:
-                    raise DGRValueError(
-                        f"max_query_length={limit} leaves no room for a query: the prompt of view {view!r} ends in a "
-                        f"marker of {tail} tokens. Raise max_query_length or shorten the prompt."
-                    )
-                if warn and not self._has_warned:
-                    self._has_warned = True
-                    logger.warning(
-                        "A query is cut: its prompt has %d tokens, but max_query_length is %d. Other long queries are "
-                        "cut, too. Set IdentifierSettings(max_query_length=...) to keep them whole.",
-                        len(ids),
-                        limit,
-                    )
-                ids = ids[: limit - tail] + ids[len(ids) - tail :]
-            cut.append(ids)
-        return cut
+        return self._prompts.encode(queries, view, warn)
 
     def prompt_lengths(self, queries: Sequence[str], view: str) -> list[int]:
         """Number of tokens of the prompts of many queries, before `max_query_length` cuts them."""
-        return [len(ids) for ids in self._prompt_ids([*queries, ""], view)][:-1]
+        return self._prompts.lengths(queries, view)
 
-    def _prompt(self, query: str, view: str) -> str:
-        text = self.settings.prompts[self._known(view)].replace("{query}", " ".join(query.split()))
-        return text if view == "docid" else self._encoder.space + text
-
-    def _prompt_ids(self, queries: Sequence[str], view: str) -> list[list[int]]:
-        """Ids of whole prompts; the last query is empty."""
-        special = self._encoder.special
-        prompts = self._encoder.raw([self.prompt(query, view) for query in queries], special_tokens=True)
-        expected = special.count(prompts[-1])
-        for number, ids in enumerate(prompts):
-            if special.count(ids) <= expected:
-                continue
-            text = self._prompt(special.as_text(queries[number], normalised=True), view)
-            (prompts[number],) = self._encoder.raw([text], special_tokens=True)
-            if special.count(prompts[number]) > expected:
-                surplus = Counter(prompts[number]) - Counter(prompts[-1])
-                raise self._encoder.special_token_error(f"The query {queries[number]!r}", list(surplus))
-        return prompts
-
-    def _known(self, view: str) -> str:
-        if view not in VIEWS:
-            raise DGRValueError(f"{view!r} is not a view; the views are {', '.join(VIEWS)}.")
-        return view
-
-
-def _common_suffix_length(a: Sequence[int], b: Sequence[int]) -> int:
-    length = 0
-    while length < min(len(a), len(b)) and a[-1 - length] == b[-1 - length]:
-        length += 1
-    return length
+    @property
+    def closes_prompts(self) -> bool:
+        """Whether prompts end with special tokens that the tokenizer appends, such as the end of sequence."""
+        return self._prompts.is_closed

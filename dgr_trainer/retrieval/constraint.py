@@ -24,7 +24,7 @@ class _State:
     """The rows of the constraint's previous call.
 
     Attributes:
-        ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, without the decoder's start token.
+        ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids, without what the decoder started with.
         ranges (`np.ndarray` of int64, shape `(rows, segments, 2)`): The range of prefix and ids in the index, empty
             for rows that cannot be extended.
         open (`np.ndarray` of bool, shape `(rows,)`): Whether that range is not empty.
@@ -45,8 +45,9 @@ class IndexConstraint(LogitsProcessor):
 
     The constraint keeps the range of each row in the index from step to step.
 
-    Pass it to `generate(logits_processor=[...])` of any encoder-decoder model whose decoder starts with one token. Use
-    it for one search at a time; each search resets it. The scores are changed in place.
+    Pass it to `generate(logits_processor=[...])` of any encoder-decoder model whose decoder starts with one token, or
+    of a decoder-only model with `prompt_length`. Use it for one search at a time; each search resets it. The scores
+    are changed in place.
 
     Args:
         index ([`FMIndex`]): Index of the corpus.
@@ -57,13 +58,23 @@ class IndexConstraint(LogitsProcessor):
             Keep at least this many of the best legal tokens of a row, but not always all. This is much faster, and
             gives the same result in a search that uses at most this many continuations of a row: beam search uses
             `2 * num_beams`, sampling uses all. By default all are kept.
+        prompt_length (`int`, *optional*, defaults to 1):
+            Tokens in front of the generated ones: the start token of a decoder, or for a decoder-only model the length
+            of the prompts, padded on the left.
     """
 
     def __init__(
-        self, index: FMIndex, identifiers: Identifiers, view: str, num_beams: int = 1, best: int | None = None
+        self,
+        index: FMIndex,
+        identifiers: Identifiers,
+        view: str,
+        num_beams: int = 1,
+        best: int | None = None,
+        prompt_length: int = 1,
     ) -> None:
         self.legal = LegalTokens(index, identifiers, view, best)
         self.num_beams = num_beams
+        self.prompt_length = prompt_length
         self.eos_token_id = identifiers.eos_token_id
         self._state: _State | None = None
 
@@ -71,7 +82,7 @@ class IndexConstraint(LogitsProcessor):
         """Mask every token that is not legal.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(rows, length)`): Hypotheses, the decoder's start token included.
+            input_ids (`torch.LongTensor` of shape `(rows, length)`): Hypotheses, with the start token or the prompts.
             scores (`torch.FloatTensor` of shape `(rows, vocabulary)`): Log-probabilities, or logits without beams.
 
         Returns:
@@ -79,7 +90,7 @@ class IndexConstraint(LogitsProcessor):
         """
         if self.num_beams == 1:  # Without beams, transformers passes logits.
             scores = scores.log_softmax(dim=-1)  # type: ignore[assignment]
-        ids = input_ids[:, 1:].cpu().numpy()
+        ids = input_ids[:, self.prompt_length :].cpu().numpy()
         if ids.shape[1] == 0:
             ranges = self.legal.roots(len(ids))
             # All beams of a query are equal here, and beam search uses only the first.
@@ -109,7 +120,8 @@ class IndexConstraint(LogitsProcessor):
         if previous is None or previous.ids.shape != (len(ids), ids.shape[1] - 1):
             raise DGRValueError(
                 f"The constraint got hypotheses of {ids.shape[1]} tokens but has not seen the step before. It needs a "
-                "decoder that starts with one token, every step of the search, and one search at a time."
+                f"decoder that starts with prompt_length={self.prompt_length} tokens (of decoder-only models those of "
+                "the prompts), every step of the search, and one search at a time."
             )
         parents, has_parent = match_prefixes(ids, previous.ids, len(ids) // self.num_beams, previous.open)
         ranges = self.legal.index.empty(len(ids))

@@ -1,4 +1,4 @@
-"""Finds out by trying whether a student's cache can be used for search."""
+"""Finds out by trying in which way a student can be run step by step in a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.cache_facts import cache_is_known, decodes_with_known_cache, remember_cache
+from dgr_trainer.student.decoding_ways import DecodingWay, known_way, remember_way
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.model_facts import underlying_model
 from dgr_trainer.student.probing import samples, tolerance
@@ -18,55 +18,80 @@ from dgr_trainer.student.students import student_of
 
 logger = logging.getLogger(__name__)
 
+_SLOWER: dict[str, str] = {
+    "copied": "The beams of %s cannot share the keys and values of their prompt (%s), so each gets a copy: the "
+    "results are the same, but prompts take as many times their memory as there are beams.",
+    "reread": "The decoder cache of %s cannot be used for search (%s), so each step reads all tokens again: the "
+    "results are the same, but it is slower than a model such as %s.",
+}
+_MEANS: dict[str, str] = {
+    "cached": "with its cache",
+    "shared": "with beams that share their prompt",
+    "copied": "with its cache",
+    "reread": "without it",
+}
 
-def decodes_with_cache(model: nn.Module) -> bool:
-    """Find out whether a model's decoder gives the same log-probabilities step by step as it does at once.
+
+def decoding_way(model: nn.Module) -> DecodingWay | None:
+    """The fastest way in which a model gives the same log-probabilities step by step as it does at once.
 
     The first call takes a few steps, which takes some milliseconds, and remembers the result. A model whose weights
     are sharded is not tried.
 
     Args:
-        model (`nn.Module`): An encoder-decoder model, wrapped or not.
+        model (`nn.Module`): A student, wrapped or not.
 
     Returns:
-        `bool`: whether its cache can be used; if not, each step has to read all tokens.
+        `str`, *optional*: the way, see `student.decoding_ways`; `None` if it was not tried.
 
     Raises:
         ValueError: if the model cannot generate step by step.
     """
     base = underlying_model(model)
-    if cache_is_known(base) or is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
-        return decodes_with_known_cache(base)
+    asked = student_of(base)
+    known = known_way(base)
+    if known or is_sharded(base) or any(parameter.is_meta for parameter in base.parameters()):
+        return known
     name = type(base).__name__
-    reasons = []
+    reasons: list[str] = []
     with generation_mode(model) as student:
-        for cached in (True, False):
+        for way in asked.decoding_ways:
             try:
-                difference = _largest_difference(student, cached)
+                difference = _largest_difference(student, way)
             except Exception as error:
-                reasons.append(f"{type(error).__name__}: {error}")
+                told = str(error) if isinstance(error, DGRValueError) else f"{type(error).__name__}: {error}"
+                reasons.append(told.removesuffix("."))
                 continue
             if difference is None:
                 break
             reasons.append(f"log-probabilities that are off by {difference:.2g}")
         else:
+            tried = zip(asked.decoding_ways, reasons, strict=True)
+            what = "; ".join(f"{_MEANS[way]} it gives {reason}" for way, reason in tried)
             raise DGRValueError(
-                f"{name} cannot generate step by step: with its cache it gives {reasons[0]}; without it, "
-                f"{reasons[1]}. Use another model, such as BART or T5."
+                f"{name} cannot generate step by step: {what}. Use another model, such as {asked.example}."
             )
-    remember_cache(base, cached)
-    if not cached:
-        logger.warning(
-            "The decoder cache of %s cannot be used for search (%s), so each step reads all tokens again: the results "
-            "are the same, but it is slower than a model such as BART or T5.",
-            name,
-            reasons[0],
-        )
-    return cached
+    remember_way(base, way)
+    if reasons:
+        advice = [asked.example] if way == "reread" else []
+        logger.warning(_SLOWER[way], name, reasons[-1], *advice)
+    return way
 
 
-def _largest_difference(student: Any, cached: bool) -> float | None:
-    """How far three steps are from the log-probabilities of ordinary calls; `None` if by rounding only."""
+def decodes_with_cache(model: nn.Module) -> bool:
+    """Whether a search uses a model's cache, as far as is known; if not, each step has to read all tokens.
+
+    Args:
+        model (`nn.Module`): A student, wrapped or not.
+
+    Raises:
+        ValueError: if the model cannot generate step by step.
+    """
+    return decoding_way(model) != "reread"
+
+
+def _largest_difference(student: Any, way: DecodingWay) -> float | None:
+    """How far some steps are from the log-probabilities of ordinary calls; `None` if by rounding only."""
     sample = samples(student)
     a, b, c = sample.identifiers[0][1][:3]
     steps = [  # Rows that change places and prompts that lose or gain rows, as in a search.
@@ -75,7 +100,7 @@ def _largest_difference(student: Any, cached: bool) -> float | None:
         ([1, 3], [a, c]),
     ]
     asked = student_of(student)
-    decoder = asked.prefill(sample.prompts, cached=cached)
+    decoder = asked.prefill(sample.prompts, way=way)
     rows: list[tuple[int, list[int]]] = [(prompt, []) for prompt in range(len(sample.prompts))]
     found = [(decoder.scores, rows)]
     for parents, tokens in steps:

@@ -51,12 +51,17 @@ def warn_of_lengths(model: nn.Module, index: FMIndex, identifiers: Identifiers, 
         longest = known[prefix, end]
         if longest > length:
             by_position = positions is not None and length == positions
-            limit = "The decoder has" if by_position else f"{view}_length is"
-            advice = "Shorten them." if by_position else f"Raise {view}_length, or leave it out for no limit."
+            limit, advice = f"{view}_length is {length}", f"Raise {view}_length, or leave it out for no limit."
+            if by_position:
+                limit, advice = f"The decoder has {length} positions", "Shorten them."
+            if by_position and positions != student_of(model).identifier_limit(0):
+                prompt = identifiers.settings.max_query_length
+                limit = f"Behind a prompt of max_query_length={prompt}, the model has room for {length} tokens"
+                advice = "Shorten them, or lower max_query_length."
             level = logging.WARNING if view == "docid" or len(identifiers.views) == 1 else logging.INFO
             _say_once(
                 level,
-                f"{limit} {length}{' positions' if by_position else ''}, but the longest {view.replace('_', '-')} of "
+                f"{limit}, but the longest {view.replace('_', '-')} of "
                 f"the index has {longest} tokens: a search never generates it, nor others of more than {length}. "
                 f"{advice}",
             )

@@ -24,7 +24,7 @@ from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, gets_results, map_across_processes
 from dgr_trainer.retrieval.candidate_search import CandidateSearch
-from dgr_trainer.retrieval.decoder import decodes_with_cache
+from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
@@ -36,6 +36,7 @@ from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.model_facts import embedding_rows
 from dgr_trainer.student.probing import scoring_way
+from dgr_trainer.student.prompt_check import check_prompts
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -50,7 +51,8 @@ class GenerativeRetriever:
     log-likelihood of its identifier.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The student; an encoder-decoder model.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The student: an encoder-decoder model such
+            as BART or T5, or a decoder-only one such as Llama or Qwen3.
         identifiers ([`Identifiers`]): Tokenizer, views, markers and prompts.
         index ([`FMIndex`]): Index of the corpus, built with the same tokenizer.
         corpus ([`Corpus`], *optional*): The passages, to be saved with the retriever.
@@ -90,8 +92,9 @@ class GenerativeRetriever:
         self.semantic_ids = semantic_ids
         self.scoring = scoring or ScoringSettings()
         index.check_tokenizer(identifiers)
-        # Both raise an error if the model cannot be searched with.
-        decodes_with_cache(model)
+        # All raise an error if the model cannot be searched with.
+        check_prompts(model, identifiers)
+        decoding_way(model)
         scoring_way(model)
         embeddings = embedding_rows(model)
         if embeddings < identifiers.vocab_size:
@@ -383,7 +386,8 @@ class GenerativeRetriever:
         """Write everything that a search needs to a folder, which appears only when it is complete.
 
         The model (or adapter) and the tokenizer are in the folder itself, as `AutoModelForSeq2SeqLM.from_pretrained`
-        (or `AutoPeftModelForSeq2SeqLM`) and `AutoTokenizer.from_pretrained` expect them. The folder also contains
+        (for decoder-only models `AutoModelForCausalLM`, for adapters `AutoPeftModelForSeq2SeqLM` or
+        `AutoPeftModelForCausalLM`) and `AutoTokenizer.from_pretrained` expect them. The folder also contains
         `index/`, `retriever.json`, and `corpus/` and `semantic_ids/` if the retriever has them.
 
         Args:

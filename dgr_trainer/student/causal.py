@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.causal_masks import mask_obstacle, packed_masks
 from dgr_trainer.student.causal_rows import causal_rows, without_left_padding
-from dgr_trainer.student.causal_steps import RereadingSteps
+from dgr_trainer.student.causal_steps import CopiedPromptSteps, RereadingSteps, SharedPromptSteps
+from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
 from dgr_trainer.student.loading import causal_logits
 from dgr_trainer.student.model_facts import model_device, underlying_model
@@ -25,6 +26,12 @@ from dgr_trainer.student.scored_tokens import ScoringWay, TokenScores, scores_of
 
 # Names of the tables of learned positions; rotary positions have no last one.
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+
+_STEPS: dict[str, type[SharedPromptSteps] | type[CopiedPromptSteps] | type[RereadingSteps]] = {
+    "shared": SharedPromptSteps,
+    "copied": CopiedPromptSteps,
+    "reread": RereadingSteps,
+}
 
 
 class CausalStudent:
@@ -37,6 +44,8 @@ class CausalStudent:
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_task: ClassVar[str] = "CAUSAL_LM"
     example: ClassVar[str] = "Qwen3, Llama or GPT-2"
+    reads_closed_prompts: ClassVar[bool] = False
+    decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("shared", "copied", "reread")
     may_look_ahead: ClassVar[bool] = True
     few_logits = staticmethod(causal_logits)
 
@@ -134,9 +143,14 @@ class CausalStudent:
         log_p: Tensor = outputs.logits[0, len(prompt) - 1 :].float().log_softmax(-1)
         return log_p
 
-    def prefill(self, prompts: list[list[int]], *, cached: bool | None = None) -> RereadingSteps:
+    def prefill(
+        self, prompts: list[list[int]], *, way: DecodingWay | None = None
+    ) -> SharedPromptSteps | CopiedPromptSteps | RereadingSteps:
         """See [`Student`]."""
-        return RereadingSteps(self.model, prompts)
+        way = way or known_way(self.base)
+        if way is None:  # It was not tried, for example because its weights are sharded.
+            way = "copied" if mask_obstacle(self.base) else "shared"
+        return _STEPS[way](self.model, prompts)
 
 
 def one_identifier_a_row(

@@ -52,15 +52,28 @@ def packed_masks(base: Any, ends: Tensor, positions: Tensor) -> Tensor | dict[st
         ends (`torch.LongTensor` of shape `(R, N)`): The index in its row after the last cell that sees each cell.
         positions (`torch.LongTensor` of shape `(R, N)`): The position of each cell on its path.
     """
+    return masks_by_layer_type(base, tree_mask(ends), positions, positions)
+
+
+def masks_by_layer_type(
+    base: Any, seen: Tensor, positions: Tensor, key_positions: Tensor
+) -> Tensor | dict[str, Tensor]:
+    """The masks, `(R, 1, N, M)`, of some tokens: one, or one for each type of layer, in the form of the attention.
+
+    Args:
+        base ([`~transformers.PreTrainedModel`]): The model.
+        seen (`torch.Tensor` of bool, shape `(R, N, M)`): Which keys belong to what stands before each token.
+        positions (`torch.LongTensor` of shape `(R, N)`): The position of each token.
+        key_positions (`torch.LongTensor` of shape `(R, M)`): The position of each key.
+    """
     config = base.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     types = {*(getattr(config, "layer_types", None) or ())} or {_FULL if window is None else _SLIDING}
-    allowed = tree_mask(ends)
     masks = {}
     for layer_type in sorted(types):
-        seen = allowed
+        allowed = seen
         if layer_type == _SLIDING:
             assert window is not None
-            seen = allowed & (positions.unsqueeze(-1) - positions.unsqueeze(1) < window)
-        masks[layer_type] = attention_mask_of(seen, attention_of(base), base.dtype)
+            allowed = seen & (positions.unsqueeze(-1) - key_positions.unsqueeze(1) < window)
+        masks[layer_type] = attention_mask_of(allowed, attention_of(base), base.dtype)
     return next(iter(masks.values())) if len(masks) == 1 else masks

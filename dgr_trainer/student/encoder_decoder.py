@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dgr_trainer.student.decoder_rows import computes_positions_again
+from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.encoder_decoder_steps import EncoderDecoderSteps
 from dgr_trainer.student.forward_pass import Targets, can_be_copied, predict, predict_plainly
 from dgr_trainer.student.loading import seq2seq_logits
@@ -47,6 +48,8 @@ class EncoderDecoderStudent:
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
     example: ClassVar[str] = "BART or T5"
+    reads_closed_prompts: ClassVar[bool] = True
+    decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("cached", "reread")
     may_look_ahead: ClassVar[bool] = False
     few_logits = staticmethod(seq2seq_logits)
 
@@ -154,9 +157,9 @@ class EncoderDecoderStudent:
         log_p: Tensor = outputs.logits[0].float().log_softmax(-1)
         return log_p
 
-    def prefill(self, prompts: list[list[int]], *, cached: bool | None = None) -> EncoderDecoderSteps:
+    def prefill(self, prompts: list[list[int]], *, way: DecodingWay | None = None) -> EncoderDecoderSteps:
         """See [`Student`]."""
-        return EncoderDecoderSteps(self.model, prompts, cached=cached)
+        return EncoderDecoderSteps(self.model, prompts, cached=(way or known_way(self.base)) != "reread")
 
 
 def _one_identifier_a_row(rows: Mapping[str, Tensor], start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,23 @@ from torch import Tensor
 from transformers import EncoderDecoderCache
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.student.cache_facts import decodes_with_known_cache
+from dgr_trainer.student.forward_arguments import cache_argument
 from dgr_trainer.student.model_facts import model_device, start_token_id
 
 
 class EncoderDecoderSteps:
-    """Runs a model's decoder step by step, with its cache if it has one that works. See [`Steps`].
+    """Runs a model's decoder step by step. See [`Steps`].
 
     Args:
         model ([`~transformers.PreTrainedModel`]): An encoder-decoder model in generation mode.
         prompts (`list[list[int]]`): Token ids of the encoder's inputs. Each is one row of the first step.
-        cached (`bool`, *optional*):
-            Whether to use the cache; without it, each step reads all tokens again. By default what
-            `cache_facts` knows.
+        cached (`bool`): Whether to use the decoder's cache; without it, each step reads all tokens again.
 
     Attributes:
         scores (`torch.Tensor` of float32, shape `(prompts, vocabulary)`): Log-probabilities of the first token.
     """
 
-    def __init__(self, model: Any, prompts: list[list[int]], *, cached: bool | None = None) -> None:
+    def __init__(self, model: Any, prompts: list[list[int]], *, cached: bool) -> None:
         self.model = model
         self.device = model_device(model)
         width = max(map(len, prompts))
@@ -40,11 +37,9 @@ class EncoderDecoderSteps:
         self._encoder_outputs = type(encoded)
         self._states = encoded[0]
         self._mask = mask
-        self._cached = decodes_with_known_cache(model) if cached is None else cached
+        self._cached = cached
         self._cache: Any = None
-        # transformers 5.24 renamed the argument.
-        parameters = inspect.signature(type(model).forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self._cache_name = cache_argument(model)
         self._tokens = torch.empty(0, dtype=torch.long, device=self.device)
         self._prompt_rows = np.arange(len(prompts))
         self._rows = self._states, self._mask

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.causal import CausalStudent
+from dgr_trainer.student.decoding_ways import DecodingWay
 from dgr_trainer.student.encoder_decoder import EncoderDecoderStudent
 from dgr_trainer.student.loading import load_model
 from dgr_trainer.student.model_facts import underlying_model
@@ -48,6 +49,8 @@ class Student(Protocol):
         auto_class (`str`): Name of the class of transformers that loads such a model.
         peft_task (`str`): The task type of its adapters.
         example (`str`): Models of this kind, for errors.
+        reads_closed_prompts (`bool`): Whether prompts may end with the end of sequence.
+        decoding_ways (`tuple[str, ...]`): How it may be run step by step, the fastest first.
         may_look_ahead (`bool`): Whether transformers also loads models of this kind whose attention is not causal.
         model (`nn.Module`): The model as it was given: wrapped or not, with or without adapters.
         base ([`~transformers.PreTrainedModel`]): The model inside.
@@ -56,6 +59,8 @@ class Student(Protocol):
     auto_class: ClassVar[str]
     peft_task: ClassVar[str]
     example: ClassVar[str]
+    reads_closed_prompts: ClassVar[bool]
+    decoding_ways: ClassVar[tuple[DecodingWay, ...]]
     may_look_ahead: ClassVar[bool]
     model: nn.Module
     base: Any
@@ -158,12 +163,12 @@ class Student(Protocol):
         """
         ...
 
-    def prefill(self, prompts: list[list[int]], *, cached: bool | None = None) -> Steps:
+    def prefill(self, prompts: list[list[int]], *, way: DecodingWay | None = None) -> Steps:
         """Read prompts, each of which is one row of the first step of a search.
 
         Args:
             prompts (`list[list[int]]`): Token ids, without padding.
-            cached (`bool`, *optional*): Whether to use the cache; by default what was found to work.
+            way (`str`, *optional*): One of `decoding_ways`; by default the one that was found to work.
 
         Returns:
             [`Steps`]: the search. The model has to be in generation mode, and stay in it.

@@ -15,6 +15,7 @@ from dgr_trainer.student.model_facts import (
     innermost_module,
     underlying_model,
 )
+from dgr_trainer.student.prompt_check import check_prompts
 from dgr_trainer.student.sharding import is_sharded
 from dgr_trainer.student.students import student_of
 from dgr_trainer.training.arguments import DistillationTrainingArguments
@@ -116,6 +117,7 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
             "model's tokenizer? If tokens were added, call model.resize_token_embeddings(len(tokenizer))."
         )
     _ = student.start_token_id  # Raises an error if there should be one.
+    check_prompts(model, collator.identifiers)
     try_student(model, pairs=False)
     _warn_of_untrained_tokens(model, collator.tokenizer)
     limit = student.identifier_limit(collator.identifiers.settings.max_query_length)

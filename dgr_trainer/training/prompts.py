@@ -52,6 +52,7 @@ def with_prompts(
     try:
         # Hashing the function would hash the tokenizer, whose state changes when it is used.
         ingredients = [dataset._fingerprint, identifiers.fingerprint, sorted(identifiers.settings.to_dict().items())]
+        ingredients += [identifiers.prompt("", view) for view in identifiers.views]  # Chat templates differ.
         tokenised = dataset.with_format(None).map(
             encode,
             batched=True,

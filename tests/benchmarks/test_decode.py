@@ -45,3 +45,20 @@ def test_dictionaries_become_a_corpus_and_a_measurement(tmp_path, monkeypatch, c
     assert result["constraint_overhead"] == result["decoding"][0]["ratio"] > 0
     assert result["tokens"] == pytest.approx(3000, rel=0.2)
     assert result["seconds_per_query"] > 0 and sum(result["share"].values()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+def test_both_ways_of_a_causal_model_are_measured(tmp_path, monkeypatch, capsys):
+    lines = [json.dumps({"id": one.id, "title": one.title, "text": f"{one.text} {one.text}"}) for one in PASSAGES]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    printed = run(
+        "decode.py", monkeypatch, capsys, "--data", tmp_path / "corpus.jsonl", "--tokens", 3000, "--repeat", "--small",
+        "--threads", 1, "--queries", 2, "--shapes", 1, "--rounds", 1, "--searches", 2, "--shape", "qwen3",
+        "--layers", 1,
+    )  # fmt: skip
+    result = json.loads(printed.splitlines()[-1])
+    (row,) = result["decoding"]
+    shared, copied = (row["ways"][way] for way in ("shared", "copied"))
+    assert row["steps"] == 10 and shared["ms_per_step"] > 0 < copied["ms_per_step"]
+    assert 0 < shared["cache_mb"] < copied["cache_mb"]
+    assert result["seconds_per_query"] > 0 and result["share"]["prompts"] > 0

@@ -1,5 +1,6 @@
 """The guide's code and commands, run in order, page by page, on the data of examples/ and with small random models."""
 
+import copy
 import json
 import os
 import re
@@ -75,8 +76,16 @@ def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     save_encoder(folder / "intfloat" / "e5-base-v2")
     save_seq2seq(folder / "castorini" / "monot5-base-msmarco")
     save_causal_lm(folder / "Qwen" / "Qwen3-Reranker-0.6B", "qwen3")
-    make_causal(tokenizer).save_pretrained(folder / "Qwen" / "Qwen3-0.6B")
-    tokenizer.save_pretrained(folder / "Qwen" / "Qwen3-0.6B")
+    save_student(folder / "Qwen" / "Qwen3-0.6B", tokenizer)
+
+
+def save_student(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A chat model, whose tokenizer puts nothing around a text."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.chat_template = "User: {{ messages[0]['content'] }}\nAssistant: "
+    tokenizer.save_pretrained(folder)
+    make_causal(tokenizer).save_pretrained(folder)
 
 
 def run(code: list[tuple[str, str]], folder: Path) -> str:

@@ -20,11 +20,15 @@ from dgr_trainer.student.model_facts import start_token_id
 
 def plain_search(model, index, identifiers, queries, view, length, num_beams):
     """What `search_views` finds in one view, for two beams or more."""
-    constraint = MaskEverythingIllegal(index, identifiers, view, num_beams)
+    inputs = model_inputs(model, identifiers, queries, view)
+    seq2seq = model.config.is_encoder_decoder
+    constraint = MaskEverythingIllegal(
+        index, identifiers, view, num_beams, prompt_length=1 if seq2seq else inputs["input_ids"].shape[1]
+    )
     recorder = HypothesisRecorder(constraint, len(queries))
-    model.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(model))
+    model.generation_config = GenerationConfig(decoder_start_token_id=start_token_id(model) if seq2seq else None)
     model.generate(
-        **encoder_inputs(model, identifiers, queries, view),
+        **inputs,
         generation_config=beam_settings(num_beams, length),
         logits_processor=[constraint],
         stopping_criteria=[recorder],
@@ -32,13 +36,19 @@ def plain_search(model, index, identifiers, queries, view, length, num_beams):
     return ViewSearch(recorder.identifiers(), recorder.first_scores)
 
 
-def encoder_inputs(model, identifiers, queries, view):
-    """Padded prompts."""
+def model_inputs(model, identifiers, queries, view):
+    """Padded prompts: on the right for an encoder, on the left for a model that goes on writing them."""
     prompts = identifiers.encode_prompts(queries, view)
-    width, pad = max(map(len, prompts)), model.config.pad_token_id
+    width, pad = max(map(len, prompts)), model.config.get_text_config().pad_token_id or 0
+    right = model.config.is_encoder_decoder
+
+    def padded(ids, value):
+        padding = [value] * (width - len(ids))
+        return [*ids, *padding] if right else [*padding, *ids]
+
     return {
-        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids in prompts]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts]),
+        "input_ids": torch.tensor([padded(ids, pad) for ids in prompts]),
+        "attention_mask": torch.tensor([padded([1] * len(ids), 0) for ids in prompts]),
     }
 
 
@@ -51,7 +61,8 @@ def beam_settings(num_beams, length):
 class MaskEverythingIllegal(LogitsProcessor):
     """Does what `IndexConstraint` promises, row by row and without state between steps."""
 
-    def __init__(self, index, identifiers, view, num_beams):
+    def __init__(self, index, identifiers, view, num_beams, prompt_length=1):
+        self.prompt_length = prompt_length
         self.index, self.identifiers, self.view, self.num_beams = index, identifiers, view, num_beams
         self.end = np.asarray(identifiers.end(view), dtype=np.int64)
         self.eos_token_id = identifiers.eos_token_id
@@ -64,7 +75,7 @@ class MaskEverythingIllegal(LogitsProcessor):
         return (ids[..., -width:] == self.end).all(axis=-1)
 
     def __call__(self, input_ids, scores):
-        ids = input_ids[:, 1:].numpy()
+        ids = input_ids[:, self.prompt_length :].numpy()
         masked = torch.full_like(scores, -torch.inf)
         ranges = self.index.empty(len(ids))
         for row, of_row in enumerate(ids.tolist()):
@@ -144,7 +155,7 @@ class HypothesisRecorder(StoppingCriteria):
             raise ValueError(
                 "The recorder saw no scores: pass its constraint to the same search, as a logits processor."
             )
-        ids = input_ids[:, 1:].cpu().numpy()
+        ids = input_ids[:, self.constraint.prompt_length :].cpu().numpy()
         if ids.shape[1] == 1:
             self.first_scores = state.scores[:: self.constraint.num_beams].clone()
         queries = np.arange(len(ids)) // (len(ids) // self.num_queries)

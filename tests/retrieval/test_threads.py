@@ -8,6 +8,7 @@ import pytest
 import torch
 from architectures import as_batch, checkpoint_activations, random_identifiers, score_tokens, without_dropout
 from peft import LoraConfig, get_peft_model
+from retrieval.causal_students import make_causal
 from tiny_models import TOKENIZERS, make_bart, make_t5
 
 from dgr_trainer.identifier_weights import ScoringSettings
@@ -21,9 +22,19 @@ QUERIES = [
     "what is a volcano", "why is the sky blue", "steam engines", "mountains",
 ]  # fmt: skip
 MODES = ["eval", "train"]
+LLAMA, LLAMA_LORA = (pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "llama-lora"))
 
 
 def make_student(name):
+    if name.startswith("llama"):
+        tokenizer = TOKENIZERS["bpe"]()
+        model = make_causal("llama", len(tokenizer))
+        if name == "llama":
+            return model, tokenizer
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "up_proj", "lm_head"], init_lora_weights=False
+        )
+        return get_peft_model(model, config), tokenizer
     if name == "t5":
         tokenizer = TOKENIZERS["unigram"]()
         return make_t5(tokenizer), tokenizer
@@ -42,8 +53,11 @@ def make_student(name):
 def make_retriever(name, corpus, mode):
     model, tokenizer = make_student(name)
     model.train(mode == "train")
-    model.base_model.eval() if hasattr(model, "peft_config") else model.get_encoder().eval()  # A mixture of modes.
-    identifiers = Identifiers(tokenizer)
+    if hasattr(model, "peft_config"):  # A mixture of modes.
+        model.base_model.eval()
+    else:
+        (model.model.layers[0] if name == "llama" else model.get_encoder()).eval()
+    identifiers = Identifiers(tokenizer, IdentifierSettings(closed_prompts=not name.startswith("llama")))
     index = FMIndex.from_corpus(corpus, identifiers)
     return GenerativeRetriever(model, identifiers, index, settings=SearchSettings(beam_size=4, batch_size=2))
 
@@ -78,7 +92,7 @@ def as_values(hits):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["bart", "t5", "lora", "parameters"])
+@pytest.mark.parametrize("name", ["bart", "t5", "lora", "parameters", LLAMA, LLAMA_LORA])
 def test_searches_in_threads_are_those_of_one_thread(name, mode, corpus, tmp_path):
     retriever = make_retriever(name, corpus, mode)
     before = everything(retriever.model)
@@ -89,7 +103,7 @@ def test_searches_in_threads_are_those_of_one_thread(name, mode, corpus, tmp_pat
     assert threaded == serial * 3
     assert_untouched(retriever.model, before)
     assert [as_values(retriever.search(query, k=5)[0]) for query in QUERIES] == serial
-    if name == "bart":
+    if name in ("bart", "llama"):
         retriever.save_pretrained(tmp_path / "saved")
         loaded = GenerativeRetriever.from_pretrained(tmp_path / "saved")
         assert [as_values(loaded.search(query, k=5)[0]) for query in QUERIES] == serial
@@ -126,7 +140,7 @@ def test_searches_of_several_retrievers_and_scores_share_one_model(corpus):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", ["bart", "t5", "lora"])
+@pytest.mark.parametrize("name", ["bart", "t5", "lora", LLAMA, LLAMA_LORA])
 def test_training_beside_searching(name, checkpointing, corpus):
     retriever = make_retriever(name, corpus, "eval")
     model = retriever.model
