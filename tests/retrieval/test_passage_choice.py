@@ -11,7 +11,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex, passage_subset
-from dgr_trainer.retrieval import DistributedIndex, GenerativeRetriever, SearchSettings, passage_choice
+from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings, passage_choice
 from dgr_trainer.retrieval.passage_choice import choices, one_choice
 
 SETTINGS = SearchSettings(beam_size=4, batch_size=3, pseudo_query_length=12, title_length=8)
@@ -188,12 +188,6 @@ def test_sets_of_queries_with_ids(make):
         whole.rank(queries, exclude={"a": ["p01"], "c": ["p02"]})
     with pytest.raises(KeyError, match=r"'p02' is to be among the hits.*Take it out of include"):
         whole.search("the sea", include=[["p01", "p02"]], among=["p01"])
-
-
-def test_a_distributed_index_is_refused(student):
-    with pytest.raises(ValueError, match="cannot be used with a DistributedIndex"):
-        one_choice(object.__new__(DistributedIndex), ["p01"], None)
-    assert one_choice(object.__new__(DistributedIndex), None, None) is None
 
 
 def test_the_indexes_of_the_last_choices_are_kept(make, monkeypatch):
