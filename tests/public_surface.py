@@ -45,13 +45,16 @@ PAGES = {
     "identifiers": "identifiers",
     "identifier_weights": "identifiers",
     "candidates": "identifiers",
+    "semantic_ids": "identifiers",
     "query_generation": "identifiers",
     "index": "fm-index",
     "teachers": "teachers",
     "training": "training",
     "training.losses": "losses",
     "retrieval": "retrieval",
+    "integrations": "retrieval",
     "evaluation": "evaluation",
+    "reporting": "evaluation",
     "errors": "errors",
 }
 """The page of the API reference by the package or module in which an object is defined."""
