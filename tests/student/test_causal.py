@@ -42,7 +42,7 @@ def scores_in(model, way, pieces, batch, number):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_packed_scores_are_those_of_one_sequence_per_identifier(name, attention):
     model = make(name, attention)
     identifiers, of_prompt, texts = random_identifiers()
