@@ -163,6 +163,8 @@ def make_causal(
         "eos_token_id": eos,
         "tie_word_embeddings": True,
     }
+    if kind == "gemma3_text":  # Masks that differ by layer, and a window that is shorter than prompts.
+        settings |= {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
     config = CONFIG_MAPPING[kind](**{**settings, **overrides})
     return AutoModelForCausalLM.from_config(config).eval()
 

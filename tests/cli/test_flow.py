@@ -8,6 +8,7 @@ import datasets
 import pytest
 import yaml
 from teachers.reranker_models import save_causal_lm, save_cross_encoder, save_encoder, save_seq2seq
+from tiny_models import make_causal
 from transformers import AutoTokenizer
 
 from dgr_trainer import (
@@ -196,6 +197,36 @@ def test_one_identifier_a_passage_with_lora(dgr, files, tmp_path):
     assert retriever.identifiers.views == ("docid",) and retriever.scoring.kind == "log_likelihood"
     shown = dgr("search", tmp_path / "more" / "retriever", "stripes of a horse", "-k", 2)
     assert shown.code == 0 and "docid" in shown.out
+
+
+@pytest.mark.slow
+def test_a_language_model_with_lora(dgr, files, tmp_path):
+    """index -> generation in an adapter -> candidates -> distillation of the adapter, of a decoder-only model."""
+    student, tokenizer = tmp_path / "causal", AutoTokenizer.from_pretrained(files / "bart")
+    make_causal(tokenizer).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    judged = ("--queries", files / "queries.tsv", "--qrels", files / "qrels.txt")
+    assert dgr("index", files / "corpus.jsonl", "--model", student, "--output", tmp_path / "index").code == 0
+    trained = dgr(
+        "train", "--stage", "generation", "--model", student, "--index", tmp_path / "index", *judged, *TRAINING,
+        "--output_dir", tmp_path / "generation", "--max_steps", 2, "--lora_r", 2,
+        "--lora_target_modules", "q_proj", "v_proj",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    adapter = json.loads((tmp_path / "generation" / "retriever" / "adapter_config.json").read_text())
+    assert adapter["task_type"] == "CAUSAL_LM" and adapter["r"] == 2
+    folder = tmp_path / "generation" / "retriever"
+    found = dgr("candidates", folder, *judged, "-k", 8, "--output", tmp_path / "candidates", "--beam_size", 2)
+    assert found.code == 0, found.err
+    distilled = dgr(
+        "train", "--stage", "distillation", "--model", folder, *judged, "--candidates", tmp_path / "candidates",
+        "--run", files / "best.trec", *TRAINING, "--output_dir", tmp_path / "distilled", "--max_steps", 2,
+    )  # fmt: skip
+    assert distilled.code == 0, distilled.err
+    assert "loss_ranking" in distilled.err
+    retriever = GenerativeRetriever.from_pretrained(tmp_path / "distilled" / "retriever")
+    assert type(retriever.model.get_base_model()).__name__ == "Qwen3ForCausalLM"
+    assert len(retriever.search("the highest mountain", k=3)[0]) == 3
 
 
 def test_pairs_as_json_lines(dgr, files, tmp_path):

@@ -52,7 +52,7 @@ def run_two_processes(worker: str, folder: Path) -> None:
 MAKERS = {
     "bart": quiet_bart,
     "t5": lambda tokenizer: make_t5(tokenizer, dropout_rate=0.0),
-    "qwen3": make_causal,
+    "gemma3": lambda tokenizer: make_causal(tokenizer, "gemma3_text"),
 }
 SETTINGS = {
     "plain": {},

@@ -17,7 +17,7 @@ from architectures import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model, prepare_model_for_kbit_training
 
 from dgr_trainer.student.causal_rows import causal_rows
 from dgr_trainer.student.likelihoods import score_identifiers
@@ -42,7 +42,7 @@ def scores_in(model, way, pieces, batch, number):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_packed_scores_are_those_of_one_sequence_per_identifier(name, attention):
     model = make(name, attention)
     identifiers, of_prompt, texts = random_identifiers()
@@ -233,6 +233,29 @@ def test_pairs_train_a_learned_prompt():
     labels = torch.tensor([[-100, -100, -100, 11, 12, 13, 2], [-100, -100, 14, 2, -100, -100, -100]])
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     torch.testing.assert_close(loss, model(input_ids=joined, attention_mask=mask, labels=labels).loss)
+
+
+@pytest.mark.slow
+def test_a_four_bit_base_trains_an_adapter(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Qwen3Config(
+        vocab_size=VOCAB, num_key_value_heads=2, head_dim=16, initializer_range=0.2, **sizes
+    )
+    torch.manual_seed(0)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    four_bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    base = load_student_model(tmp_path, quantization_config=four_bits, device_map="cpu", dtype=torch.float32)
+    assert scoring_way(base) == "packed"
+    prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    model = with_adapter(base)
+    expected_loss, expected = loss_and_gradients(model, None, "plain")
+    loss, gradients = loss_and_gradients(model, 40, "packed")
+    torch.testing.assert_close(loss, expected_loss, rtol=5e-3, atol=0)
+    assert gradients.keys() == expected.keys() and all("lora" in name for name in expected)
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert float((gradients[name] - gradient).abs().max()) < 0.02 * scale, name
 
 
 @pytest.mark.parametrize("way", ["packed", "rows"])

