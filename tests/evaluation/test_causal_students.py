@@ -42,11 +42,11 @@ def test_a_student_that_learned_its_docids_finds_them(name, adapter, corpus, tmp
     )  # fmt: skip
     trainer.train()
     (found,) = [log["eval_hits@1"] for log in trainer.state.log_history if "eval_hits@1" in log]
-    assert found > 0.8 > before
+    assert found > 0.6 > before
     assert found == evaluator(model)["hits@1"]
     retriever = GenerativeRetriever(model.eval(), identifiers, index, scoring=LIKELIHOOD)
     retriever.save_pretrained(tmp_path / "saved")
     loaded = GenerativeRetriever.from_pretrained(tmp_path / "saved")
     ranked = loaded.rank(QUERIES, k=10)
     assert ranked == retriever.rank(QUERIES, k=10)
-    assert sum(next(iter(ranked[query].ids)) in QRELS[query] for query in QUERIES) == round(found * len(QUERIES))
+    assert sum(ranked[query].passage_ids[0] in QRELS[query] for query in QUERIES) == round(found * len(QUERIES))
