@@ -27,10 +27,12 @@ def add_tokens(
 
     See `SemanticIds.add_to`.
     """
+    known, vocabulary = len(tokenizer), tokenizer.get_vocab()
+    missing = sum(token not in vocabulary for token in tokens)
+    if model is not None and not missing and pad_to_multiple_of is None and embedding_rows(model) >= known:
+        model = None  # It has the rows, and may have adapters that train them.
     if model is not None:
-        _check_model(model, len(set(tokens) - set(tokenizer.get_vocab())))
-    known = len(tokenizer)
-    vocabulary = tokenizer.get_vocab()
+        _check_model(model, missing)
     new = [AddedToken(token, normalized=False, special=False) for token in tokens if token not in vocabulary]
     tokenizer.add_tokens(new)
     vocabulary = tokenizer.get_vocab()

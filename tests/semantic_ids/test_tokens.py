@@ -168,6 +168,10 @@ def test_models_that_cannot_be_extended_are_refused():
         with pytest.raises(DGRValueError, match=r"with adapters already.*\(12 are missing.*base model"):
             IDS.add_to(tokenizer, wrapped)
     assert len(tokenizer) == len(bpe_tokenizer())  # Nothing was added before the refusal.
+    model, tokenizer = make_student("bart")
+    ids = IDS.add_to(tokenizer, model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    assert IDS.add_to(tokenizer, adapted) == ids  # It has them already.
 
 
 _ATTENTION = {"bart": ["q_proj"], "t5": ["q"], "gpt2": ["c_attn"], "llama": ["q_proj"]}
