@@ -62,7 +62,7 @@ def check_equal(edited, expected, patterns):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     passages=st.lists(PASSAGE, min_size=1, max_size=5),
     readers=st.lists(st.dictionaries(st.integers(0, 4), OTHER_PASSAGE, max_size=3), min_size=1, max_size=3),
