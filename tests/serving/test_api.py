@@ -21,6 +21,7 @@ httpx = pytest.importorskip("httpx", reason="asks the server")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason="the extra serve is not installed")
 
+ask = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=50))
 QUERIES = ["who discovered penicillin", "how do bees find flowers", "", "the sea"]
 
 
@@ -243,7 +244,7 @@ def test_only_the_names_of_this_machine_are_answered_without_a_token(address):
         ("evil.example", 400),
         ("", 400),
     ]:
-        reply = httpx.get(f"{address}/healthz", headers={"host": host})
+        reply = ask.get(f"{address}/healthz", headers={"host": host})
         assert reply.status_code == status, host
     assert "--allowed_hosts" in reply.json()["error"]
 
@@ -324,7 +325,7 @@ class SlowSystem:
 def together(url, bodies):
     """Send requests at the same time."""
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: httpx.post(f"{url}/search", json=body, timeout=30), bodies))
+        return list(pool.map(lambda body: ask.post(f"{url}/search", json=body, timeout=30), bodies))
 
 
 def busy(system, url):
@@ -332,7 +333,7 @@ def busy(system, url):
     system.go.clear()
     count = len(system.batches)
     thread = threading.Thread(
-        target=httpx.post, args=(f"{url}/search",), kwargs={"json": {"queries": ["first"]}, "timeout": 30}
+        target=ask.post, args=(f"{url}/search",), kwargs={"json": {"queries": ["first"]}, "timeout": 30}
     )
     thread.start()
     while len(system.batches) == count:
@@ -349,9 +350,9 @@ def test_requests_that_wait_become_one_search_for_each_restriction():
         bodies += [{"queries": ["u"], "exclude": ["a"]}, {"queries": ["v"], "exclude": []}]
         with ThreadPoolExecutor(1) as pool:
             replies = pool.submit(together, url, bodies)
-            while httpx.get(f"{url}/metrics").text.count('dgr_waiting_queries{system="slow"} 12.0') == 0:
+            while ask.get(f"{url}/metrics").text.count('dgr_waiting_queries{system="slow"} 12.0') == 0:
                 time.sleep(0.01)
-            assert httpx.get(f"{url}/healthz").status_code == 200  # The event loop is free.
+            assert ask.get(f"{url}/healthz").status_code == 200  # The event loop is free.
             system.go.set()
             assert [reply.status_code for reply in replies.result()] == [200] * 8
         thread.join()
@@ -366,7 +367,7 @@ def test_a_batch_is_bounded_and_a_window_gathers():
     system = SlowSystem()
     with listening({"slow": system}, batch_window=1000) as url:
         began = time.monotonic()
-        assert httpx.post(f"{url}/search", json={"queries": ["a", "b", "c", "d"]}).status_code == 200
+        assert ask.post(f"{url}/search", json={"queries": ["a", "b", "c", "d"]}).status_code == 200
         assert time.monotonic() - began < 0.9  # A full batch does not wait for the end of the window.
         assert {reply.status_code for reply in together(url, [{"queries": ["a"]}] * 3)} == {200}
         assert [len(queries) for queries, *_ in system.batches] == [4, 3]
@@ -381,15 +382,15 @@ def test_a_full_queue_refuses_with_retry_after():
         first = busy(system, url)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(together, url, [{"queries": ["a", "b", "c"]}])
-            while 'dgr_waiting_queries{system="slow"} 3.0' not in httpx.get(f"{url}/metrics").text:
+            while 'dgr_waiting_queries{system="slow"} 3.0' not in ask.get(f"{url}/metrics").text:
                 time.sleep(0.01)
-            refused = httpx.post(f"{url}/search", json={"queries": ["d"]})
+            refused = ask.post(f"{url}/search", json={"queries": ["d"]})
             assert refused.status_code == 503 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert "Too many queries are waiting" in refused.json()["error"]
             system.go.set()
             assert waiting.result()[0].status_code == 200
         first.join()
-        assert httpx.post(f"{url}/search", json={"queries": ["d"]}).status_code == 200
+        assert ask.post(f"{url}/search", json={"queries": ["d"]}).status_code == 200
 
 
 def test_a_query_that_cannot_be_searched_does_not_fail_the_others():
@@ -399,7 +400,7 @@ def test_a_query_that_cannot_be_searched_does_not_fail_the_others():
         replies = together(url, [{"queries": ["good"]}, {"queries": ["bad"]}, {"queries": ["fine"]}])
         assert [reply.status_code for reply in replies] == [200, 422, 200]
         assert replies[1].json() == {"error": "The query is no good."}
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert ask.get(f"{url}/healthz").status_code == 200
         system.fail = lambda queries: MemoryError() if len(queries) > 1 else None
         assert [r.status_code for r in together(url, [{"queries": ["a", "b"]}])] == [200]
         system.fail = lambda queries: MemoryError()
@@ -411,14 +412,14 @@ def test_a_bug_is_a_500_without_details_and_not_ready_until_a_search_succeeds(ca
     system = SlowSystem()
     system.fail = lambda queries: RuntimeError("/secret/path of " + queries[0])
     with listening({"slow": system}) as url, caplog.at_level(logging.DEBUG, "dgr_trainer"):
-        reply = httpx.post(f"{url}/search", json={"queries": ["private words"]})
+        reply = ask.post(f"{url}/search", json={"queries": ["private words"]})
         assert reply.status_code == 500 and reply.json() == {"error": "The server failed; its log says where."}
-        assert httpx.get(f"{url}/healthz").json()["systems"] == {"slow": "failing"}
+        assert ask.get(f"{url}/healthz").json()["systems"] == {"slow": "failing"}
         system.fail = None
         end = time.monotonic() + 10
-        while httpx.get(f"{url}/healthz").status_code != 200 and time.monotonic() < end:
+        while ask.get(f"{url}/healthz").status_code != 200 and time.monotonic() < end:
             time.sleep(0.02)  # The check asked for a search.
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert ask.get(f"{url}/healthz").status_code == 200
     log = "\n".join([caplog.text, *(str(record.args) for record in caplog.records)])
     assert "RuntimeError" in log and "private" not in log and "secret" not in log
 
@@ -426,8 +427,8 @@ def test_a_bug_is_a_500_without_details_and_not_ready_until_a_search_succeeds(ca
 @pytest.mark.parametrize("logged", [False, True])
 def test_queries_are_logged_only_if_asked(logged, caplog):
     with listening({"slow": SlowSystem()}, log_queries=logged) as url, caplog.at_level(logging.DEBUG):
-        httpx.post(f"{url}/search", json={"queries": ["private words"]})
-        httpx.post(f"{url}/search", json={"queries": ["private words"], "k": -1})
+        ask.post(f"{url}/search", json={"queries": ["private words"]})
+        ask.post(f"{url}/search", json={"queries": ["private words"], "k": -1})
     assert ("private words" in caplog.text) == logged
 
 
@@ -435,11 +436,12 @@ def test_a_search_that_takes_too_long_is_given_up_and_the_server_not_ready():
     system = SlowSystem()
     with listening({"slow": system}, timeout=0.3) as url:
         system.go.clear()
-        reply = httpx.post(f"{url}/search", json={"queries": ["a"]})
+        reply = ask.post(f"{url}/search", json={"queries": ["a"]})
         assert reply.status_code == 503 and "more than 0.3 seconds" in reply.json()["error"]
-        assert httpx.get(f"{url}/healthz").json()["systems"] == {"slow": "stuck"}
+        time.sleep(0.1)  # The search began after the request.
+        assert ask.get(f"{url}/healthz").json()["systems"] == {"slow": "stuck"}
         system.go.set()
-        assert httpx.post(f"{url}/search", json={"queries": ["a"]}).status_code == 200
+        assert ask.post(f"{url}/search", json={"queries": ["a"]}).status_code == 200
 
 
 def test_nobody_searches_for_a_client_that_has_gone():
@@ -447,11 +449,11 @@ def test_nobody_searches_for_a_client_that_has_gone():
     with listening({"slow": system}, batch_window=0) as url:
         first = busy(system, url)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/search", json={"queries": ["gone"]}, timeout=0.2)
+            ask.post(f"{url}/search", json={"queries": ["gone"]}, timeout=0.2)
         time.sleep(0.2)
         system.go.set()
         first.join()
-        assert httpx.post(f"{url}/search", json={"queries": ["last"]}).status_code == 200
+        assert ask.post(f"{url}/search", json={"queries": ["last"]}).status_code == 200
     assert [queries for queries, *_ in system.batches] == [["first"], ["last"]]
 
 
@@ -465,20 +467,20 @@ def test_it_is_ready_only_when_the_model_answers():
     system.probe = lambda: probed.wait(20)
     with listening({"slow": load, "quick": SlowSystem()}, until_loaded=False) as url:
         for event in (loaded, probed):
-            while httpx.get(f"{url}/healthz").json()["systems"]["quick"] != "ready":
+            while ask.get(f"{url}/healthz").json()["systems"]["quick"] != "ready":
                 time.sleep(0.01)
-            reply = httpx.get(f"{url}/healthz")
+            reply = ask.get(f"{url}/healthz")
             assert reply.status_code == 503 and "retry-after" in reply.headers
             assert reply.json() == {"ready": False, "systems": {"slow": "loading", "quick": "ready"}}
-            refused = httpx.post(f"{url}/search", json={"queries": ["a"]})
+            refused = ask.post(f"{url}/search", json={"queries": ["a"]})
             assert refused.status_code == 503 and "The model is being loaded." in refused.json()["error"]
-            assert httpx.get(f"{url}/passages/p01").status_code == 503
-            assert httpx.get(f"{url}/").status_code == 200
+            assert ask.get(f"{url}/passages/p01").status_code == 503
+            assert ask.get(f"{url}/").status_code == 200
             event.set()
         end = time.monotonic() + 10
-        while httpx.get(f"{url}/healthz").status_code != 200 and time.monotonic() < end:
+        while ask.get(f"{url}/healthz").status_code != 200 and time.monotonic() < end:
             time.sleep(0.01)
-        assert httpx.get(f"{url}/healthz").json()["ready"]
+        assert ask.get(f"{url}/healthz").json()["ready"]
 
 
 # Beside the retriever
@@ -499,7 +501,7 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
 
         def search(system, query="who discovered PENICILLIN ", **options):
             body = {"queries": [query], "system": system, "marked": True, **options}
-            return httpx.post(f"{url}/search", json=body).json()["results"][0]
+            return ask.post(f"{url}/search", json=body).json()["results"][0]
 
         assert [hit["passage_id"] for hit in search("run", k=2)["hits"]] == ["p07", "p08"]
         assert [hit["passage_id"] for hit in search("run", exclude=["p07"])["hits"]] == ["p08", "p01"]
@@ -513,7 +515,7 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
         assert [hit["score"] for hit in ranked] == sorted(lengths.values(), reverse=True)[:3]
         assert all(lengths[hit["passage_id"]] == hit["score"] for hit in ranked)
         assert search("teacher", " ")["hits"] == []
-        info = httpx.get(f"{url}/info").json()["systems"]
+        info = ask.get(f"{url}/info").json()["systems"]
         assert [one["kind"] for one in info] == ["retriever", "run", "teacher"]
         assert info[1]["examples"] == ["Who discovered  penicillin"]
     with pytest.raises(DGRValueError, match="none of them is among the 1 queries"):
@@ -523,11 +525,9 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
 def test_without_texts(retriever):
     plain = type(retriever)(retriever.model, retriever.identifiers, retriever.index, settings=retriever.settings)
     with listening({"tiny": RetrieverSystem(plain)}) as url:
-        reply = httpx.get(f"{url}/passages/p01")
+        reply = ask.get(f"{url}/passages/p01")
         assert reply.status_code == 404 and "no corpus is saved with the retriever" in reply.json()["error"]
-        hit = httpx.post(f"{url}/search", json={"queries": ["the sea"], "marked": True}).json()["results"][0]["hits"][
-            0
-        ]
+        hit = ask.post(f"{url}/search", json={"queries": ["the sea"], "marked": True}).json()["results"][0]["hits"][0]
         assert hit["title"] is None and hit["marked"] is None and hit["identifiers"]
 
 
