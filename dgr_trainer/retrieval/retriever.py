@@ -379,9 +379,9 @@ class GenerativeRetriever:
         metrics: Metrics | None = None,
         evaluated_on: str | None = None,
         metrics_run: str | None = None,
-        datasets: Sequence[str] = (),
-        language: Sequence[str] = (),
-        tags: Sequence[str] = (),
+        datasets: str | Sequence[str] = (),
+        language: str | Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         base_model: str | None = None,
         include_corpus: bool = False,
         private: bool | None = None,
@@ -408,9 +408,10 @@ class GenerativeRetriever:
                 [`compare_runs`] returns, or a JSON file of one of them, such as that of `dgr evaluate --json`.
             evaluated_on (`str`, *optional*): Name of the data set of `metrics`.
             metrics_run (`str`, *optional*): Which run of a comparison of several is this retriever's.
-            datasets (`Sequence[str]`, *optional*): Data sets that it was trained on, by their names on the Hub.
-            language (`Sequence[str]`, *optional*): Languages of the passages, such as `["en"]`.
-            tags (`Sequence[str]`, *optional*): Further tags.
+            datasets (`str` or `Sequence[str]`, *optional*): Data sets that it was trained on, by their names on
+                the Hub.
+            language (`str` or `Sequence[str]`, *optional*): Languages of the passages, such as `"en"`.
+            tags (`str` or `Sequence[str]`, *optional*): Further tags.
             base_model (`str`, *optional*): Name on the Hub of the model that it was trained from. By default the one
                 that an adapter names.
             include_corpus (`bool`, *optional*, defaults to `False`): Whether to upload the passages.

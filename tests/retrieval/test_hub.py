@@ -175,8 +175,8 @@ def test_a_folder_goes_before_a_repository(hub, retriever, saved, tmp_path, monk
 def test_the_card_of_a_comparison(hub, retriever, queries, qrels, tmp_path):
     comparison = compare_runs({"dgr": retriever.rank(queries, k=10)}, qrels, ["hits@10", "mrr@10"])
     retriever.push_to_hub(
-        "me/card", license="cc-by-4.0", metrics=comparison, evaluated_on="BeIR/nq", datasets=["BeIR/nq"],
-        language=["en"], tags=["mine"], base_model="facebook/bart-base",
+        "me/card", license="cc-by-4.0", metrics=comparison, evaluated_on="BeIR/nq", datasets="BeIR/nq",
+        language=["en"], tags="mine", base_model="facebook/bart-base",
     )  # fmt: skip
     card = ModelCard(hub.repositories["me/card"].files()["README.md"].decode())
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
@@ -420,6 +420,20 @@ def test_a_download_that_was_cut_off_goes_on(hub, saved, tmp_path):
     assert contents(tmp_path / "pulled") == contents(saved)
     again = {line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/resolve/" in line}
     assert not again & finished
+
+
+@pytest.mark.slow
+def test_files_of_another_download_do_not_mix(hub, saved, tmp_path):
+    first = {**contents(saved), "extra.txt": b"of the first"}
+    hub.add("you/first", {**first, "config.json": b"{}", "model.safetensors": bytes(400_000)})
+    hub.add("you/second", contents(saved))
+    hub.stop_after = 350_000
+    with pytest.raises(OSError, match="you/first cannot be downloaded"):
+        pull_retriever(HubRepository("you/first"), tmp_path / "pulled")
+    assert (tmp_path / ".pulled.download" / "extra.txt").is_file()
+    hub.stop_after = None
+    pull_retriever(HubRepository("you/second"), tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(saved)
 
 
 @pytest.mark.slow
