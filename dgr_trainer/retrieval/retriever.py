@@ -367,7 +367,9 @@ class GenerativeRetriever:
             force_download=force_download,
         )
         # The base model of an adapter may be on the Hub, too.
-        given = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        given: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        # So may a pickle that it consists of.
+        given["use_safetensors"] = folder != Path(path)
         parts = load_parts(folder, base_model, {name: value for name, value in given.items() if value} | model_kwargs)
         return cls(**{**vars(parts), "settings": settings or parts.settings})
 
