@@ -97,8 +97,14 @@ def check_retriever(path: str, search: SearchOptions) -> Path:
         OSError: if the folder is missing or holds no retriever.
         ValueError: if its description is damaged, or the settings cannot be used.
     """
+    from dgr_trainer.hub.repositories import is_repo_id
     from dgr_trainer.retrieval.settings import SearchSettings, read_settings
 
+    if "/" in path and is_repo_id(path) and not Path(path).parent.exists():
+        raise FileNotFoundError(
+            f"RETRIEVER: {path} does not exist. If it is the name of a retriever on the Hub, download it first: "
+            f"dgr pull {path} FOLDER."
+        )
     folder = input_path("RETRIEVER", path, folder=True)
     retriever = index_folder(folder)
     if retriever is None or retriever.marker != RETRIEVER_MARKER:

@@ -106,7 +106,7 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
         language=list(facts.language) or None,
         license=facts.license or kept.get("license") or UNKNOWN_LICENSE,
         library_name=LIBRARY_NAME,
-        tags=list(dict.fromkeys([*TAGS, *facts.tags, *_listed(kept.get("tags"))])),
+        tags=list(dict.fromkeys([*TAGS, *facts.tags, *listed(kept.get("tags"))])),
         datasets=list(facts.datasets) or None,
         base_model=facts.base_model,
         metrics=list(dict.fromkeys(value.name for measured in facts.measured for value in measured.values)) or None,
@@ -180,5 +180,6 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _listed(value: Any) -> list[str]:
+def listed(value: str | Sequence[str] | None) -> list[str]:
+    """A list of what was given as one string or several."""
     return [value] if isinstance(value, str) else list(value or [])

@@ -196,7 +196,7 @@ class HubRepository:
         wanted = {name for name in names if not matches_any(name, _IGNORED)}
         for name in set(_files_of(folder)) - wanted:  # Of another commit, whose download was not finished.
             (folder / name).unlink()
-        shutil.rmtree(folder / ".cache")
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
         missing = sorted(wanted - set(_files_of(folder)))
         if missing:
             raise ConnectionError(

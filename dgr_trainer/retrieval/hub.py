@@ -18,7 +18,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, check_replaceable, restore_folder
 from dgr_trainer.hub.file_names import files_to_upload
 from dgr_trainer.hub.measurements import Measurements, Metrics, read_measurements
-from dgr_trainer.hub.model_card import CardFacts, check_license, needed_license, write_card
+from dgr_trainer.hub.model_card import CardFacts, check_license, listed, needed_license, write_card
 from dgr_trainer.hub.repositories import CARD, HubRepository, check_repo_id, is_repo_id
 from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.index import FMIndex
@@ -45,9 +45,9 @@ class CardOptions:
     metrics: Metrics | None = None
     evaluated_on: str | None = None
     metrics_run: str | None = None
-    datasets: Sequence[str] = ()
-    language: Sequence[str] = ()
-    tags: Sequence[str] = ()
+    datasets: str | Sequence[str] = ()
+    language: str | Sequence[str] = ()
+    tags: str | Sequence[str] = ()
     base_model: str | None = None
 
     def measured(self) -> list[Measurements]:
@@ -227,9 +227,9 @@ def _facts(folder: Path, repo_id: str, card: CardOptions, has_corpus: bool) -> C
         repo_id=repo_id,
         introduction=introduction,
         usage="",
-        language=card.language,
-        tags=card.tags,
-        datasets=card.datasets,
+        language=listed(card.language),
+        tags=listed(card.tags),
+        datasets=listed(card.datasets),
         base_model=base_model,
         adapter=is_adapter,
         sections={"Settings": f"```json\n{json.dumps(settings, indent=2)}\n```"},

@@ -448,7 +448,9 @@ class GenerativeRetriever:
             force_download=force_download,
         )
         # The base model of an adapter may be on the Hub, too.
-        given = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        given: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        # So may a pickle that it consists of.
+        given["use_safetensors"] = folder != Path(path)
         parts = load_parts(folder, base_model, {name: value for name, value in given.items() if value} | model_kwargs)
         return cls(**{**vars(parts), "settings": settings or parts.settings})
 
@@ -460,9 +462,9 @@ class GenerativeRetriever:
         metrics: Metrics | None = None,
         evaluated_on: str | None = None,
         metrics_run: str | None = None,
-        datasets: Sequence[str] = (),
-        language: Sequence[str] = (),
-        tags: Sequence[str] = (),
+        datasets: str | Sequence[str] = (),
+        language: str | Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         base_model: str | None = None,
         include_corpus: bool = False,
         private: bool | None = None,
@@ -489,9 +491,10 @@ class GenerativeRetriever:
                 [`compare_runs`] returns, or a JSON file of one of them, such as that of `dgr evaluate --json`.
             evaluated_on (`str`, *optional*): Name of the data set of `metrics`.
             metrics_run (`str`, *optional*): Which run of a comparison of several is this retriever's.
-            datasets (`Sequence[str]`, *optional*): Data sets that it was trained on, by their names on the Hub.
-            language (`Sequence[str]`, *optional*): Languages of the passages, such as `["en"]`.
-            tags (`Sequence[str]`, *optional*): Further tags.
+            datasets (`str` or `Sequence[str]`, *optional*): Data sets that it was trained on, by their names on
+                the Hub.
+            language (`str` or `Sequence[str]`, *optional*): Languages of the passages, such as `"en"`.
+            tags (`str` or `Sequence[str]`, *optional*): Further tags.
             base_model (`str`, *optional*): Name on the Hub of the model that it was trained from. By default the one
                 that an adapter names.
             include_corpus (`bool`, *optional*, defaults to `False`): Whether to upload the passages.

@@ -16,7 +16,7 @@ from transformers.utils.hub import PushInProgress
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.hub.errors import UPLOADED, hub_errors
 from dgr_trainer.hub.file_names import LOCAL_FILES, PICKLES
-from dgr_trainer.hub.model_card import UNKNOWN_LICENSE, check_license, license_of, write_card
+from dgr_trainer.hub.model_card import UNKNOWN_LICENSE, check_license, license_of, listed, write_card
 from dgr_trainer.hub.repositories import CARD, hub_client
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.model_card import training_card
@@ -114,9 +114,9 @@ class PushingTrainer(Seq2SeqTrainer):
             title=model_name,
             is_retriever=(folder / _RETRIEVER).is_file(),
             license=license,
-            language=_listed(language),
-            tags=[*_listed(tags), *_listed(tasks)],
-            datasets=list(dict.fromkeys([*_listed(dataset), *_listed(dataset_tags)])),
+            language=listed(language),
+            tags=[*listed(tags), *listed(tasks)],
+            datasets=list(dict.fromkeys([*listed(dataset), *listed(dataset_tags)])),
             base_model=finetuned_from,
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,3 @@ class PushingTrainer(Seq2SeqTrainer):
         add_index = self.add_index or getattr(evaluator, "add_index", None)
         if add_index is not None:
             add_index(self.accelerator.unwrap_model(self.model), folder)
-
-
-def _listed(value: str | list[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)

@@ -66,6 +66,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(dgr, hub, saved, tmp_path
     (tmp_path / "some" / "file").touch()
     assert "holds other files (file)" in error("pull", "me/x", tmp_path / "some")
     assert "FOLDER: " in error("pull", "me/x", saved) and "Add --overwrite" in error("pull", "me/x", saved)
+    assert "download it first: dgr pull you/one FOLDER" in error("search", "you/one", "sea")
     assert not hub.repositories
     said = error("pull", "me/x", tmp_path / "out")
     assert "dgr pull: error: me/x cannot be downloaded: the Hub has no such repository" in said

@@ -7,6 +7,7 @@ import huggingface_hub
 import numpy as np
 import peft
 import pytest
+import torch
 from hub_server import take_for_the_hub
 from huggingface_hub import ModelCard
 from tiny_models import make_bart
@@ -175,8 +176,8 @@ def test_a_folder_goes_before_a_repository(hub, retriever, saved, tmp_path, monk
 def test_the_card_of_a_comparison(hub, retriever, queries, qrels, tmp_path):
     comparison = compare_runs({"dgr": retriever.rank(queries, k=10)}, qrels, ["hits@10", "mrr@10"])
     retriever.push_to_hub(
-        "me/card", license="cc-by-4.0", metrics=comparison, evaluated_on="BeIR/nq", datasets=["BeIR/nq"],
-        language=["en"], tags=["mine"], base_model="facebook/bart-base",
+        "me/card", license="cc-by-4.0", metrics=comparison, evaluated_on="BeIR/nq", datasets="BeIR/nq",
+        language=["en"], tags="mine", base_model="facebook/bart-base",
     )  # fmt: skip
     card = ModelCard(hub.repositories["me/card"].files()["README.md"].decode())
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
@@ -270,6 +271,24 @@ def test_the_state_of_a_training_is_neither_refused_nor_downloaded(hub, saved):
     hub.add("you/resumable", {**contents(saved), **state})
     GenerativeRetriever.from_pretrained("you/resumable")
     assert not [line for line in hub.log if "optimizer" in line or "rng_state" in line]
+
+
+@pytest.mark.slow
+def test_the_base_model_of_a_downloaded_adapter_is_no_pickle(hub, bart, corpus, tmp_path):
+    model, tokenizer = bart
+    model.save_pretrained(tmp_path / "base")
+    files = contents(tmp_path / "base")
+    hub.add("org/base", files)
+    base = AutoModelForSeq2SeqLM.from_pretrained("org/base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"]))
+    made(adapted, tokenizer, corpus).push_to_hub("me/adapter", license="mit")
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    del files["model.safetensors"]
+    hub.add("org/base", {**files, "pytorch_model.bin": (tmp_path / "pytorch_model.bin").read_bytes()})
+    hub.reset_counts()
+    with pytest.raises(FileNotFoundError, match="belongs to the model 'org/base', which cannot be loaded"):
+        GenerativeRetriever.from_pretrained("me/adapter", cache_dir=tmp_path / "cache")
+    assert not [line for line in hub.log if line.startswith("GET") and "pytorch_model.bin" in line]
 
 
 def test_a_folder_with_a_pickle_is_not_uploaded(hub, saved, tmp_path):
@@ -420,6 +439,20 @@ def test_a_download_that_was_cut_off_goes_on(hub, saved, tmp_path):
     assert contents(tmp_path / "pulled") == contents(saved)
     again = {line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/resolve/" in line}
     assert not again & finished
+
+
+@pytest.mark.slow
+def test_files_of_another_download_do_not_mix(hub, saved, tmp_path):
+    first = {**contents(saved), "extra.txt": b"of the first"}
+    hub.add("you/first", {**first, "config.json": b"{}", "model.safetensors": bytes(400_000)})
+    hub.add("you/second", contents(saved))
+    hub.stop_after = 350_000
+    with pytest.raises(OSError, match="you/first cannot be downloaded"):
+        pull_retriever(HubRepository("you/first"), tmp_path / "pulled")
+    assert (tmp_path / ".pulled.download" / "extra.txt").is_file()
+    hub.stop_after = None
+    pull_retriever(HubRepository("you/second"), tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(saved)
 
 
 @pytest.mark.slow
