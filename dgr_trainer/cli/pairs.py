@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from dgr_trainer.data.queries import Qrels
     from dgr_trainer.identifiers import Identifiers
+    from dgr_trainer.index import FMIndex
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def run(
     if options.candidates is not None:
         pairs = _of_candidates(options, given, identifiers, queries, qrels)
     else:
-        index = None
+        index: FMIndex | None = None
         corpus = read_corpus("CORPUS", positionals.corpus)
         if distinctive and folder is not None:
             index, _ = open_index(folder, identifiers.fingerprint)

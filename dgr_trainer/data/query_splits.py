@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import overload
 
 from datasets import Dataset
 
@@ -10,10 +10,18 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
 
-Queries = TypeVar("Queries", Dataset, Mapping[str, str])
+
+@overload
+def split_queries(queries: Dataset, parts: int = 2, *, seed: int = 0) -> list[Dataset]: ...
 
 
-def split_queries(queries: Queries, parts: int = 2, *, seed: int = 0) -> list[Queries]:
+@overload
+def split_queries(queries: Mapping[str, str], parts: int = 2, *, seed: int = 0) -> list[dict[str, str]]: ...
+
+
+def split_queries(
+    queries: Dataset | Mapping[str, str], parts: int = 2, *, seed: int = 0
+) -> list[Dataset] | list[dict[str, str]]:
     """Divide queries into parts of about equal size.
 
     Which part a query is in depends on its id, the number of parts and the seed alone: not on the other queries, their
@@ -28,7 +36,7 @@ def split_queries(queries: Queries, parts: int = 2, *, seed: int = 0) -> list[Qu
         seed (`int`, defaults to 0): Another seed gives other parts.
 
     Returns:
-        `list`: the parts, of the type of the queries, each in their order.
+        `list[Dataset]` or `list[dict[str, str]]`: the parts, datasets of a dataset, each in the order of the queries.
 
     Raises:
         ValueError: if there are fewer than 2 parts, or a part has no query.
@@ -38,7 +46,7 @@ def split_queries(queries: Queries, parts: int = 2, *, seed: int = 0) -> list[Qu
     ```python
     >>> from dgr_trainer import split_queries
     >>> [list(part) for part in split_queries({"q1": "a river", "q2": "a town", "q3": "a mountain", "q4": "a lake"})]
-    [['q1', 'q2', 'q3'], ['q4']]
+    [['q1', 'q4'], ['q2', 'q3']]
 
     ```
     """

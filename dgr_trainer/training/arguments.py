@@ -92,7 +92,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             generation weight of 500) have a spread of 600, which is that of a corpus of millions of passages.
         preset (`str`, *optional*):
             `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and for
-            `"distilled_ranknet"` `active_pair_mean=True`. What is given beside it stays. See `dgr_paper`.
+            `"distilled_ranknet"` `active_pair_mean=True`. Margins and weights that are given beside it stay. See
+            `dgr_paper`.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Identifier tokens (shared prefixes counted once, padding included) whose activations are kept for the
             backward pass. A larger batch, such as one with lists of 100 passages, goes through the decoder in pieces

@@ -52,7 +52,7 @@ class RankingObjective:
         if generation_weight is None:
             generation_weight = loss.generation_weight(score_kind, args.spread_of_scores)
         settings = loss.with_settings(score_kind, args.ranking_loss_settings, args.spread_of_scores)
-        return cls(loss, settings, args.ranking_weight, generation_weight, args.prefix_ranking)
+        return cls(loss, settings, args.ranking_weight, float(generation_weight), args.prefix_ranking)
 
     @property
     def has_margins(self) -> bool:

@@ -133,8 +133,8 @@ class PairMaker:
         # Words are needed where substrings are.
         texts = [passage.text if body else "" for passage, body in zip(passages, bodies, strict=True)]
         words = self.identifiers.words_of(texts, bodies)
-        for position, *parts in zip(new, passages, encoded, words, strict=True):
-            self._prepared[position] = PreparedPassage(*parts, self.identifiers, self.stop_words)
+        for position, passage, segments, of_text in zip(new, passages, encoded, words, strict=True):
+            self._prepared[position] = PreparedPassage(passage, segments, of_text, self.identifiers, self.stop_words)
         prepared = {position: self._prepared[position] for position in positions}
         if "substring" in self.identifiers.views:
             self.substrings.prepare(list(prepared.values()))

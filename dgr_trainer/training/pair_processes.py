@@ -57,7 +57,7 @@ def map_chunks(work: Callable[[Chunk], Result], chunks: Iterable[Chunk], num_pro
                 "fewer with num_proc."
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(work: Callable[[Any], Any]) -> None:
