@@ -182,10 +182,10 @@ def run(
             for row in pairs:
                 file.write(json.dumps({"input_ids": row["input_ids"], "labels": row["labels"]}) + "\n")
     else:
-        with atomic_folder(output, marker=PAIRS_MARKER) as folder:
-            pairs.save_to_disk(str(folder))
+        with atomic_folder(output, marker=PAIRS_MARKER) as written:
+            pairs.save_to_disk(str(written))
             description = {"tokenizer_fingerprint": identifiers.fingerprint, "identifiers": settings.to_dict()}
-            (folder / PAIRS_MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            (written / PAIRS_MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     logger.info("made %s pairs: %s", f"{len(pairs):,}", output)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import overload
+from typing import Any
 
 from datasets import Dataset
 
@@ -11,17 +11,9 @@ from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
 
 
-@overload
-def split_queries(queries: Dataset, parts: int = 2, *, seed: int = 0) -> list[Dataset]: ...
-
-
-@overload
-def split_queries(queries: Mapping[str, str], parts: int = 2, *, seed: int = 0) -> list[dict[str, str]]: ...
-
-
 def split_queries(
     queries: Dataset | Mapping[str, str], parts: int = 2, *, seed: int = 0
-) -> list[Dataset] | list[dict[str, str]]:
+) -> list[Any]:
     """Divide queries into parts of about equal size.
 
     Which part a query is in depends on its id, the number of parts and the seed alone: not on the other queries, their

@@ -66,7 +66,7 @@ class _SharedCache:
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _SharedCache | None:
         if not Path(py_file).is_relative_to(_PACKAGE):
             return None
-        root = numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        root = getattr(numba.config, "CACHE_DIR", "") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = _own_folder(Path(root, "dgr_trainer", "kernels", f"{_SOURCES}-numba-{numba.__version__}"))
         return None if folder is None else cls(folder, py_func, py_file)
 
@@ -89,8 +89,9 @@ def _own_folder(folder: Path) -> Path | None:
 
 
 # numba asks the classes in this list, in turn. It offers no other way that leaves the kernels of other packages alone.
-if hasattr(caching, "CacheImpl"):
-    caching.CacheImpl._locator_classes.insert(0, _SharedCache)
+_locators: Any = getattr(getattr(caching, "CacheImpl", None), "_locator_classes", None)
+if _locators is not None:
+    _locators.insert(0, _SharedCache)
 
 
 def _popcount(typing_context: Any, word: Any) -> tuple[Any, Any]:

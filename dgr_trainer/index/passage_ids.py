@@ -34,7 +34,8 @@ class PackedIds:
         return len(self.id_offsets) - 1
 
     def __getitem__(self, position: int) -> str:
-        return self.id_bytes[self.id_offsets[position] : self.id_offsets[position + 1]].tobytes().decode()
+        text: str = self.id_bytes[self.id_offsets[position] : self.id_offsets[position + 1]].tobytes().decode()
+        return text
 
     def part(self, start: int, stop: int) -> PackedIds:
         """The ids from `start` to `stop`."""
@@ -49,7 +50,7 @@ class PackedIds:
         """
         offsets, data = pa.py_buffer(self.id_offsets), pa.py_buffer(self.id_bytes)
         ids = pa.Array.from_buffers(pa.large_binary(), len(self), [None, offsets, data])
-        order = pc.sort_indices(ids).to_numpy().astype(np.int64)  # Equal ids stay in their order.
+        order: np.ndarray = pc.sort_indices(ids).to_numpy().astype(np.int64)  # Equal ids stay in their order.
         row = _equal_to_next(self.id_bytes, self.id_offsets, order)
         if row >= 0:
             left, right = order[row : row + 2].tolist()

@@ -11,6 +11,7 @@ import numpy as np
 
 from dgr_trainer.index import query_dispatch
 from dgr_trainer.index.fm_index import FMIndex
+from dgr_trainer.index.passage_ids import pack_ids
 from dgr_trainer.index.segment_changes import add_segments, without_passages
 from dgr_trainer.index.token_texts import TokenText
 
@@ -44,5 +45,5 @@ def index_of_passages(index: FMIndex, positions: np.ndarray, indexed_share: floa
     starts = indptr + np.arange(len(indptr))
     text = np.full(starts[-1], index.separator, width)
     text[np.arange(len(tokens)) + np.repeat(np.arange(len(positions)), np.diff(indptr))] = tokens
-    parts = TokenText(text, starts, index.passage_ids.take(positions))
+    parts = TokenText(text, starts, pack_ids(index.passage_ids.take(positions)))
     return index.with_segments(add_segments([], [parts], index.vocab_size, index.separator))

@@ -200,7 +200,9 @@ def student_of(model: nn.Module) -> Student:
             f"Load the student with {EncoderDecoderStudent.auto_class} ({EncoderDecoderStudent.example}) or "
             f"{CausalStudent.auto_class} ({CausalStudent.example})."
         )
-    return student_class(base.config)(model)
+    kind: Any = student_class(base.config)
+    student: Student = kind(model)
+    return student
 
 
 def load_student_model(name: str | os.PathLike[str], **arguments: Any) -> Any:

@@ -28,7 +28,7 @@ _RETRIEVER = "retriever.json"
 _MODEL_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken")
 _STATE_FILES = ("trainer_state.json",)
 # What `dgr train` writes into the folder of a training: the same model once more, and options with paths of this disk.
-_OF_COMMANDS = ("retriever/*", "model/*", "train.yaml")
+_OF_COMMANDS = ("retriever/*", "model/*", "train.yaml", "dgr_run.json")
 _NOT_UPLOADED = (
     *("_*", "checkpoint-*", *_OF_COMMANDS, *PICKLES, *LOCAL_FILES),
     *(f"*/{name}" for name in LOCAL_FILES),
