@@ -98,6 +98,7 @@ def test_every_kind_of_student_is_pushed(hub, tmp_path, request, corpus, family,
     assert card.data.base_model == "org/base"
     assert (card.data.to_dict().get("base_model_relation") == "adapter") == lora
     assert isinstance(loaded.model, peft.PeftModel) == lora
+    assert "| ranking loss |" in card.text and "More Information Needed" not in card.text
 
 
 @pytest.mark.slow
