@@ -64,6 +64,7 @@ def test_what_is_pushed_is_a_retriever_with_a_card(hub, tmp_path, bpe_tokenizer,
     ):
         assert row in card.text, card.text
     assert 'GenerativeRetriever.from_pretrained("me/student")' in card.text
+    assert "to rank passages as its teacher does" in card.text
     assert not [record for record in caplog.records if "licence" in record.message]
     hub.reset_counts()
     trainer.push_to_hub()
