@@ -162,7 +162,12 @@ class PushingTrainer(Seq2SeqTrainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if self.hub_model_id is None:  # If it is called with args.push_to_hub=False.
-            self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
+            kept = self.args.hub_private_repo
+            self.args.hub_private_repo = kept if private is None else private
+            try:
+                self.init_hf_repo(token=token)
+            finally:
+                self.args.hub_private_repo = kept
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None

@@ -157,9 +157,11 @@ def test_one_of_two_processes_pushes(hub, tmp_path, bpe_tokenizer, evaluator):
 
 @pytest.mark.slow
 def test_a_student_without_an_index_is_pushed_as_a_model(hub, tmp_path, bpe_tokenizer):
-    trainer = make_trainer(tmp_path, bpe_tokenizer, max_steps=1, **PUSHED)
+    trainer = make_trainer(tmp_path, bpe_tokenizer, max_steps=1, hub_model_id="me/student")
     trainer.train()
-    trainer.push_to_hub(license="mit", finetuned_from="facebook/bart-base")
+    assert not hub.log
+    trainer.push_to_hub(license="mit", finetuned_from="facebook/bart-base", private=True)
+    assert hub.repositories["me/student"].private and trainer.args.hub_private_repo is None
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained("me/student"), type(trainer.model))
     assert len(AutoTokenizer.from_pretrained("me/student")) == len(bpe_tokenizer)
     card = card_of(hub)
