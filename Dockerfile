@@ -1,4 +1,4 @@
-# A retriever behind an HTTP API, on the CPU. See docs/integrations.md.
+# A retriever behind an HTTP API. See docs/integrations.md.
 #
 #   docker build -t dgr-trainer .
 #   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/retriever:/retriever:ro" dgr-trainer
@@ -11,10 +11,10 @@ COPY dgr_trainer dgr_trainer
 RUN python -m build --wheel --outdir /wheels
 
 FROM python:3.12-slim
-# Builds of torch without CUDA are a tenth of the size.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# An index with builds of torch without CUDA, which are a tenth of the size.
+ARG TORCH_INDEX=
 COPY constraints.txt /tmp/constraints.txt
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" -c /tmp/constraints.txt "torch>=2.6"
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c /tmp/constraints.txt "torch>=2.6"
 COPY --from=wheel /wheels /tmp/wheels
 RUN pip install --no-cache-dir -c /tmp/constraints.txt "dgr-trainer[serve] @ file://$(echo /tmp/wheels/*.whl)" \
     && rm -r /tmp/wheels /tmp/constraints.txt \

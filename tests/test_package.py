@@ -101,7 +101,7 @@ def test_the_oldest_versions_are_those_of_the_requirements() -> None:
     assert oldest == set(required)
 
 
-@pytest.mark.parametrize("package", ["", ".data", ".evaluation", ".retrieval", ".runs"])
+@pytest.mark.parametrize("package", ["", ".data", ".evaluation", ".integrations", ".retrieval", ".runs"])
 def test_type_checkers_see_the_names_that_are_imported_on_first_use(package: str) -> None:
     module = importlib.import_module(f"dgr_trainer{package}")
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))

@@ -67,6 +67,12 @@ def check_license(license: str | None) -> None:
         )
 
 
+def written_by_somebody(card: str | None) -> str | None:
+    """The card, or `None` if it is the empty template that peft saves with an adapter."""
+    is_template = card is not None and "[More Information Needed]" in card and "library_name: peft" in card
+    return None if is_template else card
+
+
 def license_of(card: str | None) -> str | None:
     """The licence in the metadata of a card; `None` if it has none."""
     return None if card is None else _metadata(card).get("license")

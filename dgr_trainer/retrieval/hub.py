@@ -18,7 +18,14 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.atomic import atomic_folder, check_replaceable, restore_folder
 from dgr_trainer.hub.file_names import files_to_upload
 from dgr_trainer.hub.measurements import Measurements, Metrics, read_measurements
-from dgr_trainer.hub.model_card import CardFacts, check_license, listed, needed_license, write_card
+from dgr_trainer.hub.model_card import (
+    CardFacts,
+    check_license,
+    listed,
+    needed_license,
+    write_card,
+    written_by_somebody,
+)
 from dgr_trainer.hub.repositories import CARD, HubRepository, check_repo_id, is_repo_id
 from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.index import FMIndex
@@ -120,7 +127,7 @@ def push_folder(folder: Path, repository: HubRepository, card: CardOptions, comm
     facts = replace(_facts(folder, repository.repo_id, card, commit.include_corpus), measured=measured)
     rewritten = _adapters_of(folder, names, facts.base_model) if facts.adapter else {}
     repository = repository.with_owner()
-    own_card = (folder / CARD).read_text(encoding="utf-8") if CARD in names else None
+    own_card = written_by_somebody((folder / CARD).read_text(encoding="utf-8") if CARD in names else None)
     existing = own_card if own_card is not None else repository.existing_card()
     facts = replace(facts, repo_id=repository.repo_id, license=needed_license(card.license, existing))
     facts = replace(facts, usage=_usage(repository))

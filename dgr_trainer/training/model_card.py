@@ -44,9 +44,11 @@ def training_card(trainer: Any, repo_id: str, *, is_retriever: bool, **given: An
     is_adapter = hasattr(model, "peft_config")
     kind = f"`{type(underlying_model(model)).__name__}`" + (" with an adapter" if is_adapter else "")
     origin = f", made of [{base_model}](https://huggingface.co/{base_model})" if base_model else ""
+    distils = isinstance(trainer.data_collator, DistillationCollator) and trainer.args.ranking_weight > 0
+    task = "rank passages as its teacher does" if distils else "generate the identifiers of relevant passages"
     introduction = (
         f"A student ({kind}{origin}) that retrieves passages by generating their identifiers. It was trained with "
-        "dgr-trainer to rank passages as its teacher does."
+        f"dgr-trainer to {task}."
     )
     measured = _last_evaluation(trainer.state.log_history)
     sections = {"Training": _training(trainer), "Versions": _versions()}

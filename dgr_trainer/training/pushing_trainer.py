@@ -16,7 +16,14 @@ from transformers.utils.hub import PushInProgress
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.hub.errors import UPLOADED, hub_errors
 from dgr_trainer.hub.file_names import LOCAL_FILES, PICKLES
-from dgr_trainer.hub.model_card import UNKNOWN_LICENSE, check_license, license_of, listed, write_card
+from dgr_trainer.hub.model_card import (
+    UNKNOWN_LICENSE,
+    check_license,
+    license_of,
+    listed,
+    write_card,
+    written_by_somebody,
+)
 from dgr_trainer.hub.repositories import CARD, hub_client
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.model_card import training_card
@@ -100,8 +107,7 @@ class PushingTrainer(Seq2SeqTrainer):
         check_license(license)
         folder = self._folder
         existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
-        if existing is not None and "library_name: peft" in existing:
-            existing = None  # The empty template that peft saves with an adapter.
+        existing = written_by_somebody(existing)
         if license is None and license_of(existing) in (None, UNKNOWN_LICENSE):
             logger.warning(
                 'The model card says "license: %s", since no licence was given. Call push_to_hub(license=...), or '
@@ -156,7 +162,12 @@ class PushingTrainer(Seq2SeqTrainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if self.hub_model_id is None:  # If it is called with args.push_to_hub=False.
-            self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
+            kept = self.args.hub_private_repo
+            self.args.hub_private_repo = kept if private is None else private
+            try:
+                self.init_hf_repo(token=token)
+            finally:
+                self.args.hub_private_repo = kept
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None

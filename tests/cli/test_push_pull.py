@@ -136,6 +136,8 @@ def test_dgr_train_pushes_a_retriever(dgr, hub, files, tmp_path):
     assert done.code == 0, done.err
     files_there = hub.repositories["me/trained"].files()
     assert not [name for name in files_there if name.startswith(("retriever/", "checkpoint")) or name == "train.yaml"]
+    text = files_there["README.md"].decode()
+    assert "dgr-trainer to generate the identifiers" in text and "| loss | generation of identifiers" in text
     loaded = GenerativeRetriever.from_pretrained("me/trained")
     local = GenerativeRetriever.from_pretrained(tmp_path / "out" / "retriever")
     assert loaded.search("sea", k=3) == local.search("sea", k=3) and loaded.settings == local.settings

@@ -92,6 +92,7 @@ def test_an_adapter_comes_back_with_the_model_that_it_names(request, hub, family
     assert "model.safetensors" not in files and "adapter_model.safetensors" in files
     card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == "org/base" and card.data.base_model_relation == "adapter"
+    assert "an adapter (LORA) of `org/base`" in card.text and "More Information Needed" not in card.text
     loaded = GenerativeRetriever.from_pretrained("me/adapter")
     assert loaded.search(QUERIES, k=3) == retriever.search(QUERIES, k=3)
     assert isinstance(loaded.model, peft.PeftModel)

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from launched_processes import results_of
 from tiny_models import make_bart, make_t5
 from training_examples import QRELS, QUERIES, make_collator, make_rankings, make_trainer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
 from dgr_trainer import FMIndex, GenerativeRetriever, Identifiers, Rankings, RetrievalEvaluator, SearchSettings
 
@@ -64,6 +64,7 @@ def test_what_is_pushed_is_a_retriever_with_a_card(hub, tmp_path, bpe_tokenizer,
     ):
         assert row in card.text, card.text
     assert 'GenerativeRetriever.from_pretrained("me/student")' in card.text
+    assert "to rank passages as its teacher does" in card.text
     assert not [record for record in caplog.records if "licence" in record.message]
     hub.reset_counts()
     trainer.push_to_hub()
@@ -98,6 +99,16 @@ def test_every_kind_of_student_is_pushed(hub, tmp_path, request, corpus, family,
     assert card.data.base_model == "org/base"
     assert (card.data.to_dict().get("base_model_relation") == "adapter") == lora
     assert isinstance(loaded.model, peft.PeftModel) == lora
+    assert "| ranking loss |" in card.text and "More Information Needed" not in card.text
+
+
+class OneAtATime(TrainerCallback):
+    """Training waits until a checkpoint is uploaded: three steps of a tiny model take less time than that."""
+
+    trainer = None
+
+    def on_save(self, *arguments, **others):
+        self.trainer._finish_current_push()
 
 
 @pytest.mark.slow
@@ -105,10 +116,12 @@ def test_every_kind_of_student_is_pushed(hub, tmp_path, request, corpus, family,
 def test_the_strategies_of_transformers(hub, tmp_path, bpe_tokenizer, strategy, caplog, evaluator):
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, save_strategy="steps", save_steps=2, max_steps=4, hub_strategy=strategy,
-        hub_always_push=True, trainer_settings={"retrieval_evaluator": evaluator}, **PUSHED,
+        trainer_settings={"retrieval_evaluator": evaluator}, **PUSHED,
     )  # fmt: skip
+    callback = OneAtATime()
+    callback.trainer = trainer
+    trainer.add_callback(callback)
     trainer.train()
-    trainer._finish_current_push()
     repository = hub.repositories["me/student"]
     if strategy == "end":
         assert repository.messages == ["initial commit"]
@@ -155,9 +168,11 @@ def test_one_of_two_processes_pushes(hub, tmp_path, bpe_tokenizer, evaluator):
 
 @pytest.mark.slow
 def test_a_student_without_an_index_is_pushed_as_a_model(hub, tmp_path, bpe_tokenizer):
-    trainer = make_trainer(tmp_path, bpe_tokenizer, max_steps=1, **PUSHED)
+    trainer = make_trainer(tmp_path, bpe_tokenizer, max_steps=1, hub_model_id="me/student")
     trainer.train()
-    trainer.push_to_hub(license="mit", finetuned_from="facebook/bart-base")
+    assert not hub.log
+    trainer.push_to_hub(license="mit", finetuned_from="facebook/bart-base", private=True)
+    assert hub.repositories["me/student"].private and trainer.args.hub_private_repo is None
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained("me/student"), type(trainer.model))
     assert len(AutoTokenizer.from_pretrained("me/student")) == len(bpe_tokenizer)
     card = card_of(hub)
