@@ -2,21 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import overload
 
 from datasets import Dataset
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
-
-
-@overload
-def split_queries(queries: Dataset, parts: int = 2, *, seed: int = 0) -> list[Dataset]: ...
-
-
-@overload
-def split_queries(queries: Mapping[str, str], parts: int = 2, *, seed: int = 0) -> list[dict[str, str]]: ...
 
 
 def split_queries(
