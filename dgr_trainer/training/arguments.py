@@ -212,7 +212,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         The margins, the gap and the generation weight are those of a corpus of millions of passages, and the loss is
         averaged over the violated pairs of a batch (`preset="dgr_paper"`).
         """
-        return cls(*args, **kwargs, preset="dgr_paper")
+        return cls(*args, **(kwargs | {"preset": "dgr_paper"}))
 
     def _apply_preset(self) -> None:
         if self.preset is None:
