@@ -156,14 +156,14 @@ def run(
 
     from dgr_trainer.identifiers import IdentifierSettings
 
-    folder = index_folder(source)
-    if folder is None:
+    indexed = index_folder(source)
+    if indexed is None:
         settings = IdentifierSettings(**identifier_options.given())
     else:
-        settings = folder.settings(identifier_options)
+        settings = indexed.settings(identifier_options)
     given = pair_options.given()
     distinctive = given.get("targets") == "distinctive"
-    if distinctive and folder is None:
+    if distinctive and indexed is None:
         raise DGRValueError(
             f"--targets distinctive compares substrings with the corpus, but {positionals.corpus} is not the folder "
             "of an index. Give one that `dgr index` made."
@@ -174,8 +174,8 @@ def run(
     else:
         index: FMIndex | None = None
         corpus = read_corpus("CORPUS", positionals.corpus)
-        if distinctive and folder is not None:
-            index, _ = open_index(folder, identifiers.fingerprint)
+        if distinctive and indexed is not None:
+            index, _ = open_index(indexed, identifiers.fingerprint)
         pairs = generation_pairs(corpus, identifiers, queries, qrels, seed=options.seed, index=index, **given)
     if as_jsonl:
         with atomic_text(output) as file:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 from datasets import Dataset
 
@@ -13,7 +12,7 @@ from dgr_trainer.errors import DGRValueError
 
 def split_queries(
     queries: Dataset | Mapping[str, str], parts: int = 2, *, seed: int = 0
-) -> list[Any]:
+) -> list[Dataset] | list[dict[str, str]]:
     """Divide queries into parts of about equal size.
 
     Which part a query is in depends on its id, the number of parts and the seed alone: not on the other queries, their
