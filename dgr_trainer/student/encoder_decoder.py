@@ -48,11 +48,15 @@ class EncoderDecoderStudent:
     peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
     example: ClassVar[str] = "BART or T5"
     may_look_ahead: ClassVar[bool] = False
-    few_logits = staticmethod(seq2seq_logits)
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.base: Any = underlying_model(model)
+
+    @staticmethod
+    def few_logits(model: Any, /) -> Tensor:
+        """See [`Student`]."""
+        return seq2seq_logits(model)
 
     @property
     def start_token_id(self) -> int | None:
