@@ -8,8 +8,9 @@ Training: `packing` packs the identifiers of a batch into decoder rows, each wit
 with one `forward_pass`, whose hooks are in `decoder_rows`. Its results are `log_probabilities` of the identifiers'
 tokens. `probing` finds out by trying how a model can be scored.
 
-Search: `generation_mode` prepares the model for decoding, `encoder_decoder_steps` and `causal_steps` run it step by
-step; `likelihoods.score_identifiers` scores further identifiers.
+Search: `prompt_check` checks the prompts, `generation_mode` prepares the model for decoding, `encoder_decoder_steps`
+and `causal_steps` run it step by step in one of the `decoding_ways`, with the names of `forward_arguments`;
+`likelihoods.score_identifiers` scores further identifiers.
 
 Both use `model_facts` (start token, embeddings, what the decoder supports), `sharding` (models whose parameters are
 spread over processes) and `weights` (alignment in memory, a hash).
