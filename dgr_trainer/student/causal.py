@@ -47,11 +47,15 @@ class CausalStudent:
     reads_closed_prompts: ClassVar[bool] = False
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("shared", "copied", "reread")
     may_look_ahead: ClassVar[bool] = True
-    few_logits = staticmethod(causal_logits)
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.base: Any = underlying_model(model)
+
+    @staticmethod
+    def few_logits(model: Any, /) -> Tensor:
+        """See [`Student`]."""
+        return causal_logits(model)
 
     @property
     def start_token_id(self) -> int | None:

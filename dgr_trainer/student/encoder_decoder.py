@@ -51,11 +51,15 @@ class EncoderDecoderStudent:
     reads_closed_prompts: ClassVar[bool] = True
     decoding_ways: ClassVar[tuple[DecodingWay, ...]] = ("cached", "reread")
     may_look_ahead: ClassVar[bool] = False
-    few_logits = staticmethod(seq2seq_logits)
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.base: Any = underlying_model(model)
+
+    @staticmethod
+    def few_logits(model: Any, /) -> Tensor:
+        """See [`Student`]."""
+        return seq2seq_logits(model)
 
     @property
     def start_token_id(self) -> int | None:

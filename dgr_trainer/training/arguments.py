@@ -95,10 +95,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             `"distilled_ranknet"` `active_pair_mean=True`. Margins and weights that are given beside it stay. See
             `dgr_paper`.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
-            Identifier tokens (shared prefixes counted once, padding included) whose activations are kept for the
-            backward pass. A larger batch, such as one with lists of 100 passages, goes through the decoder in pieces
-            of this size, and all but the last are recomputed in the backward pass: the same loss and gradients, in
-            memory that does not grow with the list, for a third more time. A smaller number saves memory.
+            Identifier tokens (shared prefixes counted once, padding included; for decoder-only models with their
+            prompts) whose activations are kept for the backward pass. A larger batch, such as one with lists of 100
+            passages, goes through the decoder in pieces of this size, and all but the last are recomputed in the
+            backward pass: the same loss and gradients, in memory that does not grow with the list, for a third more
+            time. A smaller number saves memory.
 
     These defaults differ from [`~transformers.Seq2SeqTrainingArguments`]:
 

@@ -65,5 +65,10 @@ def test_pipeline_then_step_and_scaling(bart, tmp_path):
     assert found["speedup_vs_reference"] > 1 and found["shapes"][0]["reference_cells"] > 960
     assert {"cost_vs_plain_step", "peak_memory_vs_reference", "device"} <= set(found)
 
+    decoder_only = ["--candidates", folder, "--model", "qwen3-tiny-shape", "--prompt-tokens", "16"]
+    found, _ = run("train_step.py", *decoder_only, "--rounds", "1", "--batch", "2")
+    assert found["identifiers_compared"] > 10 and found["max_score_difference"] < 1e-4
+    assert found["speedup_vs_reference"] > 1
+
     sizes, _ = run("train_scaling.py", *options, "--steps", "1", "--size", "6", "2")
     assert sizes["passages_found"] == 12 and sizes["prefixes"] > 10 and sizes["seconds"] > 0

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import pytest
 from peft import LoraConfig, TaskType, get_peft_model
-from tiny_models import make_bart
+from tiny_models import make_bart, make_causal
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
@@ -125,6 +125,13 @@ def wrong_arguments(given: Given) -> None:
 
 def predict_with_generate(given: Given) -> None:
     given.arguments(predict_with_generate=True)
+
+
+def joined_pairs(given: Given) -> None:
+    rows = datasets.Dataset.from_dict({"input_ids": [[5, 6, 7, 8]], "labels": [[-100, -100, 7, 8]]})
+    given.trainer(
+        model=make_causal(given.tokenizer), train_dataset=rows, data_collator=DataCollatorForSeq2Seq(given.tokenizer)
+    )
 
 
 def own_metrics(given: Given) -> None:
@@ -304,6 +311,7 @@ ERRORS: list[Callable[[Given], None]] = [
     not_a_number,
     wrong_arguments,
     predict_with_generate,
+    joined_pairs,
     own_metrics,
     several_gpus,
     no_text,
