@@ -125,7 +125,8 @@ class CandidateSearch:
         # One more, where the query's own passage may be left out.
         depth = self.k + self.ignore_identical_ids
         results = self.engine.results([request for _, request in tasks], depth, self.processes)
-        for (query_id, request), (query_hits, index) in zip(tasks, results, strict=True):
+        for (query_id, request), result in zip(tasks, results, strict=True):
+            query_hits, index = result.hits, result.index
             if self.ignore_identical_ids:
                 others = [hit for hit in query_hits if hit.passage_id != query_id]
                 query_hits = others[: self.k] + [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +46,11 @@ class SearchRequest(NamedTuple):
     leave_out_own_text: bool = False
 
 
-class SearchResult(NamedTuple):
+@dataclass(frozen=True)
+class SearchResult:
     """What was found for a query.
 
-    Attributes:
+    Args:
         hits (`list[Hit]`): The hits, best first.
         index ([`FMIndex`]): The index without what the search left out.
     """
