@@ -190,7 +190,9 @@ def _add_search(
         results = await run_in_threadpool(lambda: list(map(writer.query, body.queries, found)))
         metrics.queries.labels(name).inc(len(results))
         seconds = time.monotonic() - began
-        asked = " ".join(map(repr, body.queries)) if settings.log_queries else f"{len(results)} queries"
+        asked = "1 query" if len(results) == 1 else f"{len(results)} queries"
+        if settings.log_queries:
+            asked = " ".join(map(repr, body.queries))
         logger.info("%s: %s, k=%d, %.0f ms", name, asked, body.k, 1000 * seconds)
         return SearchAnswer(system=name, seconds=seconds, results=results)
 

@@ -134,6 +134,7 @@ def test_the_issue_tracker_and_the_extras_are_those_of_the_package():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["urls"]["Issues"] == ISSUES_URL
     modules = {"PyStemmer": "Stemmer", "faiss-cpu": "faiss", "sentence-transformers": "sentence_transformers"}
+    modules["prometheus-client"] = "prometheus_client"
     for extra, requirements in project["optional-dependencies"].items():
         for requirement in requirements if extra not in ("dev", "docs") else ():
             package = re.match(r"[\w-]+", requirement)[0]

@@ -100,8 +100,19 @@ def test_the_page_has_the_routes_the_fields_and_the_defaults_of_the_code():
         assert text in " ".join(page.split()), text
 
 
+def test_the_page_has_the_names_of_all_metrics():
+    from dgr_trainer.serving.metrics import ServerMetrics
+
+    names = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in ServerMetrics().registry.collect()
+        if family.name.startswith("dgr_")
+    }
+    assert set(re.findall(r"`(dgr_\w+)`", PAGE.read_text(encoding="utf-8"))) == names
+
+
 def test_the_pictures_are_small_and_there():
     names = re.findall(r"\]\((serve-[\w-]+\.webp)\)", PAGE.read_text(encoding="utf-8"))
     pictures = sorted((ROOT / "docs").glob("serve-*.webp"))
-    assert set(names) <= {path.name for path in pictures} and len(names) >= 2
+    assert set(names) == {path.name for path in pictures} and len(names) == 3
     assert sum(path.stat().st_size for path in pictures) < 300_000

@@ -9,10 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from serving.running_server import EVIL, listening
+from tiny_models import bpe_tokenizer, make_bart, make_t5, unigram_tokenizer
 
 from dgr_trainer import Rankings
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifier_weights import ScoringSettings
+from dgr_trainer.identifiers import Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 from dgr_trainer.serving.settings import ServeSettings
 from dgr_trainer.serving.systems import RetrieverSystem, RunSystem, TeacherSystem
 from dgr_trainer.teachers import FunctionTeacher
@@ -520,6 +526,40 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
         assert info[1]["examples"] == ["Who discovered  penicillin"]
     with pytest.raises(DGRValueError, match="none of them is among the 1 queries"):
         RunSystem(run, {"q2": "x"})
+
+
+@pytest.mark.parametrize("kind", ["log_likelihood", "log_odds"])
+def test_an_adapter_with_docids_is_served_as_it_searches(kind, served_corpus):
+    if kind == "log_likelihood":
+        tokenizer, views = unigram_tokenizer(), ("docid",)
+        model, modules = make_t5(tokenizer), ["q"]
+    else:
+        tokenizer, views = bpe_tokenizer(), ("docid", "substring")
+        model, modules = make_bart(tokenizer), ["q_proj"]
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=modules, init_lora_weights=False))
+    identifiers = Identifiers(tokenizer, IdentifierSettings(views=views))
+    retriever = GenerativeRetriever(
+        model,
+        identifiers,
+        FMIndex.from_corpus(served_corpus, identifiers, progress=False),
+        corpus=served_corpus,
+        settings=SearchSettings(beam_size=3, substring_length=3),
+        scoring=ScoringSettings(kind=kind),
+    )
+    queries = ["who discovered penicillin", "the sea"]
+    with listening({"lora": RetrieverSystem(retriever)}) as url:
+        answer = ask.post(
+            f"{url}/search", json={"queries": queries, "k": 3, "identifiers": None, "marked": True}
+        ).json()
+    assert found(answer) == expected(retriever, queries, 3) and all(found(answer))
+    for hit in answer["results"][0]["hits"]:
+        assert sum(one["score"] for one in hit["identifiers"]) == pytest.approx(hit["score"], abs=1e-3)
+        docids = [one["text"] for one in hit["identifiers"] if one["view"] == "docid"]
+        if kind == "log_likelihood":
+            assert docids == [hit["passage_id"]]
+        # A docid is no part of the texts.
+        marked = {number for piece in hit["marked"]["text"] for number in piece["identifiers"]}
+        assert {hit["identifiers"][number]["view"] for number in marked} <= {"substring"}
 
 
 def test_without_texts(retriever):
