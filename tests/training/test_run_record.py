@@ -235,6 +235,7 @@ def test_one_of_several_processes_writes(bpe_tokenizer, tmp_path):
         assert read(alone)[name] == record[name]
 
 
+@pytest.mark.slow
 def test_a_record_of_an_earlier_training_gives_no_parts_to_a_new_one(bpe_tokenizer, tmp_path):
     for _ in range(2):
         make_trainer(tmp_path, bpe_tokenizer, max_steps=1).train()
