@@ -46,7 +46,9 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(size: float | None) -> str:
-    """Bytes as GB or MB."""
+    """Bytes as GB, MB or kB."""
     if size is None:
         return "\u2013"
+    if size < 1e6:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -45,7 +45,7 @@ RUN_RECORD = "dgr_run.json"
 FORMAT_VERSION = 1
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 _FINGERPRINTED = ("query_id", "query", "input_ids", "labels")
-_SET_LATER = ("output_dir", "report_to", "use_cpu", "logging_dir", "run_name")
+_SET_LATER = ("output_dir", "report_to", "use_cpu", "logging_dir", "run_name", "debug")
 
 
 class RunRecord(TrainerCallback):

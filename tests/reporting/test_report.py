@@ -360,7 +360,7 @@ def test_numbers():
         "0.0\u00a0%",
     )
     assert [duration(value) for value in (3.21, 70, 600, 9000)] == ["3.2 s", "70 s", "10 min", "2 h 30 min"]
-    assert memory(1.5e9) == "1.50 GB" and memory(2e6) == "2 MB"
+    assert memory(1.5e9) == "1.50 GB" and memory(2e6) == "2 MB" and memory(1234) == "1.2 kB"
 
 
 def test_a_single_run_has_no_before(folder):
