@@ -9,6 +9,7 @@ identifier at a time, in float32.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -182,7 +183,10 @@ def _tried(check: Callable[[], str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200].replace("|", "\\|") if str(error).strip() else "no reason given"
+    """The first sentence of an error: what follows may list things in any order."""
+    if not str(error).strip():
+        return "no reason given"
+    return re.split(r"\. (?=[A-Z])", str(error).strip().splitlines()[0])[0][:200].replace("|", "\\|")
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:
