@@ -1,7 +1,8 @@
-"""The quickstart's questions about the Python standard library, judged by hand."""
+"""The quickstart's questions about the Python standard library, judged by hand; `questions.md` is their data card."""
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 from collections.abc import Container, Iterator
@@ -17,6 +18,7 @@ from dgr_trainer.errors import DGRValueError
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "test"]
+HeldOut = Literal["topic", "passage"]
 
 ANSWER = 2
 """The grade of a passage that answers the question; passages of grade 1 answer a part of it, or indirectly."""
@@ -38,12 +40,42 @@ def all_questions() -> Iterator[Question]:
         yield Question(**json.loads(line))
 
 
+def topic(passage_id: str) -> str:
+    """Return the top-level module of a passage: `json` for `json.tool`, `builtins` for `str.split`."""
+    name = passage_id.partition(".")[0]
+    return "builtins" if hasattr(builtins, name) else name
+
+
+def held_out_by() -> dict[str, HeldOut]:
+    """Return for each test question whether its whole topic was held out, or only its passages.
+
+    Returns:
+        `dict[str, str]`: for each id of a test question `"topic"` if no passage that is relevant to a training
+        question is of the same top-level module as one of its answers, else `"passage"`.
+    """
+    questions = list(all_questions())
+    trained = {
+        topic(passage_id) for question in questions if question.split == "train" for passage_id in question.relevant
+    }
+    return {
+        question.query_id: "passage"
+        if any(topic(passage_id) in trained for passage_id, grade in question.relevant.items() if grade == ANSWER)
+        else "topic"
+        for question in questions
+        if question.split == "test"
+    }
+
+
 def load_questions(split: Split, corpus: Corpus | Container[str]) -> tuple[Dataset, Qrels]:
     """Load the questions of one split, with those of their relevant passages that are in the corpus.
 
     The questions are phrased as people ask or search ("how many days has February 2023", "RuntimeError: no running
-    event loop") and judged against Python 3.11 to 3.14: grade 2 for passages that answer, 1 for passages that help. No
-    passage is relevant in both splits, so the test questions ask for passages that no training question asked for.
+    event loop") and judged by reading the passages: grade 2 for passages that answer, 1 for passages that help. The
+    passages are those of Python 3.11; where 3.12 or 3.13 renamed one, both names are judged.
+
+    About half of the questions are held out. No passage is relevant in both splits, so the test questions ask for
+    passages that no training question asked for; two fifths of them ask about modules that no training question is
+    about at all (see [`held_out_by`]).
 
     Questions whose answer is not in the corpus, because the interpreter was built without the module or the platform
     lacks it, are left out and counted in the log.
