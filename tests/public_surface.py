@@ -27,6 +27,7 @@ PACKAGES = (
     "dgr_trainer.evaluation",
     "dgr_trainer.evaluation.retrieval_metric",
     "dgr_trainer.index",
+    "dgr_trainer.integrations",
     "dgr_trainer.retrieval",
     "dgr_trainer.runs",
     "dgr_trainer.teachers",

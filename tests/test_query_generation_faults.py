@@ -80,6 +80,7 @@ for output, killed_in, seconds in rounds:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_twenty_times_the_queries_are_the_same(tmp_path, corpus, bpe_tokenizer):
     make_bart(bpe_tokenizer).save_pretrained(tmp_path / "model")

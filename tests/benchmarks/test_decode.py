@@ -18,6 +18,7 @@ def run(name, monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_dictionaries_become_a_corpus_and_a_measurement(tmp_path, monkeypatch, capsys):
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     text, lines = b"", ["00-database-info\tA\tB"]

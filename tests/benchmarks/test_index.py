@@ -17,6 +17,7 @@ def script():
     return module
 
 
+@pytest.mark.slow
 def test_every_size_is_measured(script, tmp_path, capsys, monkeypatch):
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is read from /proc")

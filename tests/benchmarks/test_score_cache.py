@@ -3,9 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "score_cache.py"
 
 
+@pytest.mark.slow
 def test_two_implementations_write_and_read_the_same_scores(tmp_path):
     (tmp_path / "other.py").write_text("from dgr_trainer.teachers.score_cache import ScoreCache as ScoreStore\n")
     arguments = ["--scores", "300", "--batch", "7", "--rounds", "1", "--other", str(tmp_path / "other.py")]

@@ -66,6 +66,7 @@ def test_errors_are_shown_in_any_encoding(files, environment):
     assert failed.returncode == 2 and b"does not exist" in failed.stderr and b"Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_is_no_text(files):
     name = os.fsencode(files) + b"/r\xff.trec"
     try:

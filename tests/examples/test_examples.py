@@ -169,7 +169,7 @@ def summarisation_files(folder: Path, kind: str) -> None:
             writer.writerows(rows)
 
 
-@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("kind", ["csv", pytest.param("json", marks=pytest.mark.slow)])
 def test_the_summarisation_script(kind: str, tmp_path: Path) -> None:
     summarisation_files(tmp_path, kind)
     corpus = Corpus.read(EXAMPLES / "data")
@@ -215,6 +215,7 @@ def test_the_summarisation_script(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_the_summarisation_script_without_a_teacher_learns_titles_alone(tmp_path: Path) -> None:
     summarisation_files(tmp_path, "csv")
     options = {

@@ -234,6 +234,7 @@ def test_many_passages_against_counting(large):
     np.testing.assert_array_equal(np.diff(indptr), [len(sequence) for sequence in sequences])
 
 
+@pytest.mark.slow
 def test_large_vocabulary_with_many_distinct_tokens():
     rng = np.random.default_rng(0)
     tokens = np.concatenate([rng.permutation(np.arange(1, 100_000)), rng.integers(200_000, 300_000, 1000)])

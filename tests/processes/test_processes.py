@@ -30,7 +30,7 @@ from dgr_trainer.processes import (
 )
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 from dgr_trainer.retrieval.hits import Hit
-from dgr_trainer.retrieval.search_engine import SearchEngine
+from dgr_trainer.retrieval.search_engine import SearchEngine, SearchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 
@@ -197,11 +197,12 @@ def test_searching_processes_need_memory_for_their_batches_only(made_of, name, m
     retriever = GenerativeRetriever(*made_of, settings=SETTINGS)
     asked = {f"q{number}": "sea" for number in range(600)}
 
-    def search(engine, requests, k, processes):
+    def results(engine, requests, k, processes):
         for number, _ in enumerate(requests):
-            yield [Hit(f"{number}-{rank}".ljust(4000), 1 / (1 + rank), ()) for rank in range(50)]
+            hits = [Hit(f"{number}-{rank}".ljust(4000), 1 / (1 + rank), ()) for rank in range(50)]
+            yield SearchResult(hits, engine.index)
 
-    monkeypatch.setattr(SearchEngine, "search", search)
+    monkeypatch.setattr(SearchEngine, "results", results)
 
     def run(processes, results_on):
         queries = list(asked.values()) if name == "search" else asked

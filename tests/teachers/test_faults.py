@@ -116,6 +116,7 @@ def scored(folder):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_twenty_times_the_result_is_the_same(work):
     """Whatever is killed when, each pair is kept once, and the rankings are the same to the last bit."""

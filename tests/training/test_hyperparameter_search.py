@@ -151,7 +151,7 @@ class Evaluator:
         return {"hits@10": self.trainer.args.margin / 1000}
 
 
-@pytest.mark.parametrize("during", [False, True])
+@pytest.mark.parametrize("during", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_objective_is_the_metric_of_the_best_model(during, tmp_path):
     evaluator = Evaluator()
     settings = {"metric_for_best_model": "hits@10", "greater_is_better": True}

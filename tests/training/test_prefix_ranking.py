@@ -19,7 +19,7 @@ from training_runs import SGD, assert_same_run, quiet_bart, run
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
-from dgr_trainer.student import probing
+from dgr_trainer.student.encoder_decoder import EncoderDecoderStudent
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.losses import RANKING_LOSSES
 from dgr_trainer.training.prefix_ranking import prefix_lists, prefix_ranking_losses
@@ -139,7 +139,7 @@ def test_neither_accumulation_nor_packing_changes_training(bpe_tokenizer, tmp_pa
 
     one = trained(1)
     assert_same_run(one, trained(8))
-    monkeypatch.setattr(probing, "packing_obstacle", lambda model: "for the test")
+    monkeypatch.setattr(EncoderDecoderStudent, "packing_obstacle", lambda student: "for the test")
     assert_same_run(one, trained(1))
 
 
