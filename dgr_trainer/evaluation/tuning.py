@@ -74,10 +74,12 @@ class TunedSearch:
         scoring ([`ScoringSettings`]): Weights of the identifiers.
         metric (`str`): What was maximised.
         changed (`Mapping[str, Any]`): The settings that differ from those of the retriever.
-        fitted_queries, held_out_queries (`int`): Number of queries of either half.
-        fitted_before, fitted_after (`float`): Mean of the metric over the queries that the settings are fitted to.
-        held_out_before, held_out_after (`float`): The same over the other queries, which the settings were not chosen
-            by.
+        fitted_queries (`int`): Number of queries that the settings are fitted to.
+        held_out_queries (`int`): Number of the other queries, which the settings were not chosen by.
+        fitted_before (`float`): Mean of the metric over the fitted queries, with the settings of the retriever.
+        fitted_after (`float`): The same with the new settings.
+        held_out_before (`float`): Mean over the held-out queries, with the settings of the retriever.
+        held_out_after (`float`): The same with the new settings.
         p_value (`float`): Of a paired randomisation test between the last two.
         seed (`int`): Seed of the halves.
         trials (`Sequence[Trial]`): Everything that was tried, in order.
