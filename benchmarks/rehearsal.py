@@ -92,7 +92,7 @@ class Rehearsal:
         """A random model that generates tokens as often as they occur in the corpus, over an index."""
         identifiers = self.identifiers()
         set_seed(0)
-        model = random_bart(identifiers.tokenizer, self.options.small).eval()
+        model = random_bart(identifiers.tokenizer, self.options).eval()
         frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
         model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None]
         settings = SearchSettings(
@@ -246,7 +246,7 @@ def search(job: Rehearsal) -> dict[str, Any]:
 
 def timed_search(retriever: GenerativeRetriever, queries: list[str]) -> dict[str, float]:
     """Seconds of a query, and those that are not the model's."""
-    clock = Clock("cpu")
+    clock = Clock(argparse.Namespace(device="cpu", cpu_time=False))
     model = [*SEARCH[1:], (search_engine, "score_identifiers", "query words")]
     with clock.watching(*model):
         began = clock.now()

@@ -194,7 +194,7 @@ def test_ctrl_c_in_training(files, tmp_path):
     assert code == 130 and "Traceback" not in err
     assert "dgr train: interrupted" in err and "--resume_from_checkpoint last" in err
     assert not (output / "model").exists()
-    assert {path.name.split("-")[0] for path in output.iterdir()} <= {"checkpoint", "train.yaml"}
+    assert {path.name.split("-")[0] for path in output.iterdir()} <= {"checkpoint", "train.yaml", "dgr_run.json"}
 
 
 @pytest.mark.slow

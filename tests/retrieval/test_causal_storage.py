@@ -118,6 +118,7 @@ def test_search_and_candidates_on_the_command_line(corpus, qrels, tmp_path, caps
     arguments = [str(tmp_path / "saved"), *files, "--output", str(tmp_path / "candidates"), "-k", "3"]
     assert main(["candidates", *arguments, "--device", "cpu"]) == 0
     candidates = Candidates.load_from_disk(tmp_path / "candidates")
+    expected = retriever.search(QUERIES[0], k=3, leave_out_own_text=True)[0]
     assert {hit.passage_id for hit in expected} <= set(candidates.passage_ids("q1"))
 
 
