@@ -59,7 +59,7 @@ def main() -> None:
     index = synthetic_index(options, identifiers)
     print(f"{index.num_passages:,} passages, {index.num_tokens:,} tokens, {index.num_bytes / 1e6:,.0f} MB, "
           f"{options.threads} threads")  # fmt: skip
-    model = random_bart(tokenizer, options.small).eval()
+    model = random_bart(tokenizer, options).eval()
     frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
     model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None]
     settings = SearchSettings(

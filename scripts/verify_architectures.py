@@ -48,7 +48,7 @@ from dgr_trainer import (  # noqa: E402
     ScoringSettings,
     SearchSettings,
 )
-from dgr_trainer.retrieval.decoder import decodes_with_cache  # noqa: E402
+from dgr_trainer.retrieval.decoder import decoding_way  # noqa: E402
 from dgr_trainer.student.probing import scoring_way  # noqa: E402
 from dgr_trainer.student.token_scores import sum_by_identifier  # noqa: E402
 
@@ -115,7 +115,7 @@ def _searches(name: str) -> str:
         hits = retriever.search(query, k=5)[0]
         assert [hit.passage_id for hit in hits] == [passage_id for _, passage_id in expected], "other passages"
         _assert_close(torch.tensor([hit.score for hit in hits]), torch.tensor([score for score, _ in expected]))
-    return YES if decodes_with_cache(student) else "yes, without cache"
+    return YES if decoding_way(student) != "reread" else "yes, without cache"
 
 
 def _survives_saving(name: str) -> str:

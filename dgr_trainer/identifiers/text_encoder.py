@@ -150,11 +150,13 @@ class TextEncoder:
 
     def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """Ids of words, those of earlier calls from memory."""
-        unknown = [word for word in words if word not in self._word_ids]
-        if len(self._word_ids) + len(unknown) > _REMEMBERED_WORDS:
-            self._word_ids, unknown = {}, list(words)
-        self._word_ids |= zip(unknown, self.encode(unknown), strict=True)
-        return [list(self._word_ids[word]) for word in words]
+        known = self._word_ids  # Another thread may put an empty one in its place.
+        unknown = [word for word in words if word not in known]
+        if len(known) + len(unknown) > _REMEMBERED_WORDS:
+            known, unknown = {}, list(words)
+            self._word_ids = known
+        known.update(zip(unknown, self.encode(unknown), strict=True))
+        return [list(known[word]) for word in words]
 
     def _unspaced_starts(self, words: Words, ids: Sequence[int]) -> list[int | None] | None:
         """Where each word starts in the ids of a text of which some words are not separated by whitespace."""

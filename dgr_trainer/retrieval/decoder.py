@@ -78,18 +78,6 @@ def decoding_way(model: nn.Module) -> DecodingWay | None:
     return way
 
 
-def decodes_with_cache(model: nn.Module) -> bool:
-    """Whether a search uses a model's cache, as far as is known; if not, each step has to read all tokens.
-
-    Args:
-        model (`nn.Module`): A student, wrapped or not.
-
-    Raises:
-        ValueError: if the model cannot generate step by step.
-    """
-    return decoding_way(model) != "reread"
-
-
 def _largest_difference(student: Any, way: DecodingWay) -> float | None:
     """How far some steps are from the log-probabilities of ordinary calls; `None` if by rounding only."""
     sample = samples(student)

@@ -181,7 +181,8 @@ def _of_each(value: Any, name: str, queries: Sequence[str] | int) -> list[Passag
         return [value.get(query) for query in queries]
     if value is None or isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return None
-    if not any(_is_set(one) for one in value):
+    is_flat = not any(_is_set(one) for one in value)
+    if is_flat and not (len(value) and all(one is None for one in value)):
         return None
     number = queries if isinstance(queries, int) else len(queries)
     if len(value) != number:

@@ -40,33 +40,25 @@ class EncoderDecoderSteps:
         self._cached = cached
         self._cache: Any = None
         self._cache_name = cache_argument(model)
-        self._tokens = torch.empty(0, dtype=torch.long, device=self.device)
+        # What each row has read, if it has to be read again.
+        self._tokens = torch.empty(len(prompts), 0, dtype=torch.long, device=self.device)
         self._prompt_rows = np.arange(len(prompts))
         self._rows = self._states, self._mask
         self.scores = self.step(self._prompt_rows, np.full(len(prompts), start_token_id(model)))
 
     def step(self, parents: np.ndarray, tokens: np.ndarray) -> Tensor:
-        """Read one token per row.
-
-        Args:
-            parents (`np.ndarray` of int64, shape `(rows,)`): The row of the previous step that each row extends.
-            tokens (`np.ndarray` of int64, shape `(rows,)`): The tokens.
-
-        Returns:
-            `torch.Tensor` of float32, shape `(rows, vocabulary)`: log-probabilities of the next token.
+        """Read one token per row; see [`Steps`].
 
         Raises:
             ValueError: if the model returns no encoder-decoder cache.
         """
         read = torch.from_numpy(tokens).to(self.device)[:, None]
-        if self._tokens.numel():
-            self._reorder(parents)
-            self._tokens = torch.cat([self._tokens[torch.from_numpy(parents).to(self.device)], read], dim=1)
-        else:
-            self._tokens = read
+        rows = torch.from_numpy(parents).to(self.device)
+        self._reorder(parents, rows)
         states, mask = self._rows
         arguments = {"decoder_input_ids": read, "use_cache": True, self._cache_name: self._cache}
         if not self._cached:
+            self._tokens = torch.cat([self._tokens[rows], read], dim=1)
             arguments = {
                 "decoder_input_ids": self._tokens,
                 "decoder_attention_mask": torch.ones_like(self._tokens),
@@ -85,15 +77,13 @@ class EncoderDecoderSteps:
         logits: Tensor = outputs.logits[:, -1]
         return logits.float().log_softmax(dim=-1)
 
-    def _reorder(self, parents: np.ndarray) -> None:
-        rows = torch.from_numpy(parents).to(self.device)
+    def _reorder(self, parents: np.ndarray, rows: Tensor) -> None:
         prompt_rows = self._prompt_rows[parents]
-        if np.array_equal(prompt_rows, self._prompt_rows):  # Beams of a prompt share its encoder states.
-            if self._cached:
-                self._cache.self_attention_cache.reorder_cache(rows)
-            return
-        if self._cached:
-            self._cache.reorder_cache(rows)
-        prompts = torch.from_numpy(prompt_rows).to(self.device)
-        self._rows = self._states[prompts], self._mask[prompts]
-        self._prompt_rows = prompt_rows
+        # Beams of a prompt share its encoder states.
+        same = np.array_equal(prompt_rows, self._prompt_rows)
+        if self._cache is not None:
+            (self._cache.self_attention_cache if same else self._cache).reorder_cache(rows)
+        if not same:
+            prompts = torch.from_numpy(prompt_rows).to(self.device)
+            self._rows = self._states[prompts], self._mask[prompts]
+            self._prompt_rows = prompt_rows

@@ -218,7 +218,8 @@ def load_student_model(name: str | os.PathLike[str], **arguments: Any) -> Any:
     Raises:
         ValueError: if weights are missing, see `load_model`.
     """
-    of_hub = {key: arguments[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in arguments}
+    names = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
+    of_hub = {name: arguments[name] for name in names if name in arguments}
     config = arguments.get("config") or transformers.AutoConfig.from_pretrained(
         name, trust_remote_code=arguments.get("trust_remote_code"), **of_hub
     )

@@ -33,6 +33,21 @@ def test_words_have_the_same_ids_everywhere(tokenizer):
     assert identifiers.encode("long") + river + identifiers.encode("in Africa") == long_river
 
 
+def test_the_memory_of_words_may_be_emptied_by_another_thread(bpe_tokenizer):
+    identifiers, text = Identifiers(bpe_tokenizer), "the long river in Africa"
+    ids = identifiers.encode(text)
+    expected = identifiers.words(text, ids)
+    encoder = identifiers._encoder
+
+    class Interrupted(dict):
+        def __contains__(self, word):
+            encoder._word_ids = {}  # What another thread does when there are too many.
+            return super().__contains__(word)
+
+    encoder._word_ids = Interrupted(encoder._word_ids)
+    assert identifiers.words(text, ids) == expected
+
+
 def test_layout_of_a_passage(tokenizer):
     identifiers = Identifiers(tokenizer, ALL_VIEWS)
     passage = Passage("p1", "Mount Everest", "the highest mountain", ("what is the highest", "where is it"), "id 1")

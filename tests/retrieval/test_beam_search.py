@@ -12,7 +12,7 @@ from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import legal_tokens
 from dgr_trainer.retrieval.beam_search import search_views
-from dgr_trainer.retrieval.decoder import decodes_with_cache
+from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.student.generation_mode import generation_mode
 
 QUERIES = ["who discovered penicillin", "sea", "town buried by the ash of a volcano near Naples"]
@@ -290,7 +290,7 @@ def test_a_model_without_a_cache_reads_all_tokens_at_each_step(bart, corpus, cap
         return outputs
 
     model.forward = forgetful
-    assert not decodes_with_cache(model)
+    assert decoding_way(model) == "reread"
     assert "does not return an EncoderDecoderCache" in caplog.text and "slower" in caplog.text
     for hypotheses, wanted in zip(find(model, index, identifiers, "title").identifiers, expected, strict=True):
         assert [one.ids for one in hypotheses] == [one.ids for one in wanted]
@@ -312,9 +312,9 @@ def test_a_model_that_forgets_is_found_out(cached, bart):
     model.forward = forgetful
     if cached:
         with pytest.raises(ValueError, match="cannot generate step by step.*off by .*off by .*such as BART or T5"):
-            decodes_with_cache(model)
+            decoding_way(model)
     else:
-        assert decodes_with_cache(model)
+        assert decoding_way(model) == "cached"
 
 
 # Closed sets

@@ -105,6 +105,14 @@ def test_each_query_has_passages_of_its_own(make, way):
         assert found[number] == described(retriever.search([text], 4))[0]
 
 
+def test_each_query_may_have_all_passages(make):
+    whole = make(ALL)
+    expected = exactly(whole.search(TEXTS, 4))
+    assert exactly(whole.search(TEXTS, 4, among=[None] * 4, exclude=[None] * 4)) == expected
+    with pytest.raises(ValueError, match="There are 4 queries, but exclude has 1 sets"):
+        whole.search(TEXTS, 4, exclude=[None])
+
+
 @pytest.mark.slow
 def test_rank_lists_of_queries_with_passages_of_their_own(make, way):
     whole, queries = make(ALL), dict(zip("abc", TEXTS, strict=False))

@@ -286,3 +286,17 @@ def test_a_model_is_loaded_as_its_configuration_says(name, tmp_path):
     loaded = load_student_model(tmp_path, dtype=torch.float32)
     assert type(loaded) is type(model)
     assert all(torch.equal(*pair) for pair in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_model_in_the_cache_is_loaded_without_asking_the_hub(tmp_path, monkeypatch):
+    make("gpt2").save_pretrained(tmp_path)
+    asked = []
+    from_pretrained = transformers.AutoConfig.from_pretrained
+
+    def noted(name, **arguments):
+        asked.append(arguments.get("local_files_only"))
+        return from_pretrained(name, **arguments)
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", noted)
+    load_student_model(tmp_path, local_files_only=True)
+    assert asked[0] is True

@@ -19,7 +19,7 @@ from architectures import (
     score_tokens,
 )
 
-from dgr_trainer.retrieval.decoder import decodes_with_cache
+from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.student import probing
 from dgr_trainer.student.likelihoods import score_identifiers
 from dgr_trainer.student.probing import scoring_way
@@ -158,7 +158,7 @@ def test_a_quantised_model_rounds():
         warnings.simplefilter("ignore")  # Another package will have this function.
         model = torch.ao.quantization.quantize_dynamic(make("bart"), {torch.nn.Linear}, dtype=torch.qint8)
     assert scoring_way(model) == "packed"
-    assert decodes_with_cache(model)
+    assert decoding_way(model) == "cached"
 
 
 @pytest.mark.parametrize("name", ["bart", "t5"])
