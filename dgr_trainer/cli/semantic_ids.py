@@ -196,15 +196,12 @@ def _check(options: SourceOptions, encoder: EncoderOptions) -> None:
 
 def _load_student(name: str) -> tuple[Any, Any]:
     """A model of any architecture that generates, and its tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from dgr_trainer.student.loading import causal_logits, load_model, seq2seq_logits
+    from dgr_trainer.student.students import load_student_model
 
     with input_errors(f"--student: {name} cannot be loaded", Exception):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if AutoConfig.from_pretrained(name).is_encoder_decoder:
-            return load_model(AutoModelForSeq2SeqLM, name, seq2seq_logits), tokenizer
-        return load_model(AutoModelForCausalLM, name, causal_logits), tokenizer
+        return load_student_model(name), AutoTokenizer.from_pretrained(name)
 
 
 def _write(folder: Path, ids: SemanticIds, corpus: Corpus, statistics: SemanticIdStatistics) -> None:

@@ -141,8 +141,7 @@ def tune_search(
             (`SearchSettings`). By default those of `dgr_trainer.evaluation.tuning.GRID`.
         beam_sizes (`Sequence[int]`, *optional*): Beam sizes to try, each of which decodes the queries anew. By default
             only that of the retriever.
-        max_queries (`int`, *optional*, defaults to 400): Number of queries; of more, a sample is taken by the hash of
-            their ids.
+        max_queries (`int`, *optional*, defaults to 400): Number of queries; of more, a random sample is taken.
         rounds (`int`, defaults to 2): How often the settings are gone through; fewer if a round changes nothing.
         seed (`int`, defaults to 0): Seed of the sample and of the halves.
         progress (`bool`, defaults to `True`): Show a progress bar.
@@ -348,7 +347,7 @@ def _judged(
     max_queries: int | None,
     seed: int,
 ) -> tuple[dict[str, str], dict[str, Mapping[str, int]]]:
-    """Queries with relevant passages, and their qrels; of too many, those with the smallest hashes."""
+    """Queries with relevant passages, and their qrels; of too many, a random sample."""
     texts, grades = queries_mapping(queries), as_qrels(qrels)
     ids = [query_id for query_id in sorted(texts) if any(grade > 0 for grade in grades.get(query_id, {}).values())]
     if max_queries is not None and len(ids) > max_queries:

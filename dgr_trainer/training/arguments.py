@@ -236,18 +236,21 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             raise DGRValueError(f"preset={self.preset!r} is unknown; use one of {', '.join(PRESETS)}.")
         if self.score_spread in (None, AUTO):
             self.score_spread = PUBLISHED_SPREAD
-        if self.resolved_ranking_loss is RANKING_LOSSES["distilled_ranknet"]:
-            self.active_pair_mean = True
+        loss = self.resolved_ranking_loss
+        if loss in RANKING_LOSSES.values():  # Also after another one was chosen, which has no such setting.
+            self.active_pair_mean = loss is RANKING_LOSSES["distilled_ranknet"]
 
-    @property
-    def spread_of_scores(self) -> float | None:
-        """What the scale of the loss's defaults is proportional to; `None` where they are as published.
+    def scale_of_defaults(self, score_kind: str) -> tuple[str, float | None]:
+        """The kind of scores whose defaults the loss has, and what these are proportional to.
 
-        Standardised scores have a spread of 1, whatever that of the candidates.
+        Standardised scores have a spread of 1, whatever that of the candidates and whatever kind they are; log-odds
+        have `score_spread`, `None` where the defaults are as published; those of log-likelihoods stay as they are.
         """
         if self.ranking_loss_settings.get("normalization", "none") != "none":
-            return 1.0
-        return None if self.score_spread is None else float(self.score_spread)
+            return "log_odds", 1.0
+        if score_kind != "log_odds" or self.score_spread is None:
+            return score_kind, None
+        return score_kind, float(self.score_spread)
 
     @property
     def resolved_ranking_loss(self) -> RankingLoss:
@@ -283,9 +286,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         """
         values = {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
         if self.score_spread is not None:
-            loss, spread = self.resolved_ranking_loss, self.spread_of_scores
-            fitted = loss.defaults("log_odds", spread)
-            fitted["generation_weight"] = loss.generation_weight("log_odds", spread)
+            loss, scale = self.resolved_ranking_loss, self.scale_of_defaults("log_odds")
+            fitted = loss.defaults(*scale)
+            fitted["generation_weight"] = loss.generation_weight(*scale)
             given = self.ranking_loss_settings
             values |= {
                 name: fitted[name]

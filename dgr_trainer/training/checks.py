@@ -156,9 +156,7 @@ def check_prefix_ranking(collator: DistillationCollator) -> None:
     Raises:
         ValueError: if a passage may have several identifiers.
     """
-    if isinstance(collator.source, StringIdentifiers) or (
-        collator.scoring.kind == "log_likelihood" and collator.identifiers.views in (("title",), ("docid",))
-    ):
+    if collator.one_identifier_a_passage:
         return
     raise DGRValueError(
         f"prefix_ranking=True ranks the prefixes of one identifier a passage, but the candidates score a passage by "

@@ -23,7 +23,7 @@ from dgr_trainer.semantic_ids.ids import SemanticIds
 from dgr_trainer.student.packing import pack_identifiers
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers, StringIdentifiers
 from dgr_trainer.training.prompts import padded_prompts
-from dgr_trainer.training.query_tables import QueryTable, identifier_arrays, list_arrays
+from dgr_trainer.training.query_tables import QueryTable, identifier_arrays, list_arrays, passage_cells
 from dgr_trainer.training.sampling import Coverage, ListSampler, TrainingList
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class DistillationCollator:
     ```
 
     Every tensor of a batch has one entry per query. V views in use, L prompt tokens, C tokens to score, K identifiers,
-    M passages of I identifiers each; R decoder rows of N prefixes and S prefixes to score, per query on average:
+    M passages of I identifiers each, of up to D tokens; R decoder rows of N prefixes and S prefixes to score, per query
+    on average:
 
     | name                              | shape     | content                                             |
     |-----------------------------------|-----------|-----------------------------------------------------|
@@ -113,6 +114,8 @@ class DistillationCollator:
     | `passage_factors`                 | (B, M, I) | their repetition discount                           |
     | `list_mask`, `teacher_scores`     | (B, M)    | which passages there are, and the teacher's scores  |
     | `taught_ranks`                    | (B, M)    | places in the order to be taught, equal for ties    |
+    | `passage_cells`                   | (B, M, D) | if a passage has one identifier: where its tokens   |
+    |                                   |           | are in `labels`, -1 for padding                     |
     """
 
     def __init__(
@@ -202,6 +205,13 @@ class DistillationCollator:
         copied._epoch = torch.zeros((), dtype=torch.int64)
         return copied
 
+    @property
+    def one_identifier_a_passage(self) -> bool:
+        """Whether a passage is scored by one identifier, whose prefixes can then be ranked."""
+        return isinstance(self.source, StringIdentifiers) or (
+            self.scoring.kind == "log_likelihood" and self.identifiers.views in (("title",), ("docid",))
+        )
+
     def coverage(self, query_ids: Iterable[str], *, progress: bool = False) -> Coverage:
         """Count what these queries have and lack: rank lists, identifiers, relevant passages (see [`Coverage`])."""
         return self.sampler.coverage(
@@ -239,6 +249,8 @@ class DistillationCollator:
         batch = {**padded_prompts(features, views, self.identifiers), **packed._asdict()}
         batch |= identifier_arrays(tables)
         batch |= list_arrays(tables, lists)
+        if self.one_identifier_a_passage:
+            batch["passage_cells"] = passage_cells(packed.segments, batch["passage_identifiers"][..., 0])
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _table(self, query_id: str, query: str, sampled: TrainingList, epoch: int) -> QueryTable:

@@ -48,10 +48,11 @@ class RankingObjective:
         """
         args.check_loss()
         loss = args.resolved_ranking_loss
+        kind, spread = args.scale_of_defaults(score_kind)
         generation_weight = args.generation_weight
         if generation_weight is None:
-            generation_weight = loss.generation_weight(score_kind, args.spread_of_scores)
-        settings = loss.with_settings(score_kind, args.ranking_loss_settings, args.spread_of_scores)
+            generation_weight = loss.generation_weight(kind, spread)
+        settings = loss.with_settings(kind, args.ranking_loss_settings, spread)
         return cls(loss, settings, args.ranking_weight, float(generation_weight), args.prefix_ranking)
 
     @property

@@ -146,16 +146,13 @@ class PairMaker:
 
     def _examples(self, source: PairSource, passage: PreparedPassage) -> Iterator[Example]:
         if source.query_id is not None and source.query is not None:
-            random = self._random(source.query_id, passage.passage.id)
+            random = random_of(self.seed, source.query_id, passage.passage.id)
             yield from self._targets(passage, source.query, self.per_query, random)
             return
-        random = self._random(passage.passage.id)
+        random = random_of(self.seed, passage.passage.id)
         for _ in range(self.per_passage):
             query = self._piece(passage, random)
             yield from self._targets(passage, query, dict.fromkeys(self.identifiers.views, 1), random)
-
-    def _random(self, *ids: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *(zlib.crc32(i.encode()) for i in ids)])
 
     def _piece(self, passage: PreparedPassage, random: np.random.Generator) -> str:
         """A piece of a passage to use as the query: a pseudo-query or consecutive words of the body."""
@@ -224,6 +221,11 @@ class PairPacker:
         rows = [prompts[example.view, example.query] for example in examples]
         labels = [ids if ids[-1] == eos else (*ids, eos) for _, _, ids in examples]
         return pa.table({"input_ids": _lists(rows), "labels": _lists(labels)}, schema=FEATURES.arrow_schema)
+
+
+def random_of(seed: int, *ids: str) -> np.random.Generator:
+    """Random numbers that depend only on the seed and the ids."""
+    return np.random.default_rng([seed, *(zlib.crc32(i.encode()) for i in ids)])
 
 
 def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:

@@ -10,7 +10,6 @@ trainer.
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
@@ -29,7 +28,7 @@ from dgr_trainer.files.arrow_rows import dataset_from_tables
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
 from dgr_trainer.index import FMIndex
-from dgr_trainer.training.pair_making import FEATURES, Example, MadePairs, PairMaker, PairPacker, PairSource
+from dgr_trainer.training.pair_making import FEATURES, Example, MadePairs, PairMaker, PairPacker, PairSource, random_of
 from dgr_trainer.training.pair_processes import map_chunks
 from dgr_trainer.training.pair_substrings import DistinctiveSubstrings, PublishedSubstrings
 from dgr_trainer.training.prompts import LostQueries
@@ -214,7 +213,7 @@ def pairs_from_candidates(
                 texts[query_id],
                 identifiers,
                 identifiers_per_query,
-                _random(seed, query_id, passage_id),
+                random_of(seed, query_id, passage_id),
             )
         ]
         return MadePairs(packer.pack(examples), None, packer.losses.taken())
@@ -301,10 +300,6 @@ def _earning(
     # The largest of logarithms with Gumbel noise are a sample without replacement, in proportion to the credits.
     noisy = np.log(credits) + random.gumbel(size=len(pool))
     return [pool[number] for number in np.argsort(-noisy, kind="stable")[:count].tolist()]
-
-
-def _random(seed: int, *ids: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *(zlib.crc32(i.encode()) for i in ids)])
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -34,30 +34,12 @@ def prefix_lists(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> Pref
         batch (`Mapping[str, torch.Tensor]`): A batch of the collator, with one identifier a passage.
 
     Returns:
-        [`PrefixLists`]: D is the length of the longest identifier of the batch, read back from the device.
+        [`PrefixLists`]: D is the length of the longest identifier in the lists.
     """
-    segments, list_mask = batch["segments"], batch["list_mask"]
-    count = batch["identifier_counts"].shape[1]
-    present = segments >= 0
-    # The tokens of an identifier are consecutive cells, in their order.
-    cells = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    first = torch.ones_like(present)
-    first[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    depths = cells - torch.where(first, cells, 0).cummax(1).values
-    size = int(torch.where(present, depths, 0).max()) + 1
-    places = torch.where(present, segments * size + depths, count * size)
-
-    def by_identifier(values: Tensor, fill: int) -> Tensor:
-        """`(B, C)` -> `(B, K, D)`."""
-        table = values.new_full((len(values), count * size + 1), fill)
-        return table.scatter(1, places, values)[:, :-1].view(-1, count, size)
-
-    # A passage has one identifier, or none.
-    slots = batch["passage_identifiers"][..., 0]
-    listed = list_mask & (slots >= 0)
-    chosen = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, size)
-    tokens = by_identifier(batch["labels"], -1).gather(1, chosen).masked_fill(~listed.unsqueeze(-1), -1)
-    log_p = by_identifier(log_probabilities, 0).gather(1, chosen).masked_fill(~listed.unsqueeze(-1), 0.0)
+    cells, list_mask = batch["passage_cells"], batch["list_mask"]
+    chosen, absent = cells.clamp(min=0).flatten(1), cells < 0
+    tokens = batch["labels"].gather(1, chosen).view_as(cells).masked_fill(absent, -1)
+    log_p = log_probabilities.gather(1, chosen).view_as(cells).masked_fill(absent, 0.0)
 
     same = (tokens.unsqueeze(2) == tokens.unsqueeze(1)).to(torch.uint8).cumprod(-1).bool()  # (B, M, M, D)
     both = (list_mask.unsqueeze(2) & list_mask.unsqueeze(1)).tril(-1)

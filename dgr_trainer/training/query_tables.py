@@ -66,3 +66,16 @@ def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> 
         "teacher_scores": scores,
         "taught_ranks": ranks,
     }
+
+
+def passage_cells(segments: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+    """Where the tokens of each passage's one identifier are among the labels, `(B, M, D)`, -1 for padding.
+
+    Args:
+        segments (`np.ndarray` of shape `(B, C)`): Number of the identifier of each label; its labels are consecutive.
+        identifiers (`np.ndarray` of shape `(B, M)`): Number of the identifier of each passage, -1 for none.
+    """
+    found = (segments[:, None] == identifiers[..., None]) & (identifiers[..., None] >= 0)
+    lengths = found.sum(-1, keepdims=True)
+    depths = np.arange(max(1, int(lengths.max())))
+    return np.where(depths < lengths, found.argmax(-1)[..., None] + depths, -1)

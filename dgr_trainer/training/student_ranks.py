@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
+from dgr_trainer.training.taught_lists import evenly
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,7 @@ def share_found(collator: DistillationCollator, query_ids: Sequence[str], k: int
         for query_id in query_ids
         if query_id in source.candidates and query_id in qrels
     }
-    judged = [query_id for query_id, of in relevant.items() if of]
-    judged = judged[:: max(1, len(judged) // _SAMPLED)]
+    judged = evenly([query_id for query_id, of in relevant.items() if of], _SAMPLED)
     if not judged:
         return None
     found = sum(not relevant[query_id].isdisjoint(source.order(query_id)[:k]) for query_id in judged)

@@ -43,7 +43,7 @@ def taught_lists(
           `violated` pairs, and `relative_to_spread`: the margin that the loss asks for between the first and the last
           passage of a list of mean length, divided by the median spread.
     """
-    chosen = _evenly(query_ids, MOST_QUERIES)
+    chosen = evenly(query_ids, MOST_QUERIES)
     qrels = collator.sampler.qrels
     drawn = [collator.sampler.sample(query_id, 0) for query_id in chosen]
     lists = [(query_id, one) for query_id, one in zip(chosen, drawn, strict=True) if len(one.passage_ids) > 1]
@@ -118,7 +118,8 @@ def _tied_pairs(ranks: Sequence[int]) -> int:
     return sum(count * (count - 1) // 2 for count in np.unique(ranks, return_counts=True)[1].tolist())
 
 
-def _evenly(values: Sequence[str], count: int) -> list[str]:
+def evenly(values: Sequence[str], count: int) -> list[str]:
+    """At most `count` different values, evenly spaced."""
     values = list(dict.fromkeys(values))
     if len(values) <= count:
         return values

@@ -74,7 +74,9 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`, *optional*): The student. Or give `model_init`.
-        args ([`DistillationTrainingArguments`], *optional*): The arguments of training.
+        args ([`DistillationTrainingArguments`], *optional*):
+            The arguments of training. If they leave `score_spread` out and there are candidates, `trainer.args` is a
+            copy that has it.
         data_collator ([`DistillationCollator`], *optional*):
             Makes the batches. Optional, or any other collator, for training on ordinary pairs.
         train_dataset (`datasets.Dataset`, *optional*): Queries, columns `query_id` and `query`; or pairs.

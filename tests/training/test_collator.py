@@ -80,6 +80,8 @@ def test_literal_batch_of_strings(unigram_tokenizer):
     assert batch["generation_weights"].tolist() == [[1.0, 0.0, 0.0]], "the teacher's best passage is generated"
     for slot, text in enumerate(("Sea", "Tide", "Moon")):
         assert batch["labels"][0][batch["segments"][0] == slot].tolist() == encoded[text]
+        cells = batch["passage_cells"][0, slot]
+        assert batch["labels"][0][cells[cells >= 0]].tolist() == encoded[text]
     assert batch["input_ids"].tolist() == [[unigram_tokenizer("the mountain")["input_ids"]]], "the plain query"
 
 

@@ -37,17 +37,19 @@ def make_batch(queries):
         cells.append([(token, number) for number, ids in enumerate(distinct) for token in ids])
     width, longest = max(map(len, cells)), max(map(len, tables))
     labels, segments = torch.full((len(queries), width), -100), torch.full((len(queries), width), -1)
-    slots = torch.full((len(queries), longest, 1), -1)
+    deepest = max(len(passage) for passages in queries for passage in passages)
+    of_passages = torch.full((len(queries), longest, deepest), -1)
     for b, (row, numbers) in enumerate(zip(cells, tables, strict=True)):
         labels[b, : len(row)] = torch.tensor([token for token, _ in row])
         segments[b, : len(row)] = torch.tensor([number for _, number in row])
-        slots[b, : len(numbers), 0] = torch.tensor(numbers)
+        for m, number in enumerate(numbers):
+            own = [cell for cell, (_, segment) in enumerate(row) if segment == number]
+            of_passages[b, m, : len(own)] = torch.tensor(own)
     return {
         "labels": labels,
         "segments": segments,
-        "passage_identifiers": slots,
-        "list_mask": slots[..., 0] >= 0,
-        "identifier_counts": torch.zeros(len(queries), longest),
+        "passage_cells": of_passages,
+        "list_mask": of_passages[..., 0] >= 0,
     }
 
 

@@ -4,7 +4,7 @@ import peft
 import pytest
 from huggingface_hub import ModelCard
 from launched_processes import results_of
-from tiny_models import make_bart, make_t5
+from tiny_models import make_bart, make_causal, make_t5
 from training_examples import QRELS, QUERIES, make_collator, make_rankings, make_trainer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
@@ -35,6 +35,12 @@ def test_a_trainer_asks_nothing_of_the_hub_unless_told(hub, tmp_path, bpe_tokeni
     assert not hub.log
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "mit" and card.data.library_name == "dgr-trainer"
+
+
+def test_the_card_loads_a_decoder_only_student_as_one(tmp_path, bpe_tokenizer):
+    make_trainer(tmp_path, bpe_tokenizer, make_causal).create_model_card(license="mit")
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "AutoModelForCausalLM.from_pretrained" in text and "Seq2Seq" not in text
 
 
 def test_what_is_pushed_is_a_retriever_with_a_card(hub, tmp_path, bpe_tokenizer, evaluator, caplog):

@@ -24,7 +24,7 @@ from dgr_trainer.files.fingerprints import path_fingerprint
 from dgr_trainer.training import run_record
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.run_record import RUN_RECORD, dataset_fingerprint
-from dgr_trainer.training.taught_lists import _evenly, taught_lists
+from dgr_trainer.training.taught_lists import evenly, taught_lists
 
 
 def read(folder):
@@ -62,8 +62,9 @@ def test_what_a_distillation_leaves(trained):
 
 
 def test_a_generation_has_no_lists(bpe_tokenizer, tmp_path):
-    make_trainer(tmp_path, bpe_tokenizer, ranking_weight=0.0, max_steps=1).train()
+    make_trainer(tmp_path, bpe_tokenizer, ranking_weight=0.0, max_steps=1, preset="dgr_paper").train()
     record = read(tmp_path)
+    assert "preset" in record["changed_settings"]
     assert record["stage"] == "generation" and "taught_lists" not in record
 
 
@@ -205,8 +206,8 @@ def test_lists_of_strings_have_no_student_scores(bpe_tokenizer):
 
 
 def test_many_queries_are_sampled_evenly():
-    assert _evenly([str(n) for n in range(10)], 4) == ["0", "2", "5", "7"]
-    assert _evenly(["a", "b", "a"], 4) == ["a", "b"]
+    assert evenly([str(n) for n in range(10)], 4) == ["0", "2", "5", "7"]
+    assert evenly(["a", "b", "a"], 4) == ["a", "b"]
 
 
 # Adapters, processes, the command line

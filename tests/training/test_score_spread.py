@@ -142,3 +142,25 @@ def test_a_large_margin_is_still_told(bpe_tokenizer, tmp_path, caplog):
     caplog.clear()
     make_trainer(tmp_path, bpe_tokenizer, make_bart, max_steps=1).train()
     assert "is larger than" not in caplog.text
+
+
+def test_standardised_scores_have_the_same_margins_whatever_they_are(bpe_tokenizer, tmp_path):
+    args = make_arguments(tmp_path, ranking_loss_kwargs={"normalization": "list"})
+    of_kinds = [RankingObjective.from_arguments(args, kind) for kind in ("log_odds", "log_likelihood")]
+    assert of_kinds[0] == of_kinds[1] and of_kinds[1].settings["margin"] == 0.5
+
+
+def test_the_spread_is_one_of_log_odds(tmp_path):
+    args = make_arguments(tmp_path, score_spread=60)
+    objective = RankingObjective.from_arguments(args, "log_likelihood")
+    assert (objective.settings["margin"], objective.generation_weight) == (1.0, 1.0)
+
+
+def test_the_preset_fits_a_loss_that_is_chosen_later(bpe_tokenizer, tmp_path):
+    trainer = make_trainer(tmp_path, bpe_tokenizer, preset="dgr_paper", ranking_loss="distilled_ranknet")
+    trainer.args.ranking_loss = "margin_rank"
+    assert trainer.ranking_objective.settings["margin"] == 300.0
+    trainer.args.ranking_loss = "distilled_ranknet"
+    assert trainer.ranking_objective.settings["active_pair_mean"]
+    other = make_arguments(tmp_path, preset="dgr_paper").with_ranking_loss("margin_rank")
+    assert RankingObjective.from_arguments(other, "log_odds").settings["margin_gap"] == 100.0

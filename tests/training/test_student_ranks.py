@@ -9,6 +9,7 @@ from training_examples import make_collator, make_rankings, make_trainer
 
 from dgr_trainer.candidates import Candidate, Candidates, MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.training import student_ranks
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.student_ranks import ShareFound, compare, compare_with_metrics, share_found
 
@@ -26,7 +27,7 @@ def collator_of(tokenizer, places, qrels):
     return DistillationCollator(identifiers, candidates, None, qrels)
 
 
-def test_shares_by_counting(bpe_tokenizer):
+def test_shares_by_counting(bpe_tokenizer, monkeypatch):
     places = {f"q{n}": n % 5 + 1 for n in range(20)}
     qrels = {query_id: {"r": 1, "o5": 0} for query_id in places} | {"q0": {"r": 0}, "elsewhere": {"r": 1}}
     collator = collator_of(bpe_tokenizer, places, qrels)
@@ -36,6 +37,9 @@ def test_shares_by_counting(bpe_tokenizer):
         expected = sum(places[query_id] <= k for query_id in judged) / len(judged)
         assert share_found(collator, ids, k) == (pytest.approx(expected), 19)
     assert share_found(collator, ["unjudged"], 1) is None
+    with monkeypatch.context() as fewer:
+        fewer.setattr(student_ranks, "_SAMPLED", 10)
+        assert share_found(collator, ids, 5) == (1.0, 10)
     assert share_found(make_collator(bpe_tokenizer, "strings"), list(QUERIES), 1) is None
 
 
