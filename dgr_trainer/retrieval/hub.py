@@ -31,15 +31,15 @@ from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes.jobs import job_lock
 from dgr_trainer.retrieval.adapter_storage import ADAPTER_CONFIG
-from dgr_trainer.retrieval.storage import DESCRIPTION, RetrieverParts, save_retriever
+from dgr_trainer.retrieval.storage import DESCRIPTION, SEMANTIC_IDS, RetrieverParts, save_retriever
 
 logger = logging.getLogger(__name__)
 
 COMMIT_MESSAGE = "Upload retriever"
-_SUBFOLDERS = ("index", "adapters")
+_SUBFOLDERS = ("index", "adapters", SEMANTIC_IDS)
 _CORPUS = "corpus"
 # Files of a retriever that another one may not have: an adapter, weights in parts, segments of an older index.
-_REPLACED = ("index/*", "adapters/*", "corpus/*")
+_REPLACED = ("index/*", "adapters/*", "corpus/*", f"{SEMANTIC_IDS}/*")
 _REPLACED_AT_THE_ROOT = (ADAPTER_CONFIG, "adapter_model.safetensors", "config.json", "generation_config.json")
 _NEEDED = (DESCRIPTION, "index/index.json")
 
