@@ -14,6 +14,7 @@ from dgr_trainer.cli.models import check_device, memory_advice
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path, model_name, output_folder
 from dgr_trainer.cli.sources import read_corpus
+from dgr_trainer.cli.tables import print_result
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.processes import is_main_process, process_group
@@ -164,7 +165,7 @@ def run(options: SourceOptions, fit: FitOptions, encoder: EncoderOptions, positi
             _write(folder, ids, corpus, statistics)
             if student is not None:
                 _write_student(folder / "student", ids, *student, options.pad_to_multiple_of)
-        print(statistics)
+        print_result(str(statistics))
         logger.info("semantic ids of %s passages: %s", f"{len(ids):,}", output)
 
 

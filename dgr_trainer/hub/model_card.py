@@ -173,7 +173,7 @@ def _table(measured: Measurements) -> str:
     lines = [f"| metric | value |{' interval |' if intervals else ''}", f"|---|---|{'---|' if intervals else ''}"]
     for value in measured.values:
         between = "" if value.low is None or value.high is None else f"{value.low:.4f} to {value.high:.4f}"
-        lines.append(f"| {_cell(value.name)} | {value.value:.4f} |{f' {between} |' if intervals else ''}")
+        lines.append(f"| {table_cell(value.name)} | {value.value:.4f} |{f' {between} |' if intervals else ''}")
     about = f"On {measured.dataset}"
     if measured.queries is not None:
         about += f", {measured.queries:,} queries"
@@ -182,8 +182,21 @@ def _table(measured: Measurements) -> str:
     return f"{about}:\n\n" + "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
+    """A text as it stands in a cell of a table of Markdown."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def retriever_usage(repo_id: str, revision: str | None = None) -> str:
+    """Python code that searches with the retriever of a repository."""
+    at = "" if revision is None else f", revision={revision!r}"
+    return f"""
+from dgr_trainer import GenerativeRetriever
+
+retriever = GenerativeRetriever.from_pretrained("{repo_id}"{at})
+for hit in retriever.search("a question", k=5)[0]:
+    print(hit.passage_id, hit.score)
+"""
 
 
 def listed(value: str | Sequence[str] | None) -> list[str]:

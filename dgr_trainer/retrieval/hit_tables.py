@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.retrieval.hits import Hit
-from dgr_trainer.retrieval.matched_text import marked_pieces, matched_spans
+from dgr_trainer.retrieval.matched_text import marked_pieces, matched_spans, part_markers
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -87,8 +87,7 @@ def _passage(
 ) -> str:
     if passage is None or identifiers is None:
         return f"<b>{escape(passage_id)}</b>"
-    settings = identifiers.settings
-    markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start or "")
+    markers = part_markers(identifiers.settings)
 
     def marked(text: str, view: str) -> str:
         wanted = [text if one.view in ("substring", view) else "" for one, text in zip(best, texts, strict=True)]

@@ -23,6 +23,7 @@ from dgr_trainer.hub.model_card import (
     check_license,
     listed,
     needed_license,
+    retriever_usage,
     write_card,
     written_by_somebody,
 )
@@ -31,15 +32,15 @@ from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes.jobs import job_lock
 from dgr_trainer.retrieval.adapter_storage import ADAPTER_CONFIG
-from dgr_trainer.retrieval.storage import DESCRIPTION, RetrieverParts, save_retriever
+from dgr_trainer.retrieval.storage import DESCRIPTION, SEMANTIC_IDS, RetrieverParts, save_retriever
 
 logger = logging.getLogger(__name__)
 
 COMMIT_MESSAGE = "Upload retriever"
-_SUBFOLDERS = ("index", "adapters")
+_SUBFOLDERS = ("index", "adapters", SEMANTIC_IDS)
 _CORPUS = "corpus"
 # Files of a retriever that another one may not have: an adapter, weights in parts, segments of an older index.
-_REPLACED = ("index/*", "adapters/*", "corpus/*")
+_REPLACED = ("index/*", "adapters/*", "corpus/*", f"{SEMANTIC_IDS}/*")
 _REPLACED_AT_THE_ROOT = (ADAPTER_CONFIG, "adapter_model.safetensors", "config.json", "generation_config.json")
 _NEEDED = (DESCRIPTION, "index/index.json")
 
@@ -130,7 +131,7 @@ def push_folder(folder: Path, repository: HubRepository, card: CardOptions, comm
     own_card = written_by_somebody((folder / CARD).read_text(encoding="utf-8") if CARD in names else None)
     existing = own_card if own_card is not None else repository.existing_card()
     facts = replace(facts, repo_id=repository.repo_id, license=needed_license(card.license, existing))
-    facts = replace(facts, usage=_usage(repository))
+    facts = replace(facts, usage=retriever_usage(repository.repo_id, repository.revision))
     replaced = [*_REPLACED, *(name for name in _REPLACED_AT_THE_ROOT if name not in names)]
     with tempfile.TemporaryDirectory(prefix="dgr-push-") as temporary:
         upload = Path(temporary)
@@ -241,17 +242,6 @@ def _facts(folder: Path, repo_id: str, card: CardOptions, has_corpus: bool) -> C
         adapter=is_adapter,
         sections={"Settings": f"```json\n{json.dumps(settings, indent=2)}\n```"},
     )
-
-
-def _usage(repository: HubRepository) -> str:
-    revision = "" if repository.revision is None else f", revision={repository.revision!r}"
-    return f"""
-from dgr_trainer import GenerativeRetriever
-
-retriever = GenerativeRetriever.from_pretrained("{repository.repo_id}"{revision})
-for hit in retriever.search("a question", k=5)[0]:
-    print(hit.passage_id, hit.score)
-"""
 
 
 def _adapters_of(folder: Path, names: Sequence[str], base_model: str | None) -> dict[str, str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import regex
 
+from dgr_trainer.identifiers import IdentifierSettings
 from dgr_trainer.identifiers.words import is_unspaced
 
 Span = tuple[int, int]
@@ -21,6 +23,12 @@ Span = tuple[int, int]
 
 _CLUSTER = regex.compile(r"\X")
 _SHORTEST_PART_OF_A_WORD = 3
+
+
+def part_markers(settings: IdentifierSettings) -> tuple[str, ...]:
+    """The markers between the parts of a passage, for [`matched_spans`]."""
+    markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start)
+    return tuple(dict.fromkeys(marker for marker in markers if marker))
 
 
 def matched_spans(text: str, identifiers: Sequence[str], *, markers: Sequence[str] = ()) -> list[list[Span]]:
@@ -57,7 +65,7 @@ def matched_spans(text: str, identifiers: Sequence[str], *, markers: Sequence[st
         for piece in _pieces(identifier, markers):
             matches = exact.find(piece)
             if not matches:
-                plain = plain or _Comparable.of(text, accents=False)
+                plain = plain or exact.without_accents(text)
                 matches = plain.find(piece)
             spans.update(matches)
         found.append(_without_overlaps(spans))
@@ -129,8 +137,12 @@ class _Comparable(NamedTuple):
                 ends.append(end)
         return cls("".join(characters), starts, ends, accents)
 
+    def without_accents(self, text: str) -> _Comparable:
+        """The same text, compared without accents."""
+        return self._replace(accents=False) if text.isascii() else _Comparable.of(text, accents=False)
+
     def find(self, piece: str) -> list[Span]:
-        wanted = _Comparable.of(piece, accents=self.accents).text
+        wanted = _comparable_piece(piece, self.accents)
         if not wanted:
             return []
         whole, beginning, inside = [], [], []
@@ -154,6 +166,12 @@ class _Comparable(NamedTuple):
             return False
         left, right = self.text[position - 1], self.text[position]
         return _is_letter(left) and _is_letter(right) and not (is_unspaced(left) or is_unspaced(right))
+
+
+@lru_cache(maxsize=1024)
+def _comparable_piece(piece: str, accents: bool) -> str:
+    """A piece of an identifier as it is compared; the same one is looked for in every part of several passages."""
+    return _Comparable.of(piece, accents=accents).text
 
 
 def _pieces(identifier: str, markers: Sequence[str]) -> list[str]:

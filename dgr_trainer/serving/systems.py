@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.matched_text import part_markers
 from dgr_trainer.runs.rank_list import RankList
 from dgr_trainer.runs.rankings import Rankings
 
@@ -106,9 +107,7 @@ class RetrieverSystem:
             _check_corpus(corpus, retriever)
         self.corpus = retriever.corpus if corpus is None else corpus
         self.views: Sequence[str] = retriever.identifiers.views
-        settings = retriever.identifiers.settings
-        markers = (settings.title_end, settings.query_start, settings.query_end, settings.docid_start or "")
-        self.markers: Sequence[str] = tuple(dict.fromkeys(filter(None, markers)))
+        self.markers: Sequence[str] = part_markers(retriever.identifiers.settings)
         self.batch_size = retriever.settings.batch_size
 
     def search(self, queries: Sequence[str], k: int, restriction: Restriction) -> list[list[Hit] | None]:

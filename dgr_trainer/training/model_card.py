@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from dgr_trainer.hub.measurements import Measurement, Measurements
-from dgr_trainer.hub.model_card import CardFacts
+from dgr_trainer.hub.model_card import CardFacts, retriever_usage, table_cell
 from dgr_trainer.hub.repositories import is_repo_id
 from dgr_trainer.student.model_facts import underlying_model
 from dgr_trainer.student.students import student_of
@@ -56,7 +56,7 @@ def training_card(trainer: Any, repo_id: str, *, is_retriever: bool, **given: An
     return CardFacts(
         repo_id=repo_id,
         introduction=introduction,
-        usage=_usage(repo_id, student_of(model).auto_class, is_retriever, is_adapter),
+        usage=retriever_usage(repo_id) if is_retriever else _usage(repo_id, student_of(model).auto_class, is_adapter),
         base_model=base_model,
         adapter=is_adapter,
         measured=[] if measured is None else [measured],
@@ -71,21 +71,11 @@ def _base_model(model: Any) -> str | None:
     return name if name and is_repo_id(name) and not Path(name).exists() else None
 
 
-def _usage(repo_id: str, auto_class: str, is_retriever: bool, is_adapter: bool) -> str:
-    if is_retriever:
-        return f"""
-from dgr_trainer import GenerativeRetriever
-
-retriever = GenerativeRetriever.from_pretrained("{repo_id}")
-for hit in retriever.search("a question", k=5)[0]:
-    print(hit.passage_id, hit.score)
-"""
-    library, kind = "transformers", auto_class
+def _usage(repo_id: str, auto_class: str, is_adapter: bool) -> str:
+    kind = f"AutoPeft{auto_class.removeprefix('Auto')}" if is_adapter else auto_class
+    imports = [f"from transformers import {kind}, AutoTokenizer"]
     if is_adapter:
-        library, kind = "peft", auto_class.replace("AutoModel", "AutoPeftModel")
-    imports = sorted([f"from {library} import {kind}", "from transformers import AutoTokenizer"])
-    if library == "transformers":
-        imports = [f"from transformers import {kind}, AutoTokenizer"]
+        imports = [f"from peft import {kind}", "from transformers import AutoTokenizer"]
     return "\n".join(
         [
             *imports,
@@ -158,4 +148,4 @@ def _length(dataset: Any) -> int | None:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    return table_cell(text)

@@ -1,5 +1,6 @@
 """Retrievers on a small Hub: what is uploaded and downloaded, what is transferred again, and what is refused."""
 
+import copy
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from huggingface_hub import ModelCard
 from tiny_models import make_bart
 from transformers import AutoModelForSeq2SeqLM
 
-from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, compare_runs
+from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, SearchSettings, SemanticIds, compare_runs
 from dgr_trainer.hub.repositories import HubRepository
 from dgr_trainer.retrieval.hub import pull_retriever
 
@@ -70,6 +71,17 @@ def test_a_retriever_comes_back_from_the_hub(hub, retriever, saved, expected):
     hub.reset_counts()
     GenerativeRetriever.from_pretrained("me/first")
     assert not hub.sent  # All of it is in the cache.
+
+
+def test_semantic_ids_go_along_and_are_deleted_with_their_retriever(hub, retriever, bpe_tokenizer, corpus):
+    ids, tokenizer = SemanticIds.atomic(corpus.ids), copy.deepcopy(bpe_tokenizer)
+    model = make_bart(tokenizer)
+    ids.add_to(tokenizer, model)
+    made(model, tokenizer, ids.with_docids(corpus), semantic_ids=ids).push_to_hub("me/coded", license="mit")
+    loaded = GenerativeRetriever.from_pretrained("me/coded")
+    assert loaded.semantic_ids is not None and loaded.semantic_ids.docids() == ids.docids()
+    retriever.push_to_hub("me/coded")
+    assert not [name for name in hub.repositories["me/coded"].files() if name.startswith("semantic_ids/")]
 
 
 @pytest.mark.slow

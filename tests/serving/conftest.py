@@ -1,7 +1,7 @@
 """A tiny retriever, and a server around it."""
 
 import pytest
-from serving.running_server import EVIL, listening, restrictable
+from serving.running_server import EVIL, listening
 from tiny_models import bpe_tokenizer, make_bart
 
 from dgr_trainer.data.corpus import Corpus
@@ -18,7 +18,7 @@ def served_corpus(passages):
 @pytest.fixture(scope="session")
 def retriever(served_corpus):
     identifiers = Identifiers(bpe_tokenizer())
-    return restrictable(GenerativeRetriever)(
+    return GenerativeRetriever(
         make_bart(bpe_tokenizer()),
         identifiers,
         FMIndex.from_corpus(served_corpus, identifiers, progress=False),

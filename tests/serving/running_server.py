@@ -1,13 +1,11 @@
 """Runs a server in a thread, for tests."""
 
 import contextlib
-import inspect
 import socket
 import threading
 import time
 
 from dgr_trainer.data.passages import Passage
-from dgr_trainer.errors import DGRValueError
 
 EVIL = Passage(
     "a/b?ü#c",
@@ -16,25 +14,6 @@ EVIL = Passage(
     ("where are <i>flowers</i>",),
 )
 """A passage with HTML in its texts and other signs in its id."""
-
-
-def restrictable(cls):
-    """A retriever whose searches take `among` and `exclude`: it searches for everything, and leaves out the others."""
-    if "among" in inspect.signature(cls.search).parameters:
-        return cls
-
-    class Restrictable(cls):
-        def search(self, queries, k=10, *, among=None, exclude=(), **options):
-            if among is None and not exclude:
-                return super().search(queries, k, **options)
-            self.index.passage_positions([*(among or ()), *exclude])  # A KeyError if one is unknown.
-            allowed = set(self.index.passage_ids if among is None else among) - set(exclude)
-            if not allowed:
-                raise DGRValueError("No passage is left to search.")
-            found = super().search(queries, len(self.index.passage_ids), **options)
-            return [[hit for hit in hits if hit.passage_id in allowed][:k] for hits in found]
-
-    return Restrictable
 
 
 @contextlib.contextmanager

@@ -37,10 +37,22 @@ def test_a_trainer_asks_nothing_of_the_hub_unless_told(hub, tmp_path, bpe_tokeni
     assert card.data.license == "mit" and card.data.library_name == "dgr-trainer"
 
 
-def test_the_card_loads_a_decoder_only_student_as_one(tmp_path, bpe_tokenizer):
-    make_trainer(tmp_path, bpe_tokenizer, make_causal).create_model_card(license="mit")
-    text = ModelCard.load(tmp_path / "README.md").text
-    assert "AutoModelForCausalLM.from_pretrained" in text and "Seq2Seq" not in text
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    ("make", "auto_class", "task"),
+    [(make_bart, "ModelForSeq2SeqLM", "SEQ_2_SEQ_LM"), (make_causal, "ModelForCausalLM", "CAUSAL_LM")],
+)
+def test_the_code_of_a_card_loads_the_model_with_its_class(tmp_path, bpe_tokenizer, make, auto_class, task, lora):
+    def made(tokenizer):
+        config = peft.LoraConfig(task_type=task, target_modules=["q_proj"])
+        return peft.get_peft_model(make(tokenizer), config) if lora else make(tokenizer)
+
+    make_trainer(tmp_path, bpe_tokenizer, made, max_steps=1).create_model_card(license="mit")
+    code = ModelCard.load(tmp_path / "README.md").text.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    kind = f"AutoPeft{auto_class}" if lora else f"Auto{auto_class}"
+    assert f"from {'peft' if lora else 'transformers'} import {kind}" in code
+    assert f"model = {kind}.from_pretrained(" in code
 
 
 def test_what_is_pushed_is_a_retriever_with_a_card(hub, tmp_path, bpe_tokenizer, evaluator, caplog):
