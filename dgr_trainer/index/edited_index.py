@@ -56,7 +56,7 @@ class EditedIndex(FMIndex):
     """
 
     def __init__(self, edits: Edits, readers: Sequence[int]) -> None:
-        # FMIndex.__init__ is not called: this class has no segments, and replaces every method that reads them.
+        # FMIndex.__init__ is not called: this class has no segments, and replaces all that a search reads of them.
         index = edits.index
         self._edits, self._index, self._readers = edits, index, [int(reader) for reader in readers]
         self.num_passages, self.vocab_size, self.separator = index.num_passages, index.vocab_size, index.separator

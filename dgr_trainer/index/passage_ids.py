@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +72,7 @@ def pack_ids(passage_ids: Iterable[str]) -> PackedIds:
         TypeError: if an id is not a string.
         ValueError: if an id is empty or holds whitespace.
     """
-    return _packed(as_id(value, "passage", "passage_ids") for value in passage_ids)
+    return encoded_ids(as_id(value, "passage", "passage_ids") for value in passage_ids)
 
 
 def join_ids(parts: Sequence[PackedIds]) -> PackedIds:
@@ -80,7 +81,8 @@ def join_ids(parts: Sequence[PackedIds]) -> PackedIds:
     return PackedIds(np.concatenate([part.id_bytes for part in parts]), _offsets(lengths))
 
 
-def _packed(values: Iterable[str]) -> PackedIds:
+def encoded_ids(values: Iterable[str]) -> PackedIds:
+    """Pack strings that need not be ids of passages, to look them up."""
     encoded = [value.encode() for value in values]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     return PackedIds(np.frombuffer(b"".join(encoded), np.uint8), _offsets(lengths))
@@ -90,50 +92,10 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-class PassageIds(Sequence[str]):
-    """The passage ids of a segment, decoded on access.
+class IdSequence(Sequence[str]):
+    """Ids of passages, decoded on access and looked up many at a time."""
 
-    Args:
-        id_bytes (`np.ndarray` of uint8): the ids' UTF-8 bytes.
-        id_offsets (`np.ndarray` of int64, shape `(num_passages + 1,)`): where each id starts.
-        id_order (`np.ndarray` of int64, shape `(num_passages,)`): the passages in the order of their ids' bytes.
-    """
-
-    def __init__(self, id_bytes: np.ndarray, id_offsets: np.ndarray, id_order: np.ndarray) -> None:
-        self._bytes, self._offsets, self._order = id_bytes, id_offsets, id_order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise DGRIndexError(f"There is no passage {index}: the index holds {len(self)}.")
-        return self._bytes[self._offsets[position] : self._offsets[position + 1]].tobytes().decode()
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _CHUNK):
-            offsets = self._offsets[start : start + _CHUNK + 1]
-            chunk = self._bytes[offsets[0] : offsets[-1]].tobytes()
-            for left, right in pairwise((offsets - offsets[0]).tolist()):
-                yield chunk[left:right].decode()
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, str) and self.positions([value])[0] >= 0
-
-    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
-        """Position of an id, like [`list.index`] but by binary search."""
-        position = int(self.positions([value])[0])
-        if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
-            raise DGRValueError(f"{value!r} is not among the passage ids.")
-        return position
-
+    @abstractmethod
     def positions(self, values: Iterable[str] | PackedIds) -> np.ndarray:
         """Positions of many ids.
 
@@ -143,13 +105,68 @@ class PassageIds(Sequence[str]):
         Returns:
             `np.ndarray` of int64: a position for each id, -1 for an unknown id.
         """
-        wanted = values if isinstance(values, PackedIds) else _packed(values)
-        positions: np.ndarray = _look_up(self._bytes, self._offsets, self._order, wanted.id_bytes, wanted.id_offsets)
-        return positions
+
+    @abstractmethod
+    def _at(self, position: int) -> str:
+        """The id at a position from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._at(position) for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise DGRIndexError(f"There is no passage {index}: the index holds {len(self)}.")
+        return self._at(position)
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and bool(self.positions([value])[0] >= 0)
+
+    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
+        """Position of an id, like [`list.index`] but by binary search."""
+        position = int(self.positions([value])[0])
+        if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
+            raise DGRValueError(f"{value!r} is not among the passage ids.")
+        return position
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
-        return f"PassageIds({len(self)}: {shown})"
+        return f"{type(self).__name__}({len(self)}: {shown})"
+
+
+class PassageIds(IdSequence):
+    """The passage ids of a segment.
+
+    Args:
+        id_bytes (`np.ndarray` of uint8): the ids' UTF-8 bytes.
+        id_offsets (`np.ndarray` of int64, shape `(num_passages + 1,)`): where each id starts.
+        id_order (`np.ndarray` of int64, shape `(num_passages,)`): the passages in the order of their ids' bytes.
+    """
+
+    def __init__(self, id_bytes: np.ndarray, id_offsets: np.ndarray, id_order: np.ndarray) -> None:
+        self._packed, self._order = PackedIds(id_bytes, id_offsets), id_order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def _at(self, position: int) -> str:
+        return self._packed[position]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _CHUNK):
+            part = self._packed.part(start, start + _CHUNK)
+            chunk = part.id_bytes.tobytes()
+            for left, right in pairwise(part.id_offsets.tolist()):
+                yield chunk[left:right].decode()
+
+    def positions(self, values: Iterable[str] | PackedIds) -> np.ndarray:
+        """See [`IdSequence.positions`]."""
+        own, wanted = self._packed, values if isinstance(values, PackedIds) else encoded_ids(values)
+        positions: np.ndarray = _look_up(own.id_bytes, own.id_offsets, self._order, wanted.id_bytes, wanted.id_offsets)
+        return positions
 
 
 @compiled

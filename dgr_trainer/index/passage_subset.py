@@ -34,9 +34,7 @@ def index_of_passages(index: FMIndex, positions: np.ndarray, indexed_share: floa
     if len(positions) == index.num_passages:
         return index
     indexed_share = _INDEXED_SHARE if indexed_share is None else indexed_share
-    lengths = index.passage_lengths
-    num_tokens, all_tokens = int(lengths[positions].sum()), int(lengths.sum())
-    if num_tokens + len(positions) > indexed_share * (all_tokens + len(lengths)):
+    if int(index.passage_lengths[positions].sum()) + len(positions) > indexed_share * index.num_tokens:
         others = np.ones(index.num_passages, np.bool_)
         others[positions] = False
         return index.with_segments(without_passages(index.segments, np.flatnonzero(others)))

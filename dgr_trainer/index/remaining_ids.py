@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
 
 import numpy as np
 
-from dgr_trainer.errors import DGRIndexError, DGRValueError
-from dgr_trainer.index.passage_ids import PackedIds
+from dgr_trainer.errors import DGRIndexError
+from dgr_trainer.index.passage_ids import IdSequence, PackedIds, encoded_ids
 from dgr_trainer.index.segment import Segment
 
 
-class RemainingIds(Sequence[str]):
+class RemainingIds(IdSequence):
     """The ids of the passages that remain in some segments, decoded on access.
 
     Args:
@@ -26,16 +25,7 @@ class RemainingIds(Sequence[str]):
     def __len__(self) -> int:
         return int(self._bases[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise DGRIndexError(f"There is no passage {index}: the index holds {len(self)}.")
+    def _at(self, position: int) -> str:
         number = int(np.searchsorted(self._bases, position, side="right")) - 1
         segment = self._segments[number]
         return segment.passage_ids[int(segment.original_numbers(np.array([position - self._bases[number]]))[0])]
@@ -47,26 +37,9 @@ class RemainingIds(Sequence[str]):
                 if number not in removed:
                     yield passage_id
 
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, str) and bool(self.positions([value])[0] >= 0)
-
-    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
-        """Position of an id, like [`list.index`] but by binary search."""
-        position = int(self.positions([value])[0])
-        if position < 0 or position not in range(*slice(start, stop).indices(len(self))):
-            raise DGRValueError(f"{value!r} is not among the passage ids.")
-        return position
-
     def positions(self, values: Iterable[str] | PackedIds) -> np.ndarray:
-        """Positions of many ids.
-
-        Args:
-            values (`Iterable[str]` or [`PackedIds`]): ids.
-
-        Returns:
-            `np.ndarray` of int64: a position for each id, -1 for an unknown id.
-        """
-        values = values if isinstance(values, PackedIds) else list(values)
+        """See [`IdSequence.positions`]."""
+        values = values if isinstance(values, PackedIds) else encoded_ids(values)
         all_positions = np.full(len(values), -1, np.int64)
         for segment, base in zip(self._segments, self._bases.tolist(), strict=False):
             positions = segment.positions(values)
@@ -86,7 +59,3 @@ class RemainingIds(Sequence[str]):
             for item, passage in zip(items.tolist(), numbers.tolist(), strict=True):
                 ids[item] = segment.passage_ids[passage]
         return ids
-
-    def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
-        return f"RemainingIds({len(self)}: {shown})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -115,7 +114,7 @@ class Segment:
         """Convert numbers among all passages, none of them removed, to numbers among those that remain."""
         return self._kept_before[passages].astype(np.int64) if len(self.removed.passages) else passages
 
-    def positions(self, passage_ids: Sequence[str] | PackedIds) -> np.ndarray:
+    def positions(self, passage_ids: PackedIds) -> np.ndarray:
         """The numbers, among the passages that remain, of the passages with these ids; -1 for unknown ids."""
         numbers = self.passage_ids.positions(passage_ids)
         if not len(self.removed.passages):
