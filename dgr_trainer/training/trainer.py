@@ -336,11 +336,13 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
     def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
         """The parent's; the first metrics are compared with the candidates of the training queries."""
         metrics = super()._evaluate_retrieval(prefix)
-        collator, query_ids = self.data_collator, self._query_ids(self.train_dataset)
-        if "ranks" not in self._told and isinstance(collator, DistillationCollator) and query_ids is not None:
-            self._told.add("ranks")
-            if self.is_world_process_zero():
-                queries = getattr(self.retrieval_evaluator, "queries", None)
+        collator = self.data_collator
+        if "ranks" in self._told or not isinstance(collator, DistillationCollator):
+            return metrics
+        self._told.add("ranks")
+        if self.is_world_process_zero():
+            query_ids, queries = self._query_ids(self.train_dataset), getattr(self.retrieval_evaluator, "queries", None)
+            if query_ids is not None:
                 compare_with_metrics(collator, query_ids, metrics, None if queries is None else len(queries))
         return metrics
 
