@@ -33,7 +33,7 @@ from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.fingerprints import path_fingerprint
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.collator import DistillationCollator
-from dgr_trainer.training.given_datasets import query_ids_of
+from dgr_trainer.training.given_datasets import named_datasets, query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.taught_lists import taught_lists
@@ -147,7 +147,7 @@ def describe(trainer: Any) -> dict[str, Any]:
         "model": _model(trainer.accelerator.unwrap_model(trainer.model)),
         "data": {
             "train": dataset_fingerprint(trainer.train_dataset),
-            "eval": dataset_fingerprint(trainer.eval_dataset),
+            **{name: dataset_fingerprint(one) for name, one in named_datasets("eval", trainer.eval_dataset)},
         },
     }
     if distils:

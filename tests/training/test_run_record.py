@@ -63,8 +63,11 @@ def test_what_a_distillation_leaves(trained):
 
 
 def test_a_generation_has_no_lists(bpe_tokenizer, tmp_path):
-    make_trainer(tmp_path, bpe_tokenizer, ranking_weight=0.0, max_steps=1, preset="dgr_paper").train()
+    others = {"eval_dataset": {"dev": query_dataset(), "few": query_dataset().select(range(2))}}
+    settings = {"ranking_weight": 0.0, "max_steps": 1, "preset": "dgr_paper"}
+    make_trainer(tmp_path, bpe_tokenizer, trainer_settings=others, **settings).train()
     record = read(tmp_path)
+    assert record["data"]["eval['dev']"] == record["data"]["train"] and record["data"]["eval['few']"]["rows"] == 2
     assert "preset" in record["changed_settings"]
     assert record["stage"] == "generation" and "taught_lists" not in record
 
