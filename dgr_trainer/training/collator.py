@@ -95,8 +95,8 @@ class DistillationCollator:
     ```
 
     Every tensor of a batch has one entry per query. V views in use, L prompt tokens, C tokens to score, K identifiers,
-    M passages of I identifiers each, of up to D tokens; R decoder rows of N prefixes and S prefixes to score, per query
-    on average:
+    M passages of I identifiers each, of up to D tokens; R decoder rows of N prefixes and S prefixes to score, per
+    query on average:
 
     | name                              | shape     | content                                             |
     |-----------------------------------|-----------|-----------------------------------------------------|

@@ -77,3 +77,10 @@ def _queries(dataset: Any) -> Iterator[tuple[Any, Any]]:
             if not isinstance(row, Mapping) or "query_id" not in row:
                 return
             yield row["query_id"], row.get("query")
+
+
+def query_ids_of(dataset: Any) -> list[str] | None:
+    """The ids of the queries of a dataset; `None` if it holds none."""
+    if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
+        return None
+    return [as_id(query_id, "query", "Dataset") for query_id in dataset["query_id"]]

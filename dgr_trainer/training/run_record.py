@@ -29,11 +29,11 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from dgr_trainer._version import __version__
 from dgr_trainer.candidates import Candidates
-from dgr_trainer.data.ids import as_id
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.fingerprints import path_fingerprint
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.given_datasets import named_datasets, query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.taught_lists import taught_lists
@@ -147,7 +147,7 @@ def describe(trainer: Any) -> dict[str, Any]:
         "model": _model(trainer.accelerator.unwrap_model(trainer.model)),
         "data": {
             "train": dataset_fingerprint(trainer.train_dataset),
-            "eval": dataset_fingerprint(trainer.eval_dataset),
+            **{name: dataset_fingerprint(one) for name, one in named_datasets("eval", trainer.eval_dataset)},
         },
     }
     if distils:
@@ -157,6 +157,8 @@ def describe(trainer: Any) -> dict[str, Any]:
             "sampling": sampler.sampling,
             "relevant_first": sampler.relevant_first,
             "false_negative_margin": sampler.false_negative_margin,
+            "tie_margin": sampler.tie_margin,
+            "ignore_identical_ids": sampler.ignore_identical_ids,
             "seed": sampler.seed,
             "scoring": asdict(collator.scoring),
         }
@@ -174,7 +176,7 @@ def describe(trainer: Any) -> dict[str, Any]:
             else None,
             "qrels": {"queries": len(sampler.qrels), "sha256": _digest_json(sampler.qrels)} if sampler.qrels else None,
         }
-        query_ids = _query_ids(trainer.train_dataset)
+        query_ids = query_ids_of(trainer.train_dataset)
         if ranks and query_ids:
             assert objective is not None
             record["taught_lists"] = taught_lists(collator, objective, query_ids)
@@ -327,12 +329,6 @@ _NONE_BY_DEFAULT = (
     *("teacher_temperature", "preset", "metric_for_best_model", "data_seed", "save_total_limit", "eval_steps"),
     *("neftune_noise_alpha", "optim_args"),
 )
-
-
-def _query_ids(dataset: Any) -> list[str]:
-    if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
-        return []
-    return [as_id(query_id, "query", "Training dataset") for query_id in dataset["query_id"]]
 
 
 def _earlier_parts(folder: Path, state: TrainerState) -> list[dict[str, Any]]:

@@ -4,11 +4,9 @@ import copy
 import logging
 from typing import Any
 
-import datasets
-
-from dgr_trainer.data.ids import as_id
 from dgr_trainer.training.arguments import FITTED, DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
+from dgr_trainer.training.given_datasets import query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
 
 logger = logging.getLogger(__name__)
@@ -35,10 +33,8 @@ def fitted_arguments(
     assert isinstance(collator, DistillationCollator)
     if collator.scoring.kind != "log_odds":
         return args
-    query_ids: Any = source.candidates
-    if isinstance(train_dataset, datasets.Dataset) and "query_id" in train_dataset.column_names:
-        query_ids = (as_id(query_id, "query", "Training dataset") for query_id in train_dataset["query_id"])
-    spread = source.spread(query_ids)
+    query_ids = query_ids_of(train_dataset)
+    spread = source.spread(source.candidates if query_ids is None else query_ids)
     if spread <= 0:
         return args
     fitted = copy.copy(args)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from dgr_trainer.runs.statistics import rank_list_statistics
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
+from dgr_trainer.training.losses.margin import MARGIN_SETTINGS, taught_pairs
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.sampling import TrainingList
+from dgr_trainer.training.teacher_agreement import violated_margins
 
 MOST_QUERIES = 5000
 """More training queries than this are sampled, evenly spaced, so that measuring takes about a second."""
+_LISTS_AT_ONCE = 256
 
 
 def taught_lists(
@@ -40,8 +44,8 @@ def taught_lists(
           `pairs` that it scored, share of them in the `wrong_order`, `spread` between the best and the last passage of
           a list and `neighbours`' difference in the order to be taught (lower quartile, median, upper quartile).
         - `margins`: only if the loss has margins: `margin`, `margin_gap`, and with candidates the share of
-          `violated` pairs, and `relative_to_spread`: the margin that the loss asks for between the first and the last
-          passage of a list of mean length, divided by the median spread.
+          `violated` pairs, and, unless scores are standardised, `relative_to_spread`: the margin that is asked for
+          between the first and the last passage of a list of mean length, divided by the median spread.
     """
     chosen = evenly(query_ids, MOST_QUERIES)
     qrels = collator.sampler.qrels
@@ -60,35 +64,41 @@ def taught_lists(
         "pairs": pairs,
         "tied_pairs": sum(_tied_pairs(one.ranks) for _, one in lists),
     }
-    margins = {name: float(objective.settings[name]) for name in ("margin", "margin_gap") if objective.has_margins}
+    settings = {name: objective.settings[name] for name in MARGIN_SETTINGS if name in objective.settings}
+    settings = settings if objective.has_margins else {}
+    margins = {name: float(settings[name]) for name in ("margin", "margin_gap") if settings}
     if isinstance(collator.source, CandidateIdentifiers):
-        scores, violated = _student_scores(collator.source, lists, margins)
+        scores, violated = _student_scores(collator.source, lists, settings)
         if scores is not None:
             result["student_scores"] = scores
-            if margins and violated is not None:
-                asked = margins["margin"] + margins["margin_gap"] * max(0.0, result["mean_length"] - 2)
+            if violated is not None:
+                margins["violated"] = violated
                 median = scores["spread"][1]
-                margins |= {"violated": violated} | ({"relative_to_spread": asked / median} if median > 0 else {})
+                if median > 0 and settings.get("normalization", "none") == "none":
+                    asked = margins["margin"] + margins["margin_gap"] * max(0.0, result["mean_length"] - 2)
+                    margins["relative_to_spread"] = asked / median
     if margins:
         result["margins"] = margins
     return result
 
 
 def _student_scores(
-    source: CandidateIdentifiers, lists: Sequence[tuple[str, TrainingList]], margins: dict[str, float]
+    source: CandidateIdentifiers, lists: Sequence[tuple[str, TrainingList]], margins: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, float | None]:
     """The student's scores of the lists before training, and the share of pairs that violate their margin."""
     spreads: list[float] = []
     neighbours: list[float] = []
-    pairs = wrong = violated = 0
+    pairs = wrong = 0
+    by_length: dict[int, list[tuple[np.ndarray, ...]]] = {}
     for query_id, one in lists:
         if query_id not in source.candidates:
             continue
         known = dict(zip(source.order(query_id), source.candidates.scores(query_id).tolist(), strict=True))
-        kept = [(known[id], rank) for id, rank in zip(one.passage_ids, one.ranks, strict=True) if id in known]
+        rows = zip(one.passage_ids, one.ranks, one.teacher_scores, strict=True)
+        kept = [(known[id], rank, teacher) for id, rank, teacher in rows if id in known]
         if len(kept) < 2:
             continue
-        scores, ranks = (np.array(values) for values in zip(*kept, strict=True))
+        scores, ranks, teacher_scores = (np.array(values) for values in zip(*kept, strict=True))
         spreads.append(float(scores.max() - scores.min()))
         neighbours += (scores[:-1] - scores[1:]).tolist()
         first, second = np.triu_indices(len(scores), 1)
@@ -96,9 +106,7 @@ def _student_scores(
         difference = (scores[first] - scores[second])[apart]
         pairs += len(difference)
         wrong += int((difference < 0).sum())
-        if margins:
-            places = (ranks[second] - ranks[first])[apart]
-            violated += int((difference < margins["margin"] + margins["margin_gap"] * (places - 1)).sum())
+        by_length.setdefault(len(kept), []).append((scores, ranks, teacher_scores))
     if not pairs:
         return None, None
     measured = {
@@ -107,7 +115,20 @@ def _student_scores(
         "spread": _quartiles(spreads),
         "neighbours": _quartiles(neighbours),
     }
-    return measured, violated / pairs
+    return measured, _violated(list(by_length.values()), margins) / pairs if margins else None
+
+
+def _violated(groups: Sequence[Sequence[tuple[np.ndarray, ...]]], margins: Mapping[str, Any]) -> float:
+    """How many pairs violate their margin, of groups of lists of one length: scores, ranks and teacher scores."""
+    total = 0.0
+    for group in groups:
+        for start in range(0, len(group), _LISTS_AT_ONCE):
+            columns = zip(*group[start : start + _LISTS_AT_ONCE], strict=True)
+            scores, ranks, teacher_scores = (torch.from_numpy(np.stack(column)) for column in columns)
+            mask = torch.ones_like(scores, dtype=torch.bool)
+            shares = violated_margins(scores, mask, taught_ranks=ranks, teacher_scores=teacher_scores, **margins)
+            total += float((shares * taught_pairs(ranks, mask).sum((-1, -2))).nansum())
+    return total
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:

@@ -14,7 +14,6 @@ from transformers import (
     TrainerCallback,
 )
 
-from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.sharding import join_embeddings
 from dgr_trainer.training.arguments import DistillationTrainingArguments
@@ -32,7 +31,7 @@ from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.epoch_callback import EpochCallback
 from dgr_trainer.training.evaluating_trainer import EvaluatingTrainer
 from dgr_trainer.training.evaluation_rows import ROW, NumberedRows, NumberingCollator, RowTerms
-from dgr_trainer.training.given_datasets import check_dataset, named_datasets, with_tokenised_queries
+from dgr_trainer.training.given_datasets import check_dataset, named_datasets, query_ids_of, with_tokenised_queries
 from dgr_trainer.training.hyperparameters import (
     default_direction,
     default_objective,
@@ -308,7 +307,7 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         collator, dataset, objective = self.data_collator, self.train_dataset, self.ranking_objective
         if dataset is not self._checked_dataset:
             check_dataset("train_dataset", dataset, collator)
-        query_ids = self._query_ids(dataset)
+        query_ids = query_ids_of(dataset)
         if objective is None or query_ids is None:
             return
         first = self.is_world_process_zero()
@@ -319,28 +318,24 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
             progress=first and not self.args.disable_tqdm,
             tell=first,
         )
-        others = self._query_ids(self.eval_dataset)
+        others = query_ids_of(self.eval_dataset)
         if first and others is not None:
             shares = [share_found(cast(DistillationCollator, collator), ids, 1) for ids in (query_ids, others)]
             if shares[0] is not None and shares[1] is not None:
                 compare(shares[0], shares[1], 1, "the queries of eval_dataset")
                 self._told.add("ranks")
 
-    @staticmethod
-    def _query_ids(dataset: Any) -> list[str] | None:
-        """The queries of a dataset; `None` if it holds none."""
-        if not isinstance(dataset, datasets.Dataset) or "query_id" not in dataset.column_names:
-            return None
-        return [as_id(query_id, "query", "Dataset") for query_id in dataset["query_id"]]
-
     def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
         """The parent's; the first metrics are compared with the candidates of the training queries."""
         metrics = super()._evaluate_retrieval(prefix)
-        collator, query_ids = self.data_collator, self._query_ids(self.train_dataset)
-        if "ranks" not in self._told and isinstance(collator, DistillationCollator) and query_ids is not None:
-            self._told.add("ranks")
-            if self.is_world_process_zero():
-                queries = getattr(self.retrieval_evaluator, "queries", None)
+        collator = self.data_collator
+        if "ranks" in self._told or not isinstance(collator, DistillationCollator):
+            return metrics
+        self._told.add("ranks")
+        if self.is_world_process_zero():
+            query_ids = query_ids_of(self.train_dataset)
+            queries = getattr(self.retrieval_evaluator, "queries", None)
+            if query_ids is not None:
                 compare_with_metrics(collator, query_ids, metrics, None if queries is None else len(queries))
         return metrics
 

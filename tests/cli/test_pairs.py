@@ -72,6 +72,7 @@ def test_pairs_of_candidates(dgr, files, student, tmp_path):
         ("--candidates {candidates}", "--candidates needs the --queries and --qrels"),
         ("--candidates {candidates} {judged} --targets distinctive", "so --targets has no effect"),
         ("--candidates {candidates} {judged} --titles_per_query 2", "so --titles_per_query has no effect"),
+        ("--candidates {candidates} {judged} --samples_per_passage 0", "so --samples_per_passage has no effect"),
         ("--candidates {candidates} {judged} --identifiers_per_query 0", "has to be at least 1"),
         ("--candidates {files}/nowhere {judged}", "nowhere"),
     ],

@@ -6,6 +6,7 @@ import logging
 import datasets
 import numpy as np
 import pytest
+import torch
 from launched_processes import results_of
 from peft import LoraConfig, get_peft_model
 from tiny_models import make_bart
@@ -62,8 +63,11 @@ def test_what_a_distillation_leaves(trained):
 
 
 def test_a_generation_has_no_lists(bpe_tokenizer, tmp_path):
-    make_trainer(tmp_path, bpe_tokenizer, ranking_weight=0.0, max_steps=1, preset="dgr_paper").train()
+    others = {"eval_dataset": {"dev": query_dataset(), "few": query_dataset().select(range(2))}}
+    settings = {"ranking_weight": 0.0, "max_steps": 1, "preset": "dgr_paper"}
+    make_trainer(tmp_path, bpe_tokenizer, trainer_settings=others, **settings).train()
     record = read(tmp_path)
+    assert record["data"]["eval['dev']"] == record["data"]["train"] and record["data"]["eval['few']"]["rows"] == 2
     assert "preset" in record["changed_settings"]
     assert record["stage"] == "generation" and "taught_lists" not in record
 
@@ -196,6 +200,24 @@ def test_taught_lists_against_a_plain_count(bpe_tokenizer):
     assert found["margins"]["relative_to_spread"] == pytest.approx((2 + 3) / np.median(spreads))
     assert found["first_is_relevant"] == 1.0 and found["mean_length"] == 5
     assert found["teacher"]["judged"] == rank_list_statistics(rankings, QRELS, query_ids).judged
+
+
+def test_taught_lists_of_standardised_scores_are_those_that_the_training_logs(bpe_tokenizer):
+    kwargs = {"normalization": "list", "margin_growth": "teacher_scores"}
+    objective = RankingObjective.from_arguments(make_arguments("unused", ranking_loss_kwargs=kwargs), "log_odds")
+    collator = make_collator(bpe_tokenizer, list_length=5)
+    margins = taught_lists(collator, objective, query_dataset()["query_id"])["margins"]
+    violated = []
+    for query_id in query_dataset()["query_id"]:
+        one = collator.sampler.sample(query_id, 0)
+        own = dict(zip(collator.source.order(query_id), collator.source.candidates.scores(query_id), strict=True))
+        scores, teacher = torch.tensor([[[own[id] for id in one.passage_ids]], [one.teacher_scores]])
+        mask = torch.ones_like(scores, dtype=torch.bool)
+        logged = objective.statistics(scores, teacher, mask, torch.tensor([one.ranks]))
+        violated.append((logged["violated_margins"].item(), len(set(one.ranks)) == 5))
+    assert all(no_ties for _, no_ties in violated), "all lists have equally many pairs"
+    assert margins["violated"] == pytest.approx(np.mean([share for share, _ in violated]))
+    assert "relative_to_spread" not in margins
 
 
 def test_lists_of_strings_have_no_student_scores(bpe_tokenizer):
