@@ -74,14 +74,9 @@ def _added_tokens(name: str, model: Any) -> dict[str, list[int]]:
     """The tokens that were added to the tokenizer of a model, as an adapter that trains their rows needs them."""
     from transformers import AutoTokenizer
 
-    from dgr_trainer.semantic_ids.tokens import trainable_token_indices
+    from dgr_trainer.semantic_ids.tokens import added_tokens, trainable_token_indices
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    added = sorted(
-        number
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if number >= tokenizer.vocab_size and not token.special
-    )
+    added = list(added_tokens(AutoTokenizer.from_pretrained(name)))
     if not added:
         raise DGRValueError(f"--lora_added_tokens: no token was added to the tokenizer of {name}. Leave it out.")
     return trainable_token_indices(model, added)

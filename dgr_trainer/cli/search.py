@@ -190,6 +190,8 @@ def _of_batch(
 
 
 def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hits: list[Hit]) -> dict[str, Any]:
+    from dgr_trainer.retrieval.hits import identifier_records
+
     record: dict[str, Any] = {} if query_id is None else {"query_id": query_id}
     record |= {"query": query, "hits": []}
     for hit in hits:
@@ -197,15 +199,7 @@ def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hi
         if retriever.corpus is not None:
             passage = retriever.corpus.get(hit.passage_id)
             shown |= {"title": passage.title, "text": passage.text}
-        shown["identifiers"] = [
-            {
-                "view": identifier.view,
-                "text": retriever.identifier_text(identifier),
-                "count": identifier.count,
-                "score": identifier.score,
-            }
-            for identifier in hit.identifiers
-        ]
+        shown["identifiers"] = identifier_records(hit.identifiers, retriever.identifier_text)
         record["hits"].append(shown)
     return record
 

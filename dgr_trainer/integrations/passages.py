@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError, MissingPackageError
+from dgr_trainer.retrieval.hits import identifier_records
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 
 if TYPE_CHECKING:
@@ -50,13 +51,5 @@ def hit_facts(retriever: GenerativeRetriever, hit: Hit) -> dict[str, Any]:
     return {
         "passage_id": hit.passage_id,
         "score": hit.score,
-        "identifiers": [
-            {
-                "view": identifier.view,
-                "text": retriever.identifier_text(identifier),
-                "count": identifier.count,
-                "score": identifier.score,
-            }
-            for identifier in hit.identifiers
-        ],
+        "identifiers": identifier_records(hit.identifiers, retriever.identifier_text),
     }

@@ -18,6 +18,7 @@ from dgr_trainer.evaluation.significance import confidence_interval
 from dgr_trainer.reporting.found_passages import FoundPassages, ShownHit, read_found
 from dgr_trainer.reporting.training_runs import Pipeline
 from dgr_trainer.runs.rankings import Rankings, as_rankings
+from dgr_trainer.training.run_record import RUN_RECORD
 
 Run = str | os.PathLike[str] | Rankings | FoundPassages | Mapping[str, Mapping[str, float]]
 
@@ -150,7 +151,7 @@ def evaluate_stored(pipeline: Pipeline) -> Evaluation | None:
     for path in [stored["qrels"], *stored["runs"].values()]:
         if not (pipeline.folder / path).is_file():
             raise FileNotFoundError(
-                f"{pipeline.folder / path} is missing, which {pipeline.folder / 'dgr_run.json'} names. Restore it, or "
+                f"{pipeline.folder / path} is missing, which {pipeline.folder / RUN_RECORD} names. Restore it, or "
                 "give the runs and qrels yourself."
             )
     runs: dict[str, Run] = {}

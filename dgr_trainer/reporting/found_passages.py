@@ -13,7 +13,7 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import atomic_text
 from dgr_trainer.files.lines import existing_file, file_kind
 from dgr_trainer.files.records import json_records
-from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.hits import Hit, identifier_records
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.runs.reading import read_run
@@ -133,15 +133,7 @@ def write_hits(
                         "passage_id": hit.passage_id,
                         "score": hit.score,
                         "title": title,
-                        "identifiers": [
-                            {
-                                "view": one.view,
-                                "text": retriever.identifier_text(one),
-                                "count": one.count,
-                                "score": one.score,
-                            }
-                            for one in best
-                        ],
+                        "identifiers": identifier_records(best, retriever.identifier_text),
                     }
                 )
             line = {"query_id": query_id, "query": query, "hits": records}

@@ -24,7 +24,6 @@ TERMS = {
     "violated_margins": ("Violated margins", "Share of the pairs that are closer than their margin asks for."),
     "learning_rate": ("Learning rate", ""),
 }
-_NO_METRICS = ("runtime", "per_second", "model_preparation_time")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from dgr_trainer.candidates import MatchedIdentifier
 
@@ -21,3 +23,10 @@ class Hit:
     passage_id: str
     score: float
     identifiers: tuple[MatchedIdentifier, ...]
+
+
+def identifier_records(
+    identifiers: Iterable[MatchedIdentifier], text_of: Callable[[MatchedIdentifier], str]
+) -> list[dict[str, Any]]:
+    """Identifiers of a hit as strings and numbers, as `dgr search --json` prints them."""
+    return [{"view": one.view, "text": text_of(one), "count": one.count, "score": one.score} for one in identifiers]

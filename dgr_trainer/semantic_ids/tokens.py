@@ -167,6 +167,15 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
     return ids
 
 
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The tokens that were added to a tokenizer beyond its vocabulary, by their ids, without special ones."""
+    return {
+        number: token.content
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if number >= tokenizer.vocab_size and not token.special
+    }
+
+
 def trainable_token_indices(model: nn.Module, ids: Sequence[int]) -> dict[str, list[int]]:
     """What `peft.LoraConfig(trainable_token_indices=...)` needs so that the rows of some tokens train.
 

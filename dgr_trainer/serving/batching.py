@@ -230,16 +230,18 @@ class SearchQueue:
                 for entry in entries:
                     self._search(system, [entry])
             else:
-                entries[0].future.set_exception(self._as_told(system, error))
+                entries[0].future.set_exception(self._as_told(system, entries[0].restriction, error))
             return
         self._set_state("ready")
         for entry, hits in zip(entries, results, strict=True):
             entry.future.set_result(None if hits is None else hits[: entry.k])
 
-    def _as_told(self, system: System, error: Exception) -> Exception:
+    def _as_told(self, system: System, restriction: Restriction, error: Exception) -> Exception:
         """What the client is told: its own mistake, too little memory, or nothing."""
-        if isinstance(error, (DGRValueError, DGRKeyError, DGRTypeError)) and system.kind == "retriever":
-            return BadQuery(one_line(error))
+        if isinstance(error, (DGRValueError, DGRKeyError, DGRTypeError)):
+            # A teacher may have been made with wrong settings, which every search would show.
+            if system.kind == "retriever" or restriction != Restriction():
+                return BadQuery(one_line(error))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             logger.warning("%s has too little memory for a query", self.name)
             return OutOfMemory("There is too little memory for this search.")

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
+from dgr_trainer.semantic_ids.tokens import added_tokens
 from dgr_trainer.student.embedding_probe import trained_rows
 from dgr_trainer.student.model_facts import (
     embedding_rows,
@@ -249,11 +250,7 @@ def _warn_of_untrained_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBa
         return
     if is_sharded(model) or any(parameter.is_meta for parameter in parameters):
         return  # Not in memory, so the probe cannot run.
-    added = {
-        number: token.content
-        for number, token in sorted(tokenizer.added_tokens_decoder.items())
-        if number >= tokenizer.vocab_size and not token.special
-    }
+    added = added_tokens(tokenizer)
     rows = trained_rows(model, list(added) or [0])
     if not rows.anything:
         raise DGRValueError(

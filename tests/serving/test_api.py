@@ -21,7 +21,7 @@ from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 from dgr_trainer.serving.settings import ServeSettings
 from dgr_trainer.serving.systems import RetrieverSystem, RunSystem, TeacherSystem
-from dgr_trainer.teachers import FunctionTeacher
+from dgr_trainer.teachers import BM25Teacher, FunctionTeacher
 
 httpx = pytest.importorskip("httpx", reason="asks the server")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -502,6 +502,7 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
             retriever,
             5,
         ),
+        "searcher": TeacherSystem(BM25Teacher(served_corpus)),
     }
     with listening(systems) as url:
 
@@ -521,8 +522,16 @@ def test_a_run_and_a_teacher_beside_a_retriever(retriever, served_corpus):
         assert [hit["score"] for hit in ranked] == sorted(lengths.values(), reverse=True)[:3]
         assert all(lengths[hit["passage_id"]] == hit["score"] for hit in ranked)
         assert search("teacher", " ")["hits"] == []
+        for name, body in (
+            ("teacher", {"among": ["none"]}),
+            ("searcher", {"among": ["none"]}),
+            ("teacher", {"among": []}),
+        ):
+            refused = ask.post(f"{url}/search", json={"queries": ["penicillin"], "system": name, **body})
+            assert refused.status_code == 422, refused.text
+        assert ask.get(f"{url}/healthz").json()["ready"]
         info = ask.get(f"{url}/info").json()["systems"]
-        assert [one["kind"] for one in info] == ["retriever", "run", "teacher"]
+        assert [one["kind"] for one in info] == ["retriever", "run", "teacher", "teacher"]
         assert info[1]["examples"] == ["Who discovered  penicillin"]
     with pytest.raises(DGRValueError, match="none of them is among the 1 queries"):
         RunSystem(run, {"q2": "x"})
