@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from decode import byte_level_bpe, random_bart
+from decode import byte_level_bpe, frequency_bias, random_bart
 from transformers import set_seed
 
 from dgr_trainer import FMIndex, GenerativeRetriever, Identifiers, SearchSettings
@@ -60,8 +60,7 @@ def main() -> None:
     print(f"{index.num_passages:,} passages, {index.num_tokens:,} tokens, {index.num_bytes / 1e6:,.0f} MB, "
           f"{options.threads} threads")  # fmt: skip
     model = random_bart(tokenizer, options).eval()
-    frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
-    model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None]
+    model.final_logits_bias = frequency_bias(index)[None]
     settings = SearchSettings(
         beam_size=options.beam_size, title_length=15, pseudo_query_length=30, batch_size=options.queries
     )

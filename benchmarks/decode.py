@@ -152,8 +152,7 @@ def prepare(options: argparse.Namespace) -> tuple[torch.nn.Module, Identifiers, 
         separator=identifiers.eos_token_id, tokenizer_fingerprint=identifiers.fingerprint, progress=False,
     )  # fmt: skip
     if not options.model:
-        frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
-        bias = (frequencies - frequencies.logsumexp(0)).to(model.dtype)
+        bias = frequency_bias(index).to(model.dtype)
         if options.shape == "bart":
             model.final_logits_bias = bias[None]
         else:
@@ -204,6 +203,11 @@ def byte_level_bpe(texts: Iterator[str], small: bool) -> PreTrainedTokenizerBase
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         mask_token="<mask>", model_max_length=1024,
     )  # fmt: skip
+
+
+def frequency_bias(index: FMIndex) -> torch.Tensor:
+    """The log-probability of each token by its frequency: a bias with which a random model generates as the corpus."""
+    return torch.from_numpy(index.token_counts + 1.0).log().float().log_softmax(0)
 
 
 def random_bart(tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> BartForConditionalGeneration:

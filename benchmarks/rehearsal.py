@@ -37,7 +37,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from decode import SEARCH, Clock, byte_level_bpe, random_bart
+from decode import SEARCH, Clock, byte_level_bpe, frequency_bias, random_bart
 from index import PeakMemory
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, set_seed
@@ -93,8 +93,7 @@ class Rehearsal:
         identifiers = self.identifiers()
         set_seed(0)
         model = random_bart(identifiers.tokenizer, self.options).eval()
-        frequencies = torch.from_numpy(index.token_counts + 1.0).log().float()
-        model.final_logits_bias = (frequencies - frequencies.logsumexp(0))[None]
+        model.final_logits_bias = frequency_bias(index)[None]
         settings = SearchSettings(
             beam_size=self.options.beam_size, title_length=15, pseudo_query_length=30, batch_size=QUERY_BATCH
         )

@@ -232,18 +232,6 @@ def _build_level(
 
 
 @compiled
-def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
-    """The position, in the sequence sorted by symbol, of the element at position `row` (LF mapping)."""
-    level = 0
-    while row < levels[level, SIZE]:
-        ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
-        row = levels[level, ZEROS] + ones if bit else row - ones
-        level += 1
-    extended_row: int = levels[level, FIRST_ROW] + row - levels[level, SIZE]
-    return extended_row
-
-
-@compiled
 def child_range(
     blocks: np.ndarray, levels: np.ndarray, level: int, code: np.uint64, low: int, high: int
 ) -> tuple[int, int]:

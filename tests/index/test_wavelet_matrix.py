@@ -3,13 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgr_trainer.index.bit_vector import rank_and_bit
 from dgr_trainer.index.wavelet_matrix import (
+    FIRST_BLOCK,
+    FIRST_ROW,
+    SIZE,
+    ZEROS,
     build_matrix,
     distinct_symbols,
     extend_range,
     huffman_codes,
     level_table,
-    next_row,
 )
 
 
@@ -21,6 +25,16 @@ def make(sequence: np.ndarray, dtype=np.uint32):
     number[order] = np.arange(len(order))
     levels = level_table(codes, counts[order])
     return build_matrix(codes[number[sequence]].astype(dtype), levels), levels, codes, number[sequence]
+
+
+def next_row(blocks: np.ndarray, levels: np.ndarray, row: int) -> int:
+    """The position, in the sequence sorted by symbol, of the element at position `row`, as the walks find it."""
+    level = 0
+    while row < levels[level, SIZE]:
+        ones, bit = rank_and_bit(blocks, levels[level, FIRST_BLOCK], row)
+        row = levels[level, ZEROS] + ones if bit else row - ones
+        level += 1
+    return int(levels[level, FIRST_ROW] + row - levels[level, SIZE])
 
 
 def dense(values) -> np.ndarray:
