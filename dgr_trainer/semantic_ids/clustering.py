@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer.errors import MissingPackageError
-from dgr_trainer.semantic_ids.vectors import blocks
+from dgr_trainer.semantic_ids.vectors import BLOCK, blocks
 
 Rows = Callable[[np.ndarray], np.ndarray]
 """Returns the vectors at some positions, `(m, d)`, float32."""
@@ -65,7 +65,9 @@ def squared_distances(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 def nearest(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Number of the nearest centroid of each vector, int32; the first of equal ones."""
-    numbers: np.ndarray = np.argmin(squared_distances(rows, centroids), axis=1).astype(np.int32)
+    numbers = np.empty(len(rows), np.int32)
+    for start in range(0, len(rows), BLOCK):  # All distances at once may be more than the memory holds.
+        numbers[start : start + BLOCK] = squared_distances(rows[start : start + BLOCK], centroids).argmin(axis=1)
     return numbers
 
 

@@ -38,6 +38,7 @@ def fit(given=VECTORS, names=NAMES, **chosen):
 
 def test_residual_codes_are_the_nearest_centroids_of_what_is_left(monkeypatch):
     monkeypatch.setattr("dgr_trainer.semantic_ids.quantizers.BLOCK", 70)
+    monkeypatch.setattr("dgr_trainer.semantic_ids.clustering.BLOCK", 30)
     ids = fit(levels=3, size=[8, 6, 4])
     left = VECTORS.astype(np.float64)
     for level, centroids in enumerate(ids._quantizer.codebooks):
