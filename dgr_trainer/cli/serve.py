@@ -19,6 +19,7 @@ from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
 from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, run_names
+from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import name_as_text
 from dgr_trainer.serving.settings import ServeSettings
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dgr_trainer.serving.systems import System
 
 TOKEN_VARIABLE = "DGR_SERVE_TOKEN"
-_TEACHERS = ("bm25", "pyserini", "cross-encoder", "seq2seq", "causal-lm", "bi-encoder")
 _USUAL_NAME = "retriever"
 
 
@@ -55,7 +55,7 @@ class ServeCommandOptions:
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Show what this teacher finds beside the retriever.", "choices": _TEACHERS},
+        metadata={"help": "Show what this teacher finds beside the retriever.", "choices": tuple(TEACHERS)},
     )
     teacher_config: str | None = field(
         default=None,
@@ -154,8 +154,6 @@ def _beside(options: ServeCommandOptions, corpus: Any, retriever: Callable[[], S
         return lambda: run
     if options.teacher is None:
         return None
-    from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher
-
     name = options.teacher
     config = [] if options.teacher_config is None else ["--config", options.teacher_config]
     parsed, _ = CommandParser([TeacherOptions], command="serve").parse(config)
