@@ -18,16 +18,16 @@ from dgr_trainer.cli.models import check_device, check_retriever, load_retriever
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.settings import DeviceOptions, SearchOptions
-from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run
+from dgr_trainer.cli.sources import check_split, read_corpus, read_queries_of, read_run, run_names
+from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.compression import name_as_text, plain_name
+from dgr_trainer.files.compression import name_as_text
 from dgr_trainer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from dgr_trainer.serving.systems import System
 
 TOKEN_VARIABLE = "DGR_SERVE_TOKEN"
-_TEACHERS = ("bm25", "pyserini", "cross-encoder", "seq2seq", "causal-lm", "bi-encoder")
 _USUAL_NAME = "retriever"
 
 
@@ -55,7 +55,7 @@ class ServeCommandOptions:
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Show what this teacher finds beside the retriever.", "choices": _TEACHERS},
+        metadata={"help": "Show what this teacher finds beside the retriever.", "choices": tuple(TEACHERS)},
     )
     teacher_config: str | None = field(
         default=None,
@@ -154,8 +154,6 @@ def _beside(options: ServeCommandOptions, corpus: Any, retriever: Callable[[], S
         return lambda: run
     if options.teacher is None:
         return None
-    from dgr_trainer.cli.teachers import TEACHERS, TeacherOptions, given_options, make_teacher
-
     name = options.teacher
     config = [] if options.teacher_config is None else ["--config", options.teacher_config]
     parsed, _ = CommandParser([TeacherOptions], command="serve").parse(config)
@@ -182,7 +180,7 @@ def _names(options: ServeCommandOptions, folders: Sequence[Path]) -> list[str]:
         if len(options.names) != count or len(set(options.names)) != count or not all(map(str.strip, options.names)):
             raise DGRValueError(f"--names {' '.join(options.names)} has to be {count} different names.")
         return options.names
-    beside = [] if count == len(folders) else [options.teacher or _plain_name(options.run or "")]
+    beside = [] if count == len(folders) else [options.teacher or run_names([Path(str(options.run))])[0]]
     names = [*_folder_names(folders), *beside]
     return names if len(set(names)) == count else [f"{name} [{number}]" for number, name in enumerate(names, start=1)]
 
@@ -193,10 +191,6 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
     while len(parts) > 1 and len({part[-1] for part in parts}) == 1 and all(len(part) > 1 for part in parts):
         parts = [part[:-1] for part in parts]
     return [name_as_text(part[-1]) for part in parts]
-
-
-def _plain_name(file: str) -> str:
-    return name_as_text(plain_name(Path(file)).rsplit(".", 1)[0] or file)
 
 
 def _once(load: Callable[[], System]) -> Callable[[], System]:
