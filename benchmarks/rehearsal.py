@@ -389,7 +389,10 @@ def main(arguments: list[str] | None = None) -> None:
     results_file = options.output / "results.json"
     wanted = {
         name: getattr(options, name)
-        for name in ("passages", "tokens_per_passage", "segment_tokens", "beam_size", "small", "threads")
+        for name in (
+            *("passages", "tokens_per_passage", "segment_tokens", "beam_size", "small", "threads"),
+            *("searches", "candidates", "pairs"),
+        )
     }
     results: dict[str, Any] = {"options": wanted, "tenth": {}, "whole": {}}
     if results_file.exists():
