@@ -98,7 +98,7 @@ def check(options: AllOptions) -> None:
     if train.stage == "generation":
         other_stage = [name for name in ONLY_DISTILLATION if getattr(train, name)] + list(options.collator.given())
     else:
-        other_stage = [name for name in ONLY_GENERATION if getattr(train, name)]
+        other_stage = [name for name in ONLY_GENERATION if getattr(train, name)] + list(options.pairs.given())
     if other_stage:
         raise DGRValueError(f"--{other_stage[0]} has no effect in --stage {train.stage}. Leave it out.")
     check_split(train.split, train.queries, train.qrels)
@@ -111,7 +111,7 @@ def check(options: AllOptions) -> None:
             input_path(f"--{name}", getattr(train, name), folder=folder)
     index = _index_of(train)
     if train.stage == "generation":
-        _check_generation(train, index)
+        _check_generation(train, options.pairs, index)
     else:
         _check_distillation(train)
     if (evaluation.eval_queries is None) != (evaluation.eval_qrels is None):
@@ -132,9 +132,10 @@ def _check_lora(lora: LoraOptions) -> None:
         raise DGRValueError(f"--{given[0]} is a setting of a LoRA adapter, but --lora_r is 0. Give its rank.")
 
 
-def _check_generation(options: TrainOptions, index: IndexFolder | None) -> None:
+def _check_generation(options: TrainOptions, pairs: PairOptions, index: IndexFolder | None) -> None:
     if options.pairs is not None:
         given = [name for name in ("corpus", "queries", "qrels") if getattr(options, name) is not None]
+        given += pairs.given()
         if given:
             raise DGRValueError(f"--pairs are made already, so --{given[0]} has no effect. Give one or the other.")
     elif options.corpus is None and (index is None or index.corpus is None):

@@ -108,6 +108,8 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{TRAIN} --stage distillation --run FILES/best.trec", "needs --queries"),
         (f"{TRAIN} --stage distillation --queries FILES/queries.tsv", "needs --run"),
         (f"{SWAP} --pairs FILES/bart", "--pairs has no effect in --stage distillation"),
+        (f"{SWAP} --titles_per_query 2", "--titles_per_query has no effect in --stage distillation"),
+        (f"{GENERATE} --pairs FILES/bart --samples_per_passage 0", "so --samples_per_passage has no effect"),
         (f"{SWAP} --eval_queries FILES/queries.tsv", "--eval_queries and --eval_qrels go together"),
         (f"{SWAP} --eval_queries FILES/queries.tsv --eval_qrels FILES/qrels.txt", "Give --index"),
         (f"{SWAP} --lora_alpha 8", "--lora_alpha is a setting of a LoRA adapter, but --lora_r is 0"),
