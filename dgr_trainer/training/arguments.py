@@ -183,6 +183,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Decoder tokens whose activations are kept; larger batches run in pieces, recomputed."},
     )
 
+    # No argument, so without annotation: how the collator scores identifiers, which the trainer finds out.
+    _score_kind = "log_odds"
+
     def __post_init__(self) -> None:
         self.check_loss()
         if self.decoder_tokens_at_once < 1:
@@ -267,6 +270,16 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         values = {name: getattr(self, name) for name in _LOSS_SETTINGS}
         return {name: value for name, value in values.items() if value is not None and value is not False}
 
+    def for_scores(self, score_kind: str) -> "DistillationTrainingArguments":
+        """A copy of the arguments that states (`to_dict`) the defaults for a kind of scores, not those of log-odds.
+
+        Args:
+            score_kind (`str`): `"log_odds"` or `"log_likelihood"` (`ScoringSettings.kind` of the collator).
+        """
+        copied = copy.copy(self)
+        copied._score_kind = score_kind
+        return copied
+
     def with_ranking_loss(self, ranking_loss: str | RankingLoss) -> "DistillationTrainingArguments":
         """A copy of the arguments with another ranking loss.
 
@@ -286,7 +299,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         """
         values = {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
         if self.score_spread is not None:
-            loss, scale = self.resolved_ranking_loss, self.scale_of_defaults("log_odds")
+            loss, scale = self.resolved_ranking_loss, self.scale_of_defaults(self._score_kind)
             fitted = loss.defaults(*scale)
             fitted["generation_weight"] = loss.generation_weight(*scale)
             given = self.ranking_loss_settings

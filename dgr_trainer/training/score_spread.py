@@ -25,13 +25,15 @@ def fitted_arguments(
         train_dataset (`Any`): The training queries; by default, those of the candidates are looked at.
 
     Returns:
-        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread`.
+        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread`, or one that states the
+        defaults for log-likelihoods.
     """
-    source = collator.source if isinstance(collator, DistillationCollator) else None
-    if not isinstance(source, CandidateIdentifiers) or args.score_spread is not None:
+    if not isinstance(collator, DistillationCollator):
         return args
-    assert isinstance(collator, DistillationCollator)
     if collator.scoring.kind != "log_odds":
+        return args.for_scores(collator.scoring.kind)
+    source = collator.source
+    if not isinstance(source, CandidateIdentifiers) or args.score_spread is not None:
         return args
     query_ids = query_ids_of(train_dataset)
     spread = source.spread(source.candidates if query_ids is None else query_ids)

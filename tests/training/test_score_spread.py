@@ -156,6 +156,16 @@ def test_the_spread_is_one_of_log_odds(tmp_path):
     assert (objective.settings["margin"], objective.generation_weight) == (1.0, 1.0)
 
 
+def test_the_stated_defaults_are_those_of_the_collators_scores(bpe_tokenizer, tmp_path):
+    trainer = make_trainer(
+        tmp_path, bpe_tokenizer, preset="dgr_paper", collator=make_collator(bpe_tokenizer, "strings")
+    )
+    stated, objective = trainer.args.to_dict(), trainer.ranking_objective
+    for name in ("margin", "margin_gap"):
+        assert stated[name] == objective.settings[name] < 10
+    assert stated["generation_weight"] == objective.generation_weight == 1.0
+
+
 def test_the_preset_fits_a_loss_that_is_chosen_later(bpe_tokenizer, tmp_path):
     trainer = make_trainer(tmp_path, bpe_tokenizer, preset="dgr_paper", ranking_loss="distilled_ranknet")
     trainer.args.ranking_loss = "margin_rank"
