@@ -13,21 +13,13 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
+
+from selection import add_choice
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="Folder with a BEIR folder for each corpus.")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="Folder of all stages; a new one, or one to go on in."
-    )
-    parser.add_argument("--preset", required=True, help="A name in examples/reproduce/presets, or a YAML file.")
-    parser.add_argument("--models", type=Path, help="Folder of the checkpoints that the preset names.")
-    parser.add_argument("--corpora", nargs="+", help="Some of the preset's corpora.")
-    parser.add_argument("--students", nargs="+", help="Some of the preset's students.")
-    parser.add_argument("--rows", nargs="+", help="Some of the preset's rows.")
-    parser.add_argument("--seeds", nargs="+", type=int, help="Seeds in place of the preset's.")
+    add_choice(parser)
     parser.add_argument(
         "--splits", nargs="+", default=["dev", "test"], choices=["dev", "test"], help="What to evaluate on."
     )
