@@ -10,6 +10,8 @@ verdict follows from rules that were fixed before there were results:
   as above; else undecided.
 - `level`: held where the interval excludes a loss of `least`; did not hold where the row is worse, p < 0.05; else
   undecided.
+
+Nothing held on fewer seeds than the claim asks for.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Claim:
         corpora (`int`): It has to hold on so many corpora.
         of (`list[str]`, *optional*): The corpora that it is about; by default all.
         least (`float`): The smallest gain or loss that matters.
+        seeds (`int`): Number of seeds without which it is at best undecided, unless nothing is random in its rows.
     """
 
     text: str
@@ -56,6 +59,7 @@ class Claim:
     corpora: int = 1
     of: Sequence[str] | None = None
     least: float = 0.01
+    seeds: int = 3
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,8 @@ def _compare(claim: Claim, corpus: str, metric: str, rows: Mapping[str, SeedValu
         "no better": (high < claim.least, better),
         "level": (low > -claim.least, worse),
     }[claim.relation]
-    verdict = HELD if held else DID_NOT if did_not else UNDECIDED
+    enough = len(by_seed) >= claim.seeds or by_seed.keys() == {"None"}
+    verdict = HELD if held and enough else DID_NOT if did_not else UNDECIDED
     return Comparison(corpus, metric, float(mean.mean()), low, high, p_value, seeds, verdict)
 
 

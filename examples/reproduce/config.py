@@ -130,7 +130,7 @@ def load_preset(name: str) -> Preset:
 def _read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+        known = sorted(file.stem for file in PRESETS.glob("[!_]*.yaml"))
         raise DGRValueError(
             f"There is no preset {name!r}. Give one of {', '.join(known)}, or the path of a YAML file."
         )
@@ -164,6 +164,9 @@ def _check_names(where: str, values: Mapping[str, Any], known: set[str]) -> None
 
 
 def _check(preset: Preset) -> None:
+    for part, of in {"corpora": preset.corpora, "seeds": preset.seeds, "students": preset.students}.items():
+        if not of:
+            raise DGRValueError(f"The preset {preset.name} has no {part}. Give at least one.")
     for name, row in preset.rows.items():
         if row.kind not in ROW_KINDS:
             raise DGRValueError(f"Row {name!r} is of kind {row.kind!r}; use one of {', '.join(ROW_KINDS)}.")

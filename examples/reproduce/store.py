@@ -28,6 +28,9 @@ from dgr_trainer.files.job_lock import JobLock
 
 DONE = "stage.json"
 DISCARDED = "discarded"
+RESUMABLE = ("generation", "ranking", "candidates")
+"""Kinds of stages that go on where they were interrupted."""
+
 _LIBRARIES = (
     "dgr-trainer",
     "torch",
@@ -136,6 +139,7 @@ class Store:
         self.data = data
         self.models = models
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._did_something = False
         self._work = work
         self._say = say
 
@@ -165,6 +169,8 @@ class Store:
             return
         for other in stage.inputs.values():
             self.ensure(other)
+        if stage.kind not in RESUMABLE and self._would_be_late(stage):
+            raise OutOfTime(f"There is too little time left for: {stage.kind} {stage.label}")
         lock = JobLock(self.folder(stage).with_suffix(".lock"))
         while not lock.acquire(5.0):  # Another command does this stage; this one waits for its result.
             self.check_time(stage)
@@ -190,6 +196,14 @@ class Store:
         """Raise `OutOfTime` if the time is over."""
         if self.is_late():
             raise OutOfTime(f"There is no time left for: {stage.kind} {stage.label}")
+
+    def _would_be_late(self, stage: Stage) -> bool:
+        """Whether stages of this kind on this corpus took longer than what is left; never before the first is done."""
+        if self.deadline is None or not self._did_something:
+            return False
+        corpus = stage.label.split(" / ")[0]
+        took = [one["seconds"] for one in self.records(stage.kind) if one["label"].split(" / ")[0] == corpus]
+        return bool(took) and time.monotonic() + max(took) > self.deadline
 
     def records(self, kind: str) -> Iterator[dict[str, Any]]:
         """The records of all stages of a kind that were ever done in this folder."""
@@ -225,6 +239,7 @@ class Store:
         (folder / DISCARDED).unlink(missing_ok=True)
         with atomic_write(folder / DONE) as file:
             json.dump(record, file, indent=1)
+        self._did_something = True
         self._say(f"{stage.kind} {stage.label}: {record['seconds']:.0f} s")
 
 
