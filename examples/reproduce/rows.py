@@ -41,6 +41,10 @@ class Cell:
         parts = (self.corpus, self.student, self.row.name, "" if self.seed is None else f"seed {self.seed}")
         return " / ".join(part for part in parts if part)
 
+    def candidates(self) -> Iterator[Stage]:
+        """The candidates of the first round."""
+        yield from [stage for stage in self.evaluations["dev"].chain() if stage.kind == "candidates"][:1]
+
     def students(self) -> Iterator[Stage]:
         """The ranking stages, whose weights take most of the room on the disk."""
         for evaluation in self.evaluations.values():

@@ -29,6 +29,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--discard-students", action="store_true", help="Delete a student of the ranking stage when it is evaluated."
     )
+    parser.add_argument(
+        "--candidates-only",
+        action="store_true",
+        help="End when the candidates are found, and say where they are; benchmarks/train_step.py reads them.",
+    )
     return parser.parse_args()
 
 
@@ -61,6 +66,11 @@ def main() -> int:
         print(list_stages(cells, store, options.splits))
         return 0
     try:
+        if options.candidates_only:
+            for stage in {stage.digest: stage for cell in cells for stage in cell.candidates()}.values():
+                store.ensure(stage)
+                say(f"{stage.label}: {store.folder(stage)}")
+            return 0
         for cell in cells:
             for stage in [*cell.rounds, *(cell.evaluations[split] for split in options.splits)]:
                 store.ensure(stage)

@@ -270,7 +270,8 @@ def stored_results(folder: Path) -> dict:
         for seed in range(3)
     ]
     index = {
-        "preset": "made-up", "corpora": ["sample"], "students": ["tiny", "other"], "main_teacher": {}, "rows": of_rows,
+        "preset": "made-up", "corpora": ["sample"], "students": ["tiny", "no-student"], "main_teacher": {},
+        "rows": of_rows,
         "cells": cells, "stages": stages, "test_evaluations": {"sample / tiny / seed 0 / DGR / test": 2},
         "not_run": [{"corpus": "sample", "student": "tiny", "row": "LTRGR", "seed": 0, "split": "test"}],
     }  # fmt: skip
@@ -310,7 +311,7 @@ def test_page_from_stored_results(modules, tmp_path):
     assert "- sample / tiny / seed 0 / DGR / test: 2 times" in lines
     assert "The 15 questions" in text and "The 5 questions" in text
     assert any(line.startswith("| ranking ") and "90" in line for line in lines)
-    assert "other" not in text.replace("others", "").replace("another", "")  # A student without results is left out.
+    assert "no-student" not in text  # A student without results is left out.
     assert set(figures) == {"made-up-tiny-list-length-m.svg", "made-up-tiny-rounds.svg"}
     lines = {"one": [(0.0, 1.0), (1.0, 2.0)]}
     assert figure(lines, "x", "questions") == figure(lines, "x", "questions")
@@ -373,10 +374,10 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
     assert "generation sample / tiny / seed 0 ..." not in printed and "tokenizer" not in printed
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # Nothing was computed twice.
 
-    printed = done("run.py", *what, "--output", whole)
+    printed = done("run.py", *what, "--output", whole, "--seeds", 0)
     begun = [line.split("] ")[1] for line in printed.splitlines() if line.endswith(" ...")]
     assert len(begun) == len(set(begun)) == len(list(whole.glob("stages/*/stage.json")))
-    assert {path.name for path in folder.glob("stages/*-*")} == {path.name for path in whole.glob("stages/*-*")}
+    assert {path.name for path in folder.glob("stages/*-*")} > {path.name for path in whole.glob("stages/*-*")}
     for path in whole.glob("stages/*/per_query.json.gz"):
         other = folder / path.relative_to(whole)
         assert gzip.decompress(path.read_bytes()) == gzip.decompress(other.read_bytes())
