@@ -112,21 +112,22 @@ def corpora_table(index: Mapping[str, Any]) -> str:
 
 
 def costs_table(index: Mapping[str, Any]) -> str:
-    """Seconds and memory of the stages by kind."""
+    """Seconds and memory of the stages by kind, and by student where it matters."""
     by_kind = defaultdict(list)
     for stage in index["stages"].values():
-        by_kind[stage["kind"]].append(stage)
+        student = next((part for part in stage["label"].split(" / ") if part in index["students"]), "")
+        by_kind[stage["kind"], student].append(stage)
     lines = []
-    for kind, stages in by_kind.items():
+    for (kind, student), stages in by_kind.items():
         seconds = [stage["seconds"] for stage in stages]
         memory = max(max(stage["memory"], stage["accelerator_memory"]) for stage in stages) / 1e9
-        lines.append([kind, str(len(stages)), f"{np.median(seconds):.0f}", f"{max(seconds):.0f}",
+        lines.append([kind, student, str(len(stages)), f"{np.median(seconds):.0f}", f"{max(seconds):.0f}",
                       f"{sum(seconds) / 3600:.2f}", f"{memory:.1f}"])  # fmt: skip
-    return table(["stage", "number", "median s", "longest s", "hours in all", "most memory, GB"], lines)
+    return table(["stage", "student", "number", "median s", "longest s", "hours in all", "most memory, GB"], lines)
 
 
 def settings_table(index: Mapping[str, Any], rows: Mapping[str, Any], student: str) -> str:
-    """What is particular about each row: its teacher, its steps, and what was fitted to the scores."""
+    """What is particular about each row: its teacher, its steps and its settings."""
     lines, seen = [], set()
     for cell in index["cells"]:
         if cell["student"] != student or cell["row"] in seen:

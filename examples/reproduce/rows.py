@@ -41,14 +41,13 @@ class Cell:
         parts = (self.corpus, self.student, self.row.name, "" if self.seed is None else f"seed {self.seed}")
         return " / ".join(part for part in parts if part)
 
-    def candidates(self) -> Iterator[Stage]:
-        """The candidates of the first round."""
-        yield from [stage for stage in self.evaluations["dev"].chain() if stage.kind == "candidates"][:1]
+    def candidates(self) -> list[Stage]:
+        """The candidates of the first round, if it is a row of a ranking stage."""
+        return [stage for stage in self.evaluations["dev"].chain() if stage.kind == "candidates"][:1]
 
-    def students(self) -> Iterator[Stage]:
+    def students(self) -> list[Stage]:
         """The ranking stages, whose weights take most of the room on the disk."""
-        for evaluation in self.evaluations.values():
-            yield from (stage for stage in evaluation.chain() if stage.kind == "ranking")
+        return [stage for stage in self.evaluations["dev"].chain() if stage.kind == "ranking"]
 
 
 class Graph:

@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--until", type=float, metavar="MINUTES", help="Stop when this much time has passed.")
     parser.add_argument("--threads", type=int, help="Threads of computations; by default all cores.")
     parser.add_argument(
-        "--discard-students", action="store_true", help="Delete a student of the ranking stage when it is evaluated."
+        "--discard-students", action="store_true", help="Delete a student of the ranking stage after its last row."
     )
     parser.add_argument(
         "--candidates-only",
@@ -71,7 +71,8 @@ def main() -> int:
                 store.ensure(stage)
                 say(f"{stage.label}: {store.folder(stage)}")
             return 0
-        for cell in cells:
+        last_use = {stage.digest: number for number, cell in enumerate(cells) for stage in cell.students()}
+        for number, cell in enumerate(cells):
             for stage in [*cell.rounds, *(cell.evaluations[split] for split in options.splits)]:
                 store.ensure(stage)
                 if stage in cell.evaluations.values():
@@ -79,7 +80,8 @@ def main() -> int:
                     say(f"= {stage.label}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
             if options.discard_students:
                 for student in cell.students():
-                    store.discard(student, "model")
+                    if last_use[student.digest] == number:
+                        store.discard(student, "model")
     except OutOfTime as late:
         say(f"{late}. The same command goes on from here.")
         return 3

@@ -41,8 +41,9 @@ def load_identifiers(folder: str) -> Identifiers:
 
 
 def load_student(folder: str) -> PreTrainedModel:
+    """A student in float32, on the accelerator if there is one."""
     model: PreTrainedModel = load_student_model(folder, dtype=torch.float32)
-    return model
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def new_student(scratch: Mapping[str, Any], identifiers: Identifiers, seed: int) -> PreTrainedModel:

@@ -337,6 +337,44 @@ def test_the_results_page_is_that_of_the_stored_results(modules):
     assert {path.name for path in PAGE.with_name("results").glob("*.svg")} == set(figures)
 
 
+@pytest.mark.slow
+def test_a_training_that_runs_out_of_time_goes_on(modules, data, preset, tmp_path, monkeypatch):
+    from config import load_preset
+    from rows import Graph
+    from safetensors.torch import load_file
+    from stages import WORK
+    from store import OutOfTime, Store
+    from torch import equal
+
+    cell = next(iter(Graph(load_preset(str(preset)), data).cells(rows=["generation continued"])))
+    (stage,) = cell.students()
+
+    def weights(store: Store) -> dict:
+        return load_file(store.folder(stage) / "model" / "model.safetensors")
+
+    store = Store(tmp_path / "late", data, WORK)
+    for other in stage.inputs.values():
+        store.ensure(other)
+    whole = Store(tmp_path / "whole", data, WORK)
+    shutil.copytree(store.output, whole.output)
+    whole.ensure(stage)
+
+    asked = iter([False, False, False, True, True])  # Once before the stage, then after each step.
+    monkeypatch.setattr(store, "is_late", lambda: next(asked))
+    with pytest.raises(OutOfTime, match="goes on from step 3"):
+        store.ensure(stage)
+    assert not store.is_done(stage)
+    monkeypatch.undo()
+    store.ensure(stage)
+    assert store.record(stage)["attempts"] == 2 and store.record(stage)["result"]["steps"] == 6
+    assert all(equal(tensor, weights(whole)[name]) for name, tensor in weights(store).items())
+
+    store.discard(stage, "model")
+    assert store.is_done(stage) and not (store.folder(stage) / "model").exists()
+    store.ensure(stage)  # Somebody needs it again.
+    assert all(equal(tensor, weights(whole)[name]) for name, tensor in weights(store).items())
+
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
