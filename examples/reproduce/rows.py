@@ -135,7 +135,7 @@ class Graph:
         base = {**read, "tokenizer": self._tokenizer(student, read)}
         base["index"] = Stage("index", f"{corpus} / {student}", {}, dict(base))
         generation = Stage(
-            "generation", label,
+            "generation", _with_row(label, row),
             {"seed": seed, "questions": {name: questions[name] for name in ("sharing", "seed")},
              "pairs": settings["pairs"], "training": settings["generation"],
              "scratch": self.preset.students[student].get("scratch")},
@@ -150,7 +150,7 @@ class Graph:
             if not tuning.get(name):
                 return {"config": config, "inputs": inputs}
             stage = Stage(
-                "tuning", f"{label} / {row.name if name == 'row' else 'generation'}",
+                "tuning", f"{label} / {row.name}" if name == "row" else f"{_with_row(label, row)} / generation",
                 {**config, "questions": asked, "tuning": tuning[name]}, {**base, "student": model, **inputs},
             )  # fmt: skip
             return {"config": {}, "inputs": {"settings": stage}}
@@ -189,8 +189,9 @@ class Graph:
     ) -> Stage:  # fmt: skip
         """Candidates of a student, their teacher's order, and the student that learns it."""
         questions = _training(settings["questions"])
+        shared = _with_row(label, row) + f" / {row.name}, round {number + 1}" * (number > 0)
         candidates = Stage(
-            "candidates", label,
+            "candidates", shared,
             {**how["config"], **settings["candidates"], "questions": questions},
             {**base, "student": model, **how["inputs"]},
         )  # fmt: skip
@@ -198,12 +199,18 @@ class Graph:
         name = self.preset.teacher_of(row, corpus)
         if name != OWN:
             read = {"corpus": base["corpus"], "candidates": candidates}
-            inputs["teacher"] = self._scores(label, name, questions, read)
+            inputs["teacher"] = self._scores(shared, name, questions, read)
         config = {
             "seed": seed + 1000 * number, "questions": questions, "collator": settings["collator"],
             "training": settings["training"], "lora": settings["lora"], **how["config"],
         }  # fmt: skip
         return Stage("ranking", f"{label} / {row.name}" + (f", round {number + 1}" * (row.rounds > 1)), config, inputs)
+
+
+def _with_row(label: str, row: Row) -> str:
+    """The label of what rows share, with the row's name where it has its own generation stage."""
+    own = {"pairs", "generation", "questions"} & row.settings.keys()
+    return f"{label} / {row.name}" if own else label
 
 
 def _training(questions: Mapping[str, Any]) -> dict[str, Any]:
