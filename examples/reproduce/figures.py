@@ -38,9 +38,8 @@ def rounds(index: Mapping[str, Any], student: str) -> Lines:
     """The mean of the dev questions after each round, by corpus and row; round 0 is the generation stage."""
     curves: dict[str, list[list[float]]] = defaultdict(list)
     for cell in index["cells"]:
-        last = cell["metrics"].get("dev")
-        if cell["student"] == student and cell["rounds"] and last:
-            curves[f"{cell['corpus']}, {cell['row']}"].append([*(of[METRIC] for of in cell["rounds"]), last[METRIC]])
+        if cell["student"] == student and cell["rounds"]:
+            curves[f"{cell['corpus']}, {cell['row']}"].append([of[METRIC] for of in cell["rounds"]])
     complete = {name: [one for one in of if len(one) == max(map(len, of))] for name, of in curves.items()}
     return {name: list(enumerate(np.mean(of, axis=0).tolist())) for name, of in complete.items()}
 

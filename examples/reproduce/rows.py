@@ -24,7 +24,7 @@ class Cell:
         row ([`Row`]): The row.
         seed (`int`, *optional*): The seed; `None` for a row in which nothing is random.
         evaluations (`dict[str, Stage]`): The evaluation of each split.
-        rounds (`list[Stage]`): Evaluations on dev after each round but the last, if there are several.
+        rounds (`list[Stage]`): Of a row in rounds, the evaluations on dev of the generation stage and of each round.
         settings (`dict[str, Any]`): The sections as they are for this row.
     """
 
@@ -46,8 +46,8 @@ class Cell:
         return [stage for stage in self.evaluations["dev"].chain() if stage.kind == "candidates"][:1]
 
     def students(self) -> list[Stage]:
-        """The ranking stages, whose weights take most of the room on the disk."""
-        return [stage for stage in self.evaluations["dev"].chain() if stage.kind == "ranking"]
+        """The stages that end with a student of the row, whose weights take most of the room on the disk."""
+        return [stage for stage in self.evaluations["dev"].chain() if stage.kind in ("ranking", "best-round")]
 
 
 class Graph:
@@ -162,6 +162,7 @@ class Graph:
                 models.append(self._round(label, corpus, row, settings, seed, number, models[-1], base, how))
 
         def evaluation(model: Stage, split: str, name: str) -> Stage:
+            """Of a student; the same one in two rows has one evaluation."""
             final = tuned("row", model, how["config"], how["inputs"])
             return Stage(
                 "evaluation", f"{label} / {name} / {split}",
@@ -169,9 +170,15 @@ class Graph:
                 {**base, "student": model, **final["inputs"]},
             )  # fmt: skip
 
-        evaluations = {split: evaluation(models[-1], split, row.name) for split in SPLITS}
-        rounds = [evaluation(model, "dev", f"{row.name}, round {n}") for n, model in enumerate(models[:-1])]
-        return Cell(corpus, student, row, seed, evaluations, rounds if row.rounds > 1 else [], settings)
+        if row.kind != "ranking" or row.rounds == 1:
+            evaluations = {split: evaluation(models[-1], split, row.name) for split in SPLITS}
+            return Cell(corpus, student, row, seed, evaluations, [], settings)
+        rounds = [evaluation(model, "dev", f"{row.name}, round {n}") for n, model in enumerate(models)]
+        of_rounds = {f"student {n}": model for n, model in enumerate(models)}
+        of_rounds |= {f"evaluation {n}": stage for n, stage in enumerate(rounds)}
+        best = Stage("best-round", f"{label} / {row.name}", {"rounds": row.rounds, "metric": "ndcg@10"}, of_rounds)
+        evaluations = {split: evaluation(best, split, row.name) for split in SPLITS}
+        return Cell(corpus, student, row, seed, evaluations, rounds, settings)
 
     def _tokenizer(self, student: str, read: Mapping[str, Stage]) -> Stage:
         of = self.preset.students[student]
@@ -201,7 +208,7 @@ class Graph:
             read = {"corpus": base["corpus"], "candidates": candidates}
             inputs["teacher"] = self._scores(shared, name, questions, read)
         config = {
-            "seed": seed + 1000 * number, "questions": questions, "collator": settings["collator"],
+            "seed": seed + number, "questions": questions, "collator": settings["collator"],
             "training": settings["training"], "lora": settings["lora"], **how["config"],
         }  # fmt: skip
         return Stage("ranking", f"{label} / {row.name}" + (f", round {number + 1}" * (row.rounds > 1)), config, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from inputs import identifiers_of, questions_of
@@ -77,6 +78,18 @@ def _ranked(place: Place, questions: Any, pool: Rankings | None, k: int, file: s
     return ranked
 
 
+def best_round_stage(place: Place) -> dict[str, Any]:
+    """Take the student of the round that is best on dev, or the one before the first round if none is better."""
+    metric = place.config["metric"]
+    numbers = range(place.config["rounds"] + 1)
+    values = [place.input(f"evaluation {number}").result["metrics"][metric] for number in numbers]
+    best = values.index(max(values))  # The first of equal ones.
+    model = place.folder / "model"
+    model.unlink(missing_ok=True)
+    model.symlink_to(Path("..") / place.input(f"student {best}").folder.name / "model")
+    return {"round": best, metric: values}
+
+
 WORK: dict[str, Work] = {
     "corpus": corpus_stage,
     "tokenizer": tokenizer_stage,
@@ -86,6 +99,7 @@ WORK: dict[str, Work] = {
     "candidates": candidates_stage,
     "teacher": teacher_stage,
     "ranking": ranking_stage,
+    "best-round": best_round_stage,
     "teacher-run": teacher_run_stage,
     "evaluation": evaluation_stage,
 }

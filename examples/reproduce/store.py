@@ -173,6 +173,8 @@ class Store:
         if self._is_here(stage):
             (folder / DISCARDED).touch()
             for name in files:
+                if (folder / name).is_symlink():
+                    (folder / name).unlink()
                 shutil.rmtree(folder / name, ignore_errors=True)
 
     def is_late(self) -> bool:

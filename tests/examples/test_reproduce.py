@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from dgr_trainer.evaluation.significance import confidence_interval, paired_test
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "reproduce"
-TINY = {
+TINY: dict = {
     "extends": "_base",
     "corpora": {"openbookqa": None, "tldr": None, "squad-dev": None, "insuranceqa": None, "sample": {}},
     "seeds": [0, 1],
@@ -44,6 +45,7 @@ TINY = {
     "candidates": {"k": 10, "search": {"beam_size": 3}},
     "search": {"beam_size": 2},
     "tuning": {"student": {"max_queries": 24, "rounds": 1}},
+    "rows": {"DGR in rounds": {"rounds": 2}},
 }
 
 
@@ -107,7 +109,7 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     assert of("ranking", continued) != of("ranking", dgr)
     assert not of("teacher", continued) and len(of("teacher", dgr)) == 1
     assert of("ranking", rounds)[0] == of("ranking", dgr)[0]  # The first round is the row without rounds.
-    assert len(of("candidates", rounds)) == len(of("ranking", rounds)) == 3
+    assert len(of("candidates", rounds)) == len(of("ranking", rounds)) == 2
     assert first["DGR", 0][-1].digest == first["M 6", 0][-1].digest  # The same settings under another name.
     other_seed = first["DGR", 1]
     assert of("index", other_seed) == of("index", dgr) and of("generation", other_seed) != of("generation", dgr)
@@ -254,7 +256,7 @@ def stored_results(folder: Path) -> dict:
         "r": {"kind": "ranking", "label": "sample / tiny", "result": {"steps": 375}, "seconds": 90.0, **measured,
               "config": {"training": {"learning_rate": 0.5}, "collator": {}, "lora": None}},
     }  # fmt: skip
-    curve = [{"ndcg@10": 0.7}, {"ndcg@10": 0.8}]
+    curve = [{"ndcg@10": value} for value in (0.7, 0.8, 0.9)]
     cells = [
         {
             "corpus": "sample",
@@ -393,14 +395,14 @@ def done(script: str, *options: object) -> str:
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
     pytest.importorskip("bm25s")
-    what = ["--data", data, "--preset", preset, "--threads", 1, "--rows", "generation continued", "DGR"]
+    what = ["--data", data, "--preset", preset, "--threads", 1, "--rows", "generation continued", "DGR in rounds"]
     folder, whole = tmp_path / "killed", tmp_path / "whole"
     with subprocess.Popen(
         command("run.py", *what, "--output", folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=ENVIRONMENT,
     ) as running:  # fmt: skip
         for line in running.stdout:
-            if "ranking sample / tiny / seed 0 / DGR ..." in line:
+            if "ranking sample / tiny / seed 0 / DGR in rounds, round 2 ..." in line:
                 running.send_signal(signal.SIGKILL)
                 break
     before = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/stage.json")}
@@ -408,7 +410,7 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
     assert {"corpus", "index", "generation", "tuning", "candidates", "ranking", "evaluation", "teacher"} <= kinds
 
     printed = done("run.py", *what, "--output", folder)
-    assert printed.count("ranking sample / tiny / seed 0 / DGR ...") == 1
+    assert printed.count("ranking sample / tiny / seed 0 / DGR in rounds, round 2 ...") == 1
     assert "generation sample / tiny / seed 0 ..." not in printed and "tokenizer" not in printed
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # Nothing was computed twice.
 
@@ -425,4 +427,9 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
     page = tmp_path / "docs" / "results.md"
     done("page.py", "--results", stored, "--page", page)
     text = page.read_text(encoding="utf-8")
-    assert "Everything of the preset was run." in text and "| DGR " in text and "above in every seed" in text
+    assert "Everything of the preset was run." in text and "| DGR in rounds " in text
+    assert "results/tiny-tiny-rounds.svg" in text
+    for file in folder.glob("stages/best-round-*/stage.json"):
+        result = json.loads(file.read_text())["result"]
+        assert result["ndcg@10"][result["round"]] == max(result["ndcg@10"]) and len(result["ndcg@10"]) == 3
+        assert (file.parent / "model" / "config.json").exists()
