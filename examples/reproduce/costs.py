@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dgr_trainer import __version__
+
 _LIBRARIES = (
-    "dgr-trainer",
     "torch",
     "transformers",
     "datasets",
@@ -58,7 +59,7 @@ def _resident_peak() -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what results depend on, and the commit if this is a checkout."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "dgr-trainer": __version__}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)
