@@ -19,19 +19,20 @@ Lines = Mapping[str, list[tuple[float, float]]]
 
 
 def sweeps(index: Mapping[str, Any], values: Mapping[str, Mapping[str, SeedValues]]) -> dict[str, Lines]:
-    """By setting, the points of each corpus: its values and the mean of the test questions."""
-    found: dict[str, Any] = defaultdict(lambda: defaultdict(list))
+    """By setting, the points of each corpus: its values and the mean of the test questions over the seeds of all."""
+    points: dict[str, dict[str, float]] = defaultdict(dict)
     for name, row in index["rows"].items():
-        if row["sweep"] is None:
-            continue
+        if row["sweep"] is not None:
+            points[row["sweep"]["of"]][name] = float(row["sweep"]["value"])
+    found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
+    for of, by_name in points.items():
         for corpus, rows in values.items():
-            if name in rows:
-                mean = float(np.mean([of[METRIC] for of in rows[name].values()]))
-                found[row["sweep"]["of"]][corpus].append((float(row["sweep"]["value"]), mean))
-    lines = {
-        of: {corpus: sorted(points) for corpus, points in by.items() if len(points) > 1} for of, by in found.items()
-    }
-    return {of: by for of, by in lines.items() if by}
+            run = {name: value for name, value in by_name.items() if name in rows}
+            seeds = set.intersection(*(set(rows[name]) for name in run)) if run else set()
+            if len(run) > 1 and seeds:
+                means = {name: np.mean([rows[name][seed][METRIC] for seed in seeds]) for name in run}
+                found[of][corpus] = sorted((value, float(means[name])) for name, value in run.items())
+    return dict(found)
 
 
 def rounds(index: Mapping[str, Any], student: str) -> Lines:

@@ -320,6 +320,18 @@ def test_page_from_stored_results(modules, tmp_path):
     assert all(f"results/{name}" in text and svg.rstrip().endswith("</svg>") for name, svg in figures.items())
 
 
+def test_points_of_a_sweep_have_the_same_seeds(modules):
+    from figures import sweeps
+
+    def of(*means: float) -> dict:
+        return {str(seed): {"ndcg@10": [mean, mean]} for seed, mean in enumerate(means)}
+
+    points = {"A": 3, "B": 6, "C": 9}
+    index = {"rows": {name: {"sweep": {"of": "x", "value": value}} for name, value in points.items()}}
+    rows = {"A": of(0.1), "B": of(0.2, 0.9)}  # C was not run, and A with one seed only.
+    assert sweeps(index, {"one": rows, "two": {"A": of(0.1)}}) == {"x": {"one": [(3.0, 0.1), (6.0, 0.2)]}}
+
+
 def test_a_page_needs_results(modules, tmp_path):
     from page import make_page
 
