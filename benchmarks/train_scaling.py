@@ -1,7 +1,8 @@
 """Measures how a step of distillation grows with the passages of a list and with the queries of a batch.
 
-    python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
-    python benchmarks/train_scaling.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
+    python examples/reproduce/run.py --data PARENT --output OUT --preset PRESET --corpora DIR --candidates-only
+    python benchmarks/train_scaling.py --data PARENT/DIR --candidates OUT/stages/candidates-DIGEST \
+        [--model bart-base-shape] [--device cuda --bf16]
 
 Each size runs in a separate process: forward and backward pass, the median over several steps of different queries,
 and the peak memory of the process. `time_exponent` is the slope of log(seconds) over log(unique prefixes), fitted over

@@ -1,7 +1,8 @@
 """Compares one step of distillation (forward and backward pass) with the published formulation and a plain step.
 
-    python benchmarks/beir_pipeline.py --data DIR --student MODEL --output OUT --candidates-only
-    python benchmarks/train_step.py --data DIR --candidates OUT [--model bart-base-shape] [--device cuda --bf16]
+    python examples/reproduce/run.py --data PARENT --output OUT --preset PRESET --corpora DIR --candidates-only
+    python benchmarks/train_step.py --data PARENT/DIR --candidates OUT/stages/candidates-DIGEST \
+        [--model bart-base-shape] [--device cuda --bf16]
 
 The three sides take turns on the same queries:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import resource
 from pathlib import Path
@@ -68,7 +69,7 @@ SHAPES: dict[str, dict[str, int]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both benchmarks have."""
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with a train split.")
-    parser.add_argument("--candidates", type=Path, required=True, help="Folder of beir_pipeline.py.")
+    parser.add_argument("--candidates", type=Path, required=True, help="What run.py --candidates-only names.")
     parser.add_argument(
         "--model", default="bart-base-shape", help=f"A checkpoint, or random weights of {', '.join(SHAPES)}."
     )
@@ -128,11 +129,17 @@ def with_random_identifiers(candidates: Candidates, vocabulary: int) -> Candidat
     )
 
 
+def student_of(stage: Path) -> Path:
+    """The student that a stage of examples/reproduce searched the candidates with."""
+    inputs = json.loads((stage / "stage.json").read_text(encoding="utf-8"))["inputs"]
+    return stage.with_name(f"generation-{inputs['student']}") / "model"
+
+
 class Inputs:
     """Training queries with their candidates, a trainer of a model, and batches of them."""
 
     def __init__(self, options: argparse.Namespace, list_length: int, batch_size: int) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(options.candidates / "student")
+        tokenizer = AutoTokenizer.from_pretrained(student_of(options.candidates))
         candidates = Candidates.load_from_disk(options.candidates / "candidates")
         if options.distinct:
             candidates = with_random_identifiers(candidates, len(tokenizer))

@@ -22,8 +22,8 @@ _OPENINGS = ("", "", "", "", "how to", "how do i", "how can i", "python", "way t
 _WORD_OF_NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
-def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer of 4,096 tokens, with BART's special tokens, on a corpus."""
+def train_tokenizer(corpus: Corpus, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer of `vocabulary` tokens, with BART's special tokens, on a corpus."""
     settings = IdentifierSettings()
 
     def texts() -> Iterator[str]:
@@ -38,7 +38,7 @@ def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

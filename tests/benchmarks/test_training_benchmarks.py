@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,38 +27,35 @@ def run(name: str, *options: object) -> tuple[dict, str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
 
+PRESET = """
+extends: _base
+corpora: {openbookqa: null, tldr: null, squad-dev: null, insuranceqa: null, sample: {}}
+students: {start: {checkpoint: start}}
+generation: {max_steps: 2}
+candidates: {k: 100, search: {beam_size: 3}}
+tuning: null
+"""
+
+
 @pytest.mark.slow
-def test_pipeline_then_step_and_scaling(bart, tmp_path):
+def test_candidates_then_step_and_scaling(bart, tmp_path):
     model, tokenizer = bart
     model.save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
-    folder = tmp_path / "out"
-    options = ["--student", tmp_path / "start", "--output", folder, "--generation-steps", 2, "--beam-size", 3]
-    found, _ = run("beir_pipeline.py", *options, "--candidates-only")
-    assert set(found["seconds"]) == {"generation stage", "candidates"}
-
-    found, printed = run("beir_pipeline.py", *options, "--sampling", "dgr_paper", "top")
-    assert "generation stage:" not in printed and "candidates:" not in printed  # Read from the folder.
-    runs = {
-        "BM25 (teacher)",
-        "generation only",
-        "generation continued",
-        "LTRGR",
-        "DGR from BM25",
-        "DGR from BM25, top",
-    }
-    assert set(found["all"]["runs"]) == runs and found["all"]["baseline"] == "generation only"
-    sizes = {part: found[part]["queries"] for part in ("all", "with training questions", "without") if part in found}
-    assert sizes.pop("all") == sum(sizes.values()) > 0
-    assert {path.stem for path in (folder / "runs").iterdir()} == {name.replace(" ", "-") for name in runs}
-    assert (folder / "tables.md").read_text() in printed
-
-    again, printed = run("beir_pipeline.py", *options, "--sampling", "dgr_paper", "top")
-    assert again == found and "evaluating LTRGR:" not in printed
-
-    for other in (["--split", "train"], ["--generation-steps", 3]):
-        refused = start("beir_pipeline.py", *options, *other)
-        assert refused.returncode == 1 and "Give the same options, or another --output." in refused.stderr
+    data = tmp_path / "sample"
+    shutil.copytree(DATA, data)
+    shutil.copy(data / "qrels" / "test.tsv", data / "qrels" / "dev.tsv")
+    (tmp_path / "tiny.yaml").write_text(PRESET)
+    options = ["--data", tmp_path, "--models", tmp_path, "--output", tmp_path / "out", "--seeds", "0"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "reproduce" / "run.py", *map(str, options), "--preset",
+         str(tmp_path / "tiny.yaml"), "--rows", "DGR", "--candidates-only"],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = (tmp_path / "out" / "stages").glob("candidates-*")
+    assert done.stdout.splitlines()[-1].endswith(str(folder))
+    assert not list((tmp_path / "out" / "stages").glob("ranking-*"))
 
     options = ["--candidates", folder, "--model", "bart-tiny-shape"]
     found, _ = run("train_step.py", *options, "--rounds", "1", "--batch", "2")

@@ -1,0 +1,71 @@
+"""Students: a pretrained checkpoint, or small models that begin with random weights and a tokenizer of the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from dgr_trainer import Corpus, Identifiers
+from dgr_trainer.quickstart.student import train_tokenizer
+from dgr_trainer.student.students import load_student_model
+
+SCRATCH = ("bart", "qwen3")
+
+
+def model_path(name: str, models: Path | None) -> str:
+    """A checkpoint's folder below `--models` if it is there, else the name: another folder, or one on the hub."""
+    local = None if models is None else models / name
+    return str(local) if local is not None and local.is_dir() else name
+
+
+def make_tokenizer(corpus: Corpus, vocabulary: int) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on the passages and their questions."""
+    return train_tokenizer(corpus, vocabulary)
+
+
+def load_identifiers(folder: str) -> Identifiers:
+    """Views and prompts of a student's tokenizer."""
+    return Identifiers(AutoTokenizer.from_pretrained(folder))
+
+
+def load_student(folder: str) -> PreTrainedModel:
+    """A student in float32, on the accelerator if there is one."""
+    model: PreTrainedModel = load_student_model(folder, dtype=torch.float32)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def new_student(scratch: Mapping[str, Any], identifiers: Identifiers, seed: int) -> PreTrainedModel:
+    """A model with random weights, of the kind and sizes that the preset gives."""
+    torch.manual_seed(seed)
+    sizes = dict(scratch)
+    kind, _ = sizes.pop("kind"), sizes.pop("vocabulary")
+    tokenizer = identifiers.tokenizer
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if kind == "bart":
+        return BartForConditionalGeneration(
+            BartConfig(
+                vocab_size=identifiers.vocab_size, decoder_start_token_id=tokenizer.eos_token_id,
+                forced_eos_token_id=None, **special, **sizes,
+            )
+        )  # fmt: skip
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(
+            Qwen3Config(vocab_size=identifiers.vocab_size, tie_word_embeddings=True, **special, **sizes)
+        )
+    raise SystemExit(f"A scratch student is of kind {kind!r}; use one of {', '.join(SCRATCH)}.")

@@ -1,0 +1,154 @@
+"""Collects what the page is made of from a run's stages: small files that can be kept with the code.
+
+    python examples/reproduce/tables.py --data DIR --output RUN --preset cpu-small --models DIR \
+        --results examples/reproduce/results
+
+RESULTS/PRESET/results.json.gz has rows, settings, fingerprints, costs and means; RESULTS/PRESET/CORPUS.json.gz has the
+metrics of each test question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dgr_trainer.files.compression import atomic_text, open_bytes
+
+RESULTS = Path(__file__).with_name("results")
+INDEX = "results.json.gz"
+
+
+def parse() -> argparse.Namespace:
+    from selection import add_choice
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_choice(parser)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="Folder of all presets' results.")
+    return parser.parse_args()
+
+
+def collect(cells: Sequence[Any], store: Any, preset: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is known about the cells of a preset.
+
+    Returns:
+        `tuple[dict, dict]`: the index, and by corpus the metrics of its test questions.
+    """
+    from searching import read_per_query
+    from store import Place
+
+    done, missing, stages = [], [], {}
+    values: dict[str, Any] = defaultdict(dict)
+    for cell in cells:
+        for split, stage in cell.evaluations.items():
+            if not store.is_done(stage):
+                missing.append(_names(cell) | {"split": split})
+        finished = {split: stage for split, stage in cell.evaluations.items() if store.is_done(stage)}
+        if not finished:
+            continue
+        for stage in [end for evaluation in finished.values() for end in evaluation.chain()]:
+            if store.is_done(stage):
+                record = store.record(stage)
+                stages[stage.digest] = {name: value for name, value in record.items() if name != "digest"}
+        entry = _names(cell) | {
+            "evaluations": {split: stage.digest for split, stage in finished.items()},
+            "metrics": {split: store.record(stage)["result"]["metrics"] for split, stage in finished.items()},
+            "rounds": [store.record(stage)["result"]["metrics"] for stage in cell.rounds if store.is_done(stage)],
+            "stages": [stage.digest for stage in next(iter(finished.values())).chain()],
+        }
+        done.append(entry)
+        if "test" in finished:
+            per_query = read_per_query(Place(finished["test"], store))
+            of_corpus = values[cell.corpus]
+            order = _order(of_corpus, per_query)
+            by_row = of_corpus.setdefault("values", {}).setdefault(cell.student, {}).setdefault(cell.row.name, {})
+            metrics = per_query["metrics"]
+            by_row[str(cell.seed)] = {name: [of[position] for position in order] for name, of in metrics.items()}
+    rows = {
+        name: {"kind": row.kind, "teacher": row.teacher, "rounds": row.rounds, "group": row.group,
+               "sweep": row.sweep, "note": row.note}
+        for name, row in preset.rows.items()
+    }  # fmt: skip
+    index = {
+        "preset": preset.name,
+        "corpora": list(preset.corpora),
+        "students": list(preset.students),
+        "main_teacher": dict(preset.main_teacher),
+        "rows": rows,
+        "cells": done,
+        "stages": stages,
+        "not_run": missing,
+        "test_evaluations": _test_evaluations(store),
+    }
+    return index, dict(values)
+
+
+def _names(cell: Any) -> dict[str, Any]:
+    return {"corpus": cell.corpus, "student": cell.student, "row": cell.row.name, "seed": cell.seed}
+
+
+def _order(of_corpus: dict[str, Any], per_query: dict[str, Any]) -> list[int]:
+    """Positions of the questions, in the order that the corpus's file has."""
+    for name in ("query_ids", "with_training_questions"):
+        of_corpus.setdefault(name, per_query[name])
+    if set(of_corpus["query_ids"]) != set(per_query["query_ids"]):
+        raise SystemExit("Rows of one corpus were evaluated on different test questions. Give questions.test once.")
+    positions = {query_id: position for position, query_id in enumerate(per_query["query_ids"])}
+    return [positions[query_id] for query_id in of_corpus["query_ids"]]
+
+
+def _test_evaluations(store: Any) -> dict[str, int]:
+    """How often a row's test questions were asked with any settings, by the label of the evaluation."""
+    counts: dict[str, int] = defaultdict(int)
+    for record in store.records("evaluation"):
+        if record["config"]["split"] == "test":
+            counts[record["label"]] += 1
+    return dict(sorted(counts.items()))
+
+
+def write_results(folder: Path, index: dict[str, Any], values: dict[str, Any]) -> None:
+    """Write what `collect` returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for corpus, of_corpus in values.items():
+        _write(folder / f"{corpus}.json.gz", of_corpus)
+    _write(folder / INDEX, index)
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what `write_results` wrote."""
+    index = _read(folder / INDEX)
+    corpora = {cell["corpus"] for cell in index["cells"] if "test" in cell["evaluations"]}
+    return index, {corpus: _read(folder / f"{corpus}.json.gz") for corpus in index["corpora"] if corpus in corpora}
+
+
+def _write(path: Path, values: Any) -> None:
+    with atomic_text(path) as file:
+        json.dump(values, file, separators=(",", ":"))
+
+
+def _read(path: Path) -> Any:
+    with open_bytes(path) as file:
+        return json.load(file)
+
+
+def main() -> None:
+    options = parse()
+    from config import load_preset
+    from selection import chosen_cells
+    from stages import WORK
+    from store import Store
+
+    preset = load_preset(options.preset)
+    store = Store(options.output, options.data, WORK, models=options.models)
+    index, values = collect(chosen_cells(options), store, preset)
+    folder = options.results / preset.name
+    write_results(folder, index, values)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(f"{folder}: {len(index['cells'])} results, {len(index['not_run'])} not run, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
