@@ -26,7 +26,7 @@ BLOCK = 1 << 15
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="Where the vectors and the semantic ids are written.")
+    parser.add_argument("--folder", type=Path, required=True, help="Where vectors and ids are written.")
     parser.add_argument("--vectors", type=int, default=2_000_000, help="Vectors that codes are learnt from.")
     parser.add_argument("--further", type=int, default=100_000, help="Vectors that are added afterwards.")
     parser.add_argument("--dimensions", type=int, default=256)
@@ -46,7 +46,7 @@ def main() -> None:
     path, further = options.folder / "vectors.npy", options.folder / "further.npy"
     write_vectors(path, options.vectors, options.dimensions, options.dtype, seed=1)
     write_vectors(further, options.further, options.dimensions, options.dtype, seed=2)
-    result = {name: getattr(options, name) for name in ("vectors", "dimensions", "dtype", "kind", "balanced", "threads")}
+    result = {name: value for name, value in vars(options).items() if name != "folder"}
     result["file_mib"] = round(path.stat().st_size / 2**20)
 
     def measured(name: str, run: Callable[[], object]) -> object:

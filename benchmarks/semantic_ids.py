@@ -3,8 +3,8 @@
     python benchmarks/semantic_ids.py --data DIR --bi-encoder MODEL --output OUT [--student MODEL]
 
 The codes are learnt from the vectors of the bi-encoder, which is also the teacher; with `--vectors FILE.npy` they are
-learnt from these, and the teacher is BM25 unless there is a `--bi-encoder`. Without `--student`, the student is a small
-random BART with a tokenizer of its own.
+learnt from these, and the teacher is BM25 unless there is a `--bi-encoder`. Without `--student`, the student is a
+small random BART with a tokenizer of its own.
 
 For each kind of ids, one student learns to generate the ids of passages, from training questions and from pieces of
 all passages. It goes on in three ways, with the same queries and steps: generation only, with DGR, and with DGR at
@@ -201,7 +201,7 @@ class Experiment:
             tokenizer = AutoTokenizer.from_pretrained(options.student)
             model = load_student_model(options.student, dtype=torch.float32)
         ids.add_to(tokenizer, model)
-        print(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", flush=True)
+        print(f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f}M parameters", flush=True)
         identifiers = Identifiers(tokenizer, SETTINGS)
         pairs = generation_pairs(
             ids.with_docids(self.corpus), identifiers, self.queries, self.qrels, titles_per_query=1,

@@ -43,7 +43,7 @@ def run_two_processes(worker: str, folder: Path) -> None:
     ]
     try:
         globals()[worker](folder, 1)
-        assert [process.wait(timeout=240) for process in started] == [0, 0]
+        assert [process.wait(timeout=600) for process in started] == [0, 0]
     finally:
         for process in started:
             process.kill()
@@ -225,14 +225,21 @@ def run_ways(folder: Path, processes: int, ways: dict[str, dict]) -> None:
     tokenizer = load_tokenizer()
     queries = query_dataset().select(range(8))
     logits = (forward_pass._KEPT_LOGITS, forward_pass._LOGITS_AT_ONCE)
+    # After the first trainer with ZeRO-3, transformers draws other random weights, but loads the same ones, in parts.
+    checkpoints = {name: folder / f"{name}-of-{os.environ.get('RANK')}-{processes}" for name in MAKERS}
+    classes = {}
     for name, make in MAKERS.items():
+        model = make(tokenizer)
+        model.save_pretrained(checkpoints[name])
+        classes[name] = type(model)
+    for name, checkpoint in checkpoints.items():
         for way, settings in ways.items():
             few = (20 * len(tokenizer), 10 * len(tokenizer))
             forward_pass._KEPT_LOGITS, forward_pass._LOGITS_AT_ONCE = few if way == "pieces" else logits
             trainer = make_trainer(
                 folder / "output",
                 tokenizer,
-                make,
+                model=classes[name].from_pretrained(checkpoint),
                 train_dataset=queries,
                 per_device_train_batch_size=8 // processes,
                 max_steps=2,
