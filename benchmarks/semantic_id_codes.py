@@ -4,9 +4,10 @@
     python benchmarks/semantic_id_codes.py --folder DIR --vectors 200000
 
 Synthetic vectors: a tree of clusters with noise, so that codes are used unequally and passages share paths, as with
-the vectors of texts. They are written to a `.npy` file in blocks, and memory-mapped. Memory is that of the process
-without the pages of the file, which the system takes back when it needs them (`RssAnon` of Linux), sampled while each
-stage runs. The last line is one JSON object.
+the vectors of texts. They are written to a `.npy` file in blocks, and memory-mapped. Times are CPU times, which other
+processes of a busy machine change little. Memory is that of the process without the pages of the file, which the
+system takes back when it needs them (`RssAnon` of Linux), sampled while each stage runs. The last line is one JSON
+object.
 """
 
 import argparse
@@ -50,10 +51,10 @@ def main() -> None:
     result["file_mib"] = round(path.stat().st_size / 2**20)
 
     def measured(name: str, run: Callable[[], object]) -> object:
-        began = time.perf_counter()
+        began = time.process_time()
         with sampled_memory() as peak:
             came_out = run()
-        result[f"{name}_s"] = round(time.perf_counter() - began, 1)
+        result[f"{name}_s"] = round(time.process_time() - began, 1)
         result[f"{name}_mib"] = round(peak[0] / 2**10)
         print(f"{name:>12}: {result[f'{name}_s']:8.1f} s, at most {result[f'{name}_mib']:,} MiB")
         return came_out

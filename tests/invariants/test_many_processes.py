@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from architectures import CAUSAL, make, without_dropout
 from safetensors.torch import load_file
 from tiny_models import bpe_tokenizer as load_tokenizer
 from tiny_models import make_causal, make_t5
@@ -96,6 +97,42 @@ def test_two_processes_are_one(tmp_path):
             )
             for processes in (1, 2)
         )
+        assert_same_run(one, two)
+
+
+def run_families(folder: Path, processes: int) -> None:
+    """A step of every decoder-only architecture."""
+    torch.set_num_threads(1)
+    queries = query_dataset().select(range(4))
+    for name in CAUSAL:
+        trainer = make_trainer(
+            folder,
+            load_tokenizer(),
+            model=quiet_causal(name),
+            train_dataset=queries,
+            per_device_train_batch_size=4 // processes,
+            max_steps=1,
+            **SGD,
+        )
+        assert trainer.accelerator.num_processes == processes
+        figures, parameters = run(trainer)
+        if trainer.is_world_process_zero():
+            torch.save((figures, parameters), folder / f"{name}-{processes}.pt")
+
+
+def quiet_causal(name: str) -> torch.nn.Module:
+    model = without_dropout(make(name, vocab=len(load_tokenizer())))
+    for module in model.modules():  # GPT-2 and GPT-NeoX hold dropout in modules.
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_for_every_decoder_only_architecture(tmp_path):
+    run_two_processes("run_families", tmp_path)
+    for name in CAUSAL:
+        one, two = (torch.load(tmp_path / f"{name}-{processes}.pt", weights_only=True) for processes in (1, 2))
         assert_same_run(one, two)
 
 
