@@ -12,7 +12,8 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from architectures import CAUSAL, make, without_dropout
+from architectures import CAUSAL, without_dropout
+from architectures import make as make_architecture
 from safetensors.torch import load_file
 from tiny_models import bpe_tokenizer as load_tokenizer
 from tiny_models import make_causal, make_t5
@@ -121,7 +122,7 @@ def run_families(folder: Path, processes: int) -> None:
 
 
 def quiet_causal(name: str) -> torch.nn.Module:
-    model = without_dropout(make(name, vocab=len(load_tokenizer())))
+    model = without_dropout(make_architecture(name, vocab=len(load_tokenizer())))
     for module in model.modules():  # GPT-2 and GPT-NeoX hold dropout in modules.
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
