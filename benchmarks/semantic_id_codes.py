@@ -54,7 +54,7 @@ def main() -> None:
         began = time.process_time()
         with sampled_memory() as peak:
             came_out = run()
-        result[f"{name}_s"] = round(time.process_time() - began, 1)
+        result[f"{name}_s"] = round(time.process_time() - began, 3)
         result[f"{name}_mib"] = round(peak[0] / 2**10)
         print(f"{name:>12}: {result[f'{name}_s']:8.1f} s, at most {result[f'{name}_mib']:,} MiB")
         return came_out
