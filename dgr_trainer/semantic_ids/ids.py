@@ -17,7 +17,8 @@ from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.semantic_ids import storage
 from dgr_trainer.semantic_ids.clustering import load_faiss
-from dgr_trainer.semantic_ids.quantizers import NO_CODE, QUANTIZERS, Quantizer, Training
+from dgr_trainer.semantic_ids.paths import NO_CODE, prefix_groups
+from dgr_trainer.semantic_ids.quantizers import QUANTIZERS, Quantizer, Training
 from dgr_trainer.semantic_ids.statistics import SemanticIdStatistics, neighbour_agreement, path_statistics
 from dgr_trainer.semantic_ids.vectors import Vectors, check_finite, open_vectors
 
@@ -360,7 +361,7 @@ class SemanticIds(Mapping[str, str]):
             longest=int(lengths.max()),
             neighbours=None if agreement is None else agreement[0],
             chance=None if agreement is None else agreement[1],
-            **path_statistics(self.paths, self.sizes, self.kind == "hierarchical"),
+            **path_statistics(self.paths, self.kind == "hierarchical"),
         )
 
     # Saving and loading
@@ -441,8 +442,7 @@ def check_count(vectors: int, sizes: Sequence[int]) -> None:
 
 def _numbers(paths: np.ndarray) -> np.ndarray:
     """How many passages before each one have the same path, int32."""
-    _, groups = np.unique(paths, axis=0, return_inverse=True)
-    groups = groups.reshape(-1)
+    *_, groups = prefix_groups(paths)
     order = np.argsort(groups, kind="stable")
     starts = np.searchsorted(groups[order], np.arange(groups.max() + 1))
     numbers = np.empty(len(paths), np.int32)

@@ -16,10 +16,8 @@ from tqdm.auto import tqdm
 
 from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.semantic_ids.clustering import balanced_clusters, kmeans, nearest
+from dgr_trainer.semantic_ids.paths import NO_CODE
 from dgr_trainer.semantic_ids.vectors import BLOCK, blocks, rows_of
-
-NO_CODE = -1
-"""Fills paths that are shorter than others."""
 
 
 @dataclass(frozen=True)

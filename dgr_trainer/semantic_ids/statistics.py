@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from dgr_trainer.semantic_ids.clustering import squared_distances
-from dgr_trainer.semantic_ids.quantizers import NO_CODE
+from dgr_trainer.semantic_ids.paths import NO_CODE, prefix_groups
 from dgr_trainer.semantic_ids.vectors import BLOCK, rows_of
+
+_DISTANCES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,16 @@ class SemanticIdStatistics:
         return "\n".join([heading, *lines])
 
 
-def path_statistics(paths: np.ndarray, sizes: Sequence[int], hierarchical: bool) -> dict[str, Any]:
+def path_statistics(paths: np.ndarray, hierarchical: bool) -> dict[str, Any]:
     """The fields of [`SemanticIdStatistics`] that need no vectors."""
     used, entropy, largest, prefixes = [], [], [], []
-    groups = np.zeros(len(paths), np.int64)
-    for level in range(len(sizes)):
+    for level, groups in enumerate(prefix_groups(paths)):
         codes = paths[:, level]
         counts = np.bincount(codes[codes != NO_CODE])
         counts = counts[counts > 0]
         shares = counts / max(counts.sum(), 1)
         used.append(len(counts))
         entropy.append(float(-(shares * np.log2(shares)).sum()) + 0.0)
-        _, groups = np.unique(groups * (sizes[level] + 1) + codes + 1, return_inverse=True)
         members = np.bincount(groups)
         prefixes.append(len(members))
         clusters = np.bincount(groups[codes != NO_CODE]) if hierarchical else counts
@@ -125,8 +124,9 @@ def neighbour_agreement(
     queries = rows_of(vectors, chosen)
     best = np.empty((len(chosen), 0), np.float32)
     found = np.empty((len(chosen), 0), np.int64)
-    for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
+    block = min(BLOCK, max(1, _DISTANCES_AT_ONCE // len(chosen)))
+    for start in range(0, count, block):
+        stop = min(start + block, count)
         distances = squared_distances(queries, rows_of(vectors, slice(start, stop)))
         itself = (chosen >= start) & (chosen < stop)
         distances[np.flatnonzero(itself), chosen[itself] - start] = np.inf
@@ -137,7 +137,7 @@ def neighbour_agreement(
         best, found = np.take_along_axis(best, nearest, 1), np.take_along_axis(found, nearest, 1)
     shares = np.logical_and.accumulate(paths[chosen][:, None] == paths[found], axis=-1).mean((0, 1))
     chance = []
-    for level in range(paths.shape[1]):
-        members = np.unique(paths[:, : level + 1], axis=0, return_counts=True)[1].astype(np.float64)
+    for groups in prefix_groups(paths):
+        members = np.bincount(groups).astype(np.float64)
         chance.append(float((members * (members - 1)).sum() / (count * (count - 1))))
     return tuple(map(float, shares)), tuple(chance)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sample_corpus import PASSAGES
 from teachers.reranker_models import save_encoder
+from tiny_models import bpe_tokenizer, make_bart, make_causal, make_t5, unigram_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from dgr_trainer import BiEncoderTeacher, Corpus, GenerativeRetriever, SemanticIds
@@ -44,10 +45,21 @@ def test_from_a_file_of_vectors_to_an_index(dgr, files, vectors, tmp_path):
     assert not (tmp_path / "ids" / "student").exists()
 
 
+STUDENTS = {
+    "bart": (make_bart, bpe_tokenizer, "q_proj"),
+    "t5": (make_t5, unigram_tokenizer, "q"),
+    "qwen3": (make_causal, bpe_tokenizer, "q_proj"),
+}
+
+
 @pytest.mark.slow
-def test_the_flow_to_a_retriever(dgr, files, vectors, tmp_path):
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_flow_to_a_retriever(name, dgr, files, vectors, tmp_path):
+    make, load_tokenizer, target = STUDENTS[name]
+    make(load_tokenizer()).save_pretrained(tmp_path / name)
+    load_tokenizer().save_pretrained(tmp_path / name)
     made = ("semantic_ids", files / "corpus.jsonl", "--vectors", vectors, *SMALL, "--output", tmp_path / "ids")
-    assert dgr(*made, "--student", files / "bart").code == 0
+    assert dgr(*made, "--student", tmp_path / name).code == 0
     student = tmp_path / "ids" / "student"
     indexed = dgr("index", tmp_path / "ids" / "corpus.jsonl", "--model", student, "--views", "docid",
                   "--output", tmp_path / "index")  # fmt: skip
@@ -59,7 +71,7 @@ def test_the_flow_to_a_retriever(dgr, files, vectors, tmp_path):
     assert generation.code == 0, generation.err
     first = GenerativeRetriever.from_pretrained(tmp_path / "generation" / "retriever")
     assert first.semantic_ids.docids() == SemanticIds.load(tmp_path / "ids").docids()
-    lora = ("--lora_r", 2, "--lora_target_modules", "q_proj", "--lora_added_tokens")
+    lora = ("--lora_r", 2, "--lora_target_modules", target, "--lora_added_tokens")
     distilled = dgr("train", "--stage", "distillation", "--model", student, *steps, *data, *lora, "--prefix_ranking",
                     "--identifiers", tmp_path / "ids" / "identifiers.jsonl", "--run", files / "best.trec",
                     "--output_dir", tmp_path / "distilled")  # fmt: skip

@@ -16,7 +16,7 @@ from dgr_trainer import Corpus, Passage, SemanticIds
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError, MissingPackageError
 from dgr_trainer.semantic_ids import clustering, vectors
 from dgr_trainer.semantic_ids.ids import _digits
-from dgr_trainer.semantic_ids.quantizers import NO_CODE
+from dgr_trainer.semantic_ids.paths import NO_CODE, prefix_groups
 
 
 def make_vectors(count=300, dimensions=6, seed=0):
@@ -109,6 +109,18 @@ def test_a_balanced_assignment_is_stable(count, size, seed):
             if distances[row, cluster] < distances[row, assigned[row]] - 1e-4:
                 assert sizes[cluster] == -(-count // size)
                 assert distances[assigned == cluster, cluster].max() <= distances[row, cluster] + 1e-4
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(
+        lambda levels: st.lists(st.tuples(*[st.sampled_from([NO_CODE, 0, 1, 2**31 - 1])] * levels), min_size=1)
+    )
+)
+def test_groups_are_passages_with_the_same_prefix(paths):
+    for level, groups in enumerate(prefix_groups(np.array(paths, np.int32)), 1):
+        prefixes = sorted({path[:level] for path in paths})
+        assert groups.tolist() == [prefixes.index(path[:level]) for path in paths]
 
 
 def test_passages_of_one_path_are_numbered_in_their_order():

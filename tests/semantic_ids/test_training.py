@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 from sample_corpus import PASSAGES, QRELS
-from tiny_models import bpe_tokenizer, make_bart, make_t5, unigram_tokenizer
+from tiny_models import bpe_tokenizer, make_bart, make_causal, make_t5, unigram_tokenizer
 from training_examples import make_rankings, make_trainer, query_dataset
 
 from dgr_trainer import (
@@ -30,6 +30,7 @@ VECTORS = np.random.default_rng(0).standard_normal((len(NAMES), 8)).astype(np.fl
 STUDENTS = {
     "bart": (make_bart, bpe_tokenizer, ["q_proj", "v_proj"]),
     "t5": (make_t5, unigram_tokenizer, ["q", "v"]),
+    "qwen3": (make_causal, bpe_tokenizer, ["q_proj", "v_proj"]),
 }
 
 
@@ -44,6 +45,8 @@ def make_ids(**chosen):
         pytest.param("t5", False, "hierarchical", marks=pytest.mark.slow),
         pytest.param("bart", True, "atomic", marks=pytest.mark.slow),
         pytest.param("bart", False, "residual", marks=pytest.mark.slow),
+        pytest.param("qwen3", True, "hierarchical", marks=pytest.mark.slow),
+        pytest.param("qwen3", False, "residual", marks=pytest.mark.slow),
     ],
 )
 def test_from_the_collator_to_a_saved_retriever(name, lora, kind, tmp_path, caplog):

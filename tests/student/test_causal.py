@@ -175,6 +175,17 @@ def test_losses_and_gradients_with_and_without_checkpointing(name, adapter):
                 assert error < 2e-5, f"{use_reentrant}, {pieces}: {key} is off by {error}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUSAL)
+def test_packed_scores_in_bfloat16_are_those_of_float32_but_for_rounding(name):
+    model = make(name)
+    identifiers, of_prompt, texts = random_identifiers()
+    expected = ordinary_scores(model, identifiers, of_prompt, texts)
+    packed = scores_in(model.bfloat16(), "packed", 40, as_batch(identifiers, of_prompt, texts), 9)
+    rounding = (ordinary_scores(model, identifiers, of_prompt, texts).float() - expected).abs().max()
+    assert 0 < float((packed.float() - expected).abs().max()) < 2 * float(rounding) + 0.1
+
+
 def test_a_model_that_looks_ahead_is_no_student():
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     bert = transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=VOCAB, **sizes)).eval()

@@ -6,12 +6,14 @@ import datasets
 import peft
 import pytest
 import torch
+from architectures import make
 from tiny_models import make_causal
 from training_examples import CHECKPOINTING, make_collator, make_trainer, query_dataset
 from training_runs import SGD, assert_same_run, run
 from transformers import DataCollatorForSeq2Seq, GPT2Config, GPT2LMHeadModel
 
 from dgr_trainer.student import probing
+from dgr_trainer.student.students import load_student_model
 from dgr_trainer.training.collator import DistillationCollator
 
 
@@ -50,6 +52,61 @@ def test_pieces_and_checkpointing_change_nothing(kind, bpe_tokenizer, tmp_path, 
 
     variants = [{"decoder_tokens_at_once": 100}, {CHECKPOINTING: True}]
     same_whatever_way(make, variants, ["plain"], tmp_path, bpe_tokenizer, monkeypatch)
+
+
+def with_adapter(model):
+    torch.manual_seed(1)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.0, init_lora_weights=False
+    )
+    return peft.get_peft_model(model, config)
+
+
+COMPILED = {
+    "qwen3": make_causal,
+    "gemma3": lambda tokenizer: make_causal(tokenizer, "gemma3_text"),
+    "gpt2": lambda tokenizer: make("gpt2", vocab=len(tokenizer), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    "lora": lambda tokenizer: with_adapter(make_causal(tokenizer)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_compilation_changes_neither_gradients_nor_what_is_saved(name, bpe_tokenizer, tmp_path):
+    expected = run(eight(tmp_path, bpe_tokenizer, COMPILED[name], max_steps=2))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    trainer = eight(tmp_path, bpe_tokenizer, COMPILED[name], max_steps=2, **settings)
+    figures, parameters = run(trainer)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    parameters = {key.removeprefix("_orig_mod."): value for key, value in parameters.items()}
+    assert_same_run((figures, parameters), expected)
+    trainer.save_model(tmp_path / "saved")
+    if name == "lora":
+        base = make_causal(bpe_tokenizer)
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "saved")
+    else:
+        loaded = load_student_model(tmp_path / "saved")
+    for key, value in loaded.named_parameters():
+        torch.testing.assert_close(value, parameters[key], msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_batches_of_other_shapes_need_no_other_code(name, bpe_tokenizer, tmp_path):
+    """Ten batches, no two of one shape: compiled a few times, while the compiler learns what may change."""
+    trainer = make_trainer(tmp_path, bpe_tokenizer, COMPILED[name])
+    queries = [*query_dataset()]
+    batches = [trainer.data_collator(queries[start : start + 2 + start % 2]) for start in range(10)]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(trainer.model.eval(), backend="eager")
+    for batch in batches:
+        expected = trainer.compute_loss(trainer.model, batch)
+        assert trainer.compute_loss(compiled, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_it_learns_and_evaluates(bpe_tokenizer, tmp_path):
