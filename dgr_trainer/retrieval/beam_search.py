@@ -43,6 +43,7 @@ def search_views(
     lengths: Mapping[str, int],
     num_beams: int,
     on_token: Callable[[int], None] | None = None,
+    look_ahead: Callable[[Mapping[str, torch.Tensor]], Outlook] | None = None,
 ) -> dict[str, ViewSearch]:
     """Generate the identifiers of several views for a batch of queries, all in one search.
 
@@ -59,6 +60,10 @@ def search_views(
             included.
         num_beams (`int`): Beams per query and view.
         on_token (`Callable[[int], None]`, *optional*): Called after each step with the number of tokens so far.
+        look_ahead (`Callable[[Mapping[str, torch.Tensor]], Outlook]`, *optional*):
+            Called with the `first_scores` of each view before the first step. What follows a hypothesis in the texts
+            of the [`Outlook`] is among its children, and which children are the best is decided with the bonuses of
+            these texts. Scores and counts are without them.
 
     Returns:
         `dict[str, ViewSearch]`: the result of each view.
@@ -70,6 +75,15 @@ def search_views(
     prompts = [ids for view in lengths for ids in identifiers.encode_prompts(queries, view)]
     decoder = student_of(model).prefill(prompts)
     scores = decoder.scores
+    if look_ahead is not None:
+        of_views = np.split(np.arange(len(scores)), len(searches))
+        first = {
+            search.view: search.read_first(scores[rows[0] : rows[-1] + 1])
+            for search, rows in zip(searches, of_views, strict=True)
+        }
+        outlook = look_ahead(first)
+        for search in searches:
+            search.look_ahead(outlook)
     step = 0
     while True:
         rows = np.cumsum([0, *(len(search.scores) for search in searches)])

@@ -91,6 +91,28 @@ class LegalTokens:
         extended[allowed] = self.index.extend(ranges[allowed], tokens[allowed])
         return extended
 
+    def are_legal(self, ids: np.ndarray, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Tell which tokens may be generated next, of those that follow a hypothesis in the corpus.
+
+        Args:
+            ids (`np.ndarray` of int64, shape `(rows, length)`): Generated ids.
+            rows (`np.ndarray` of int64, shape `(n,)`): The row that each token follows.
+            tokens (`np.ndarray` of int64, shape `(n,)`): The tokens.
+
+        Returns:
+            `np.ndarray` of bool, shape `(n,)`.
+        """
+        legal: np.ndarray = self._allowed[tokens]
+        if len(self.end):
+            legal &= ~self._would_be_empty(ids)[rows] | (tokens != self.end[-1])
+        return legal
+
+    def _would_be_empty(self, ids: np.ndarray) -> np.ndarray:
+        """The rows whose identifier would be empty if the closing marker ended here: it is not legal there."""
+        if len(self.end) == 0 or ids.shape[1] != len(self.end) - 1:
+            return np.zeros(len(ids), dtype=bool)
+        return np.asarray((ids == self.end[:-1]).all(axis=1))
+
     def next(self, ids: np.ndarray, ranges: np.ndarray, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """List legal (row, token) pairs: all tokens of a row, or at least the `best` ones.
 
@@ -103,10 +125,7 @@ class LegalTokens:
         Returns:
             `tuple`: (rows, tokens), int64, each pair once.
         """
-        # The closing marker is not legal where it would close an empty identifier.
-        would_be_empty = np.zeros(len(ids), dtype=bool)
-        if len(self.end) > 1 and ids.shape[1] == len(self.end) - 1:
-            would_be_empty = (ids == self.end[:-1]).all(axis=1)
+        would_be_empty = self._would_be_empty(ids)
         counts = self.index.counts(ranges)
         listed = counts > 0
         pairs = []
@@ -122,8 +141,7 @@ class LegalTokens:
         rows = np.flatnonzero(listed)
         offsets, tokens, _ = self.index.continuations_batch(ranges[rows])
         rows = np.repeat(rows, np.diff(offsets))
-        legal = self._allowed[tokens]
-        legal &= ~would_be_empty[rows] | (tokens != (self.end[-1] if len(self.end) else -1))
+        legal = self.are_legal(ids, rows, tokens)
         pairs.append((rows[legal], tokens[legal]))
         return np.concatenate([rows for rows, _ in pairs]), np.concatenate([tokens for _, tokens in pairs])
 

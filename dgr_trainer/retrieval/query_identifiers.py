@@ -121,6 +121,20 @@ def weigh_identifiers(
     ]
 
 
+def weighed(
+    index: FMIndex,
+    found: Iterable[MatchedIdentifier],
+    first_scores: torch.Tensor | None,
+    settings: SearchSettings,
+    scoring: ScoringSettings,
+) -> QueryIdentifiers:
+    """Weigh the identifiers of a query, and the single tokens if there are substrings; see `add_unigrams`."""
+    weighted = weigh_identifiers(index, found, scoring)
+    if first_scores is None:
+        return QueryIdentifiers(weighted, np.zeros(index.vocab_size))
+    return add_unigrams(index, weighted, first_scores, settings, scoring)
+
+
 def add_unigrams(
     index: FMIndex,
     weighted: list[MatchedIdentifier],

@@ -29,6 +29,7 @@ from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
 from dgr_trainer.retrieval.passage_choice import PassageIds, choices, one_choice
+from dgr_trainer.retrieval.lookahead import check_lookahead
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
@@ -124,6 +125,7 @@ class GenerativeRetriever:
 
     @settings.setter
     def settings(self, settings: SearchSettings) -> None:
+        check_lookahead(settings, self.scoring, self.identifiers.views)
         warn_of_lengths(self.model, self.index, self.identifiers, settings)
         self._settings = settings
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +21,13 @@ from dgr_trainer.processes import Processes, is_main_process
 from dgr_trainer.retrieval.beam_search import search_views
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.identifier_lengths import generated_lengths
+from dgr_trainer.retrieval.lookahead import check_lookahead, promising_passages
+from dgr_trainer.retrieval.outlook import Outlook
 from dgr_trainer.retrieval.own_texts import own_texts
 from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
-from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
+from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, query_ngrams, weighed
 from dgr_trainer.retrieval.storage import RetrieverParts
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.likelihoods import score_identifiers
@@ -64,9 +67,13 @@ class SearchEngine:
 
     Args:
         parts ([`RetrieverParts`]): Model, identifiers, index and settings.
+
+    Raises:
+        ValueError: if the settings ask for look-ahead that the others make impossible.
     """
 
     def __init__(self, parts: RetrieverParts) -> None:
+        check_lookahead(parts.settings, parts.scoring, parts.identifiers.views)
         self.parts = parts
         self.index, self.identifiers = parts.index, parts.identifiers
         self.settings, self.scoring = parts.settings, parts.scoring
@@ -181,7 +188,15 @@ class SearchEngine:
         texts = [queries[number] for number in with_words]
         indexes = [index.for_readers([number]) for number in with_words]
         lengths = generated_lengths(self.parts.model, self.identifiers, self.settings)
+        additional = [
+            self._additional_identifiers(query, included[number], of_query)
+            for query, number, of_query in zip(texts, with_words, indexes, strict=True)
+        ]
         with generation_mode(self.parts.model) as model:
+            look_ahead = None
+            if self.settings.lookahead:
+                additional = self._score(model, texts, additional)
+                look_ahead = partial(self._outlook, additional, indexes)
             searches = search_views(
                 model,
                 index.for_readers(with_words),
@@ -190,22 +205,32 @@ class SearchEngine:
                 lengths,
                 num_beams=self.settings.beam_size,
                 on_token=on_token,
+                look_ahead=look_ahead,
             )
             generated = [
                 [identifier for search in searches.values() for identifier in search.identifiers[number]]
                 for number in range(len(texts))
             ]
-            additional = [
-                _without(known, self._additional_identifiers(query, positions, of_query))
-                for query, positions, known, of_query in zip(
-                    texts, [included[number] for number in with_words], generated, indexes, strict=True
-                )
-            ]
-            scored = self._score(model, texts, additional)
+            additional = [_without(known, more) for known, more in zip(generated, additional, strict=True)]
+            if not self.settings.lookahead:
+                additional = self._score(model, texts, additional)
         for number, identifiers in enumerate(generated):
             first_scores = searches["substring"].first_scores[number] if "substring" in searches else None
-            results[with_words[number]] = self.weigh(identifiers + scored[number], first_scores, indexes[number])
+            results[with_words[number]] = self.weigh(identifiers + additional[number], first_scores, indexes[number])
         return results
+
+    def _outlook(
+        self,
+        early: Sequence[list[MatchedIdentifier]],
+        indexes: Sequence[FMIndex],
+        first_scores: Mapping[str, torch.Tensor],
+    ) -> Outlook:
+        """What a search of queries looks ahead to, given the scores of their words and of the first tokens."""
+        passages = []
+        for number, (identifiers, index) in enumerate(zip(early, indexes, strict=True)):
+            weighted = weighed(index, identifiers, first_scores["substring"][number], self.settings, self.scoring)
+            passages.append(promising_passages(index, self.identifiers, weighted, self.settings, self.scoring))
+        return Outlook(passages, self.index.separator, self.index.vocab_size)
 
     def weigh(
         self, found: list[MatchedIdentifier], first_scores: torch.Tensor | None, index: FMIndex
@@ -218,10 +243,7 @@ class SearchEngine:
                 Log-probabilities of the first token of a substring, if there are substrings.
             index ([`FMIndex`]): What the query is searched in.
         """
-        weighted = weigh_identifiers(index, found, self.scoring)
-        if first_scores is None:
-            return QueryIdentifiers(weighted, np.zeros(index.vocab_size))
-        return add_unigrams(index, weighted, first_scores, self.settings, self.scoring)
+        return weighed(index, found, first_scores, self.settings, self.scoring)
 
     def rank_passages(
         self, query_identifiers: QueryIdentifiers, k: int, included: np.ndarray, index: FMIndex
