@@ -9,8 +9,13 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.errors import DGRValueError, input_errors
+from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.retrieval.retriever import GenerativeRetriever
+from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.student.weights import weights_digest
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 
 ROUNDS_FILE = "rounds.json"
@@ -80,6 +85,31 @@ def call_arguments(args: DistillationTrainingArguments) -> dict[str, Any]:
     """The arguments of the trainer that change what a round trains."""
     free = _FREE_ARGUMENTS | (set() if args.load_best_model_at_end else _BEST_CHECKPOINT)
     return {name: plain(value) for name, value in args.to_dict().items() if name not in free}
+
+
+def describe_retriever(retriever: GenerativeRetriever, search: SearchSettings) -> dict[str, Any]:
+    """The student and what it searches in, with the settings of its search."""
+    index = retriever.index
+    return {
+        "student": weights_digest(retriever.model),
+        "index": digest([index.num_passages, index.token_counts.tolist(), index.corpus_fingerprint]),
+        "tokenizer": retriever.identifiers.fingerprint,
+        "identifiers": retriever.identifiers.settings.to_dict(),
+        "search": search.to_dict(),
+        "scoring": retriever.scoring.to_dict(),
+    }
+
+
+def describe_evaluator(evaluator: Any) -> Any:
+    """The dev queries, and how the student is measured by them; of another callable its name."""
+    if not isinstance(evaluator, RetrievalEvaluator):
+        return plain(evaluator)
+    settings = ("metrics", "k", "settings", "scoring", "ignore_identical_ids", "leave_out_own_text")
+    return {
+        "queries": digest(list(evaluator.queries.items())),
+        "qrels": digest(as_qrels(evaluator.qrels)),
+        **{name: plain(getattr(evaluator, name)) for name in settings},
+    }
 
 
 def describe_teacher(teacher: Any) -> dict[str, Any]:

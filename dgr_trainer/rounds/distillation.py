@@ -18,7 +18,8 @@ from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.rounds.call_record import describe_teacher, plain
 from dgr_trainer.rounds.history import RoundsResult
-from dgr_trainer.rounds.loop import METRIC, Lesson, Rounds, as_dataset, seed_of
+from dgr_trainer.rounds.loop import METRIC, Rounds
+from dgr_trainer.rounds.stages import Lesson, as_dataset, seed_of
 from dgr_trainer.rounds.teacher_scores import mean_agreement, rank_candidates
 from dgr_trainer.teachers.teacher import Teacher
 from dgr_trainer.training.arguments import DistillationTrainingArguments

@@ -20,7 +20,8 @@ from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.rounds.history import RoundsResult
-from dgr_trainer.rounds.loop import METRIC, Lesson, Rounds, seed_of
+from dgr_trainer.rounds.loop import METRIC, Rounds
+from dgr_trainer.rounds.stages import Lesson, seed_of
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.pairs import pairs_from_candidates
 from dgr_trainer.training.run_record import dataset_fingerprint

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
 from dgr_trainer.candidates import Candidates
-from dgr_trainer.data.grades import as_qrels
 from dgr_trainer.data.queries import Qrels, check_qrels, queries_mapping
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
@@ -29,7 +28,13 @@ from dgr_trainer.reporting.pipeline_record import PipelineRecord
 from dgr_trainer.retrieval.adapter_storage import describe_adapters
 from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
-from dgr_trainer.rounds.call_record import call_arguments, check_call, digest, plain
+from dgr_trainer.rounds.call_record import (
+    call_arguments,
+    check_call,
+    describe_evaluator,
+    describe_retriever,
+    digest,
+)
 from dgr_trainer.rounds.history import (
     Round,
     RoundsResult,
@@ -39,6 +44,7 @@ from dgr_trainer.rounds.history import (
     round_folder,
     rounds_without_gain,
 )
+from dgr_trainer.rounds.stages import Lesson, Stage, seed_of
 from dgr_trainer.rounds.student_files import restore_student, save_student
 from dgr_trainer.rounds.teacher_scores import new_shares
 from dgr_trainer.student.weights import weights_digest
@@ -50,44 +56,6 @@ logger = logging.getLogger(__name__)
 
 METRIC = "ndcg@10"
 Evaluator = Callable[..., Mapping[str, float]]
-
-
-class Lesson(NamedTuple):
-    """What a round trains on.
-
-    Attributes:
-        dataset (`datasets.Dataset`): The queries, or pairs.
-        collator (`Callable`): Makes batches of them.
-        agreement (`float`, *optional*): See [`Round`].
-    """
-
-    dataset: Dataset
-    collator: Callable[..., Any]
-    agreement: float | None
-
-
-class Stage(Protocol):
-    """What is trained in rounds: makes lessons of candidates.
-
-    Attributes:
-        name (`str`): `"distillation"` or `"generation"`.
-        step (`str`): What making a lesson is called in [`Round`].
-        scores (`bool`): Whether a teacher scores the candidates.
-    """
-
-    name: str
-    step: str
-    scores: bool
-
-    def call(self) -> dict[str, Any]:
-        """What the lessons depend on besides the candidates, in JSON types."""
-        ...
-
-    def lesson(
-        self, folder: Path, candidates: Candidates, number: int, processes: Processes | None, progress: bool
-    ) -> Lesson:
-        """The lesson of a round, whose files are in a folder. Every process calls this."""
-        ...
 
 
 @dataclass
@@ -218,16 +186,10 @@ class Rounds:
         in_every_process(lambda: check_call(self.folder, self._call()) if main else None, self.processes)
 
     def _call(self) -> dict[str, Any]:
-        index, retriever = self.retriever.index, self.retriever
-        evaluator = self.evaluator
-        call = {
+        """What the rounds depend on, in JSON types."""
+        return {
             "stage": self.stage.name,
-            "student": weights_digest(retriever.model),
-            "index": digest([index.num_passages, index.token_counts.tolist(), index.corpus_fingerprint]),
-            "tokenizer": retriever.identifiers.fingerprint,
-            "identifiers": retriever.identifiers.settings.to_dict(),
-            "search": self._search_settings.to_dict(),
-            "scoring": retriever.scoring.to_dict(),
+            **describe_retriever(self.retriever, self._search_settings),
             "queries": digest(list(self.texts.items())),
             "qrels": digest(self.checked_qrels),
             "k": self.k,
@@ -235,22 +197,8 @@ class Rounds:
             "leave_out_own_text": self.leave_out_own_text,
             **self.stage.call(),
             "args": call_arguments(self.args),
-            "evaluation": None,
+            "evaluation": describe_evaluator(self.evaluator),
         }
-        if isinstance(evaluator, RetrievalEvaluator):
-            call["evaluation"] = {
-                "queries": digest(list(evaluator.queries.items())),
-                "qrels": digest(as_qrels(evaluator.qrels)),
-                "metrics": list(evaluator.metrics),
-                "k": evaluator.k,
-                "search": plain(evaluator.settings),
-                "scoring": plain(evaluator.scoring),
-                "ignore_identical_ids": evaluator.ignore_identical_ids,
-                "leave_out_own_text": evaluator.leave_out_own_text,
-            }
-        elif evaluator is not None:
-            call["evaluation"] = plain(evaluator)
-        return call
 
     @property
     def _search_settings(self) -> SearchSettings:
@@ -335,13 +283,15 @@ class Rounds:
         """Train the student on a lesson, from the last checkpoint if there is one; returns its metrics."""
         model: Any = self.retriever.model
         use_cache = getattr(model.config, "use_cache", None)
+        # They may count, such as EarlyStoppingCallback; each round begins with those that were given.
+        callbacks = [one if isinstance(one, type) else copy.copy(one) for one in self.callbacks]
         trainer = DistillationGenerativeRetrievalTrainer(
             model=model,
             args=self._arguments(number, folder),
             data_collator=lesson.collator,
             train_dataset=lesson.dataset,
             processing_class=self.retriever.identifiers.tokenizer,
-            callbacks=[one if isinstance(one, type) else copy.copy(one) for one in self.callbacks],  # type: ignore[misc]
+            callbacks=cast(list[TrainerCallback], callbacks),
             retrieval_evaluator=self.evaluator,
         )
         metrics: dict[str, float] = {}
@@ -354,8 +304,6 @@ class Rounds:
         # The next round starts as it would with a model that was just loaded: without wrappers, hooks and buffers.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         trainer.accelerator.free_memory()
-        trainer.model_wrapped = trainer.model  # type: ignore[assignment]
-        trainer.optimizer = trainer.lr_scheduler = None
         del trainer
         gc.collect()
         model.zero_grad(set_to_none=True)
@@ -421,11 +369,6 @@ class Rounds:
         record.write(self.folder)
 
 
-def seed_of(seed: int, number: int) -> int:
-    """The seed of a round; that of the first one is the seed that was given."""
-    return (seed + number - 1) % 2**32
-
-
 def _check_arguments(args: DistillationTrainingArguments) -> None:
     """Refuse arguments that rounds cannot follow."""
     if args.push_to_hub:
@@ -461,11 +404,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - begun, 3)
-
-
-def as_dataset(queries: Dataset | Mapping[str, str]) -> Dataset:
-    """Training queries as the trainer takes them."""
-    if isinstance(queries, Dataset):
-        return queries
-    texts = queries_mapping(queries)
-    return Dataset.from_dict({"query_id": list(texts), "query": list(texts.values())})

@@ -45,7 +45,7 @@ def rank_candidates(
     main = is_main_process(processes)
     if not from_main(file.is_file(), processes):
         lists = candidates.to_rankings()
-        depth = max(len(ids) for ids, _ in lists.values())
+        depth = max(1, *(len(ids) for ids, _ in lists.values()))
 
         def rank() -> Rankings:
             return teacher.rank(queries, lists, k=depth)

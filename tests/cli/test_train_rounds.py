@@ -159,7 +159,7 @@ EVALUATED = "--eval_queries FILES/queries.tsv --eval_qrels FILES/qrels.txt"
         (f"{TRAIN} --stage generation --model START --round_metric mrr", "--round_metric is an option of"),
         (
             f"{TRAIN} --stage generation --model START --teacher_k1 1",
-            "--teacher_k1 is an option of training in rounds",
+            "--teacher_k1 is an option of training",
         ),
         (f"{BM25} --rounds 0", "--rounds 0 has to be at least 1"),
         (f"{BM25} --round_k 0", "--round_k 0 has to be at least 1"),

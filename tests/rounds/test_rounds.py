@@ -24,6 +24,7 @@ from dgr_trainer.reporting.training_runs import read_folders
 from dgr_trainer.retrieval import search_engine
 from dgr_trainer.rounds import distil_in_rounds, loop, train_generation_in_rounds
 from dgr_trainer.rounds.history import Round
+from dgr_trainer.rounds.stages import as_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 LISTS = {"list_length": 3}
@@ -81,7 +82,7 @@ def distil_by_hand(folder, retriever, rounds=2, **settings):
             data_collator=DistillationCollator(
                 retriever.identifiers, candidates, rankings, QRELS, seed=5 + number, **LISTS
             ),
-            train_dataset=loop.as_dataset(TRAINING),
+            train_dataset=as_dataset(TRAINING),
         )
         trainer.train()
         retriever.model.eval()
@@ -362,7 +363,7 @@ def test_dev_queries_make_an_evaluator(tmp_path):
     result = distil_in_rounds(
         retriever,
         make_teacher(retriever),
-        loop.as_dataset(TRAINING),
+        as_dataset(TRAINING),
         None,
         arguments(tmp_path / "unused", max_steps=1),
         rounds=1,
@@ -426,7 +427,7 @@ def one_retriever():
     [
         ({"identifiers_per_query": 0}, "identifiers_per_query=0"),
         ({"qrels": {}}, "qrels is empty"),
-        ({"pairs": loop.as_dataset(TRAINING)}, "pairs has the columns"),
+        ({"pairs": as_dataset(TRAINING)}, "pairs has the columns"),
     ],
 )
 def test_errors_of_generation_before_any_work(others, message, tmp_path, one_retriever):
