@@ -201,7 +201,8 @@ def read(options: AllOptions, seed: int) -> TrainInputs:
     evaluator = None
     if index is not None and options.evaluation.eval_queries is not None:
         evaluator = _evaluator(options.evaluation, index, identifiers, search or SearchSettings(), scoring)
-    collator = pairs = None
+    collator = None
+    pairs: Dataset | None = None
     if options.rounds.wanted:
         assert queries is not None
         dataset = queries

@@ -107,7 +107,6 @@ def test_two_rounds_are_those_by_hand(kind, lora, tmp_path):
     last = distil(tmp_path / "last", make_retriever(kind, base), evaluated=False)
     assert last.best == 2 and last.metrics == {}
     assert_equal(weights(last.retriever.model), expected[-1][0])
-    assert any((weights(model)[name] != value).any() for name, value in expected[-1][0].items()) or result.best == 2
     first, second = (
         {(query, id) for query in TRAINING for id in candidates.passage_ids(query)} for *_, candidates in expected
     )
@@ -234,6 +233,7 @@ STOPS = {
     "before the student is saved": stop_saving,
     "before the round is finished": stop_at_the_end,
 }
+OTHER_STOPS = [one for one in STOPS if one not in ("in the search", "in the training")]
 # With dropout, so that random numbers matter; a checkpoint at every other step.
 KEPT = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
 
@@ -245,7 +245,10 @@ def uninterrupted(tmp_path_factory):
     return figures(result.history), weights(result.retriever.model), folder
 
 
-@pytest.mark.parametrize("where", STOPS)
+@pytest.mark.parametrize(
+    "where",
+    ["in the search", "in the training", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_STOPS)],
+)
 def test_interrupted_rounds_end_as_uninterrupted_ones(where, uninterrupted, tmp_path, monkeypatch):
     def call(**others):
         retriever = make_retriever()
