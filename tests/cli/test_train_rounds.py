@@ -206,6 +206,7 @@ def test_mistakes_are_found_before_anything_is_loaded(arguments, message, dgr, f
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_corpus_for_the_teacher(dgr, files, start, tmp_path):
     """An index without its corpus needs one for the teacher."""
     shutil.copytree(start, tmp_path / "bare")

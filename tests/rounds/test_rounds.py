@@ -151,6 +151,7 @@ def test_rounds_of_generation_are_those_by_hand(kind, lora, tmp_path):
     assert set(result.history[2].seconds) == {"search", "pairs", "training"}
 
 
+@pytest.mark.slow
 def test_pairs_that_every_round_trains_on(tmp_path):
     retriever = make_retriever()
     own = pairs_from_candidates(
@@ -233,7 +234,7 @@ STOPS = {
     "before the student is saved": stop_saving,
     "before the round is finished": stop_at_the_end,
 }
-OTHER_STOPS = [one for one in STOPS if one not in ("in the search", "in the training")]
+OTHER_STOPS = [one for one in STOPS if one != "in the training"]
 # With dropout, so that random numbers matter; a checkpoint at every other step.
 KEPT = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
 
@@ -247,7 +248,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "where",
-    ["in the search", "in the training", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_STOPS)],
+    ["in the training", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_STOPS)],
 )
 def test_interrupted_rounds_end_as_uninterrupted_ones(where, uninterrupted, tmp_path, monkeypatch):
     def call(**others):
@@ -269,6 +270,7 @@ def test_interrupted_rounds_end_as_uninterrupted_ones(where, uninterrupted, tmp_
         assert [part["from_step"] for part in record["parts"]] == [0, 2]
 
 
+@pytest.mark.slow
 def test_finished_rounds_are_read_and_more_can_be_added(uninterrupted, tmp_path, monkeypatch):
     history, expected, whole = uninterrupted
     shutil.copytree(whole, tmp_path / "copy")
@@ -284,6 +286,7 @@ def test_finished_rounds_are_read_and_more_can_be_added(uninterrupted, tmp_path,
     assert figures(more.history[:3]) == history and more.history[3].number == 3
 
 
+@pytest.mark.slow
 def test_a_teacher_scores_only_what_is_new(tmp_path):
     retriever = make_retriever()
     teacher = CrossEncoderTeacher(save_cross_encoder(tmp_path / "teacher"), retriever.corpus, progress=False)
@@ -361,6 +364,7 @@ def test_the_report_lists_the_rounds(uninterrupted, tmp_path):
     assert "Rounds of distillation" in page and "round 2" in page and "Round 2: search" in page
 
 
+@pytest.mark.slow
 def test_dev_queries_make_an_evaluator(tmp_path):
     retriever = make_retriever()
     result = distil_in_rounds(
