@@ -115,7 +115,7 @@ def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> 
     return teacher
 
 
-def _make_options(name: str, prefix: str = "", group: str = "teachers") -> type[Any]:
+def _make_options(name: str = "TeacherOptions", prefix: str = "", group: str = "teachers") -> type[Any]:
     """Make a dataclass of the options of all teachers; those that are not given are `None`, or `False` for flags."""
     settings_by_option: dict[str, dict[str, Field[Any]]] = {}
     for teacher in TEACHERS:
@@ -161,7 +161,7 @@ def _help(settings: Mapping[str, Field[Any]]) -> str:
     return text
 
 
-TeacherOptions = _make_options("TeacherOptions")
+TeacherOptions = _make_options()
 """Options of all teachers, whose defaults are those of the teachers."""
 TEACHER_PREFIX = "teacher_"
 PrefixedTeacherOptions = _make_options("PrefixedTeacherOptions", TEACHER_PREFIX, "teacher (with --rounds)")
