@@ -20,6 +20,7 @@ from dgr_trainer import (
     PyseriniTeacher,
     Seq2SeqTeacher,
     __version__,
+    distil_in_rounds,
 )
 from dgr_trainer.cli import search, train
 from dgr_trainer.cli.evaluate import EvaluateOptions
@@ -29,6 +30,7 @@ from dgr_trainer.cli.main import COMMANDS
 from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.pseudo_queries import GenerationOptions
 from dgr_trainer.cli.quickstart import QuickstartOptions
+from dgr_trainer.cli.round_options import RoundOptions, RoundSearchOptions
 from dgr_trainer.cli.settings import IdentifierOptions, SearchOptions
 from dgr_trainer.cli.teachers import TeacherOptions
 from dgr_trainer.cli.train_options import CollatorOptions, EvaluationOptions, ScoringOptions
@@ -143,6 +145,8 @@ DERIVED = [
     ("train", CollatorOptions, _defaults(DistillationCollator)),
     ("train", EvaluationOptions, _defaults(RetrievalEvaluator) | {"beam_size": None}),
     ("pseudo_queries", GenerationOptions, _defaults(PseudoQueryGenerator)),
+    ("train", RoundOptions, _defaults(distil_in_rounds)),
+    ("train", RoundSearchOptions, _settings(SearchSettings)),
 ]
 
 
