@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 
@@ -29,6 +28,8 @@ from dgr_trainer.files.records import json_records
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from dgr_trainer.runs.rankings import Rankings
 
 _FORMAT_VERSION = 1
@@ -105,7 +106,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         ValueError: if the columns are different, a query id is repeated, or `corpus_tokens` is not positive.
     """
 
-    def __init__(self, dataset: datasets.Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
+    def __init__(self, dataset: Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
         if set(dataset.column_names) != set(_COLUMNS):
             raise DGRValueError(
                 f"Candidates are stored in the columns {', '.join(_COLUMNS)}; this dataset has "
@@ -169,12 +170,14 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         tokenizer_fingerprint: str = "",
     ) -> None:
         """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory."""
+        from datasets import Dataset
+
         with atomic_folder(path, marker=META) as folder:
             file = folder / "rows.arrow"
             with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
                 for table in _tables(rows):
                     stream.write_table(table)
-            dataset = datasets.Dataset.from_file(str(file))
+            dataset = Dataset.from_file(str(file))
             candidates = cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
             candidates._write(folder)
             file.unlink()
@@ -217,6 +220,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def _open(cls, path: Path) -> Candidates:
+        from datasets import load_from_disk
+
         meta_path = path / META
         if not meta_path.is_file():
             raise FileNotFoundError(
@@ -231,7 +236,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
         with input_errors(f"The candidates at {path} are damaged", Exception):
-            dataset = datasets.load_from_disk(str(path / "dataset"))
+            dataset = load_from_disk(str(path / "dataset"))
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
@@ -372,15 +377,17 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return arrays
 
 
-def _as_dataset(table: pa.Table) -> datasets.Dataset:
+def _as_dataset(table: pa.Table) -> Dataset:
     """A dataset that is named by its content, so that the same candidates are the same files.
 
     By default, datasets copies a table several times to name it, and names a file by the time of its last change.
     """
+    from datasets import Dataset
+
     digest = hashlib.sha256()
     for batch in table.to_batches():
         digest.update(batch.serialize())
-    return datasets.Dataset(table, fingerprint=digest.hexdigest()[:16])
+    return Dataset(table, fingerprint=digest.hexdigest()[:16])
 
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
