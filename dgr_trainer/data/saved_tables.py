@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,11 +76,9 @@ class TableRows:
         self._batches = table.to_batches()
         self._ends = np.cumsum([batch.num_rows for batch in self._batches])
 
-    def take(self, positions: Sequence[int]) -> list[pa.RecordBatch]:
-        """The rows at some positions, each as a batch of its own that copies nothing."""
+    def take(self, positions: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows at some positions, each as a batch of its own that copies nothing."""
         numbers = np.searchsorted(self._ends, positions, side="right").tolist()
-        rows = []
         for position, number in zip(positions, numbers, strict=True):
             batch = self._batches[number]
-            rows.append(batch.slice(position - int(self._ends[number]) + batch.num_rows, 1))
-        return rows
+            yield batch.slice(position - int(self._ends[number]) + batch.num_rows, 1)

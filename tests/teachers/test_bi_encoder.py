@@ -224,7 +224,7 @@ def test_vectors_of_another_precision_are_refused(corpus, tmp_path, monkeypatch,
             file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"made with vectors_dtype='{first or 'float32'}', but now it is '{second}'"):
         compute(second)
-    assert compute(first or "float32").dtype == first or "float32"
+    assert compute(first or "float32").dtype == (first or "float32")
 
 
 def test_a_vector_that_half_precision_cannot_hold_is_named(corpus):
