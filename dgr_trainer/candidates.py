@@ -486,7 +486,7 @@ def row_of(
         raise DGRValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
     if not identifiers.lengths.all():
         raise DGRValueError(f"Query {query_id!r} has an identifier without tokens.")
-    lists = [
+    lists: list[Any] = [
         list(passage_ids),
         np.array(scores, dtype=np.float64),
         np.array(num_identifiers, dtype=np.int32),

@@ -338,9 +338,8 @@ class Corpus(Sequence[Passage]):
                 raise DGRIndexError(f"There is no passage {position}: the corpus has {len(self)} passages.")
         if self._rows is None:
             self._rows = TableRows(self._table)
-        return [
-            _passage(row.to_pylist()[0]) for row in self._rows.take([position % len(self) for position in positions])
-        ]
+        rows = list(self._rows.take([position % len(self) for position in positions]))
+        return [_passage(row) for row in pa.Table.from_batches(rows, self._table.schema).to_pylist()]
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._table.to_batches(max_chunksize=1000):

@@ -96,8 +96,6 @@ class CreditedIdentifiers(Sequence[MatchedIdentifier]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def columns_of(lists: Sequence[Sequence[MatchedIdentifier]]) -> IdentifierColumns:
     """The identifiers of several passages, one list after the other, as columns."""

@@ -322,7 +322,7 @@ class BiEncoderTeacher:
             return np.array([-(-len(text) // 4) for text in texts], dtype=np.int64)
         limit = self.model.max_seq_length or tokenizer.model_max_length
         encoded = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
-        return np.minimum(np.array([len(ids) for ids in encoded], dtype=np.int64), limit)
+        return np.array([min(len(ids), limit) for ids in encoded], dtype=np.int64)
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest
