@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         made_up(options) if options.retriever is None else GenerativeRetriever.from_pretrained(options.retriever)
     )
     if options.batch:
-        retriever.settings.batch_size = options.batch
+        retriever.settings = replace(retriever.settings, batch_size=options.batch)
     corpus = retriever.corpus
     if corpus is None:
         raise SystemExit(f"{options.retriever} has no corpus, from which the queries would be taken.")

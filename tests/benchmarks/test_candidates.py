@@ -15,7 +15,19 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_the_parts_of_a_search_for_candidates_are_measured(tmp_path, monkeypatch, capsys):
     records = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in PASSAGES]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    arguments = ["--data", str(tmp_path / "corpus.jsonl"), "--small", "--queries", "5", "--beams", "3", "--k", "4"]
+    arguments = [
+        "--data",
+        str(tmp_path / "corpus.jsonl"),
+        "--small",
+        "--queries",
+        "5",
+        "--beams",
+        "3",
+        "--k",
+        "4",
+        "--batch",
+        "2",
+    ]
     monkeypatch.setattr(sys, "argv", ["candidates.py", *arguments])
     monkeypatch.syspath_prepend(BENCHMARKS)
     runpy.run_path(str(BENCHMARKS / "candidates.py"), run_name="__main__")
