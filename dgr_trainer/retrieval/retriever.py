@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
@@ -39,6 +38,8 @@ from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.student.prompt_check import check_prompts
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from dgr_trainer.data.corpus import Corpus
 
 
