@@ -1,7 +1,7 @@
 """Bit vectors as flat tensors on any device: ranks by torch operations alone, for many positions at once.
 
-The bits are those of `bit_vector`, without the headers of its blocks: words of 64 bits, and for each word the number of
-ones before it in its vector. All vectors lie one after the other.
+The bits are those of `bit_vector`, without the headers of its blocks: words of 64 bits, and for each word the number
+of ones before it in its vector. All vectors lie one after the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An index on the device of a model: extends ranges and lists what follows them without waiting for the host.
 
-Its answers are those of the compiled kernels (`query_dispatch`), whose ranges it shares. Tensors of the same arrays are
-made once for each device, and freed with the arrays.
+Its answers are those of the compiled kernels (`query_dispatch`), whose ranges it shares. Tensors of the same arrays
+are made once for each device, and freed with the arrays.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class _Symbols:
     def __init__(self, arrays: Sequence[IndexArrays], device: torch.device) -> None:
         rows = np.cumsum([0, *(one.num_rows for one in arrays)])
         self.row_bases = _on(rows[:-1], device)
-        self.rows = _on(np.concatenate([one.symbol_rows[:-1] + r for one, r in zip(arrays, rows, strict=False)]), device)
+        self.rows = _on(
+            np.concatenate([one.symbol_rows[:-1] + r for one, r in zip(arrays, rows, strict=False)]), device
+        )
         self.tokens = _on(np.concatenate([one.symbols for one in arrays]).astype(np.int32), device)
 
     def numbers(self, segments: Tensor, rows: Tensor) -> Tensor:
@@ -70,7 +72,9 @@ class WaveletRanks:
     def __init__(self, arrays: Sequence[IndexArrays], device: torch.device) -> None:
         self.num_levels = max(len(one.levels) for one in arrays) - 1
         self._bits = TensorBits(
-            [one.blocks for one in arrays], [one.levels[one.levels[:, SIZE] > 0, FIRST_BLOCK] for one in arrays], device
+            [one.blocks for one in arrays],
+            [one.levels[one.levels[:, SIZE] > 0, FIRST_BLOCK] for one in arrays],
+            device,
         )
         table = np.zeros((4, len(arrays), self.num_levels + 1), np.int64)
         for number, (one, first_words) in enumerate(zip(arrays, self._bits.first_words, strict=True)):
@@ -131,7 +135,7 @@ class WaveletRanks:
 
 
 class SortedRanks:
-    """The rows of every symbol in one sorted tensor, `symbol * stride + row`: a binary search counts those before a row.
+    """The rows of every symbol in one sorted tensor of `symbol * stride + row`, in which a binary search counts.
 
     Args:
         arrays (`Sequence[IndexArrays]`): The arrays of the segments.

@@ -208,9 +208,7 @@ class _ViewBeams:
         self.first_scores[:, first] = of_first
         return first, of_first
 
-    def _legal_children(
-        self, scores: torch.Tensor, ranges: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _legal_children(self, scores: torch.Tensor, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, tokens and scores of legal children, which include the best of each query."""
         if self.ids.shape[1] == 0:
             first, of_first = self._first(scores)

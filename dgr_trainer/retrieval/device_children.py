@@ -1,7 +1,7 @@
 """The best children of beams, chosen on the model's device with an index that is there, too.
 
-Nothing here waits for the device. A step of a search proposes the children of all its views, and fetches them together:
-one copy to the host, after which the host knows what the beams of the next step are.
+Nothing here waits for the device but `fetched`. A step of a search proposes the children of all its views, and fetches
+them together: one copy to the host, after which the host knows what the beams of the next step are.
 
 A row with few occurrences has all its continuations looked at. Of a row with many, the model's best tokens are: so the
 children of a query are known to be its best if they all score above every token that was not looked at. If that is
