@@ -21,9 +21,9 @@ train-bart, train-t5, train-qwen3
                 of the same tokens; peak memory; utilisation = operations counted by torch / seconds / measured rate
                 of a matrix product
 compile-bart    this library's step with and without torch.compile
-decode          a search of one view at BART-large's shape, 10 tokens long, 15 and 50 beams, 10 and 100 queries: `generate`
-                without a constraint, the index on the host, the index on the device; share of time in which the GPU has
-                nothing to do
+decode          a search of one view at BART-large's shape, 10 tokens long, 15 and 50 beams, 10 and 100 queries:
+                `generate` without a constraint, the index on the host, the index on the device; share of time in
+                which the GPU has nothing to do
 candidates      queries/s of `GenerativeRetriever.candidates`, three views
 teacher         pairs/s of `CrossEncoderTeacher` at BERT-base's shape
 """

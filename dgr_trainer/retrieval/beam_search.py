@@ -154,11 +154,11 @@ class _ViewBeams:
         Args:
             scores (`torch.Tensor` of shape `(rows, vocabulary)`): Log-probabilities of the next token of each beam.
         """
-        on_device = isinstance(self._ranges, torch.Tensor)
-        all_ranges = self._ranges.cpu().numpy() if on_device else self._ranges
         if not len(self.ids):
             none = np.zeros(0, dtype=np.int64)
-            return Children(none, none, np.zeros(0, dtype=np.float32), none, none, all_ranges)
+            return Children(none, none, np.zeros(0, dtype=np.float32), none, none, self._ranges)
+        on_device = isinstance(self._ranges, torch.Tensor)
+        all_ranges = self._ranges.cpu().numpy() if on_device else self._ranges
         rows, tokens, totals = self._legal_children(scores, all_ranges)
         queries = self._queries[rows]
         chosen = best_children(queries, totals, rows * scores.shape[1] + tokens, self._num_queries, 2 * self.num_beams)

@@ -11,8 +11,10 @@ is the better, then the smaller token, as on the host.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from dgr_trainer.retrieval.legal_tokens import LegalTokens
 
 ConstraintDevice = Literal["auto", "host", "model"]
 
+# What was chosen for an index stays: its searches do not depend on what else fills the device.
+_chosen: WeakKeyDictionary[FMIndex, dict[tuple[str, str], TensorIndex | None]] = WeakKeyDictionary()
+_choosing = threading.Lock()
 _NEVER = torch.iinfo(torch.int64).min
 # A key holds a total, and in its lower half which child it is.
 _HALF = 32
@@ -84,10 +89,14 @@ def index_on_device(
         return None
     if index.vocab_size.bit_length() + num_beams.bit_length() > _HALF:
         return None
-    layout = fitting_layout(index.segments, device)
-    if layout is None and choice == "auto":
-        return None
-    return TensorIndex(index.segments, device, layout or "wavelet")
+    with _choosing:
+        chosen = _chosen.setdefault(index, {})
+        if (str(device), choice) not in chosen:
+            layout = fitting_layout(index.segments, device)
+            fits = layout is not None or choice == "model"
+            made = TensorIndex(index.segments, device, layout or "wavelet") if fits else None
+            chosen[str(device), choice] = made
+        return chosen[str(device), choice]
 
 
 class DeviceChildren:

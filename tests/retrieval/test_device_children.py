@@ -23,6 +23,11 @@ LENGTHS = {"title": 20, "substring": 6, "pseudo_query": 40, "docid": 12}
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _chosen_anew():
+    device_children._chosen.clear()
+
+
 class Steps:
     """Counts how often the device knew the best children, and how often the host was asked after all."""
 
@@ -164,12 +169,14 @@ def test_the_device_is_chosen_by_kind_setting_and_memory(corpus, bpe_identifiers
     assert index_on_device(index, CPU, "auto", 5) is None
     assert index_on_device(index, CPU, "host", 5) is None
     assert index_on_device(index, CPU, "model", 5).layout == "sorted"
+    assert index_on_device(index, CPU, "model", 5) is index_on_device(index, CPU, "model", 9)
     assert index_on_device(index, CPU, "model", 1 << 30) is None
     # What a GPU would have, on the CPU.
     gpu = _Gpu()
     monkeypatch.setattr(device_children, "TensorIndex", lambda segments, device, layout: layout)
     for free, layout in ((10**9, "sorted"), (60_000, "wavelet"), (100, None)):
         monkeypatch.setattr(tensor_index, "_memory_limit", lambda device, free=free: free)
+        device_children._chosen.clear()
         assert index_on_device(index, gpu, "auto", 5) == layout
         assert index_on_device(index, gpu, "model", 5) == (layout or "wavelet")
         assert index_on_device(index, gpu, "host", 5) is None
