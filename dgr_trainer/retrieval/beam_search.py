@@ -20,7 +20,6 @@ from dgr_trainer.index.tensor_index import TensorIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
 from dgr_trainer.retrieval.device_children import (
     Children,
-    ConstraintDevice,
     DeviceChildren,
     Proposal,
     fetched,
@@ -55,7 +54,7 @@ def search_views(
     lengths: Mapping[str, int],
     num_beams: int,
     on_token: Callable[[int], None] | None = None,
-    constraint_device: ConstraintDevice = "auto",
+    constraint_device: str = "auto",
 ) -> dict[str, ViewSearch]:
     """Generate the identifiers of several views for a batch of queries, all in one search.
 

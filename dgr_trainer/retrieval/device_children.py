@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,8 +25,6 @@ from dgr_trainer.index.edited_index import EditedIndex
 from dgr_trainer.index.tensor_index import TensorIndex, fitting_layout
 from dgr_trainer.retrieval import legal_tokens
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
-
-ConstraintDevice = Literal["auto", "host", "model"]
 
 # What was chosen for an index stays: its searches do not depend on what else fills the device.
 _chosen: WeakKeyDictionary[FMIndex, dict[tuple[str, str], TensorIndex | None]] = WeakKeyDictionary()
@@ -73,9 +71,7 @@ class Proposal(NamedTuple):
     token_bits: int
 
 
-def index_on_device(
-    index: FMIndex, device: torch.device, choice: ConstraintDevice, num_beams: int
-) -> TensorIndex | None:
+def index_on_device(index: FMIndex, device: torch.device, choice: str, num_beams: int) -> TensorIndex | None:
     """The index on the device of the model, or `None` if the search is to ask the host's.
 
     Args:

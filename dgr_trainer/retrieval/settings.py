@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.identifier_weights import ScoringSettings
@@ -22,7 +22,7 @@ _AT_LEAST_ONE = (
     "query_ngram_words",
     "batch_size",
 )
-_DEVICES = ("auto", "host", "model")
+CONSTRAINT_DEVICES = ("auto", "host", "model")
 _ANY_LENGTH = ("title_length", "pseudo_query_length", "docid_length")
 
 
@@ -80,16 +80,18 @@ class SearchSettings:
     )
     max_passages: int = field(default=1500, metadata={"help": "Number of passages that are scored in full."})
     batch_size: int = field(default=20, metadata={"help": "Queries decoded at once."})
-    constraint_device: Literal["auto", "host", "model"] = field(
+    constraint_device: str = field(
         default="auto",
-        metadata={"help": "Where the index is asked in a search: 'host', 'model' (its device), or by what fits."},
+        metadata={
+            "help": "Where a search asks the index: on the host, on the model's device, or on that if it is a GPU.",
+            "choices": list(CONSTRAINT_DEVICES),
+        },
     )
 
     def __post_init__(self) -> None:
-        if self.constraint_device not in _DEVICES:
-            raise DGRValueError(
-                f"constraint_device={self.constraint_device!r} is none of {', '.join(map(repr, _DEVICES))}."
-            )
+        if self.constraint_device not in CONSTRAINT_DEVICES:
+            choices = ", ".join(map(repr, CONSTRAINT_DEVICES))
+            raise DGRValueError(f"constraint_device={self.constraint_device!r} is none of {choices}.")
         for name in (*_AT_LEAST_ONE, "unigrams"):
             value, least = getattr(self, name), 0 if name == "unigrams" else 1
             if value is None and name in _ANY_LENGTH:
