@@ -166,7 +166,8 @@ class Made:
         tokenizer, chance = self.tokenizer(), random.Random(0)
         tokenizer.save_pretrained(folder / "student")
         identifiers = Identifiers(tokenizer)
-        passages = [passage for _, passage in zip(range(300), self.passages(), strict=False)]
+        long = (passage for passage in self.passages() if len(passage.text.split()) > 20)
+        passages = [passage for _, passage in zip(range(300), long, strict=False)]
         tokens = [segments.body for segments in identifiers.encode_segments(passages)]
         lists: dict[str, list[Candidate]] = {}
         (folder / "qrels").mkdir(parents=True, exist_ok=True)

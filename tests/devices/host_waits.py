@@ -56,9 +56,17 @@ class HostWaits(TorchDispatchMode):
         return False
 
     def _found(self, what):
-        frames = [frame for frame in traceback.extract_stack() if "tests/devices/host_waits" not in frame.filename]
-        own = [f for f in frames if f"{os.sep}dgr_trainer{os.sep}" in f.filename] or frames
-        self.places.append(f"{what} at {own[-1].filename}:{own[-1].lineno}")
+        """Note the innermost line that is not of torch, or of this file."""
+        frames = [
+            frame
+            for frame in traceback.extract_stack()
+            if f"{os.sep}torch{os.sep}" not in frame.filename and not frame.filename.endswith("host_waits.py")
+        ]
+        self.places.append(f"{what} at {frames[-1].filename}:{frames[-1].lineno}")
+
+    def own(self):
+        """The places without those at which transformers looks for padding in the masks that its models are given."""
+        return [place for place in self.places if f"transformers{os.sep}masking_utils.py" not in place]
 
     @contextmanager
     def watching(self):

@@ -42,7 +42,7 @@ def test_a_step_of_a_search_waits_once(name, device, corpus, request):
         of_steps = []
 
         def on_token(step):
-            of_steps.append(list(waits.places))
+            of_steps.append(waits.own())
             waits.places.clear()
 
         with waits.watching():

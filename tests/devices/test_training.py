@@ -15,7 +15,7 @@ from dgr_trainer.training.batches import score_batch
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.losses import RANKING_LOSSES
 
-# A model with an encoder never waits. A decoder-only one asks once how long the trees of its rows are.
+# Of this library. With an encoder, nothing waits. A decoder-only model asks once how long the trees of its rows are.
 WAITS = {"bart": 0, "t5": 0, "llama": 1}
 
 
@@ -40,7 +40,7 @@ class WaitsOfSteps(TrainerCallback):
         self.waits.places.clear()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.steps.append(list(self.waits.places))
+        self.steps.append(self.waits.own())
 
 
 def waits_of(trainer):
