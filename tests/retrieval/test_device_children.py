@@ -174,7 +174,7 @@ def test_the_device_is_chosen_by_kind_setting_and_memory(corpus, bpe_identifiers
     # What a GPU would have, on the CPU.
     gpu = _Gpu()
     monkeypatch.setattr(device_children, "TensorIndex", lambda segments, device, layout: layout)
-    for free, layout in ((10**9, "sorted"), (60_000, "wavelet"), (100, None)):
+    for free, layout in ((10**9, "sorted"), (12 * index.num_tokens, "wavelet"), (100, None)):
         monkeypatch.setattr(tensor_index, "_memory_limit", lambda device, free=free: free)
         device_children._chosen.clear()
         assert index_on_device(index, gpu, "auto", 5) == layout
