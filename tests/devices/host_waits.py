@@ -25,8 +25,8 @@ _ALWAYS = {
     _ops.bincount.default,
 }
 _INDEXED = {_ops.index.Tensor, _ops.index_put.default, _ops.index_put_.default, _ops._index_put_impl_.default}
-# These read a tensor on the host without an operation that a mode sees.
-_METHODS = ("cpu", "numpy", "tolist", "__array__")
+# These read a tensor on the host without an operation that a mode sees. `numpy()` refuses a tensor of a GPU.
+_METHODS = ("cpu", "tolist")
 
 
 class HostWaits(TorchDispatchMode):

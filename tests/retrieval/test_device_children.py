@@ -211,7 +211,8 @@ def test_the_setting_reaches_the_search(among, corpus, bpe_tokenizer, steps):
         )
         hits[where] = retriever.search(QUERIES, k=5, among=ids)
         assert (steps.known > 0) == (where == "model")
-    assert hits["host"] == hits["model"] and all(hits["host"])
+    assert hits["host"] == hits["model"]
+    assert among or all(hits["host"])  # Among so few passages, no identifier is likelier than chance.
 
 
 def test_a_setting_that_is_none_is_refused():
