@@ -371,7 +371,7 @@ def _measured(made: Made, inputs: Inputs, step: Callable[[], None], rate: float)
         return {"out_of_memory": True}
     flops = counter.get_total_flops()
     found = {
-        "seconds": round(seconds, 4), "tflop": round(flops / 1e12, 3), "utilisation": round(flops / seconds / rate, 3)
+        "seconds": round(seconds, 4), "tflop": round(flops / 1e12, 6), "utilisation": round(flops / seconds / rate, 3)
     }  # fmt: skip
     if made.device.type == "cuda":
         found["peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)

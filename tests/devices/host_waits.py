@@ -5,7 +5,7 @@ on values, would wait there until the GPU has done all that it was given.
 """
 
 import os
-import traceback
+import sys
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -57,12 +57,10 @@ class HostWaits(TorchDispatchMode):
 
     def _found(self, what):
         """Note the innermost line that is not of torch, or of this file."""
-        frames = [
-            frame
-            for frame in traceback.extract_stack()
-            if f"{os.sep}torch{os.sep}" not in frame.filename and not frame.filename.endswith("host_waits.py")
-        ]
-        self.places.append(f"{what} at {frames[-1].filename}:{frames[-1].lineno}")
+        frame = sys._getframe()
+        while f"{os.sep}torch{os.sep}" in frame.f_code.co_filename or frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        self.places.append(f"{what} at {frame.f_code.co_filename}:{frame.f_lineno}")
 
     def own(self):
         """The places without those at which transformers looks for padding in the masks that its models are given."""

@@ -78,6 +78,7 @@ def test_the_index_on_a_device_answers_as_on_the_host(layout, hidden, device):
         assert following <= set(row.tolist()) - {40} if hidden else following == set(row.tolist()) - {40}
 
 
+@pytest.mark.slow
 def test_a_retriever_finds_on_a_device_what_it_finds_on_a_cpu(device, corpus, bpe_tokenizer):
     identifiers = Identifiers(bpe_tokenizer)
     index = FMIndex.from_corpus(corpus, identifiers)

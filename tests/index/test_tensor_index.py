@@ -57,7 +57,7 @@ def assert_same_answers(index, tensors, ranges, tokens):
     return extended
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(indexes(), st.sampled_from(LAYOUTS), st.randoms(use_true_random=False))
 def test_answers_are_those_of_the_compiled_kernels(case, layout, chance):
     index, sequences = case

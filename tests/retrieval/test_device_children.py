@@ -72,7 +72,7 @@ def in_segments(index, size):
                          segment_tokens=size, progress=False)  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["sorted", "wavelet"])
+@pytest.mark.parametrize("layout", ["sorted", pytest.param("wavelet", marks=pytest.mark.slow)])
 def test_every_view_is_searched_with_the_same_results(student, every_index, every_view, layout, steps, monkeypatch):
     monkeypatch.setattr(device_children, "fitting_layout", lambda *_: layout)
     assert_same_results(student[0], every_index, every_view, 5)
@@ -93,6 +93,7 @@ def test_where_the_device_cannot_know_the_host_is_asked(student, long_index, eve
     assert steps.asked and steps.known
 
 
+@pytest.mark.slow
 def test_segments_and_hidden_passages_change_nothing(student, long_index, every_view, steps, monkeypatch):
     monkeypatch.setattr(legal_tokens, "LISTED", 40)
     segments = in_segments(long_index, 4000)
@@ -198,7 +199,7 @@ def test_at_most_a_quarter_of_a_device_and_half_of_what_is_free(monkeypatch):
     assert tensor_index._memory_limit(CPU) is None
 
 
-@pytest.mark.parametrize("among", [False, True])
+@pytest.mark.parametrize("among", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_setting_reaches_the_search(among, corpus, bpe_tokenizer, steps):
     identifiers = Identifiers(bpe_tokenizer, IdentifierSettings())
     index = FMIndex.from_corpus(corpus, identifiers)
