@@ -96,7 +96,7 @@ class WaveletRanks:
     @property
     def num_bytes(self) -> int:
         """See [`Ranks`]."""
-        tensors = [self._codes, self._lengths, self._symbols.rows, self._symbols.tokens]
+        tensors: list[Tensor] = [self._codes, self._lengths, self._symbols.rows, self._symbols.tokens]
         return self._bits.num_bytes + sum(tensor.nbytes for tensor in tensors)
 
     def extended(self, ranges: Tensor, tokens: Tensor) -> Tensor:
@@ -108,7 +108,8 @@ class WaveletRanks:
             is_one = ((codes >> level) & 1).bool()
             below = torch.where(is_one, self._zeros[:, level, None] + ones, positions - ones)
             positions = torch.where(lengths > level, below, positions)
-        return positions + self._shifts[self._numbers, lengths[..., 0]][..., None]
+        shifts: Tensor = self._shifts[self._numbers, lengths[..., 0]]
+        return positions + shifts[..., None]
 
     def tokens_at(self, segments: Tensor, rows: Tensor) -> Tensor:
         """See [`Ranks`]."""

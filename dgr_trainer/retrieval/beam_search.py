@@ -162,7 +162,7 @@ class _ViewBeams:
         queries = self._queries[rows]
         chosen = best_children(queries, totals, rows * scores.shape[1] + tokens, self._num_queries, 2 * self.num_beams)
         rows, tokens = rows[chosen], tokens[chosen]
-        ranges = self.legal.extend(all_ranges[rows], tokens)
+        ranges: Any = self.legal.extend(all_ranges[rows], tokens)
         counts = self.legal.index.counts(ranges)
         if on_device:
             ranges = sent(ranges, self._ranges.device)
