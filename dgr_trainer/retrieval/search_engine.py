@@ -204,6 +204,7 @@ class SearchEngine:
                 lengths,
                 num_beams=self.settings.beam_size,
                 on_token=on_token,
+                constraint_device=self.settings.constraint_device,
             )
             generated = [
                 [identifier for search in searches.values() for identifier in search.identifiers[number]]

@@ -22,6 +22,7 @@ _AT_LEAST_ONE = (
     "query_ngram_words",
     "batch_size",
 )
+CONSTRAINT_DEVICES = ("auto", "host", "model")
 _ANY_LENGTH = ("title_length", "pseudo_query_length", "docid_length")
 
 
@@ -49,6 +50,10 @@ class SearchSettings:
             Identifiers that occur more often are not used to find passages, only to score them.
         max_passages (`int`, defaults to 1500): Number of passages that are scored in full.
         batch_size (`int`, defaults to 20): Number of queries decoded together.
+        constraint_device (`str`, defaults to `"auto"`):
+            Where the index is asked which tokens may follow: `"model"`, a copy on the device of the model; `"host"`,
+            the host; `"auto"`, the device if it is a GPU and the copy takes at most a quarter of its memory, and half
+            of what is free. A copy has 12 bytes a token, or 2 if there is no room for these. The results are the same.
 
     Most defaults are MINDER's (arXiv 2305.16675), which generates titles of up to 15 tokens and pseudo-queries of up
     to 30. A title, pseudo-query or docid that is longer than its limit is never found.
@@ -75,8 +80,18 @@ class SearchSettings:
     )
     max_passages: int = field(default=1500, metadata={"help": "Number of passages that are scored in full."})
     batch_size: int = field(default=20, metadata={"help": "Queries decoded at once."})
+    constraint_device: str = field(
+        default="auto",
+        metadata={
+            "help": "Where a search asks the index: on the host, on the model's device, or on that if it is a GPU.",
+            "choices": list(CONSTRAINT_DEVICES),
+        },
+    )
 
     def __post_init__(self) -> None:
+        if self.constraint_device not in CONSTRAINT_DEVICES:
+            choices = ", ".join(map(repr, CONSTRAINT_DEVICES))
+            raise DGRValueError(f"constraint_device={self.constraint_device!r} is none of {choices}.")
         for name in (*_AT_LEAST_ONE, "unigrams"):
             value, least = getattr(self, name), 0 if name == "unigrams" else 1
             if value is None and name in _ANY_LENGTH:
