@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from dgr_trainer import Corpus, FMIndex, SearchSettings
 from dgr_trainer.candidates import MatchedIdentifier
-from dgr_trainer.retrieval.legal_tokens import _LISTED, _TRIED
+from dgr_trainer.retrieval.legal_tokens import _TRIED, LISTED
 from dgr_trainer.retrieval.passage_scoring import PassageScorer
 
 VOCABULARY = 50_000
@@ -253,7 +253,7 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
     best = 2 * SEARCH.beam_size
     beams = index.find_batch(ngrams(generator.choice(long, BEAMS), BEAMS))
     counts = index.counts(beams)
-    wide = beams[counts > _LISTED]
+    wide = beams[counts > LISTED]
     likely = np.argsort(-index.token_counts, kind="stable")
     tried = likely[zipf(generator, min(10_000, len(likely)), len(wide) * _TRIED * best, 1.0)].reshape(
         -1, _TRIED * best
@@ -264,7 +264,7 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
 
     def step() -> None:
         enough = (index.counts(index.extend(wide, tried, enough=best)) > 0).sum(axis=1) >= best
-        index.continuations_batch(np.concatenate([beams[counts <= _LISTED], wide[~enough]]))
+        index.continuations_batch(np.concatenate([beams[counts <= LISTED], wide[~enough]]))
         index.extend(beams, chosen)
 
     patterns = list(dict.fromkeys(ngrams(generator.choice(long, 100), IDENTIFIERS)))

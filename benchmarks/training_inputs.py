@@ -56,12 +56,17 @@ _QWEN3_TINY = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8,
 }  # fmt: skip
+_T5_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
+_T5_TINY = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
 SHAPES: dict[str, dict[str, int]] = {
     "bart-large-shape": _BART_LARGE,
     "bart-base-shape": _BART_BASE,
     "bart-tiny-shape": _BART_TINY,
     "qwen3-shape": _QWEN3,
     "qwen3-tiny-shape": _QWEN3_TINY,
+    "qwen3-0.6b-shape": {**_QWEN3, "num_hidden_layers": 28},
+    "t5-large-shape": _T5_LARGE,
+    "t5-tiny-shape": _T5_TINY,
     "t5-small-shape": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
 }
 
@@ -92,7 +97,8 @@ def make_model(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
     if name not in SHAPES:
         return load_student_model(name, dtype=torch.float32)
     if name.startswith("qwen3"):
-        vocab_size = len(tokenizer) if name == "qwen3-tiny-shape" else max(151936 // 28, len(tokenizer))
+        whole = 151936 if name == "qwen3-0.6b-shape" else 151936 // 28
+        vocab_size = len(tokenizer) if name == "qwen3-tiny-shape" else max(whole, len(tokenizer))
         config = Qwen3Config(
             vocab_size=vocab_size, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id, **SHAPES[name],

@@ -40,6 +40,8 @@ _HOME_OF = {
     "SearchSettings": "dgr_trainer.retrieval.settings",
     "Teacher": "dgr_trainer.teachers.teacher",
     "answer_qrels": "dgr_trainer.evaluation.answers",
+    "distil_in_rounds": "dgr_trainer.rounds.distillation",
+    "train_generation_in_rounds": "dgr_trainer.rounds.generation",
     "compare_runs": "dgr_trainer.evaluation.comparison",
     "evaluate_run": "dgr_trainer.evaluation.metrics",
     "generation_pairs": "dgr_trainer.training.pairs",
@@ -90,6 +92,8 @@ if TYPE_CHECKING:  # The same names for type checkers and editors; a test compar
     from dgr_trainer.retrieval.hits import Hit as Hit
     from dgr_trainer.retrieval.retriever import GenerativeRetriever as GenerativeRetriever
     from dgr_trainer.retrieval.settings import SearchSettings as SearchSettings
+    from dgr_trainer.rounds.distillation import distil_in_rounds as distil_in_rounds
+    from dgr_trainer.rounds.generation import train_generation_in_rounds as train_generation_in_rounds
     from dgr_trainer.runs.rankings import Rankings as Rankings
     from dgr_trainer.runs.reading import read_run as read_run
     from dgr_trainer.runs.statistics import rank_list_statistics as rank_list_statistics

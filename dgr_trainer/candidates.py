@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow as pa
 
+from dgr_trainer.data.saved_tables import TableRows
 from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text, undamaged
@@ -29,6 +29,8 @@ from dgr_trainer.files.records import json_records
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from dgr_trainer.runs.rankings import Rankings
 
 _FORMAT_VERSION = 1
@@ -47,6 +49,7 @@ _COLUMNS = {
     "tokens": pa.list_(pa.int32()),  # One per token.
 }
 ROW_SCHEMA = pa.schema(_COLUMNS)
+_VIEW_NUMBERS = {view: number for number, view in enumerate(VIEWS)}
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         ValueError: if the columns are different, a query id is repeated, or `corpus_tokens` is not positive.
     """
 
-    def __init__(self, dataset: datasets.Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
+    def __init__(self, dataset: Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
         if set(dataset.column_names) != set(_COLUMNS):
             raise DGRValueError(
                 f"Candidates are stored in the columns {', '.join(_COLUMNS)}; this dataset has "
@@ -167,14 +170,25 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         *,
         corpus_tokens: int,
         tokenizer_fingerprint: str = "",
+        order: Sequence[int] | None = None,
     ) -> None:
-        """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory."""
+        """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory.
+
+        With `order`, the i-th row of the folder is the `order[i]`-th of `rows`.
+        """
+        from datasets import Dataset
+
         with atomic_folder(path, marker=META) as folder:
             file = folder / "rows.arrow"
-            with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
-                for table in _tables(rows):
-                    stream.write_table(table)
-            dataset = datasets.Dataset.from_file(str(file))
+            _write_stream(file, rows)
+            if order is not None:
+                unordered = file.rename(folder / "unordered.arrow")
+                with pa.memory_map(str(unordered)) as mapped:
+                    found = TableRows(pa.ipc.open_stream(mapped).read_all())
+                    _write_stream(file, found.take(order))
+                    del found
+                unordered.unlink()
+            dataset = Dataset.from_file(str(file))
             candidates = cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
             candidates._write(folder)
             file.unlink()
@@ -217,6 +231,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     @classmethod
     def _open(cls, path: Path) -> Candidates:
+        from datasets import load_from_disk
+
         meta_path = path / META
         if not meta_path.is_file():
             raise FileNotFoundError(
@@ -231,7 +247,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
                 f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
         with input_errors(f"The candidates at {path} are damaged", Exception):
-            dataset = datasets.load_from_disk(str(path / "dataset"))
+            dataset = load_from_disk(str(path / "dataset"))
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
@@ -372,15 +388,23 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return arrays
 
 
-def _as_dataset(table: pa.Table) -> datasets.Dataset:
+def _as_dataset(table: pa.Table) -> Dataset:
     """A dataset that is named by its content, so that the same candidates are the same files.
 
     By default, datasets copies a table several times to name it, and names a file by the time of its last change.
     """
+    from datasets import Dataset
+
     digest = hashlib.sha256()
     for batch in table.to_batches():
         digest.update(batch.serialize())
-    return datasets.Dataset(table, fingerprint=digest.hexdigest()[:16])
+    return Dataset(table, fingerprint=digest.hexdigest()[:16])
+
+
+def _write_stream(file: Path, rows: Iterable[pa.RecordBatch]) -> None:
+    with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
+        for table in _tables(rows):
+            stream.write_table(table)
 
 
 def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -390,32 +414,89 @@ def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(batch, schema=ROW_SCHEMA).combine_chunks()
 
 
+class IdentifierColumns(NamedTuple):
+    """Identifiers as columns, in the types of the columns of candidates.
+
+    Attributes:
+        views (`np.ndarray` of int8): Positions of the views in `VIEWS`.
+        lengths (`np.ndarray` of int32): Numbers of tokens.
+        counts (`np.ndarray` of int64): Occurrences in the corpus.
+        credits (`np.ndarray` of float32): Their scores.
+        tokens (`np.ndarray` of int32): The tokens of all, one after the other.
+    """
+
+    views: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    credits: np.ndarray
+    tokens: np.ndarray
+
+
+def identifier_columns(identifiers: Sequence[MatchedIdentifier]) -> IdentifierColumns:
+    """Identifiers as columns. Raises a `ValueError` if one has an unknown view."""
+    unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
+    if unknown:
+        raise DGRValueError(f"There are identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
+    return IdentifierColumns(
+        np.array([_VIEW_NUMBERS[identifier.view] for identifier in identifiers], dtype=np.int8),
+        np.array([len(identifier.ids) for identifier in identifiers], dtype=np.int32),
+        np.array([identifier.count for identifier in identifiers], dtype=np.int64),
+        np.array([identifier.score for identifier in identifiers], dtype=np.float32),
+        np.array([token for identifier in identifiers for token in identifier.ids], dtype=np.int32),
+    )
+
+
 def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
     """Pack the candidates of one query into a row; raises what [`Candidates.from_lists`] raises."""
-    passage_ids = [candidate.passage_id for candidate in candidates]
-    if len(set(passage_ids)) < len(passage_ids):
-        raise DGRValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
-    scores = [float(candidate.score) for candidate in candidates]
-    if not np.isfinite(scores).all():
-        raise DGRValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
     identifiers = [identifier for candidate in candidates for identifier in candidate.identifiers]
     unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
     if unknown:
         raise DGRValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
-    if not all(identifier.ids for identifier in identifiers):
+    return row_of(
+        query_id,
+        [candidate.passage_id for candidate in candidates],
+        [float(candidate.score) for candidate in candidates],
+        [len(candidate.identifiers) for candidate in candidates],
+        identifier_columns(identifiers),
+    )
+
+
+def row_of(
+    query_id: str,
+    passage_ids: Sequence[str],
+    scores: Sequence[float],
+    num_identifiers: Sequence[int],
+    identifiers: IdentifierColumns,
+) -> pa.RecordBatch:
+    """Make the row of one query.
+
+    Args:
+        query_id (`str`): The query.
+        passage_ids (`Sequence[str]`): Its candidates, best first.
+        scores (`Sequence[float]`): Their scores.
+        num_identifiers (`Sequence[int]`): How many identifiers each has.
+        identifiers ([`IdentifierColumns`]): The identifiers of all candidates.
+
+    Raises:
+        ValueError: as `Candidates.from_lists` does.
+    """
+    if len(set(passage_ids)) < len(passage_ids):
+        raise DGRValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
+    if not np.isfinite(scores).all():
+        raise DGRValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
+    if not identifiers.lengths.all():
         raise DGRValueError(f"Query {query_id!r} has an identifier without tokens.")
-    row = {
-        "query_id": query_id,
-        "passage_ids": passage_ids,
-        "scores": scores,
-        "num_identifiers": [len(candidate.identifiers) for candidate in candidates],
-        "views": [VIEWS.index(identifier.view) for identifier in identifiers],
-        "lengths": [len(identifier.ids) for identifier in identifiers],
-        "counts": [int(identifier.count) for identifier in identifiers],
-        "credits": [float(identifier.score) for identifier in identifiers],
-        "tokens": [int(token) for identifier in identifiers for token in identifier.ids],
-    }
-    return pa.RecordBatch.from_pylist([row], schema=ROW_SCHEMA)
+    lists: list[Any] = [
+        list(passage_ids),
+        np.array(scores, dtype=np.float64),
+        np.array(num_identifiers, dtype=np.int32),
+        *identifiers,
+    ]
+    columns = [pa.array([query_id], pa.string())]
+    for values, field in zip(lists, list(ROW_SCHEMA)[1:], strict=True):
+        array = pa.array(values, field.type.value_type)
+        columns.append(pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array, type=field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
 def _candidate(fields: Mapping[str, Any]) -> Candidate:

@@ -31,6 +31,7 @@ ROOMS = [
     "integrations",
     "serving",
     "reporting",
+    "rounds",
     "quickstart",
     "cli",
 ]

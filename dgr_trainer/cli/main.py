@@ -7,6 +7,7 @@ error is a bug: it keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from dgr_trainer._version import __version__
+from dgr_trainer.cli.start_up import paused_collection
 from dgr_trainer.errors import ISSUES_URL, DGRError, missing_extra, one_line
 
 # A subcommand is the module of its name, which is imported only when it is run.
@@ -80,15 +82,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     rest = arguments[len(head) :]
     debug = options.debug or (options.command != "train" and "--debug" in rest)
-    return _run(options.command, rest, debug)
+    try:
+        return _run(options.command, rest, debug)
+    finally:
+        if argv is not None:  # The caller's process goes on.
+            gc.unfreeze()
 
 
 def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
     name = f"dgr {command}"
     with _logs(name):
         try:
-            module = importlib.import_module(f"dgr_trainer.cli.{command}")
-            module.run(*module.make_parser().parse(arguments))
+            with paused_collection():
+                module = importlib.import_module(f"dgr_trainer.cli.{command}")
+                options = module.make_parser().parse(arguments)
+            module.run(*options)
             sys.stdout.flush()
         except SystemExit as exit:
             return _code(exit)

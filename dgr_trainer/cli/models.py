@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.cli.sources import RETRIEVER_MARKER, index_folder
+from dgr_trainer.cli.start_up import paused_collection
 from dgr_trainer.errors import DGRError, DGRMemoryError, DGRValueError, input_errors, one_line
 
 if TYPE_CHECKING:
@@ -117,6 +118,13 @@ def load_retriever(
     path: Path, search: SearchOptions, device: DeviceOptions, processes: PartialState | None = None
 ) -> GenerativeRetriever:
     """Load a retriever onto a device; the search settings that were given replace the saved ones."""
+    with paused_collection():
+        return _load_retriever(path, search, device, processes)
+
+
+def _load_retriever(
+    path: Path, search: SearchOptions, device: DeviceOptions, processes: PartialState | None
+) -> GenerativeRetriever:
     import torch
     from transformers.utils import logging as transformers_logging
 

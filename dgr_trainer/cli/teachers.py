@@ -59,30 +59,38 @@ def teacher_settings(name: str) -> dict[str, Field[Any]]:
     return {setting.metadata.get("option", setting.name): setting for setting in settings}
 
 
-def given_options(options: Any, name: str) -> dict[str, Any]:
+def given_options(options: Any, name: str, prefix: str = "") -> dict[str, Any]:
     """Return the options that were given to a teacher.
 
     Args:
         options (`TeacherOptions`): The parsed options.
         name (`str`): Name of the teacher.
+        prefix (`str`, *optional*): What the names of the parsed options begin with.
 
     Returns:
-        `dict[str, Any]`: Name of the option -> value.
+        `dict[str, Any]`: Name of the option, without the prefix -> value.
 
     Raises:
         ValueError: if an option of other teachers was given, or a required one was not.
     """
     settings = teacher_settings(name)
-    given = {option.name: getattr(options, option.name) for option in fields(options)}
-    given = {option: value for option, value in given.items() if value is not None and value is not False}
+    given = {option.removeprefix(prefix): getattr(options, option) for option in all_given(options)}
     for option in given:
         if option not in settings:
             owners = [teacher for teacher in TEACHERS if option in teacher_settings(teacher)]
-            raise DGRValueError(f"--{option} is an option of {' and '.join(owners)}, not of {name}. Leave it out.")
+            raise DGRValueError(
+                f"--{prefix}{option} is an option of {' and '.join(owners)}, not of {name}. Leave it out."
+            )
     for option, setting in settings.items():
         if option not in given and setting.default is MISSING:
-            raise DGRValueError(f"--teacher {name} needs --{option}. {setting.metadata['help']}")
+            raise DGRValueError(f"--teacher {name} needs --{prefix}{option}. {setting.metadata['help']}")
     return given
+
+
+def all_given(options: Any) -> list[str]:
+    """Names of the options of teachers that were given, whatever teacher they are for."""
+    values = {option.name: getattr(options, option.name) for option in fields(options)}
+    return [option for option, value in values.items() if value is not None and value is not False]
 
 
 def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> Teacher:
@@ -107,23 +115,25 @@ def make_teacher(name: str, corpus: Corpus | None, given: Mapping[str, Any]) -> 
     return teacher
 
 
-def _make_options() -> type[Any]:
+def _make_options(name: str = "TeacherOptions", prefix: str = "", group: str = "teachers") -> type[Any]:
     """Make a dataclass of the options of all teachers; those that are not given are `None`, or `False` for flags."""
     settings_by_option: dict[str, dict[str, Field[Any]]] = {}
-    for name in TEACHERS:
-        for option, setting in teacher_settings(name).items():
-            settings_by_option.setdefault(option, {})[name] = setting
+    for teacher in TEACHERS:
+        for option, setting in teacher_settings(teacher).items():
+            settings_by_option.setdefault(option, {})[teacher] = setting
     options: list[tuple[str, Any, Any]] = []
     for option, settings in settings_by_option.items():
-        name, setting = next(iter(settings.items()))
+        teacher, setting = next(iter(settings.items()))
         metadata = {key: setting.metadata[key] for key in ("choices", "metavar") if key in setting.metadata}
         metadata["help"] = _help(settings)
-        option_type = setting.metadata.get("type") or _plain_type(get_type_hints(TEACHERS[name].teacher)[setting.name])
+        option_type = setting.metadata.get("type") or _plain_type(
+            get_type_hints(TEACHERS[teacher].teacher)[setting.name]
+        )
         if option_type is bool:
-            options.append((option, bool, field(default=False, metadata=metadata)))
+            options.append((prefix + option, bool, field(default=False, metadata=metadata)))
         else:
-            options.append((option, option_type | None, field(default=None, metadata=metadata)))
-    return make_dataclass("TeacherOptions", options, namespace={"_argument_group_name": "teachers"})
+            options.append((prefix + option, option_type | None, field(default=None, metadata=metadata)))
+    return make_dataclass(name, options, namespace={"_argument_group_name": group})
 
 
 def _plain_type(annotation: Any) -> Any:
@@ -153,3 +163,6 @@ def _help(settings: Mapping[str, Field[Any]]) -> str:
 
 TeacherOptions = _make_options()
 """Options of all teachers, whose defaults are those of the teachers."""
+TEACHER_PREFIX = "teacher_"
+PrefixedTeacherOptions = _make_options("PrefixedTeacherOptions", TEACHER_PREFIX, "teacher (with --rounds)")
+"""The same options with a prefix, for commands that have options of these names."""

@@ -17,8 +17,10 @@ from dgr_trainer.cli.models import load_student, memory_advice
 from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.parsing import CommandParser, write_config
 from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.cli.round_options import RoundChoices, RoundOptions, RoundSearchOptions, check_round_arguments
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import RETRIEVER_MARKER
+from dgr_trainer.cli.teachers import PrefixedTeacherOptions
 from dgr_trainer.cli.train_inputs import AllOptions, TrainInputs, check, read
 from dgr_trainer.cli.train_options import (
     CollatorOptions,
@@ -27,6 +29,7 @@ from dgr_trainer.cli.train_options import (
     ScoringOptions,
     TrainOptions,
 )
+from dgr_trainer.cli.train_rounds import delete_rounds, run_rounds
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder
 from dgr_trainer.files.fingerprints import path_fingerprint
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train.yaml"
+_LESS_MEMORY = "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by as much."
 _NOT_REPEATED = ("overwrite", "resume_from_checkpoint")
 # The least values of arguments that transformers does not check before it uses them.
 _LEAST = {
@@ -62,6 +66,9 @@ def make_parser() -> CommandParser:
             PairOptions,
             IdentifierOptions,
             ScoringOptions,
+            RoundOptions,
+            RoundSearchOptions,
+            PrefixedTeacherOptions,
             DistillationTrainingArguments,
         ],
         command="train",
@@ -73,7 +80,10 @@ def make_parser() -> CommandParser:
         "      --queries train.jsonl --qrels train.qrels --output_dir generation\n"
         "  dgr train --stage distillation --model generation/retriever \\\n"
         "      --queries train.jsonl --qrels train.qrels --candidates candidates \\\n"
-        "      --run teacher.trec --output_dir distilled",
+        "      --run teacher.trec --output_dir distilled\n"
+        "  dgr train --stage distillation --model generation/retriever \\\n"
+        "      --queries train.jsonl --qrels train.qrels --teacher bm25 --rounds 3 \\\n"
+        "      --eval_queries dev.jsonl --eval_qrels dev.qrels --output_dir rounds",
         required=("output_dir",),
     )
     # The trainer's hundred arguments come after the options of this command.
@@ -91,30 +101,54 @@ def run(
     pair_options: PairOptions,
     identifier_options: IdentifierOptions,
     scoring_options: ScoringOptions,
+    round_options: RoundOptions,
+    round_search: RoundSearchOptions,
+    teacher_options: Any,
     arguments: DistillationTrainingArguments,
     positionals: Namespace,
 ) -> None:
     """Run `dgr train`."""
+    rounds = RoundChoices(round_options, round_search, teacher_options)
     all_options = AllOptions(
-        options, collator_options, lora, evaluation, pair_options, identifier_options, scoring_options
+        options, collator_options, lora, evaluation, pair_options, identifier_options, scoring_options, rounds
     )
     check(all_options)
+    if rounds.wanted:
+        check_round_arguments(arguments)
     _check_arguments(arguments, evaluation)
     output_dir = Path(arguments.output_dir or "")
     checkpoint = _checkpoint(arguments.resume_from_checkpoint, output_dir)
     old_checkpoints = _old_checkpoints(output_dir, resumed=checkpoint is not None, overwrite=options.overwrite)
-    replace = options.overwrite or checkpoint is not None
+    # Rounds that are there are gone on with.
+    replace = options.overwrite or checkpoint is not None or rounds.are_in(output_dir)
     retriever_folder = output_folder("--output_dir", str(output_dir / "retriever"), RETRIEVER_MARKER, replace)
     is_adapter = lora.lora_r > 0 or (Path(options.model) / "adapter_config.json").is_file()
     model_marker = "adapter_config.json" if is_adapter else "config.json"
     model_folder = output_folder("--output_dir", str(output_dir / "model"), model_marker, replace)
 
+    from transformers import set_seed
+
     inputs = read(all_options, arguments.seed)
+    set_seed(arguments.seed)  # A new adapter is random.
     model = load_student(inputs.model_name, lora)
     _check_training(arguments, model)
     if checkpoint is not None:
         _check_weights(Path(checkpoint), model)
     retriever = _retriever(model, inputs, Path(options.model))
+    given = {name: value for name, value in positionals.given.items() if name not in _NOT_REPEATED}
+    if rounds.wanted:
+        assert retriever is not None
+        first = arguments.process_index == 0
+        if first and options.overwrite:
+            delete_rounds(output_dir, old_checkpoints)
+        if first and not rounds.are_in(output_dir):  # Those that are there may be refused.
+            write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
+        with redirect_stdout(sys.stderr), memory_advice(_LESS_MEMORY):
+            metrics = run_rounds(retriever, inputs, rounds, options, collator_options, arguments)
+        if first:
+            write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
+            _save(retriever, retriever_folder, metrics)
+        return
     trainer = _trainer(model, inputs, arguments)
     if retriever is not None:
         trainer.add_index = retriever.add_index
@@ -122,7 +156,6 @@ def run(
         trainer.run_record.facts["inputs"] = _fingerprints(options, evaluation)
         for folder in old_checkpoints:
             shutil.rmtree(folder)
-        given = {name: value for name, value in positionals.given.items() if name not in _NOT_REPEATED}
         write_config(given, output_dir / CONFIG_FILE, f"dgr-trainer {__version__}")
         if inputs.collator is not None:
             from dgr_trainer.runs.statistics import rank_list_statistics
@@ -130,24 +163,31 @@ def run(
             lists = inputs.collator.rankings, inputs.collator.sampler.qrels, inputs.dataset["query_id"]
             logger.info("training data:\n%s", rank_list_statistics(*lists))
     # Trainers print what they log; standard output is for the metrics at the end.
-    advice = "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by as much."
-    with redirect_stdout(sys.stderr), memory_advice(advice):
+    with redirect_stdout(sys.stderr), memory_advice(_LESS_MEMORY):
         trainer.train(resume_from_checkpoint=checkpoint)
         metrics = trainer.evaluate() if inputs.evaluator is not None else {}
         if arguments.push_to_hub:
             trainer.push_to_hub()
     if not trainer.is_world_process_zero():
         return
+    shown = {name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}
     if retriever is not None:
-        retriever.save_pretrained(retriever_folder)
-    else:
-        with atomic_folder(model_folder, marker=model_marker) as folder:
-            model.save_pretrained(folder)
-            inputs.identifiers.tokenizer.save_pretrained(folder)
-    logger.info("saved: %s", model_folder if retriever is None else retriever_folder)
-    if metrics:
-        shown = {name: value for name, value in metrics.items() if "@" in name or name == "eval_loss"}
+        _save(retriever, retriever_folder, shown)
+        return
+    with atomic_folder(model_folder, marker=model_marker) as folder:
+        model.save_pretrained(folder)
+        inputs.identifiers.tokenizer.save_pretrained(folder)
+    logger.info("saved: %s", model_folder)
+    if shown:
         print(json.dumps(shown))
+
+
+def _save(retriever: GenerativeRetriever, folder: Path, metrics: dict[str, Any]) -> None:
+    """Write the result and print its metrics."""
+    retriever.save_pretrained(folder)
+    logger.info("saved: %s", folder)
+    if metrics:
+        print(json.dumps(metrics))
 
 
 def _fingerprints(options: TrainOptions, evaluation: EvaluationOptions) -> dict[str, Any]:

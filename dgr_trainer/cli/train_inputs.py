@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dgr_trainer.cli.models import load_identifiers
 from dgr_trainer.cli.pairs import PairOptions, read_pairs
 from dgr_trainer.cli.paths import input_path, model_name
+from dgr_trainer.cli.round_options import RoundChoices, check_rounds
 from dgr_trainer.cli.settings import IdentifierOptions
 from dgr_trainer.cli.sources import (
     IndexFolder,
@@ -58,6 +59,7 @@ class AllOptions:
     pairs: PairOptions
     identifiers: IdentifierOptions
     scoring: ScoringOptions
+    rounds: RoundChoices
 
 
 @dataclass
@@ -71,9 +73,11 @@ class TrainInputs:
         corpus ([`Corpus`], *optional*): The corpus of the index.
         search ([`SearchSettings`], *optional*): The settings saved with the retriever that is trained further.
         scoring ([`ScoringSettings`]): How identifiers are weighted.
-        dataset (`datasets.Dataset`): Generation pairs, or the training queries.
+        dataset (`datasets.Dataset`): Generation pairs, or the training queries; these also for rounds.
         collator ([`DistillationCollator`], *optional*): Turns queries into batches, for distillation.
         evaluator ([`RetrievalEvaluator`], *optional*): Evaluates retrieval.
+        qrels (`Qrels`, *optional*): The relevant passages of the training queries.
+        pairs (`datasets.Dataset`, *optional*): Pairs that every round of generation trains on.
     """
 
     model_name: str
@@ -85,6 +89,8 @@ class TrainInputs:
     dataset: Dataset
     collator: DistillationCollator | None
     evaluator: RetrievalEvaluator | None
+    qrels: Qrels | None = None
+    pairs: Dataset | None = None
 
 
 def check(options: AllOptions) -> None:
@@ -99,6 +105,8 @@ def check(options: AllOptions) -> None:
         other_stage = [name for name in ONLY_DISTILLATION if getattr(train, name)] + list(options.collator.given())
     else:
         other_stage = [name for name in ONLY_GENERATION if getattr(train, name)] + list(options.pairs.given())
+    if options.rounds.wanted:  # They search, and a teacher reads passages.
+        other_stage = [name for name in other_stage if name not in ("corpus", "ignore_identical_ids")]
     if other_stage:
         raise DGRValueError(f"--{other_stage[0]} has no effect in --stage {train.stage}. Leave it out.")
     check_split(train.split, train.queries, train.qrels)
@@ -110,10 +118,12 @@ def check(options: AllOptions) -> None:
             folder = True if name == "candidates" else False if name == "identifiers" else None
             input_path(f"--{name}", getattr(train, name), folder=folder)
     index = _index_of(train)
-    if train.stage == "generation":
-        _check_generation(train, options.pairs, index)
-    else:
-        _check_distillation(train)
+    check_rounds(options.rounds, train, evaluation, options.pairs, index)
+    if not options.rounds.wanted:
+        if train.stage == "generation":
+            _check_generation(train, options.pairs, index)
+        else:
+            _check_distillation(train)
     if (evaluation.eval_queries is None) != (evaluation.eval_qrels is None):
         raise DGRValueError("--eval_queries and --eval_qrels go together.")
     if evaluation.eval_queries is not None and index is None:
@@ -192,13 +202,19 @@ def read(options: AllOptions, seed: int) -> TrainInputs:
     if index is not None and options.evaluation.eval_queries is not None:
         evaluator = _evaluator(options.evaluation, index, identifiers, search or SearchSettings(), scoring)
     collator = None
-    if train.stage == "generation":
+    pairs: Dataset | None = None
+    if options.rounds.wanted:
+        assert queries is not None
+        dataset = queries
+        if train.pairs is not None:
+            pairs = read_pairs(Path(train.pairs), identifiers.fingerprint, identifiers.vocab_size)
+    elif train.stage == "generation":
         dataset = _pairs(options, identifiers, index, corpus, queries, qrels, seed)
     else:
         assert queries is not None
         dataset = queries
         collator = _collator(options, identifiers, index, qrels, scoring, seed)
-    return TrainInputs(name, identifiers, index, corpus, search, scoring, dataset, collator, evaluator)
+    return TrainInputs(name, identifiers, index, corpus, search, scoring, dataset, collator, evaluator, qrels, pairs)
 
 
 def _identifier_settings(options: AllOptions, folder: IndexFolder | None) -> IdentifierSettings:

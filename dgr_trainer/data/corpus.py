@@ -7,22 +7,23 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from datasets import Dataset, IterableDataset
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.columns import PASSAGE_COLUMNS, usual_columns
 from dgr_trainer.data.corpus_cache import (
-    FEATURES,
     MARKER,
+    SCHEMA,
     CorpusDigest,
     StoredCorpus,
+    corpus_features,
     file_key,
     store,
     stored_under,
 )
-from dgr_trainer.data.corpus_folder import open_corpus, write_corpus
+from dgr_trainer.data.corpus_folder import OpenedCorpus, open_corpus, write_corpus
 from dgr_trainer.data.formats import ir_datasets_ids, kilt
 from dgr_trainer.data.formats.huggingface import column_names
 from dgr_trainer.data.hub import HubSource, SavedDatasetSource
@@ -30,6 +31,7 @@ from dgr_trainer.data.ids import IdColumn, as_id
 from dgr_trainer.data.passage_readers import FORMATS, dataset_passages, record_passages, tsv_passages
 from dgr_trainer.data.passages import FIELDS, NumberedPassages, Passage, passage_row
 from dgr_trainer.data.pseudo_queries import PseudoQueries
+from dgr_trainer.data.saved_tables import TableRows
 from dgr_trainer.data.sources import (
     FileSource,
     FolderSource,
@@ -41,6 +43,9 @@ from dgr_trainer.errors import DGRIndexError, DGRKeyError, DGRTypeError, DGRValu
 from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import SUFFIXES, undamaged
 from dgr_trainer.files.lines import existing_file, listing
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 PathLike = str | os.PathLike[str]
 
@@ -77,17 +82,45 @@ class Corpus(Sequence[Passage]):
     """
 
     def __init__(self, dataset: Dataset, *, fingerprint: str | None = None) -> None:
-        if not isinstance(dataset, Dataset) or dataset.features != FEATURES:
+        from datasets import Dataset
+
+        if not isinstance(dataset, Dataset) or dataset.features != corpus_features():
             given = dict(dataset.features) if isinstance(dataset, Dataset) else type(dataset).__name__
             raise DGRTypeError(
-                f"A corpus needs a datasets.Dataset with the columns {dict(FEATURES)}, but got {given}. "
+                f"A corpus needs a datasets.Dataset with the columns {dict(corpus_features())}, but got {given}. "
                 "Corpus.from_dataset takes a dataset with other columns."
             )
         if dataset._indices is not None:
             dataset = dataset.flatten_indices()
-        self.dataset = dataset.with_format(None)
-        self.ids = IdColumn(self.dataset.data.column("id"))
+        self._dataset: Dataset | None = dataset.with_format(None)
+        self._opened: OpenedCorpus | None = None
+        self._set_table(self._dataset.data.table, fingerprint)
+
+    def _set_table(self, table: pa.Table, fingerprint: str | None) -> None:
+        self._table = table
+        self._rows: TableRows | None = None
+        self.ids = IdColumn(table.column("id"))
         self._fingerprint = fingerprint
+
+    @classmethod
+    def _of_folder(cls, opened: OpenedCorpus) -> Corpus:
+        """A corpus of a folder, whose dataset is made when it is asked for: `datasets` takes a second to import."""
+        corpus = cls.__new__(cls)
+        corpus._dataset, corpus._opened = None, opened
+        corpus._set_table(opened.table, opened.fingerprint)
+        return corpus
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Datasets are pickled as the paths of their files.
+        return partial(type(self), fingerprint=self._fingerprint), (self.dataset,)
+
+    @property
+    def dataset(self) -> Dataset:
+        """`datasets.Dataset`: The passages."""
+        if self._dataset is None:
+            assert self._opened is not None
+            self._dataset = self._opened.dataset().with_format(None)
+        return self._dataset
 
     # Reading
 
@@ -275,11 +308,11 @@ class Corpus(Sequence[Passage]):
     # Passages
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return int(self._table.num_rows)
 
     def __iter__(self) -> Iterator[Passage]:
-        for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
-            yield from map(_passage, batch.to_pylist())
+        for rows in self._batches():
+            yield from map(_passage, rows)
 
     @overload
     def __getitem__(self, position: SupportsIndex) -> Passage: ...
@@ -296,13 +329,21 @@ class Corpus(Sequence[Passage]):
             raise DGRTypeError(
                 f"Passages are found by position, an integer, but got {position!r}. To find one by id: corpus.get(id)."
             ) from None
-        if not -len(self) <= index < len(self):
-            raise DGRIndexError(f"There is no passage {index}: the corpus has {len(self)} passages.")
-        return _passage(self.dataset[index])
+        return self.take([index])[0]
 
     def take(self, positions: Sequence[int]) -> list[Passage]:
         """The passages at some positions, which is faster than one at a time."""
-        return [_passage(row) for row in self.dataset.with_format("arrow")[list(positions)].to_pylist()]
+        for position in positions:
+            if not -len(self) <= position < len(self):
+                raise DGRIndexError(f"There is no passage {position}: the corpus has {len(self)} passages.")
+        if self._rows is None:
+            self._rows = TableRows(self._table)
+        rows = list(self._rows.take([position % len(self) for position in positions]))
+        return [_passage(row) for row in pa.Table.from_batches(rows, self._table.schema).to_pylist()]
+
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self._table.to_batches(max_chunksize=1000):
+            yield batch.to_pylist()
 
     def get(self, id: str) -> Passage:
         """The passage with that id. Raises `KeyError` if there is none."""
@@ -330,11 +371,10 @@ class Corpus(Sequence[Passage]):
         """`str`: sha256 of the ids and contents of the passages in their order, as 64 hexadecimal digits."""
         if self._fingerprint is None:
             digest = CorpusDigest()
-            total = len(self.dataset)
-            with tqdm(total=total, desc="Hashing the corpus", unit=" passages", delay=2, leave=False) as bar:
-                for batch in self.dataset.with_format("arrow").iter(batch_size=1000):
-                    digest.update(batch.to_pylist())
-                    bar.update(len(batch))
+            with tqdm(total=len(self), desc="Hashing the corpus", unit=" passages", delay=2, leave=False) as bar:
+                for rows in self._batches():
+                    digest.update(rows)
+                    bar.update(len(rows))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -360,8 +400,10 @@ class Corpus(Sequence[Passage]):
             FileNotFoundError: if `path` is no saved corpus.
             ValueError: if its files do not belong together.
         """
-        dataset, fingerprint = read_folder(path, open_corpus)
-        return cls(dataset, fingerprint=fingerprint)
+        opened = read_folder(path, open_corpus)
+        if opened.table.schema.remove_metadata() != SCHEMA:
+            return cls(opened.dataset(), fingerprint=opened.fingerprint)  # raises the error
+        return cls._of_folder(opened)
 
 
 def _passage(row: Mapping[str, Any]) -> Passage:

@@ -12,11 +12,9 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
-from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from dgr_trainer.data.ids import IdColumn
@@ -24,15 +22,18 @@ from dgr_trainer.data.passages import NumberedPassages
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.compression import compression
 
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
 logger = logging.getLogger(__name__)
 
-FEATURES = Features(
+SCHEMA = pa.schema(
     {
-        "id": Value("string"),
-        "title": Value("string"),
-        "text": Value("string"),
-        "pseudo_queries": datasets.List(Value("string")),
-        "docid": Value("string"),
+        "id": pa.string(),
+        "title": pa.string(),
+        "text": pa.string(),
+        "pseudo_queries": pa.list_(pa.string()),
+        "docid": pa.string(),
     }
 )
 MARKER = "corpus.json"
@@ -49,12 +50,25 @@ class StoredCorpus:
     """Checked passages and what identifies them.
 
     Args:
-        dataset (`datasets.Dataset`): The passages, with the columns of `FEATURES`.
+        dataset (`datasets.Dataset`): The passages, with the columns of `SCHEMA`.
         fingerprint (`str`): SHA-256 of ids and contents, in order.
     """
 
     dataset: Dataset
     fingerprint: str
+
+
+def corpus_features() -> Features:
+    """The columns of `SCHEMA`, as `datasets` describes them."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(SCHEMA)
+
+
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    from datasets import config
+
+    return Path(cache_dir or config.HF_DATASETS_CACHE) / "dgr_trainer"
 
 
 class CorpusDigest:
@@ -90,7 +104,9 @@ def store(
     Raises:
         ValueError: if an id occurs twice, or there is no passage with a title or a text.
     """
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "dgr_trainer"
+    from datasets import Dataset
+
+    folder = _cache_folder(cache_dir)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     numbers, digest, total = array("q"), CorpusDigest(), 0
     batches: list[pa.Table] = []
@@ -105,7 +121,7 @@ def store(
             size += batch.nbytes
             if writer is None and (key is not None or size > MEMORY_BYTES):
                 temporary.mkdir(parents=True)
-                writer = pa.ipc.new_stream(str(temporary / "passages.arrow"), FEATURES.arrow_schema)
+                writer = pa.ipc.new_stream(str(temporary / "passages.arrow"), corpus_features().arrow_schema)
             if writer is not None:
                 for unwritten in batches:
                     writer.write_table(unwritten)
@@ -141,7 +157,9 @@ def store(
 
 def stored_under(key: str, name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> StoredCorpus | None:
     """The cached table with that key, or `None`; the warning about dropped passages is repeated."""
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "dgr_trainer" / key
+    from datasets import Dataset
+
+    folder = _cache_folder(cache_dir) / key
     if not (folder / MARKER).is_file():
         return None
     facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -188,7 +206,7 @@ def _tables(source: NumberedPassages) -> Iterator[tuple[pa.Table, tuple[list[int
 
 def _table(kept: Numbered, source: NumberedPassages) -> pa.Table:
     try:
-        return pa.Table.from_pylist([row for _, row in kept], schema=FEATURES.arrow_schema)
+        return pa.Table.from_pylist([row for _, row in kept], schema=corpus_features().arrow_schema)
     except UnicodeEncodeError:
         for number, row in kept:
             try:

@@ -7,21 +7,54 @@ removed passages are in a file. So the cost of a change depends on its size, not
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
-from datasets.table import InMemoryTable
 
 from dgr_trainer.data.corpus_cache import LAYOUT, MARKER, CorpusDigest, StoredCorpus
+from dgr_trainer.data.saved_tables import SavedTable, open_saved_table
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.lines import listing
 from dgr_trainer.files.links import link_tree
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 CHANGED_LAYOUT = 2
+
+
+@dataclass(frozen=True)
+class OpenedCorpus:
+    """A corpus in a folder.
+
+    Args:
+        table (`pyarrow.Table`): The passages that are not removed.
+        saved (`Sequence[SavedTable]`): Its parts.
+        facts (`Mapping[str, Any]`): Its description.
+        removed (`np.ndarray` of int64): Numbers of the removed passages over all parts, ascending.
+        fingerprint (`str`, *optional*): Fingerprint of the passages; `None` for a changed corpus.
+    """
+
+    table: pa.Table
+    saved: Sequence[SavedTable]
+    facts: dict[str, Any]
+    removed: np.ndarray
+    fingerprint: str | None
+
+    def dataset(self) -> Dataset:
+        """The passages as a dataset, on the same mapped files."""
+        from datasets import Dataset, concatenate_datasets
+        from datasets.table import InMemoryTable
+
+        if len(self.removed):
+            # Despite its name, InMemoryTable copies nothing.
+            return Dataset(InMemoryTable(self.table), fingerprint=_dataset_name(self.facts, self.removed))
+        parts = [part.dataset() for part in self.saved]
+        return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
 def write_corpus(folder: Path, stored: StoredCorpus) -> None:
@@ -59,12 +92,8 @@ def write_changed(source: Path, folder: Path, removed: np.ndarray, added: Stored
     _write_facts(folder, changed)
 
 
-def open_corpus(path: Path) -> tuple[Dataset, str | None]:
-    """Open the folder of a corpus.
-
-    Returns:
-        `tuple[datasets.Dataset, str | None]`: The passages, memory-mapped, and their fingerprint; `None` for a changed
-        corpus.
+def open_corpus(path: Path) -> OpenedCorpus:
+    """Open the folder of a corpus, memory-mapped.
 
     Raises:
         FileNotFoundError: if there is no saved corpus.
@@ -73,24 +102,23 @@ def open_corpus(path: Path) -> tuple[Dataset, str | None]:
     facts = _read_facts(path)
     parts, gone = _parts(facts), _removed(path, facts)
     with input_errors(f"The corpus at {path} is damaged", Exception):
-        loaded = [datasets.load_from_disk(str(path / part["name"])) for part in parts]
-    for dataset, part in zip(loaded, parts, strict=True):
-        if len(dataset) != part["passages"]:
+        saved = [open_saved_table(path / part["name"]) for part in parts]
+        tables = [part.table for part in saved]
+    for table, part in zip(tables, parts, strict=True):
+        if table.num_rows != part["passages"]:
             raise DGRValueError(
-                f"{path / part['name']} holds {len(dataset)} passages, but {part['passages']} were saved: its files "
+                f"{path / part['name']} holds {table.num_rows} passages, but {part['passages']} were saved: its files "
                 "do not belong together. Save the corpus again."
             )
+    table = pa.concat_tables(tables)
     if len(gone):
-        # Slices of the memory-mapped tables; despite its name, InMemoryTable copies nothing.
-        table = pa.concat_tables([dataset.data.table for dataset in loaded])
+        # Slices of the memory-mapped tables, which copy nothing.
         bounds = np.concatenate([[-1], gone, [len(table)]])
         kept = np.flatnonzero(np.diff(bounds) > 1)
         starts, lengths = (bounds[kept] + 1).tolist(), (np.diff(bounds)[kept] - 1).tolist()
-        slices = pa.concat_tables([table.slice(*span) for span in zip(starts, lengths, strict=True)])
-        return Dataset(InMemoryTable(slices), fingerprint=_dataset_name(facts, gone)), None
-    if len(loaded) > 1:
-        return datasets.concatenate_datasets(loaded), None
-    return loaded[0], facts.get("fingerprint")
+        table = pa.concat_tables([table.slice(*span) for span in zip(starts, lengths, strict=True)])
+    changed = len(parts) > 1 or len(gone) > 0
+    return OpenedCorpus(table, saved, facts, gone, None if changed else facts.get("fingerprint"))
 
 
 def verify_corpus(path: Path) -> None:
@@ -99,11 +127,13 @@ def verify_corpus(path: Path) -> None:
     Raises:
         ValueError: if a part is damaged.
     """
+    from datasets import load_from_disk
+
     for part in _parts(_read_facts(path)):
         folder = path / part["name"]
         digest = CorpusDigest()
         try:
-            for batch in datasets.load_from_disk(str(folder)).with_format("arrow").iter(batch_size=1000):
+            for batch in load_from_disk(str(folder)).with_format("arrow").iter(batch_size=1000):
                 digest.update(batch.to_pylist())
             intact = digest.hexdigest() == part["fingerprint"]
         except (pa.ArrowException, UnicodeDecodeError):
@@ -158,4 +188,6 @@ def _removed(path: Path, facts: dict[str, Any]) -> np.ndarray:
 
 def _dataset_name(facts: dict[str, Any], gone: np.ndarray) -> str:
     """The fingerprint of the dataset, by which `datasets` finds cached results."""
+    import datasets
+
     return str(datasets.fingerprint.Hasher.hash([[part["fingerprint"] for part in facts["parts"]], gone.tobytes()]))

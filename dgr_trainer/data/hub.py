@@ -10,27 +10,22 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from datasets import (
-    Dataset,
-    DatasetBuilder,
-    DatasetDict,
-    Features,
-    IterableDataset,
-    IterableDatasetDict,
-    Value,
-    load_dataset_builder,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.csv.csv import CsvConfig
+from typing import TYPE_CHECKING, Any, cast
 
 from dgr_trainer.errors import DGRValueError, input_errors, one_line
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder, DatasetDict, IterableDataset, IterableDatasetDict
+
 PREFIX = "hf:"
 OPTIONS = ("config", "split", "revision", "streaming")
-LOADING_ERRORS = (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What `datasets` raises where a dataset cannot be loaded."""
+    from datasets.exceptions import DatasetsError
+
+    return (ValueError, OSError, RuntimeError, DatasetsError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -109,8 +104,7 @@ class SavedDatasetSource:
         """
         settings = {} if split is None else {"split": split}
         dataset = _one_split(HubSource(f"{PREFIX}{self.path}", str(self.path), settings), _load_saved(self.path))
-        assert isinstance(dataset, Dataset)
-        return dataset
+        return cast("Dataset", dataset)
 
 
 def hub_source(path: str | os.PathLike[str]) -> HubSource | None:
@@ -155,11 +149,16 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def _load_saved(folder: Path) -> Dataset | DatasetDict:
+    from datasets import load_from_disk
+
     with input_errors(f"The dataset at {folder} is damaged", Exception):
         return load_from_disk(str(folder))
 
 
 def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
+    from datasets import Features, Value
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
     path = Path(hub.name)
     if is_saved_dataset(path):
         return _load_saved(path)
@@ -177,7 +176,7 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
         return builder.as_dataset()
     except DGRValueError:
         raise
-    except LOADING_ERRORS as error:
+    except loading_errors() as error:
         files = [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
         among = f" from {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}" if files else ""
         raise DGRValueError(f"{hub.text}: the dataset cannot be loaded{among}. {reasons(error)}") from None
@@ -185,16 +184,20 @@ def _load(hub: HubSource) -> Dataset | IterableDataset | DatasetDict | IterableD
 
 def dataset_builder(hub: HubSource, path: str, **settings: Any) -> DatasetBuilder:
     """The builder of `datasets` for a name or a folder. Raises a `ValueError` if there is none."""
+    from datasets import load_dataset_builder
+
     try:
         return load_dataset_builder(
             path, hub.settings.get("config"), revision=hub.settings.get("revision"), **settings
         )
-    except LOADING_ERRORS as error:
+    except loading_errors() as error:
         raise DGRValueError(f"{hub.text}: the dataset cannot be loaded. {reasons(error)}") from None
 
 
 def reasons(error: BaseException) -> str:
     """An error, and what caused it where the one that `datasets` raises says nothing."""
+    from datasets.exceptions import DatasetsError
+
     found = [f"{type(error).__name__}: {one_line(error)}"]
     cause = error.__cause__ or error.__context__
     while isinstance(error, DatasetsError) and cause is not None and len(found) < 4:
@@ -206,6 +209,8 @@ def reasons(error: BaseException) -> str:
 def _one_split(
     hub: HubSource, loaded: Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 ) -> Dataset | IterableDataset:
+    from datasets import Dataset, IterableDataset
+
     split = hub.settings.get("split")
     if isinstance(loaded, (Dataset, IterableDataset)):
         if split is not None:

@@ -11,11 +11,6 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from datasets.packaged_modules.arrow.arrow import ArrowConfig
-from datasets.packaged_modules.csv.csv import CsvConfig
-from datasets.packaged_modules.json.json import JsonConfig
-from datasets.packaged_modules.parquet.parquet import ParquetConfig
-
 from dgr_trainer.data.hub import HubSource, dataset_builder, is_saved_dataset, split_name
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import existing_file, file_kind, listing
@@ -92,6 +87,11 @@ def _copy_names(folder: Path, root: Path) -> None:
 
 def _kinds_read(config: Any) -> set[str]:
     """The kinds of files that are read as a builder of `datasets` with that configuration would read them."""
+    from datasets.packaged_modules.arrow.arrow import ArrowConfig
+    from datasets.packaged_modules.csv.csv import CsvConfig
+    from datasets.packaged_modules.json.json import JsonConfig
+    from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
     usual = type(config)()
     changed = {field.name for field in fields(config) if getattr(config, field.name) != getattr(usual, field.name)}
     if changed - _HARMLESS:  # The card of the data set has an option, such as lines to skip.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.data.formats.pseudo_query_files import file_rows
 from dgr_trainer.data.ids import IdColumn
@@ -14,11 +12,16 @@ from dgr_trainer.errors import DGRKeyError, DGRValueError
 from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.files.compression import undamaged
 
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
 PathLike = str | os.PathLike[str]
 
-FEATURES = datasets.Features(
-    {"id": datasets.Value("string"), "pseudo_queries": datasets.List(datasets.Value("string"))}
-)
+
+def _features() -> Features:
+    from datasets import Features, List, Value
+
+    return Features({"id": Value("string"), "pseudo_queries": List(Value("string"))})
 
 
 class PseudoQueries(Mapping[str, tuple[str, ...]]):
@@ -33,10 +36,10 @@ class PseudoQueries(Mapping[str, tuple[str, ...]]):
         ValueError: if the dataset has other columns.
     """
 
-    def __init__(self, dataset: datasets.Dataset) -> None:
-        if dataset.features != FEATURES:
+    def __init__(self, dataset: Dataset) -> None:
+        if dataset.features != _features():
             raise DGRValueError(
-                f"Pseudo-queries need the columns {dict(FEATURES)}, but got {dict(dataset.features)}. "
+                f"Pseudo-queries need the columns {dict(_features())}, but got {dict(dataset.features)}. "
                 "read_pseudo_queries reads them from files."
             )
         self.dataset = dataset
@@ -113,7 +116,7 @@ def read_pseudo_queries(
                 yield {"id": id, "pseudo_queries": kept}
 
     with undamaged(*files):
-        dataset = dataset_from_rows(rows(), FEATURES, description="Reading pseudo-queries")
+        dataset = dataset_from_rows(rows(), _features(), description="Reading pseudo-queries")
     if not len(dataset):
         raise DGRValueError(f"{', '.join(map(str, files))}: there is no pseudo-query in it.")
     return PseudoQueries(dataset)

@@ -6,9 +6,7 @@ import logging
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, Features, IterableDataset, List, Value
+from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, QUERY_COLUMNS
 from dgr_trainer.data.formats import ir_datasets_ids
@@ -26,6 +24,9 @@ from dgr_trainer.data.texts import as_query
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.compression import SUFFIXES, atomic_text, plain_name, undamaged
 from dgr_trainer.files.lines import listing
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ def _checked_queries(
         logger.warning("%s: %d of %d queries are blank and were dropped.", name, blank, blank + len(rows))
     if not rows:
         raise DGRValueError(f"{name}: no query in it{missing if judged is not None else ''}.")
+    from datasets import Dataset, Features, List, Value
+
     columns: dict[str, Any] = {"query_id": list(rows), "query": [query for query, _ in rows.values()]}
     features = {"query_id": Value("string"), "query": Value("string")}
     if any(answers for _, answers in rows.values()):
@@ -198,6 +201,8 @@ def queries_mapping(queries: Dataset | Mapping[str, str]) -> dict[str, str]:
         ValueError: if the dataset lacks a column, an id is invalid or has two different queries, a query is blank, or
             there are none.
     """
+    from datasets import Dataset
+
     pairs: Iterator[tuple[Any, Any]]
     kind = "row" if isinstance(queries, Dataset) else "entry"
     if isinstance(queries, Dataset):

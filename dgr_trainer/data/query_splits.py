@@ -1,13 +1,17 @@
 """Parts of queries by a hash of their ids, for stages that should not see the same queries."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRValueError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def split_queries(
@@ -51,6 +55,8 @@ def split_queries(
             f"{len(texts)} queries are too few for {parts} parts: part {empty[0] + 1} has none. Make fewer parts, or "
             "try another seed."
         )
+    from datasets import Dataset
+
     if isinstance(queries, Dataset):
         numbers = [in_part[as_id(query_id, "query", "Queries")] for query_id in queries["query_id"]]
         return [queries.select([row for row, number in enumerate(numbers) if number == part]) for part in range(parts)]

@@ -40,6 +40,10 @@ class PipelineRecord:
         self._end()
         self._current = {"name": name}
 
+    def finished_stage(self, name: str, seconds: float) -> None:
+        """Add a stage that is over, such as one of an earlier process."""
+        self._record["stages"].append({"name": name, "seconds": round(seconds, 3)})
+
     def training(self, name: str, folder: str) -> None:
         """Name a training by its output folder, relative to that of the pipeline; it has a record of its own."""
         self._record.setdefault("trainings", []).append({"name": name, "folder": folder})

@@ -16,8 +16,20 @@ import torch
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.index.tensor_index import TensorIndex
 from dgr_trainer.retrieval.beam_kernels import best_children
+from dgr_trainer.retrieval.device_children import (
+    Children,
+    DeviceChildren,
+    Proposal,
+    fetched,
+    index_on_device,
+    sent,
+    taken,
+)
 from dgr_trainer.retrieval.legal_tokens import LegalTokens
+from dgr_trainer.retrieval.outlook import NextTokens, Occurrences, Outlook, with_next_tokens
+from dgr_trainer.student.model_facts import model_device
 from dgr_trainer.student.students import student_of
 
 
@@ -43,6 +55,7 @@ def search_views(
     lengths: Mapping[str, int],
     num_beams: int,
     on_token: Callable[[int], None] | None = None,
+    constraint_device: str = "auto",
     look_ahead: Callable[[Mapping[str, torch.Tensor]], Outlook] | None = None,
 ) -> dict[str, ViewSearch]:
     """Generate the identifiers of several views for a batch of queries, all in one search.
@@ -60,6 +73,8 @@ def search_views(
             included.
         num_beams (`int`): Beams per query and view.
         on_token (`Callable[[int], None]`, *optional*): Called after each step with the number of tokens so far.
+        constraint_device (`str`, *optional*, defaults to `"auto"`):
+            Where the index is asked: see `SearchSettings.constraint_device`. The results are the same.
         look_ahead (`Callable[[Mapping[str, torch.Tensor]], Outlook]`, *optional*):
             Called with the `first_scores` of each view before the first step. What follows a hypothesis in the texts
             of the [`Outlook`] is among its children, and which children are the best is decided with the bonuses of
@@ -72,14 +87,18 @@ def search_views(
         _ViewBeams(view, LegalTokens(index, identifiers, view, best=2 * num_beams), length, len(queries), num_beams)
         for view, length in lengths.items()
     ]
+    where = constraint_device if look_ahead is None else "host"
+    on_device = index_on_device(index, model_device(model), where, num_beams)
+    if on_device is not None:
+        for search in searches:
+            search.move_to(on_device)
     prompts = [ids for view in lengths for ids in identifiers.encode_prompts(queries, view)]
     decoder = student_of(model).prefill(prompts)
     scores = decoder.scores
     if look_ahead is not None:
-        of_views = np.split(np.arange(len(scores)), len(searches))
         first = {
-            search.view: search.read_first(scores[rows[0] : rows[-1] + 1])
-            for search, rows in zip(searches, of_views, strict=True)
+            search.view: search.read_first(of_view)
+            for search, of_view in zip(searches, scores.split(len(queries)), strict=True)
         }
         outlook = look_ahead(first)
         for search in searches:
@@ -87,7 +106,12 @@ def search_views(
     step = 0
     while True:
         rows = np.cumsum([0, *(len(search.scores) for search in searches)])
-        parents_by_view = [search.grow(scores[rows[n] : rows[n + 1]]) for n, search in enumerate(searches)]
+        of_views = [scores[rows[n] : rows[n + 1]] for n in range(len(searches))]
+        known = fetched([search.propose(of_view) for search, of_view in zip(searches, of_views, strict=True)])
+        parents_by_view = [
+            search.grow(search.children(of_view) if children is None else children)
+            for search, of_view, children in zip(searches, of_views, known, strict=True)
+        ]
         parents = np.concatenate([view_parents + rows[n] for n, view_parents in enumerate(parents_by_view)])
         tokens = np.concatenate([search.ids[:, -1] for search in searches])
         step += 1
@@ -118,59 +142,130 @@ class _ViewBeams:
         self.scores = np.zeros(num_queries, dtype=np.float32)
         self._num_queries = num_queries
         self._queries = np.arange(num_queries)
-        self._ranges = legal.roots(num_queries)
+        self._ranges: Any = legal.roots(num_queries)  # A tensor once the index on the device is asked.
+        self._device_children: DeviceChildren | None = None
         # Scores of the best complete hypotheses so far, ascending: the first is the one to beat.
         self._complete_scores = np.full((num_queries, num_beams), -np.inf, dtype=np.float32)
-        self.first_scores = torch.empty(0)  # Set in the first step.
+        self.first_scores = torch.empty(0)  # Set in the first step, or before it by `read_first`.
+        self._outlook: Outlook | None = None
+        self._occurrences = Occurrences(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
-    def grow(self, scores: torch.Tensor) -> np.ndarray:
-        """Extend the beams by one token.
+    def read_first(self, scores: torch.Tensor) -> torch.Tensor:
+        """Set `first_scores`, given the scores `(queries, vocabulary)` of all tokens, and return them."""
+        self._first(scores)
+        return self.first_scores
+
+    def look_ahead(self, outlook: Outlook) -> None:
+        """Favour the hypotheses that occur in texts from now on."""
+        self._outlook = outlook
+        self._occurrences = outlook.roots(self.legal.prefix)
+
+    def move_to(self, index: TensorIndex) -> None:
+        """Let the index on the model's device propose the children from now on."""
+        self._device_children = DeviceChildren(self.legal, index, self._num_queries, self.num_beams)
+        self._ranges = sent(self._ranges, index.device)
+
+    def propose(self, scores: torch.Tensor) -> Proposal | None:
+        """Begin to choose the children on the device; `None` if the host does it."""
+        if self._device_children is None or not len(self.ids) or not len(self.legal.first):
+            return None
+        if self.ids.shape[1] == 0:
+            first, of_first = self._first(scores)
+            return self._device_children.first(of_first, first, self._ranges)
+        return self._device_children.next(scores, self.scores, self.ids, self._queries, self._ranges)
+
+    def children(self, scores: torch.Tensor) -> Children:
+        """Choose the best children of each query on the host.
 
         Args:
             scores (`torch.Tensor` of shape `(rows, vocabulary)`): Log-probabilities of the next token of each beam.
+        """
+        if not len(self.ids):
+            none = np.zeros(0, dtype=np.int64)
+            return Children(none, none, np.zeros(0, dtype=np.float32), none, none, self._ranges)
+        on_device = isinstance(self._ranges, torch.Tensor)
+        all_ranges = self._ranges.cpu().numpy() if on_device else self._ranges
+        rows, tokens, totals = self._legal_children(scores, all_ranges)
+        values = totals
+        if self._outlook is not None:
+            rows, tokens, totals, values = self._favoured_children(rows, tokens, scores, self._outlook)
+        queries = self._queries[rows]
+        chosen = best_children(queries, values, rows * scores.shape[1] + tokens, self._num_queries, 2 * self.num_beams)
+        rows, tokens = rows[chosen], tokens[chosen]
+        ranges: Any = self.legal.extend(all_ranges[rows], tokens)
+        counts = self.legal.index.counts(ranges)
+        if on_device:
+            ranges = sent(ranges, self._ranges.device)
+        return Children(rows, tokens, totals[chosen], queries[chosen], counts, ranges)
+
+    def grow(self, children: Children) -> np.ndarray:
+        """Extend the beams by one token.
+
+        Args:
+            children ([`Children`]): The best children of each query.
 
         Returns:
             `np.ndarray` of int64: for each beam of the next step, the row of this step that it extends.
         """
         if not len(self.ids):
             return np.zeros(0, dtype=np.int64)
-        rows, tokens, totals = self._children(scores)
-        queries = self._queries[rows]
-        chosen = best_children(queries, totals, rows * scores.shape[1] + tokens, self._num_queries, 2 * self.num_beams)
-        rows, queries, totals = rows[chosen], queries[chosen], totals[chosen]
-        ids = np.concatenate([self.ids[rows], tokens[chosen, None]], axis=1)
-        ranges = self.legal.extend(self._ranges[rows], ids[:, -1])
+        rows, queries, totals = children.rows, children.queries, children.totals
+        ids = np.concatenate([self.ids[rows], children.tokens[:, None]], axis=1)
         complete = self.legal.is_complete(ids)
         kept = complete if len(self.legal.end) else np.ones(len(ids), dtype=bool)
-        counts = self.legal.index.counts(ranges[kept])
         for query, tokens_so_far, count, score in zip(
-            queries[kept].tolist(), ids[kept].tolist(), counts.tolist(), totals[kept].tolist(), strict=True
+            queries[kept].tolist(),
+            ids[kept].tolist(),
+            children.counts[kept].tolist(),
+            totals[kept].tolist(),
+            strict=True,
         ):
             self.identifiers[query].append(MatchedIdentifier(self.view, tuple(tokens_so_far), count, score))
         beams = self._beams(queries, totals, complete) if ids.shape[1] < self.length else np.zeros(0, dtype=np.int64)
-        self.ids, self.scores, self._queries, self._ranges = ids[beams], totals[beams], queries[beams], ranges[beams]
+        self.ids, self.scores, self._queries = ids[beams], totals[beams], queries[beams]
+        self._ranges = taken(children.ranges, beams)
         parents: np.ndarray = rows[beams]
+        if self._outlook is not None:
+            self._occurrences = self._outlook.extend(self._occurrences, parents, self.ids[:, -1])
         return parents
 
-    def _children(self, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _first(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that an identifier can start with, and their scores for each query."""
+        first = sent(self.legal.first, scores.device)
+        self.first_scores = torch.full_like(scores, -torch.inf)
+        of_first = scores[:, first]
+        if self.legal.first_of_query is not None:
+            of_first = of_first.masked_fill(~sent(self.legal.first_of_query, scores.device), -torch.inf)
+        self.first_scores[:, first] = of_first
+        return first, of_first
+
+    def _legal_children(self, scores: torch.Tensor, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, tokens and scores of legal children, which include the best of each query."""
         if self.ids.shape[1] == 0:
-            first = torch.from_numpy(self.legal.first).to(scores.device)
-            self.first_scores = torch.full_like(scores, -torch.inf)
-            of_first = scores[:, first]
-            if self.legal.first_of_query is not None:
-                legal = torch.from_numpy(self.legal.first_of_query).to(scores.device)
-                of_first = of_first.masked_fill(~legal, -torch.inf)
-            self.first_scores[:, first] = of_first
+            first, of_first = self._first(scores)
             best, positions = of_first.topk(min(2 * self.num_beams, len(first)), dim=-1)
             rows = np.repeat(np.arange(len(scores)), best.shape[1])
             tokens, totals = self.legal.first[positions.flatten().cpu().numpy()], best.flatten().cpu().numpy()
         else:
-            rows, tokens = self.legal.next(self.ids, self._ranges, scores)
-            pairs = torch.from_numpy(rows).to(scores.device), torch.from_numpy(tokens).to(scores.device)
+            rows, tokens = self.legal.next(self.ids, ranges, scores)
+            pairs = sent(rows, scores.device), sent(tokens, scores.device)
             totals = self.scores[rows] + scores[pairs].cpu().numpy()
         possible = totals > -np.inf  # Some models give tokens probability zero.
         return rows[possible], tokens[possible], totals[possible]
+
+    def _favoured_children(
+        self, rows: np.ndarray, tokens: np.ndarray, scores: torch.Tensor, outlook: Outlook
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Legal children and those that follow in the texts: rows, tokens, scores, and these with the bonuses."""
+        following = outlook.next_tokens(self._occurrences)
+        legal = self.legal.are_legal(self.ids, following.rows, following.tokens)
+        following = NextTokens(*(values[legal] for values in following))
+        rows, tokens, bonuses = with_next_tokens(rows, tokens, following, len(self.ids), outlook.vocab_size)
+        pairs = sent(rows, scores.device), sent(tokens, scores.device)
+        totals = self.scores[rows] + scores[pairs].cpu().numpy()
+        possible = totals > -np.inf
+        rows, tokens, totals, bonuses = (values[possible] for values in (rows, tokens, totals, bonuses))
+        return rows, tokens, totals, totals + bonuses
 
     def _beams(self, queries: np.ndarray, totals: np.ndarray, complete: np.ndarray) -> np.ndarray:
         """Choose the children that become the next beams: the best open ones of unfinished queries."""
@@ -180,10 +275,9 @@ class _ViewBeams:
                 self._complete_scores[query, 0] = total
                 self._complete_scores[query].sort()
         still_open = np.flatnonzero(~complete)
-        # Children are sorted best first, so the first open one of a query is its best.
         rank = np.arange(len(still_open)) - np.searchsorted(queries[still_open], queries[still_open])
         best_open = np.full(self._num_queries, -np.inf, dtype=np.float32)
-        best_open[queries[still_open[rank == 0]]] = totals[still_open[rank == 0]]
+        np.maximum.at(best_open, queries[still_open], totals[still_open])  # Look-ahead sorts by more than the totals.
         unfinished = best_open > self._complete_scores[:, 0]
         beams: np.ndarray = still_open[(rank < self.num_beams) & unfinished[queries[still_open]]]
         return beams

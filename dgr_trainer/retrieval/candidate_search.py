@@ -9,19 +9,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.candidates import META, ROW_SCHEMA, Candidate, Candidates, pack
+from dgr_trainer.candidates import META, ROW_SCHEMA, Candidates, MatchedIdentifier, row_of
 from dgr_trainer.files.atomic import check_replaceable
 from dgr_trainer.files.resume_log import ArrowStream
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, is_main_process, map_across_processes
 from dgr_trainer.processes.jobs import in_every_process
 from dgr_trainer.processes.shared_log import SharedLog
-from dgr_trainer.retrieval.hits import Hit
+from dgr_trainer.retrieval.credited_identifiers import columns_of
 from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
-from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
+from dgr_trainer.retrieval.search_engine import FoundPassage, SearchEngine, SearchRequest
 from dgr_trainer.student.weights import weights_digest
 
 # The id of a query and what to search for.
@@ -73,10 +74,15 @@ class CandidateSearch:
         positions = self.index.passage_positions(included)
         if passages is not None:
             passages.check_included(positions, included)
-        self.tasks: list[_Task] = [
+        tasks: list[_Task] = [
             (query_id, SearchRequest(text, ids, passages, leave_out_own_text))
             for (query_id, text), ids in zip(queries.items(), relevant_ids, strict=True)
         ]
+        # Queries of similar length share a batch; the longest come first, so that a lack of memory shows at once.
+        order = sorted(range(len(tasks)), key=lambda number: (-len(tasks[number][1].query), number))
+        self.tasks = [tasks[number] for number in order]
+        self.places: list[int] = np.argsort(order).tolist()
+        """Where the query of each row stands among the tasks."""
         self.properties: dict[str, Any] = {
             # A query's own texts, of a few tokens, are counted here.
             "corpus_tokens": (self.index if passages is None else passages.index(self.index)).num_tokens,
@@ -85,9 +91,12 @@ class CandidateSearch:
 
     def candidates(self, results_on: ResultsOn) -> Candidates:
         """The candidates, in memory; none in a process that gets no results."""
-        rows = map_across_processes(
-            self.tasks, self._search, self.processes, block=self.batch_size, results_on=results_on
+        found = list(
+            map_across_processes(
+                self.tasks, self._search, self.processes, block=self.batch_size, results_on=results_on
+            )
         )
+        rows = [found[place] for place in self.places] if found else []
         return Candidates.from_rows(rows, **self.properties)
 
     def save(self, path: Path) -> None:
@@ -112,11 +121,11 @@ class CandidateSearch:
             found = self._search(missing)
             while rows := list(islice(found, self.batch_size)):
                 log.add(pa.Table.from_batches(rows).combine_chunks().to_batches()[0])
-            rows_in_order = (batch.slice(row, 1) for batch in log.chunks() for row in range(batch.num_rows))
+            saved = (batch.slice(row, 1) for batch in log.chunks() for row in range(batch.num_rows))
             if main:
-                Candidates.save_rows(rows_in_order, path, **self.properties)
+                Candidates.save_rows(saved, path, order=self.places, **self.properties)
             else:
-                for _ in rows_in_order:
+                for _ in saved:
                     pass
             log.remove()
 
@@ -132,24 +141,31 @@ class CandidateSearch:
                 query_hits = others[: self.k] + [
                     hit for hit in others[self.k :] if hit.passage_id in request.included_ids
                 ]
-            yield pack(
-                query_id, [self._candidate(hit, hit.passage_id in request.included_ids, index) for hit in query_hits]
+            relevant = set(request.included_ids)
+            lists: list[Sequence[MatchedIdentifier]] = []
+            numbers = []
+            for hit in query_hits:
+                more = self._more_identifiers(hit, index) if hit.passage_id in relevant else ()
+                lists += [hit.identifiers, more] if more else [hit.identifiers]
+                numbers.append(len(hit.identifiers) + len(more))
+            yield row_of(
+                query_id,
+                [hit.passage_id for hit in query_hits],
+                [float(hit.score) for hit in query_hits],
+                numbers,
+                columns_of(lists),
             )
 
-    def _candidate(self, hit: Hit, relevant: bool, index: FMIndex) -> Candidate:
-        """A hit as a candidate; a relevant one gets identifiers to train on."""
-        matched = hit.identifiers
-        if relevant:
-            known = {(identifier.view, identifier.ids) for identifier in matched}
-            position = index.passage_position(hit.passage_id)
-            substring_length = self.engine.settings.substring_length
-            matched += tuple(
-                identifier
-                for identifier in passage_identifiers(index, self.identifiers, position, substring_length)
-                if (identifier.view, identifier.ids) not in known
-                and (identifier.view in ("title", "docid") or not known)
-            )
-        return Candidate(hit.passage_id, hit.score, matched)
+    def _more_identifiers(self, hit: FoundPassage, index: FMIndex) -> tuple[MatchedIdentifier, ...]:
+        """Identifiers to train on that a relevant passage gets beside those that it was found by."""
+        known = {(identifier.view, identifier.ids) for identifier in hit.identifiers}
+        position = index.passage_position(hit.passage_id)
+        substring_length = self.engine.settings.substring_length
+        return tuple(
+            identifier
+            for identifier in passage_identifiers(index, self.identifiers, position, substring_length)
+            if (identifier.view, identifier.ids) not in known and (identifier.view in ("title", "docid") or not known)
+        )
 
     def _settings(self) -> dict[str, Any]:
         """Everything that the candidates depend on."""

@@ -13,7 +13,7 @@ from dgr_trainer.retrieval.beam_kernels import best_tokens
 
 # Continuations of a pattern with at most this many occurrences are listed; for others, the model's best tokens are
 # looked up.
-_LISTED = 512
+LISTED = 512
 # Number of tokens that are looked up per token needed, before the continuations are listed after all.
 _TRIED = 4
 
@@ -36,21 +36,24 @@ class LegalTokens:
 
     Attributes:
         end (`np.ndarray` of int64): The closing marker, empty for substrings.
+        prefix (`tuple[int, ...]`): What precedes an identifier in the index.
+        allowed (`np.ndarray` of bool, shape `(vocab_size,)`): Tokens that an identifier may hold.
+        num_tried (`int`): How many of the model's best tokens are looked up.
     """
 
     def __init__(self, index: FMIndex, identifiers: Identifiers, view: str, best: int | None = None) -> None:
         self.index = index
         self.best = best
         self.end = np.asarray(identifiers.end(view), dtype=np.int64)
-        self._prefix = identifiers.prefix(view)
-        self._allowed = np.ones(index.vocab_size, dtype=bool)
-        self._allowed[np.fromiter(identifiers.forbidden_token_ids, dtype=np.int64)] = False
-        self._allowed[index.separator] = index.separator in self.end
-        self._num_tried = min(_TRIED * (best or 1), int(self._allowed.sum()))
+        self.prefix = identifiers.prefix(view)
+        self.allowed = np.ones(index.vocab_size, dtype=bool)
+        self.allowed[np.fromiter(identifiers.forbidden_token_ids, dtype=np.int64)] = False
+        self.allowed[index.separator] = index.separator in self.end
+        self.num_tried = min(_TRIED * (best or 1), int(self.allowed.sum()))
 
     def roots(self, number: int) -> np.ndarray:
         """Ranges of the empty hypothesis for a number of queries (int64, shape `(number, segments, 2)`)."""
-        return self.index.roots(self._prefix, number)
+        return self.index.roots(self.prefix, number)
 
     @property
     def first(self) -> np.ndarray:
@@ -64,8 +67,8 @@ class LegalTokens:
 
     @cached_property
     def _first(self) -> tuple[np.ndarray, np.ndarray | None]:
-        tokens, occurs = self.index.first_tokens(self._prefix)
-        legal = self._allowed[tokens]
+        tokens, occurs = self.index.first_tokens(self.prefix)
+        legal = self.allowed[tokens]
         if len(self.end) == 1:
             legal &= tokens != self.end[0]
         return np.asarray(tokens[legal], dtype=np.int64), None if occurs is None else occurs[:, legal]
@@ -87,7 +90,7 @@ class LegalTokens:
     def extend(self, ranges: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Ranges of hypotheses extended by one token each, same shape as `ranges`; empty if the token is not legal."""
         extended = self.index.empty(len(ranges))
-        allowed = np.append(self._allowed, False)[np.minimum(tokens, len(self._allowed))]
+        allowed = np.append(self.allowed, False)[np.minimum(tokens, len(self.allowed))]
         extended[allowed] = self.index.extend(ranges[allowed], tokens[allowed])
         return extended
 
@@ -102,7 +105,7 @@ class LegalTokens:
         Returns:
             `np.ndarray` of bool, shape `(n,)`.
         """
-        legal: np.ndarray = self._allowed[tokens]
+        legal: np.ndarray = self.allowed[tokens]
         if len(self.end):
             legal &= ~self._would_be_empty(ids)[rows] | (tokens != self.end[-1])
         return legal
@@ -130,14 +133,14 @@ class LegalTokens:
         listed = counts > 0
         pairs = []
         if self.best is not None:
-            wide = np.flatnonzero((counts > _LISTED) & ~would_be_empty)
+            wide = np.flatnonzero((counts > LISTED) & ~would_be_empty)
             if len(wide):
                 tokens = self._best(scores, wide)
                 occurs = self.index.counts(self.index.extend(ranges[wide], tokens, enough=self.best)) > 0
                 has_enough = occurs.sum(axis=1) >= self.best
                 listed[wide[has_enough]] = False
                 occurs[~has_enough] = False
-                pairs.append((np.repeat(wide, self._num_tried)[occurs.ravel()], tokens[occurs]))
+                pairs.append((np.repeat(wide, self.num_tried)[occurs.ravel()], tokens[occurs]))
         rows = np.flatnonzero(listed)
         offsets, tokens, _ = self.index.continuations_batch(ranges[rows])
         rows = np.repeat(rows, np.diff(offsets))
@@ -148,8 +151,8 @@ class LegalTokens:
     def _best(self, scores: torch.Tensor, rows: np.ndarray) -> np.ndarray:
         """The best allowed tokens of rows, best first."""
         if scores.device.type == "cpu" and scores.dtype == torch.float32:
-            best: np.ndarray = best_tokens(scores.detach().numpy(), rows, self._allowed, self._num_tried)
+            best: np.ndarray = best_tokens(scores.detach().numpy(), rows, self.allowed, self.num_tried)
             return best
-        never = torch.from_numpy(~self._allowed).to(scores.device)
+        never = torch.from_numpy(~self.allowed).to(scores.device)
         chosen = scores[torch.from_numpy(rows).to(scores.device), : len(never)].masked_fill(never, -torch.inf)
-        return chosen.topk(self._num_tried, dim=-1).indices.cpu().numpy()
+        return chosen.topk(self.num_tried, dim=-1).indices.cpu().numpy()

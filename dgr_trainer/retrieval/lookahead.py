@@ -1,8 +1,8 @@
 """Look-ahead: passages that the words of a query point to, scored before the beam search and favoured by it.
 
 The student's scores of the query's words and of single tokens at the start of a substring are known before the search
-generates anything. They score passages as all identifiers do after it. In the search, a hypothesis that occurs in one of
-the best of these passages gets a bonus, which only decides which hypotheses go on: of a query's passages, the best gives
+generates anything. They score passages as all identifiers do after it. In the search, a hypothesis that occurs in one
+of the best of these passages gets a bonus, which only decides which hypotheses go on: the best of a query gives
 `SearchSettings.lookahead`, the others less in proportion to their scores above that of the first one left out. So the
 search stays near passages that are likely, where a few beams would lose them at their first tokens.
 """

@@ -1,4 +1,4 @@
-"""The texts of promising passages, followed by a beam search: where its hypotheses occur in them, and what comes next."""
+"""The texts of promising passages: where the hypotheses of a search occur in them, and what comes next."""
 
 from __future__ import annotations
 

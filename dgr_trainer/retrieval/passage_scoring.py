@@ -23,6 +23,7 @@ import numpy as np
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.credited_identifiers import CreditedIdentifiers, CreditedTable
 from dgr_trainer.retrieval.scoring_kernels import build_trie, score_occurrences, score_texts
 
 
@@ -33,12 +34,12 @@ class ScoredPassage:
     Args:
         position (`int`): Position of the passage in the index.
         score (`float`): Its score.
-        identifiers (`tuple[MatchedIdentifier, ...]`): What each identifier added to the score, in the order of credit.
+        identifiers (`Sequence[MatchedIdentifier]`): What each identifier added to the score, in the order of credit.
     """
 
     position: int
     score: float
-    identifiers: tuple[MatchedIdentifier, ...]
+    identifiers: Sequence[MatchedIdentifier]
 
 
 class _Credits(NamedTuple):
@@ -112,10 +113,11 @@ class PassageScorer:
     def explain(self, positions: np.ndarray) -> list[ScoredPassage]:
         """Full scores of passages with the credit of each identifier, in the order of `positions`."""
         scores, indptr, credited, values = self._score_in_full(positions, with_credits=True)
+        table = CreditedTable(self.weighted, self.index.token_counts)
         results = []
         for number, position in enumerate(positions.tolist()):
             part = slice(indptr[number], indptr[number + 1])
-            identifiers = tuple(map(self._credited, credited[part].tolist(), values[part].tolist()))
+            identifiers = CreditedIdentifiers(table, credited[part], values[part])
             results.append(ScoredPassage(position, float(scores[number]), identifiers))
         return results
 
@@ -126,14 +128,6 @@ class PassageScorer:
             self._token_indptr, self._token_sets, self.unigram_weights, self.repetition, with_credits,
         )  # fmt: skip
         return _Credits(*credits)
-
-    def _credited(self, number: int, value: float) -> MatchedIdentifier:
-        """The identifier of this number, or the single token if it is negative, with what it added to a score."""
-        if number < 0:
-            token = -1 - number
-            return MatchedIdentifier("substring", (token,), int(self.index.token_counts[token]), value)
-        identifier = self.weighted[number]
-        return MatchedIdentifier(identifier.view, identifier.ids, identifier.count, value)
 
     def _locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the occurrences of identifiers.

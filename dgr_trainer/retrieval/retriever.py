@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
@@ -28,8 +27,8 @@ from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
-from dgr_trainer.retrieval.passage_choice import PassageIds, choices, one_choice
 from dgr_trainer.retrieval.lookahead import check_lookahead
+from dgr_trainer.retrieval.passage_choice import PassageIds, choices, one_choice
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
@@ -40,6 +39,8 @@ from dgr_trainer.student.probing import scoring_way
 from dgr_trainer.student.prompt_check import check_prompts
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from dgr_trainer.data.corpus import Corpus
 
 

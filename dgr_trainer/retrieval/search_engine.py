@@ -49,16 +49,30 @@ class SearchRequest(NamedTuple):
     leave_out_own_text: bool = False
 
 
+class FoundPassage(NamedTuple):
+    """A [`Hit`] whose identifiers are not objects yet.
+
+    Attributes:
+        passage_id (`str`): Id of the passage.
+        score (`float`): Its score.
+        identifiers (`Sequence[MatchedIdentifier]`): Its identifiers, in the order of credit.
+    """
+
+    passage_id: str
+    score: float
+    identifiers: Sequence[MatchedIdentifier]
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What was found for a query.
 
     Args:
-        hits (`list[Hit]`): The hits, best first.
+        hits (`list[FoundPassage]`): The passages, best first.
         index ([`FMIndex`]): The index without what the search left out.
     """
 
-    hits: list[Hit]
+    hits: list[FoundPassage]
     index: FMIndex
 
 
@@ -83,7 +97,7 @@ class SearchEngine:
     ) -> Iterator[list[Hit]]:
         """Yield the hits of each query, best first; see `results`."""
         for result in self.results(requests, k, processes):
-            yield result.hits
+            yield [Hit(hit.passage_id, hit.score, tuple(hit.identifiers)) for hit in result.hits]
 
     def results(
         self, requests: Sequence[SearchRequest], k: int, processes: Processes | None = None
@@ -205,6 +219,7 @@ class SearchEngine:
                 lengths,
                 num_beams=self.settings.beam_size,
                 on_token=on_token,
+                constraint_device=self.settings.constraint_device,
                 look_ahead=look_ahead,
             )
             generated = [
@@ -322,10 +337,12 @@ def _without(known: Sequence[MatchedIdentifier], identifiers: Sequence[MatchedId
     return [identifier for identifier in identifiers if (identifier.view, identifier.ids) not in known_ids]
 
 
-def _hits(passages: Sequence[ScoredPassage], passage_ids: Iterator[str], k: int, included: np.ndarray) -> list[Hit]:
-    """The k best hits, and the included passages below them; `passage_ids` gives the id of each passage in turn."""
+def _hits(
+    passages: Sequence[ScoredPassage], passage_ids: Iterator[str], k: int, included: np.ndarray
+) -> list[FoundPassage]:
+    """The k best passages, and the included ones below them; `passage_ids` gives the id of each passage in turn."""
     hits = [
-        (Hit(next(passage_ids), passage.score, passage.identifiers), passage.position in included)
+        (FoundPassage(next(passage_ids), passage.score, passage.identifiers), passage.position in included)
         for passage in passages
     ]
     hits.sort(key=lambda pair: (pair[0].score, pair[0].passage_id), reverse=True)

@@ -23,6 +23,7 @@ _AT_LEAST_ONE = (
     "query_ngram_words",
     "batch_size",
 )
+CONSTRAINT_DEVICES = ("auto", "host", "model")
 _ANY_LENGTH = ("title_length", "pseudo_query_length", "docid_length")
 
 
@@ -50,6 +51,11 @@ class SearchSettings:
             Identifiers that occur more often are not used to find passages, only to score them.
         max_passages (`int`, defaults to 1500): Number of passages that are scored in full.
         batch_size (`int`, defaults to 20): Number of queries decoded together.
+        constraint_device (`str`, defaults to `"auto"`):
+            Where the index is asked which tokens may follow: `"model"`, a copy on the device of the model; `"host"`,
+            the host; `"auto"`, the device if it is a GPU and the copy takes at most a quarter of its memory, and half
+            of what is free. A copy has 12 bytes a token, or 2 if there is no room for these. The results are the same.
+            With `lookahead` it is always the host.
         lookahead (`float`, defaults to 0.0):
             Passages that the words of the query point to are favoured by the beam search: the highest bonus of a
             hypothesis that occurs in one of them, in nats. It decides which hypotheses go on, not what they score. 3
@@ -81,6 +87,13 @@ class SearchSettings:
     )
     max_passages: int = field(default=1500, metadata={"help": "Number of passages that are scored in full."})
     batch_size: int = field(default=20, metadata={"help": "Queries decoded at once."})
+    constraint_device: str = field(
+        default="auto",
+        metadata={
+            "help": "Where a search asks the index: on the host, on the model's device, or on that if it is a GPU.",
+            "choices": list(CONSTRAINT_DEVICES),
+        },
+    )
     lookahead: float = field(
         default=0.0,
         metadata={
@@ -90,6 +103,9 @@ class SearchSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.constraint_device not in CONSTRAINT_DEVICES:
+            choices = ", ".join(map(repr, CONSTRAINT_DEVICES))
+            raise DGRValueError(f"constraint_device={self.constraint_device!r} is none of {choices}.")
         for name in (*_AT_LEAST_ONE, "unigrams"):
             value, least = getattr(self, name), 0 if name == "unigrams" else 1
             if value is None and name in _ANY_LENGTH:

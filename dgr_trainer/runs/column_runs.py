@@ -54,7 +54,7 @@ def read_column_run(file: FileSource) -> pa.Table:
         file ([`FileSource`]): The run.
 
     Returns:
-        `pyarrow.Table`: The lists with the columns of `FEATURES`. Of n ranked passages without scores, the first has
+        `pyarrow.Table`: The lists with the columns of `SCHEMA`. Of n ranked passages without scores, the first has
         the score n, the last 1.
 
     Raises:

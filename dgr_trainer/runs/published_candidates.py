@@ -17,7 +17,7 @@ from dgr_trainer.files.arrow_rows import dataset_from_rows
 from dgr_trainer.files.compression import undamaged
 from dgr_trainer.files.lines import line_location, numbered_lines
 from dgr_trainer.files.records import read_records
-from dgr_trainer.runs.rank_list import FEATURES
+from dgr_trainer.runs.rank_list import run_features
 from dgr_trainer.runs.rankings import Rankings
 
 PathLike = str | os.PathLike[str]
@@ -138,7 +138,7 @@ def read_hard_negatives(path: str | os.PathLike[str], k: int = 100) -> Rankings:
 
     with undamaged(path):
         return Rankings.from_dataset(
-            dataset_from_rows(rows(), FEATURES, description="hard negatives"), "hard-negatives"
+            dataset_from_rows(rows(), run_features(), description="hard negatives"), "hard-negatives"
         )
 
 

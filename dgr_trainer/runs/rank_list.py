@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Features, List, Value
 
 from dgr_trainer.data.ids import as_id, text_of_id
 from dgr_trainer.data.texts import check_encodable
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 
-FEATURES = Features(
-    {"query_id": Value("string"), "passage_ids": List(Value("string")), "scores": List(Value("float64"))}
-)
-_SCHEMA = pa.schema([(name, FEATURES.arrow_schema.field(name).type) for name in FEATURES])
+if TYPE_CHECKING:
+    from datasets import Features
+
+SCHEMA = pa.schema({"query_id": pa.string(), "passage_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float64())})
 _BATCH = 1000
+
+
+def run_features() -> Features:
+    """The columns of `SCHEMA`, as `datasets` describes them."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(SCHEMA)
 
 
 class RankList(NamedTuple):
@@ -152,7 +158,7 @@ class RankTableBuilder:
             raise DGRValueError(f"{location}: passage {passage_id!r} occurs a second time for query {query_id!r}.")
 
     def table(self, refuse_repeated: Callable[[str], NoReturn] | None = None) -> pa.Table:
-        """The table, with the columns of `FEATURES` and a row for each query in the order of their first hits.
+        """The table, with the columns of `SCHEMA` and a row for each query in the order of their first hits.
 
         Args:
             refuse_repeated (`Callable[[str], NoReturn]`, *optional*):
@@ -175,8 +181,8 @@ class RankTableBuilder:
 
     def _flush(self) -> None:
         columns = [list(column) for column in zip(*self._waiting, strict=True)] or [[], [], []]
-        arrays = [pa.array(column, type) for column, type in zip(columns, _SCHEMA.types, strict=True)]
-        self._batches.append(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+        arrays = [pa.array(column, type) for column, type in zip(columns, SCHEMA.types, strict=True)]
+        self._batches.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
         self._waiting.clear()
 
     def _joined(self, table: pa.Table, refuse_repeated: Callable[[str], NoReturn] | None) -> pa.Table:
@@ -226,9 +232,9 @@ def is_rank_table(table: pa.Table) -> bool:
     """Whether every list of a table is valid and sorted, so that the table can be used unchanged.
 
     Args:
-        table (`pyarrow.Table`): Columns as in `FEATURES`.
+        table (`pyarrow.Table`): Columns as in `SCHEMA`.
     """
-    query_ids, passage_ids, scores = (table.column(name).combine_chunks() for name in FEATURES)
+    query_ids, passage_ids, scores = (table.column(name).combine_chunks() for name in SCHEMA.names)
     lengths = pc.list_value_length(passage_ids)
     if query_ids.null_count or passage_ids.null_count or scores.null_count:
         return False
@@ -265,8 +271,8 @@ def by_rank(table: pa.Table) -> pa.Table:
     last = np.add.accumulate(lengths)[lengths > 0] - 1
     shifted = values - np.repeat(values[last], lengths[lengths > 0]) + 1
     offsets = pa.array(np.concatenate([[0], np.add.accumulate(lengths)]), pa.int32())
-    column = pa.ListArray.from_arrays(offsets, pa.array(shifted, pa.float64())).cast(_SCHEMA.field("scores").type)
-    return table.set_column(table.column_names.index("scores"), _SCHEMA.field("scores"), column)
+    column = pa.ListArray.from_arrays(offsets, pa.array(shifted, pa.float64())).cast(SCHEMA.field("scores").type)
+    return table.set_column(table.column_names.index("scores"), SCHEMA.field("scores"), column)
 
 
 def unzip(query_id: Any, pairs: Any) -> tuple[list[Any], list[Any]]:

@@ -6,12 +6,11 @@ import json
 import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, IterableDataset
 
 from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats.huggingface import chosen_columns, column_names, rows
@@ -21,7 +20,7 @@ from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.records import json_records
 from dgr_trainer.runs.json_runs import list_rows, negative_rank
 from dgr_trainer.runs.rank_list import (
-    FEATURES,
+    SCHEMA,
     HitRow,
     ListRow,
     RankList,
@@ -30,9 +29,13 @@ from dgr_trainer.runs.rank_list import (
     hit_table,
     is_rank_table,
     list_table,
+    run_features,
     unzip,
 )
 from dgr_trainer.runs.trec import read_trec_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +178,8 @@ class Rankings(Mapping[str, RankList]):
             TypeError: if `dataset` is no dataset, or a value has the wrong type.
             ValueError: if a column is missing, or a list is invalid.
         """
+        from datasets import Dataset
+
         chosen = chosen_columns(dataset, columns, RUN_COLUMNS, needed=("query_id",))
         hit = ("passage_id", "score" if "score" in chosen or "rank" not in chosen else "rank")
         fields = hit if "passage_id" in chosen else ("passage_ids", "scores")
@@ -190,9 +195,9 @@ class Rankings(Mapping[str, RankList]):
         if fields == ("passage_id", "rank"):
             return cls._from_table(by_rank(hit_table(lambda: _rank_rows(rows(dataset, chosen)))), name)
 
-        if isinstance(dataset, Dataset) and list(chosen.values()) == list(FEATURES):
-            plain = dataset.select_columns(list(FEATURES)).with_format("arrow")
-            if plain.features == FEATURES and all(map(is_rank_table, plain.iter(batch_size=1000))):
+        if isinstance(dataset, Dataset) and list(chosen.values()) == SCHEMA.names:
+            plain = dataset.select_columns(SCHEMA.names).with_format("arrow")
+            if plain.features == run_features() and all(map(is_rank_table, plain.iter(batch_size=1000))):
                 return cls._from_table(plain[:], name)
         return cls._from_rows(_list_rows(rows(dataset, chosen)), name)
 
@@ -260,7 +265,9 @@ class Rankings(Mapping[str, RankList]):
 
     def to_dataset(self) -> Dataset:
         """A dataset with the columns `query_id`, `passage_ids`, `scores`; nothing is copied."""
-        return Dataset(self._table.select(list(FEATURES)).cast(FEATURES.arrow_schema))
+        from datasets import Dataset
+
+        return Dataset(self._table.select(SCHEMA.names).cast(run_features().arrow_schema))
 
     def to_run(self) -> dict[str, dict[str, float]]:
         """Scores by query id and passage id, the form that pytrec_eval and ranx use."""
@@ -273,7 +280,7 @@ class Rankings(Mapping[str, RankList]):
         if k < 1:
             raise DGRValueError(f"k is {k}, but at least one passage of a list has to be kept.")
         columns = [pc.list_slice(self._table.column(name), 0, k) for name in ("passage_ids", "scores")]
-        table = pa.Table.from_arrays([self._table.column("query_id"), *columns], names=list(FEATURES))
+        table = pa.Table.from_arrays([self._table.column("query_id"), *columns], names=SCHEMA.names)
         return self._from_table(table, self.name)
 
     def without_identical_ids(self) -> Rankings:

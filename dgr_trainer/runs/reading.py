@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import Dataset
 
 from dgr_trainer.data.columns import RUN_COLUMNS
 from dgr_trainer.data.formats import dpr
@@ -150,6 +149,8 @@ def _columns(file: FileSource) -> Rankings:
 
 
 def _table_run(file: FileSource) -> Rankings:
+    from datasets import Dataset
+
     return _dataset_run(file.path, Dataset(read_table(file.path)), _file_stem(file), file.columns)
 
 

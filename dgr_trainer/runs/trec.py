@@ -31,7 +31,7 @@ def read_trec_run(path: PathLike) -> tuple[str, pa.Table]:
         path (`str` or `os.PathLike`): The run.
 
     Returns:
-        `tuple[str, pyarrow.Table]`: The tag on the first line, and the lists with the columns of `FEATURES`.
+        `tuple[str, pyarrow.Table]`: The tag on the first line, and the lists with the columns of `SCHEMA`.
 
     Raises:
         FileNotFoundError: if there is no such file.

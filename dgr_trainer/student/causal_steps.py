@@ -52,6 +52,10 @@ class SharedPromptSteps:
         self._rows = np.arange(len(prompts))
         self._slots = np.zeros(len(prompts), np.int64)
         self._depth = 0
+        # What tells the host how many places each row of the batch uses, without asking the device: the lengths of the
+        # prompts, and the slots, (batch, beams, depth), of the hypotheses that each beam goes back to.
+        self._prompt_lengths = np.array([len(ids) for ids in prompts])
+        self._paths = np.zeros((len(prompts), 1, 0), np.int64)
         ids, mask = left_padded(prompts, self.model)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits = _forward(self.model, ids, mask, positions, self._cache, last_only=True)[0]
@@ -68,6 +72,7 @@ class SharedPromptSteps:
         kept, rows = np.unique(self._rows[parents], return_inverse=True)
         if len(kept) < len(self._visible):
             self._keep_rows(torch.from_numpy(kept).to(self.device))
+            self._prompt_lengths, self._paths = self._prompt_lengths[kept], self._paths[kept]
         slots = _places(rows)
         shape = len(kept), int(slots.max()) + 1
         read, parent_slots, is_beam = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -102,16 +107,26 @@ class SharedPromptSteps:
         """
         parents, beams = (torch.from_numpy(values).to(self.device)[..., None] for values in (parent_slots, is_beam))
         visible = self._visible.gather(1, parents.expand(-1, -1, self._visible.shape[2])) & beams
-        used = visible.any(1)
-        most = int(used.sum(-1).max())
-        if used.shape[1] - most > max(most, _ABANDONED):
-            places = used.byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
+        most = self._most_used(parent_slots, is_beam)
+        if visible.shape[2] - most > max(most, _ABANDONED):
+            places = visible.any(1).byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
             visible = visible.gather(2, places[:, None].expand(-1, visible.shape[1], -1))
             self._key_positions = self._key_positions.gather(1, places)
             for layer in self._cache.layers:
                 layer.keys, layer.values = (_gathered(states, places) for states in (layer.keys, layer.values))
         own = torch.eye(visible.shape[1], dtype=torch.bool, device=self.device).expand(len(visible), -1, -1)
         self._visible = torch.cat([visible, own], dim=-1)
+
+    def _most_used(self, parent_slots: np.ndarray, is_beam: np.ndarray) -> int:
+        """The largest number of places of a row that its beams see; moves on to the beams. See `_branch`."""
+        paths = np.take_along_axis(self._paths, parent_slots[..., None], axis=1)
+        paths[~is_beam] = -1
+        ordered = np.sort(paths, axis=1)
+        first_of_slot = ordered >= 0
+        first_of_slot[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+        own = np.broadcast_to(np.arange(paths.shape[1])[None, :, None], (*paths.shape[:2], 1))
+        self._paths = np.concatenate([paths, own], axis=2)
+        return int((self._prompt_lengths + first_of_slot.sum(axis=(1, 2))).max())
 
 
 class CopiedPromptSteps:

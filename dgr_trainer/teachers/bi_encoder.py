@@ -31,8 +31,15 @@ from dgr_trainer.processes import (
 )
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
+from dgr_trainer.teachers.batches import (
+    BATCH_TOKENS_HELP,
+    CPU_TOKENS,
+    check_batch_tokens,
+    default_batch_tokens,
+    plan_batches,
+)
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, rank_without_identical_ids
-from dgr_trainer.teachers.passage_vectors import compute_passage_vectors
+from dgr_trainer.teachers.passage_vectors import VECTOR_DTYPES, compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
 
@@ -65,7 +72,11 @@ class BiEncoderTeacher:
             `"IVF1024,Flat"`: faster, but not exact. By default all vectors are compared.
         max_length (`int`, *optional*, defaults to the model's): Number of tokens at which texts are cut.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
-        batch_size (`int`, *optional*, defaults to 32): Texts per forward pass.
+        vectors_dtype (`str`, *optional*, defaults to `"float32"`): Precision in which the vectors of the passages are
+            kept. `"float16"` needs half the memory and disk, and changes similarities in the fourth digit.
+        batch_size (`int`, *optional*, defaults to 256): Maximum number of texts of a batch.
+        batch_tokens (`int`, *optional*, defaults to 2048 on a CPU, else 16384): Maximum number of tokens of a batch,
+            padding included. Texts of similar length share a batch.
         device (`str`, *optional*): Such as `"cuda:1"`; by default the accelerator if there is one.
         model_kwargs (`Mapping[str, Any]`, *optional*): Additional arguments of `SentenceTransformer`, such as
             `revision` or `trust_remote_code`.
@@ -110,7 +121,15 @@ class BiEncoderTeacher:
         default=None, metadata={"help": "Tokens at which inputs are cut; by default the maximum of the model."}
     )
     dtype: str = field(default="float32", metadata={"help": "Precision of the model.", "choices": DTYPES})
-    batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
+    vectors_dtype: str = field(
+        default=VECTOR_DTYPES[0],
+        metadata={
+            "help": "Precision in which the vectors of the passages are kept; float16 needs half the memory and disk.",
+            "choices": VECTOR_DTYPES,
+        },
+    )
+    batch_size: int = field(default=256, metadata={"help": "Texts per batch, at most."})
+    batch_tokens: int | None = field(default=None, metadata={"help": BATCH_TOKENS_HELP})
     device: str | None = field(default=None, metadata={"help": "Such as cuda:1; by default a GPU if there is one."})
     model_kwargs: Mapping[str, Any] | None = None
     progress: bool = True
@@ -120,6 +139,11 @@ class BiEncoderTeacher:
         if self.dtype not in DTYPES:
             raise DGRValueError(f"dtype is {self.dtype!r}, but the model can be loaded as one of {DTYPES}.")
         check_results_on(self.results_on)
+        if self.vectors_dtype not in VECTOR_DTYPES:
+            raise DGRValueError(
+                f"vectors_dtype is {self.vectors_dtype!r}, but vectors are kept as one of {VECTOR_DTYPES}."
+            )
+        check_batch_tokens(self.batch_tokens)
         if self.batch_size < 1:
             raise DGRValueError(f"batch_size is {self.batch_size}, but a batch has at least 1 text.")
         check_template("passage_template", self.passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
@@ -129,6 +153,8 @@ class BiEncoderTeacher:
         self.processes: Processes | None = launched_processes(self.device)
         device = self.device or str(default_device(self.processes))
         self.model = _load(self.name, self.dtype, device, self.model_kwargs or {})
+        if self.batch_tokens is None:
+            self.batch_tokens = default_batch_tokens(self.model.device.type)
         if self.max_length is not None:
             self.model.max_seq_length = self.max_length
         similarity = str(self.model.similarity_fn_name)
@@ -149,7 +175,7 @@ class BiEncoderTeacher:
 
     @property
     def passage_vectors(self) -> np.ndarray:
-        """`np.ndarray` of shape `(len(corpus), d)`, float32: The vectors of the passages, computed on first use."""
+        """`np.ndarray` of shape `(len(corpus), d)`: The vectors of the passages, computed on first use."""
         if self._vectors is None:
             self._vectors = compute_passage_vectors(
                 self.corpus,
@@ -159,6 +185,7 @@ class BiEncoderTeacher:
                 self.vectors,
                 self.progress,
                 self.processes,
+                self.vectors_dtype,
             )
         return self._vectors
 
@@ -235,7 +262,7 @@ class BiEncoderTeacher:
         # Computed by torch, whose memory layout is the same in every process.
         passage_ids = sorted(passage_ids)
         candidate_vectors = torch.tensor(vectors[[self.corpus.position(id) for id in passage_ids]])
-        scores = (candidate_vectors @ torch.tensor(query_vector)).tolist()
+        scores = (candidate_vectors.float() @ torch.tensor(query_vector)).tolist()
         return list(zip(passage_ids, scores, strict=True))
 
     def _search_faiss(self, query_vectors: np.ndarray, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
@@ -245,7 +272,7 @@ class BiEncoderTeacher:
             shown = self.progress and is_main_process(self.processes)
             if not index.is_trained:
                 with elapsed_time("Training the faiss index", shown=shown):
-                    index.train(np.ascontiguousarray(vectors))
+                    index.train(np.ascontiguousarray(vectors, dtype=np.float32))
             with (
                 tqdm(
                     total=len(vectors), desc="Adding to the faiss index", unit=" vectors", disable=not shown, delay=2
@@ -253,7 +280,7 @@ class BiEncoderTeacher:
                 kept_moving(bar),
             ):
                 for start in range(0, len(vectors), 1 << 16):
-                    block = np.ascontiguousarray(vectors[start : start + (1 << 16)])
+                    block = np.ascontiguousarray(vectors[start : start + (1 << 16)], dtype=np.float32)
                     index.add(block)
                     bar.update(len(block))
             self._index = index
@@ -272,14 +299,12 @@ class BiEncoderTeacher:
     def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], object]) -> np.ndarray:
         """Return the vectors of texts; calls `encoded` with the size of each batch."""
         vectors = np.empty((len(texts), int(self.model.get_embedding_dimension() or 0)), dtype=np.float32)
-        # Texts of similar length share a batch; the longest come first, so that a lack of memory shows at once.
-        order = sorted(range(len(texts)), key=lambda number: (-len(texts[number]), number))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        texts = [prefix + text for text in texts]
+        for batch in plan_batches(self._lengths(texts), self.batch_tokens or CPU_TOKENS, self.batch_size):
             of_batch = self.model.encode(
-                [prefix + texts[number] for number in batch],
+                [texts[number] for number in batch.tolist()],
                 prompt="",
-                batch_size=self.batch_size,
+                batch_size=len(batch),
                 show_progress_bar=False,
                 normalize_embeddings=self._normalise,
                 convert_to_tensor=True,
@@ -287,6 +312,17 @@ class BiEncoderTeacher:
             vectors[batch] = of_batch.float().cpu().numpy()
             encoded(len(batch))
         return vectors
+
+    def _lengths(self, texts: list[str]) -> np.ndarray:
+        """Numbers of tokens of texts, as far as the model reads them; an estimate for a tokenizer of another kind."""
+        from transformers import PreTrainedTokenizerBase
+
+        tokenizer = self.model.tokenizer
+        if not texts or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return np.array([-(-len(text) // 4) for text in texts], dtype=np.int64)
+        limit = self.model.max_seq_length or tokenizer.model_max_length
+        encoded = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.array([min(len(ids), limit) for ids in encoded], dtype=np.int64)
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest

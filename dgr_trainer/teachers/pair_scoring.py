@@ -8,7 +8,7 @@ batches, as long as all compute alike: on the same kind of device, with the same
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRArithmeticError
 from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import Processes, ResultsOn, is_main_process, merge_results, process_rank, wait
+from dgr_trainer.teachers.batches import plan_batches
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
 _PAIRS_PER_CHUNK = 8192
@@ -160,25 +161,6 @@ def score_pairs(
             scores[new] = score_cache.scores(keys[new])
     merged = merge_results(scores, processes, results_on)
     return None if merged is None else np.asarray(merged[content_indices])
-
-
-def plan_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Group inputs of similar length, so that little is padded.
-
-    Args:
-        lengths (`np.ndarray` of shape `(n,)`, int64): Number of tokens of each input.
-        batch_tokens (`int`): Maximum number of tokens of a batch, padding included. A longer input is a batch alone.
-
-    Yields:
-        `np.ndarray`, int64: Positions of the inputs of a batch. The longest inputs come first, so that a lack of
-        memory shows at once.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
 
 
 def _distinct(

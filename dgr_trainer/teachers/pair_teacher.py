@@ -19,11 +19,9 @@ from dgr_trainer.errors import DGRMemoryError, DGRValueError
 from dgr_trainer.processes import Processes, ResultsOn, check_results_on, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
+from dgr_trainer.teachers.batches import BATCH_TOKENS_HELP, CPU_TOKENS, check_batch_tokens, default_batch_tokens
 from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
 from dgr_trainer.teachers.pair_scoring import PairModel, Pairs, score_pairs
-
-_CPU_TOKENS = 2048  # Larger batches do not fit the CPU's caches: see benchmarks/teacher.py --batch_tokens.
-_ACCELERATOR_TOKENS = 16384
 
 
 class PairTeacher(PairModel, ABC):
@@ -92,7 +90,7 @@ class PairTeacher(PairModel, ABC):
             pairs,
             self.corpus,
             name=self.name,
-            batch_tokens=self.batch_tokens or _CPU_TOKENS,
+            batch_tokens=self.batch_tokens or CPU_TOKENS,
             cache=None if self.cache is None else os.fspath(self.cache),
             processes=self.processes,
             progress=self.progress,
@@ -152,13 +150,7 @@ class ModelTeacher(PairTeacher):
         default=None, metadata={"help": "Tokens at which inputs are cut; by default the maximum of the model."}
     )
     dtype: str = field(default="float32", metadata={"help": "Precision of the model.", "choices": DTYPES})
-    batch_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": f"Tokens per batch, padding included; by default {_CPU_TOKENS} on a CPU, else "
-            f"{_ACCELERATOR_TOKENS}."
-        },
-    )
+    batch_tokens: int | None = field(default=None, metadata={"help": BATCH_TOKENS_HELP})
     compile: bool = field(default=False, metadata={"help": "Compile the model."})
     device: str | None = field(default=None, metadata={"help": "Such as cuda:1; by default a GPU if there is one."})
     model_kwargs: Mapping[str, Any] | None = None
@@ -194,7 +186,7 @@ class ModelTeacher(PairTeacher):
         self.model: Any = align_weights(model)
         on_cpu = self.model.device.type == "cpu"
         if self.batch_tokens is None:
-            self.batch_tokens = _CPU_TOKENS if on_cpu else _ACCELERATOR_TOKENS
+            self.batch_tokens = default_batch_tokens(self.model.device.type)
         # Models that number their positions, or look for the last token, by their padding know it from their config.
         padding = self.model.config.get_text_config().pad_token_id
         known = padding is not None and padding >= 0
@@ -278,8 +270,7 @@ def check_model_settings(dtype: str, batch_tokens: int | None, max_length: int |
     """Check settings before a model is loaded. Raises a `ValueError` if one is out of its range."""
     if dtype not in DTYPES:
         raise DGRValueError(f"dtype is {dtype!r}, but the model can be loaded as one of {DTYPES}.")
-    if batch_tokens is not None and batch_tokens < 1:
-        raise DGRValueError(f"batch_tokens is {batch_tokens}, but a batch has at least 1 token.")
+    check_batch_tokens(batch_tokens)
     if max_length is not None and max_length < 1:
         raise DGRValueError(f"max_length is {max_length}, but an input has at least 1 token.")
 

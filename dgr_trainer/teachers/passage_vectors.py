@@ -37,7 +37,9 @@ _PARTIAL = "partial.npy"
 _LOCK = "vectors.lock"
 _PROGRESS = "partial.json"  # The files of single processes are named partial-0.json and so on.
 _PASSAGES_PER_BLOCK = 4096
-_FLOAT = np.dtype(np.float32)
+VECTOR_DTYPES = ("float32", "float16")
+"""Precisions in which vectors are kept; the first is the default, and that of folders that do not tell it."""
+_DTYPE = "vectors_dtype"
 
 Encode = Callable[[list[int], Callable[[int], None]], np.ndarray]
 
@@ -50,6 +52,7 @@ def compute_passage_vectors(
     folder: str | os.PathLike[str] | None,
     progress: bool,
     processes: Processes | None = None,
+    dtype: str = VECTOR_DTYPES[0],
 ) -> np.ndarray:
     """Compute the vectors of all passages, or load them from a folder.
 
@@ -63,9 +66,11 @@ def compute_passage_vectors(
         progress (`bool`): Whether to show progress.
         processes ([`Processes`], *optional*): The processes that share the work, each of which calls this; all need
             the same folder.
+        dtype (`str`, *optional*, defaults to `"float32"`): Precision in which they are kept, one of `VECTOR_DTYPES`.
 
     Returns:
-        `np.ndarray` of shape `(len(corpus), dimensions)`, float32; memory-mapped and read-only if there is a folder.
+        `np.ndarray` of shape `(len(corpus), dimensions)`, of that dtype; memory-mapped and read-only if there is a
+        folder.
 
     Raises:
         FileNotFoundError: if a process does not see the folder of the first process.
@@ -73,10 +78,10 @@ def compute_passage_vectors(
         NotADirectoryError: if `folder` is a file.
         ValueError: if the folder contains vectors of another corpus or of other settings.
     """
-    work = _Work(corpus, encode, progress, processes)
+    work = _Work(corpus, encode, progress, processes, np.dtype(dtype))
     if folder is None:
         # Every process searches with all vectors for its share of the queries.
-        vectors = np.empty((len(corpus), dimensions), dtype=np.float32)
+        vectors = np.empty((len(corpus), dimensions), dtype=work.dtype)
         starts = work.starts(())
         blocks = map_across_processes(starts, work.blocks, processes, results_per_message=1)
         for start, block in zip(starts, blocks, strict=True):
@@ -86,7 +91,13 @@ def compute_passage_vectors(
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, but vectors are kept in a folder. Give another path.")
     shape = (len(corpus), dimensions)
-    description = {"corpus": corpus.fingerprint, "passages": shape[0], "dimensions": shape[1], **settings}
+    description = {
+        "corpus": corpus.fingerprint,
+        "passages": shape[0],
+        "dimensions": shape[1],
+        _DTYPE: dtype,
+        **settings,
+    }
     # Only the first process decides: the others may see the disk a moment later.
     if not from_main((path / _MARKER).is_file(), processes):
         # Before waiting for another job, whose settings may be others.
@@ -94,7 +105,7 @@ def compute_passage_vectors(
         with job_lock(path / _LOCK, f"The vectors in {path}", processes, wait_for_others=True):
             # Another job may have finished them meanwhile.
             if not from_main((path / _MARKER).is_file(), processes):
-                in_every_process(lambda: _prepare(path, description, shape, processes), processes)
+                in_every_process(lambda: _prepare(path, description, shape, work), processes)
                 _compute(path, description, shape, work)
     elif is_main_process(processes):
         _delete_reports(path)  # Left by a process that was killed when it had finished; the disk may be read-only.
@@ -111,7 +122,9 @@ class _Work:
         encode: Encode,
         progress: bool,
         processes: Processes | None,
+        dtype: np.dtype[Any],
     ):
+        self.dtype = dtype
         self.corpus, self.encode, self.processes = corpus, encode, processes
         self.progress = progress and is_main_process(processes)
 
@@ -140,22 +153,30 @@ class _Work:
 
             for start in starts:
                 positions = list(range(start, min(start + _PASSAGES_PER_BLOCK, len(self.corpus))))
-                vectors = self.encode(positions, encoded)
-                finite = np.isfinite(vectors).all(axis=1)
+                computed = self.encode(positions, encoded)
+                finite = np.isfinite(computed).all(axis=1)
                 if not finite.all():
                     passage_id = self.corpus.ids[positions[int(np.argmin(finite))]]
                     raise DGRArithmeticError(
                         f"The vector of passage {passage_id!r} contains numbers that are not finite. The weights "
                         "of the model may be damaged, or its precision too low: try dtype='float32'."
                     )
+                with np.errstate(over="ignore"):
+                    vectors = computed.astype(self.dtype, copy=False)
+                fits = np.isfinite(vectors).all(axis=1)
+                if not fits.all():
+                    row = int(np.argmin(fits))
+                    raise DGRArithmeticError(
+                        f"The vector of passage {self.corpus.ids[positions[row]]!r} contains "
+                        f"{np.abs(computed[row]).max():.3g}, which {self.dtype} cannot hold. Keep the vectors as "
+                        "float32: vectors_dtype='float32'."
+                    )
                 yield vectors
 
 
-def _prepare(
-    path: Path, description: Mapping[str, object], shape: tuple[int, int], processes: Processes | None
-) -> None:
+def _prepare(path: Path, description: Mapping[str, object], shape: tuple[int, int], work: _Work) -> None:
     """Merge the progress of earlier processes, and allocate the file of the vectors, in the first process."""
-    if not is_main_process(processes):
+    if not is_main_process(work.processes):
         return
     path.mkdir(parents=True, exist_ok=True)
     for left in path.glob(".*.json.*.tmp"):
@@ -166,7 +187,7 @@ def _prepare(
         os.replace(path / _VECTORS, path / _PARTIAL)  # The last step was interrupted.
     if not reports or not (path / _PARTIAL).is_file():
         done = set()
-        np.lib.format.open_memmap(path / _PARTIAL, mode="w+", dtype=np.float32, shape=shape)
+        np.lib.format.open_memmap(path / _PARTIAL, mode="w+", dtype=work.dtype, shape=shape)
     _write(path / _PROGRESS, {**_with_block_size(description), "blocks": sorted(done)})
     for report in reports:
         if report.name != _PROGRESS:
@@ -183,11 +204,11 @@ def _compute(path: Path, description: Mapping[str, object], shape: tuple[int, in
     share = work.starts(_check(path / _PROGRESS, _with_block_size(description))["blocks"])[index::count]
     finished = []
     with open(path / _PARTIAL, "r+b") as file:
-        header = os.fstat(file.fileno()).st_size - shape[0] * shape[1] * _FLOAT.itemsize
+        header = os.fstat(file.fileno()).st_size - shape[0] * shape[1] * work.dtype.itemsize
         for start, vectors in zip(share, work.blocks(share), strict=True):
             # Not memory-mapped: on a network disk, several machines cannot share a page.
-            file.seek(header + start * shape[1] * _FLOAT.itemsize)
-            file.write(np.ascontiguousarray(vectors, dtype=_FLOAT).data)
+            file.seek(header + start * shape[1] * work.dtype.itemsize)
+            file.write(np.ascontiguousarray(vectors).data)
             file.flush()
             os.fsync(file.fileno())  # The vectors have to be on the disk before the progress says so.
             finished.append(start)
@@ -227,7 +248,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
 
 
 def _check(path: Path, description: Mapping[str, object]) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = {_DTYPE: VECTOR_DTYPES[0], **json.loads(path.read_text(encoding="utf-8"))}
     for name, value in description.items():
         if content.get(name) != value:
             raise DGRValueError(
@@ -245,7 +266,7 @@ def stored_passage_vectors(folder: str | os.PathLike[str], corpus: Corpus) -> np
         corpus (`Corpus`): The passages.
 
     Returns:
-        `np.ndarray` of shape `(len(corpus), d)`, float32, memory-mapped and read-only.
+        `np.ndarray` of shape `(len(corpus), d)`, float32 or float16, memory-mapped and read-only.
 
     Raises:
         FileNotFoundError: if the folder holds no vectors, or they are not complete.

@@ -25,7 +25,8 @@ def nearest(
 
     Args:
         queries (`np.ndarray` of shape `(n, d)`, float32): Vectors of the queries.
-        vectors (`np.ndarray` of shape `(m, d)`, float32): Vectors of the passages; may be memory-mapped.
+        vectors (`np.ndarray` of shape `(m, d)`, float32 or float16): Vectors of the passages; may be memory-mapped.
+            Products are those of float32.
         ids (`Sequence[str]`): Ids of the passages.
         k (`int`): Number of passages to find for each query.
         device (`torch.device`): Where to compute.
@@ -41,7 +42,7 @@ def nearest(
     query_vectors = torch.tensor(queries, device=device)
 
     def products(start: int) -> Any:
-        return query_vectors @ torch.tensor(vectors[start : start + block], device=device).T
+        return query_vectors @ torch.tensor(vectors[start : start + block], device=device).float().T
 
     # One passage more than needed shows whether the cut goes through a tie.
     scores = torch.empty(len(queries), 0, device=device)

@@ -104,6 +104,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     These defaults differ from [`~transformers.Seq2SeqTrainingArguments`]:
 
     - `learning_rate`: 1e-5 instead of 5e-5.
+    - `logging_nan_inf_filter`: `False` instead of `True`, for which every step waits for the device; a loss that is
+      not a number is seen in the logs.
 
     Raises:
         DGRTypeError: if `ranking_loss` is neither a name nor a [`RankingLoss`].
@@ -112,6 +114,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
+    # Transformers looks at the loss of every step on the host, which waits for the device, to leave NaN out of logs.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave NaN and infinite losses out of logs; each step then waits for a GPU."}
+    )
     # A RankingLoss is taken as well; the annotation is what HfArgumentParser makes an option of.
     ranking_loss: str = field(
         default="distilled_ranknet",

@@ -10,16 +10,20 @@ import sys
 from dataclasses import fields
 
 import pytest
+from sample_corpus import PASSAGES
+from tiny_models import bpe_tokenizer, make_bart
 
 from dgr_trainer import (
     BiEncoderTeacher,
     BM25Teacher,
     CausalLMTeacher,
+    Corpus,
     CrossEncoderTeacher,
     DistillationCollator,
     PyseriniTeacher,
     Seq2SeqTeacher,
     __version__,
+    distil_in_rounds,
 )
 from dgr_trainer.cli import search, train
 from dgr_trainer.cli.evaluate import EvaluateOptions
@@ -29,6 +33,7 @@ from dgr_trainer.cli.main import COMMANDS
 from dgr_trainer.cli.pairs import PairOptions
 from dgr_trainer.cli.pseudo_queries import GenerationOptions
 from dgr_trainer.cli.quickstart import QuickstartOptions
+from dgr_trainer.cli.round_options import RoundOptions, RoundSearchOptions
 from dgr_trainer.cli.settings import IdentifierOptions, SearchOptions
 from dgr_trainer.cli.teachers import TeacherOptions
 from dgr_trainer.cli.train_options import CollatorOptions, EvaluationOptions, ScoringOptions
@@ -36,9 +41,11 @@ from dgr_trainer.evaluation.comparison import compare_runs
 from dgr_trainer.evaluation.evaluator import RetrievalEvaluator
 from dgr_trainer.evaluation.metrics import DEFAULT_METRICS
 from dgr_trainer.identifier_weights import ScoringSettings
-from dgr_trainer.identifiers import VIEWS, IdentifierSettings
+from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
+from dgr_trainer.index import FMIndex
 from dgr_trainer.query_generation import PseudoQueryGenerator
 from dgr_trainer.quickstart.pipeline import QuickstartSettings
+from dgr_trainer.retrieval.retriever import GenerativeRetriever
 from dgr_trainer.retrieval.settings import SearchSettings
 from dgr_trainer.runs.fusion import reciprocal_rank_fusion
 from dgr_trainer.student.dtypes import DTYPES
@@ -143,6 +150,8 @@ DERIVED = [
     ("train", CollatorOptions, _defaults(DistillationCollator)),
     ("train", EvaluationOptions, _defaults(RetrievalEvaluator) | {"beam_size": None}),
     ("pseudo_queries", GenerationOptions, _defaults(PseudoQueryGenerator)),
+    ("train", RoundOptions, _defaults(distil_in_rounds)),
+    ("train", RoundSearchOptions, _settings(SearchSettings)),
 ]
 
 
@@ -216,3 +225,19 @@ def test_stated_defaults_of_teachers_are_true():
                 assert stated[1].strip("'") == plain, one.name
                 checked += 1
     assert checked >= 12
+
+
+@pytest.mark.slow
+def test_a_search_imports_no_library_that_only_other_commands_need(tmp_path):
+    tokenizer = bpe_tokenizer()
+    corpus, identifiers = Corpus.from_passages(PASSAGES), Identifiers(tokenizer)
+    index = FMIndex.from_corpus(corpus, identifiers, progress=False)
+    GenerativeRetriever(make_bart(tokenizer), identifiers, index, corpus=corpus).save_pretrained(
+        tmp_path / "retriever"
+    )
+    command = [sys.executable, "-c", _WATCHED, "search", str(tmp_path / "retriever"), "a river"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0 and "  1. " in done.stdout
+    others = {"datasets", "fsspec", "pandas", "sklearn", "sentence_transformers", "peft", "faiss", "matplotlib"}
+    assert not others & set(modules)

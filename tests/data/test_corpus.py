@@ -77,7 +77,7 @@ def test_any_text_comes_back_from_every_form(passages, tmp_path):
     records = [{**vars(passage), "pseudo_queries": list(passage.pseudo_queries)} for passage in passages]
     from_file = Corpus.from_jsonl(_write(tmp_path / "corpus.jsonl", *records))
     assert list(from_file) == wanted
-    from_dataset = Corpus.from_dataset(datasets.Dataset.from_list(records, features=corpus_cache.FEATURES))
+    from_dataset = Corpus.from_dataset(datasets.Dataset.from_list(records, features=corpus_cache.corpus_features()))
     assert list(from_dataset) == wanted
     corpus.save_to_disk(tmp_path / "saved")
     loaded = Corpus.load_from_disk(tmp_path / "saved")

@@ -115,7 +115,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
     "name",
     [
         *("index", "swap", "losses", "pipeline", "data", "teachers", "teachers-models", "evaluation", "cli"),
-        *("search-at-scale", "storage", "semantic-ids", "among", "from-sft-trainer", "report", "tracking"),
+        *("search-at-scale", "storage", "semantic-ids", "among", "from-sft-trainer", "report", "tracking", "rounds"),
     ],
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -231,7 +231,7 @@ def test_the_search_finds_what_generate_finds_with_everything_illegal_masked(
         expected = plain_search(ready, long_index, every_view, QUERIES, view, length, beams)
     assert all(expected.identifiers)
     for listed, tried in ((0, 1), (0, 4), (20, 2), (10**9, 4)):
-        monkeypatch.setattr(legal_tokens, "_LISTED", listed)
+        monkeypatch.setattr(legal_tokens, "LISTED", listed)
         monkeypatch.setattr(legal_tokens, "_TRIED", tried)
         found = find(student[0], long_index, every_view, view, beams=beams, length=length)
         assert_same_identifiers(found.identifiers, expected.identifiers)

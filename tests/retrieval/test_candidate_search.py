@@ -69,6 +69,22 @@ def test_what_is_saved_is_what_is_found(made_of, asked, qrels, tmp_path, batch_s
     assert (tmp_path / "saved" / "candidates.json").read_text() == (tmp_path / "found" / "candidates.json").read_text()
 
 
+def test_batches_of_similar_length_change_neither_candidates_nor_their_order(made_of, queries, qrels, tmp_path):
+    lengths = [len(query) for query in queries["query"]]
+    assert lengths != sorted(lengths, reverse=True)  # Their order is not that of the batches.
+    retriever(made_of, batch_size=3).save_candidates(tmp_path / "saved", queries, 4, qrels)
+    together = Candidates.load_from_disk(tmp_path / "saved")
+    assert list(together) == queries["query_id"]
+    for query_id, query in zip(queries["query_id"], queries["query"], strict=True):
+        alone = retriever(made_of).candidates({query_id: query}, 4, qrels)
+        assert together.passage_ids(query_id) == alone.passage_ids(query_id)
+        assert together.scores(query_id) == pytest.approx(alone.scores(query_id), rel=1e-4)
+        for found, wanted in zip(together[query_id], alone[query_id], strict=True):
+            assert {(one.view, one.ids, one.count) for one in found.identifiers} == {
+                (one.view, one.ids, one.count) for one in wanted.identifiers
+            }
+
+
 def test_an_interrupted_search_resumes(made_of, asked, qrels, tmp_path, monkeypatch):
     one = retriever(made_of)
     one.save_candidates(tmp_path / "whole", asked, 4, qrels)
@@ -189,7 +205,9 @@ def test_unfinished_candidates_can_be_read_meanwhile(made_of, asked, tmp_path, m
     lock = JobLock(tmp_path / "saved.unfinished.lock")
     assert lock.acquire()
     with pa.ipc.open_stream(tmp_path / "saved.unfinished") as reader:
-        assert reader.read_all().column("query_id").to_pylist() == asked["query_id"][:4]
+        longest_first = sorted(asked, key=lambda row: len(row["query"]), reverse=True)
+        found = reader.read_all().column("query_id").to_pylist()
+        assert found == [row["query_id"] for row in longest_first][:4]
     lock.release()
 
 

@@ -137,7 +137,7 @@ def test_prefixes_match_within_their_query_and_only_usable_ones():
 
 def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, monkeypatch):
     """Both ways are taken, and each gives the best legal tokens of the row."""
-    monkeypatch.setattr(legal_tokens, "_LISTED", 30)
+    monkeypatch.setattr(legal_tokens, "LISTED", 30)
     listed = []
     continuations_batch = long_index.continuations_batch
     monkeypatch.setattr(
@@ -166,7 +166,7 @@ def test_ranges_are_tried_and_listed_as_they_are_wide(long_index, every_view, mo
 
 def test_scores_elsewhere_than_in_float32_on_the_cpu_are_ranked_by_the_device(long_index, every_view, monkeypatch):
     """The code path of accelerators, run here with another dtype."""
-    monkeypatch.setattr(legal_tokens, "_LISTED", 0)
+    monkeypatch.setattr(legal_tokens, "LISTED", 0)
     processors = [IndexConstraint(long_index, every_view, "substring", num_beams=2, best=4) for _ in range(2)]
     size = every_view.vocab_size + 5
     scores = torch.randn(4, size).log_softmax(-1).double()

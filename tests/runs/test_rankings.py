@@ -209,7 +209,7 @@ def test_an_unsorted_dataset_is_sorted():
     assert rankings.to_run() == {"1": {"b": 2.0, "a": 1.0}, "2": {}}
     swapped = rankings.to_dataset().select_columns(["scores", "passage_ids", "query_id"])
     assert Rankings.from_dataset(swapped) == rankings
-    assert Rankings.from_dataset(swapped).to_dataset().features == rank_list.FEATURES
+    assert Rankings.from_dataset(swapped).to_dataset().features == rank_list.run_features()
 
 
 def test_dataset_errors():

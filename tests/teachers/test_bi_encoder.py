@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -162,6 +163,79 @@ def test_vectors_that_are_no_numbers_are_refused(folder, corpus):
         teacher.rank({"q": "sea"})
 
 
+def test_a_batch_has_a_budget_of_tokens_and_changes_no_score(folder, plain_tokenizer, corpus, queries):
+    wanted = scores_of(BiEncoderTeacher(folder, corpus, progress=False).rank(queries, k=24))
+    for settings in ({"batch_tokens": 60}, {"batch_tokens": 200, "batch_size": 3}, {"batch_tokens": 1}):
+        teacher, batches = BiEncoderTeacher(folder, corpus, progress=False, **settings), []
+        encode = teacher.model.encode
+        teacher.model.encode = lambda texts, encode=encode, batches=batches, **how: (
+            batches.append(texts) or encode(texts, **how)
+        )
+        found = scores_of(teacher.rank(queries, k=24))
+        assert found == {query_id: pytest.approx(scores, abs=1e-5) for query_id, scores in wanted.items()}
+        lengths = [[len(ids) for ids in plain_tokenizer(texts)["input_ids"]] for texts in batches]
+        assert all(len(some) == 1 or len(some) * max(some) <= settings["batch_tokens"] for some in lengths)
+        assert max(map(len, batches)) <= settings.get("batch_size", len(corpus))
+    assert {len(texts) for texts in batches} == {1}
+
+
+@pytest.mark.parametrize("how", ["exact", "faiss", "candidates"])
+def test_vectors_of_half_precision_rank_alike(folder, corpus, queries, tmp_path, how):
+    if how == "faiss":
+        pytest.importorskip("faiss", reason="needs the extra faiss")
+    settings = {"progress": False, "faiss": "Flat" if how == "faiss" else None}
+    candidates = None
+    if how == "candidates":
+        candidates = Rankings({id: dict.fromkeys(corpus.ids, 0.0) for id in queries["query_id"]})
+    whole = BiEncoderTeacher(folder, corpus, vectors=tmp_path / "whole", **settings)
+    half = BiEncoderTeacher(folder, corpus, vectors=tmp_path / "half", vectors_dtype="float16", **settings)
+    wanted, found = (scores_of(teacher.rank(queries, candidates, k=24)) for teacher in (whole, half))
+    assert found == {query_id: pytest.approx(scores, abs=2e-3) for query_id, scores in wanted.items()}
+    assert half.passage_vectors.dtype == np.float16 and whole.passage_vectors.dtype == np.float32
+    assert np.array_equal(half.passage_vectors, whole.passage_vectors.astype(np.float16))
+    sizes = {name: (tmp_path / name / "vectors.npy").stat().st_size - 128 for name in ("whole", "half")}
+    assert sizes["whole"] == 2 * sizes["half"] > 0
+    in_memory = BiEncoderTeacher(folder, corpus, vectors_dtype="float16", **settings)
+    assert np.array_equal(in_memory.passage_vectors, half.passage_vectors)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("first", "second"), [("float32", "float16"), ("float16", "float32"), (None, "float16")])
+def test_vectors_of_another_precision_are_refused(corpus, tmp_path, monkeypatch, first, second, finished):
+    monkeypatch.setattr(storage, "_PASSAGES_PER_BLOCK", 10)
+
+    def compute(dtype, fails_at=None):
+        def encode(positions, _):
+            if fails_at in positions:
+                raise KeyboardInterrupt
+            return np.ones((len(positions), 2), np.float32)
+
+        return storage.compute_passage_vectors(corpus, encode, 2, {}, tmp_path, False, dtype=dtype)
+
+    if finished:
+        compute(first or "float32")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            compute(first or "float32", fails_at=15)
+    for file in tmp_path.glob("*.json"):
+        if first is None:  # A folder of an earlier version.
+            content = json.loads(file.read_text())
+            assert content.pop("vectors_dtype") == "float32"
+            file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"made with vectors_dtype='{first or 'float32'}', but now it is '{second}'"):
+        compute(second)
+    assert compute(first or "float32").dtype == (first or "float32")
+
+
+def test_a_vector_that_half_precision_cannot_hold_is_named(corpus):
+    def encode(positions, _):
+        return np.array([[1.0, 70000.0 if position == 3 else 1.0] for position in positions], np.float32)
+
+    with pytest.raises(FloatingPointError, match="of passage 'p04' contains 7e.04, which float16 cannot hold. Keep"):
+        storage.compute_passage_vectors(corpus, encode, 2, {}, None, False, dtype="float16")
+    assert storage.compute_passage_vectors(corpus, encode, 2, {}, None, False).max() == 70000
+
+
 def test_faiss_finds_the_same(folder, corpus, queries):
     pytest.importorskip("faiss", reason="needs the extra faiss")
     exact = BiEncoderTeacher(folder, corpus, progress=False).rank(queries, k=5)
@@ -183,6 +257,8 @@ def test_other_similarities_are_refused(folder, corpus):
     [
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"vectors_dtype": "bfloat16"}, "vectors_dtype is 'bfloat16', but vectors are kept as one of"),
         ({"passage_template": "{body}"}, "passage_template .* has the field {body}"),
     ],
 )

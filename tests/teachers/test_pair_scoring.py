@@ -9,7 +9,7 @@ from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers import pair_scoring
-from dgr_trainer.teachers.pair_scoring import plan_batches
+from dgr_trainer.teachers.batches import plan_batches
 from dgr_trainer.teachers.pair_teacher import PairTeacher
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache
 
@@ -61,9 +61,10 @@ def small(monkeypatch):
     return corpus, queries, candidates
 
 
-@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 80))
-def test_batches_hold_every_input_once_within_the_budget(lengths, budget):
-    batches = list(plan_batches(np.array(lengths, dtype=np.int64), budget))
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 80), st.none() | st.integers(1, 9))
+def test_batches_hold_every_input_once_within_the_budget(lengths, budget, size):
+    batches = list(plan_batches(np.array(lengths, dtype=np.int64), budget, size))
+    assert all(len(batch) <= (size or len(lengths)) for batch in batches)
     assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(1, max(lengths[row] for row in batch)) <= budget

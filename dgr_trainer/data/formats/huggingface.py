@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from datasets import Dataset, DatasetDict, IterableDataset
+from typing import TYPE_CHECKING, Any
 
 from dgr_trainer.data.columns import JUDGEMENT_COLUMNS, QUERY_COLUMNS, Usual, usual_columns
 from dgr_trainer.data.formats.answer_lists import check_answers
-from dgr_trainer.data.hub import LOADING_ERRORS, reasons
+from dgr_trainer.data.hub import loading_errors, reasons
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.data.rows import JudgementRow, QueryRow, judgement_row
 from dgr_trainer.data.texts import as_text
 from dgr_trainer.errors import DGRTypeError, DGRValueError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 _BATCH = 1000
 
@@ -24,6 +25,8 @@ def column_names(dataset: object) -> list[str]:
     Raises:
         TypeError: if it is no dataset, or a dict of splits.
     """
+    from datasets import Dataset, DatasetDict, IterableDataset
+
     if isinstance(dataset, (DatasetDict, dict)):
         raise DGRTypeError(f"Got a dict of datasets with the splits {sorted(map(str, dataset))}. Choose one of them.")
     if not isinstance(dataset, (Dataset, IterableDataset)):
@@ -39,7 +42,7 @@ def rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> Iter
     while True:
         try:
             batch = next(batches, None)
-        except LOADING_ERRORS as error:
+        except loading_errors() as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # An error of the disk.
             raise DGRValueError(f"The dataset cannot be read after row {number - 1}. {reasons(error)}") from None
