@@ -132,7 +132,7 @@ def tune_search(
 
     Args:
         retriever ([`GenerativeRetriever`]): The retriever; its settings are where the search begins, and are not
-            changed.
+            changed. With `lookahead`, every trial has the identifiers that these settings lead to.
         queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): Development queries.
         qrels (`Mapping[str, Mapping[str, int]]`): Their judgements; queries without relevant passages are left out.
         metric (`str`, defaults to `"ndcg@10"`): What is maximised, as in [`evaluate_run`].

@@ -9,11 +9,8 @@ search stays near passages that are likely, where a few beams would lose them at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
@@ -26,28 +23,6 @@ from dgr_trainer.retrieval.settings import SearchSettings
 # that are scored in full to find them.
 PASSAGES = 50
 SCORED = 300
-
-
-def check_lookahead(settings: SearchSettings, scoring: ScoringSettings, views: Sequence[str]) -> None:
-    """Refuse look-ahead where there is nothing to look ahead with.
-
-    Raises:
-        ValueError: if passages are scored by log-likelihood, or the view `"substring"` or the words of queries are
-            missing.
-    """
-    if not settings.lookahead:
-        return
-    found = f"lookahead={settings.lookahead:g} scores passages by the words of the query before the beam search"
-    if scoring.kind == "log_likelihood":
-        raise DGRValueError(
-            f"{found}, but kind='log_likelihood' scores a passage by its one identifier. Use lookahead=0 and more "
-            "beams, or ScoringSettings(kind='log_odds')."
-        )
-    if "substring" not in views:
-        raise DGRValueError(
-            f"{found}, as identifiers of the view 'substring', but the views are {', '.join(views)}. Use lookahead=0, "
-            "or index the corpus with this view, too."
-        )
 
 
 def promising_passages(

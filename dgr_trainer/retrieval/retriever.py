@@ -27,10 +27,9 @@ from dgr_trainer.retrieval.decoder import decoding_way
 from dgr_trainer.retrieval.hit_lists import Hits, SearchResults
 from dgr_trainer.retrieval.hub import COMMIT_MESSAGE, CardOptions, CommitOptions, find_retriever, push_retriever
 from dgr_trainer.retrieval.identifier_lengths import warn_of_lengths
-from dgr_trainer.retrieval.lookahead import check_lookahead
 from dgr_trainer.retrieval.passage_choice import PassageIds, choices, one_choice
 from dgr_trainer.retrieval.search_engine import SearchEngine, SearchRequest
-from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.retrieval.settings import SearchSettings, check_lookahead
 from dgr_trainer.retrieval.storage import RetrieverParts, add_index, load_parts, save_retriever
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.semantic_ids.ids import SemanticIds

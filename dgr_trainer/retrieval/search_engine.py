@@ -21,13 +21,14 @@ from dgr_trainer.processes import Processes, is_main_process
 from dgr_trainer.retrieval.beam_search import search_views
 from dgr_trainer.retrieval.hits import Hit
 from dgr_trainer.retrieval.identifier_lengths import generated_lengths
-from dgr_trainer.retrieval.lookahead import check_lookahead, promising_passages
+from dgr_trainer.retrieval.lookahead import promising_passages
 from dgr_trainer.retrieval.outlook import Outlook
 from dgr_trainer.retrieval.own_texts import own_texts
 from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
 from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, query_ngrams, weighed
+from dgr_trainer.retrieval.settings import check_lookahead
 from dgr_trainer.retrieval.storage import RetrieverParts
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.likelihoods import score_identifiers

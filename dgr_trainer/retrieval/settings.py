@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,28 @@ class SearchSettings:
         """The settings that `to_dict` wrote. Raises a `ValueError` on names it does not know."""
         check_names(cls, values, "search")
         return cls(**values)
+
+
+def check_lookahead(settings: SearchSettings, scoring: ScoringSettings, views: Sequence[str]) -> None:
+    """Refuse look-ahead where there is nothing to look ahead with.
+
+    Raises:
+        ValueError: if passages are scored by log-likelihood, or the view `"substring"` or the words of queries are
+            missing.
+    """
+    if not settings.lookahead:
+        return
+    found = f"lookahead={settings.lookahead:g} scores passages by the words of the query before the beam search"
+    if scoring.kind == "log_likelihood":
+        raise DGRValueError(
+            f"{found}, but kind='log_likelihood' scores a passage by its one identifier. Use lookahead=0 and more "
+            "beams, or ScoringSettings(kind='log_odds')."
+        )
+    if "substring" not in views:
+        raise DGRValueError(
+            f"{found}, as identifiers of the view 'substring', but the views are {', '.join(views)}. Use lookahead=0, "
+            "or index the corpus with this view, too."
+        )
 
 
 def read_settings(path: str | os.PathLike[str]) -> tuple[SearchSettings, ScoringSettings]:

@@ -84,6 +84,7 @@ def test_tune_and_search_with_its_settings(dgr, dev, tmp_path):
         ("--settings {dev}/none.json", "none.json does not exist"),
         ("--split dev", "--split dev selects from a BEIR folder"),
         ("--max_queries 5", "max_queries=5 at least 20"),
+        ("--lookahead 3 --query_ngrams no", "lookahead=3 scores passages by the words of the query"),
     ],
 )
 def test_wrong_options(dgr, dev, tmp_path, options, message):

@@ -66,6 +66,21 @@ def test_a_trial_is_the_search_with_these_settings(retriever, dev, scoring, sear
         np.testing.assert_allclose([score for _, score in found], ordinary[query_id].scores, rtol=1e-6)
 
 
+def test_a_search_that_looks_ahead_is_decoded_once(retriever, dev):
+    """Identifiers are weighed before the search, too, which is no decoding."""
+    queries = dict(list(dev[0].items())[:4])
+    ahead = GenerativeRetriever(
+        retriever.model, retriever.identifiers, retriever.index, settings=replace(SMALL, lookahead=9.0)
+    )
+    decoded, plain = _decode(ahead, queries, 3), _decode(retriever, queries, 3)
+    ordinary = ahead.rank(queries, 5)
+    engine = SearchEngine(ahead._parts)
+    for query_id in queries:
+        found = _rank(engine, decoded[query_id], 5)
+        assert [id for id, _ in found] == list(ordinary[query_id].passage_ids)
+    assert any(decoded[query_id].unpack() != plain[query_id].unpack() for query_id in queries)
+
+
 def test_what_is_reported_is_what_searches_give(retriever, dev):
     queries, qrels = dev
     grid = {"exponent": (1.0, 3.0), "unigrams": (0, 50), "smoothing": (0.5,)}
