@@ -97,8 +97,8 @@ def search_views(
     scores = decoder.scores
     if look_ahead is not None:
         first = {
-            search.view: search.read_first(of_view)
-            for search, of_view in zip(searches, scores.split(len(queries)), strict=True)
+            search.view: search.read_first(scores[number * len(queries) : (number + 1) * len(queries)])
+            for number, search in enumerate(searches)
         }
         outlook = look_ahead(first)
         for search in searches:
