@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     from dgr_trainer.runs.rankings import Rankings
 
-_FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+_FORMAT_VERSION = 2  # 2: which identifiers are unigrams.
 META = "candidates.json"
 """The file that every folder of candidates holds."""
 _ROWS_PER_BATCH = 512
@@ -46,6 +49,7 @@ _COLUMNS = {
     "lengths": pa.list_(pa.int32()),
     "counts": pa.list_(pa.int64()),
     "credits": pa.list_(pa.float32()),
+    "unigrams": pa.list_(pa.bool_()),
     "tokens": pa.list_(pa.int32()),  # One per token.
 }
 ROW_SCHEMA = pa.schema(_COLUMNS)
@@ -70,12 +74,15 @@ class MatchedIdentifier:
         ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
         count (`int`): Occurrences in the corpus.
         score (`float`): See the table.
+        unigram (`bool`, defaults to `False`): Whether it is a single token beside the identifiers, whose weight is its
+            log-odds without the exponent (`SearchSettings.unigrams`).
     """
 
     view: str
     ids: tuple[int, ...]
     count: int
     score: float
+    unigram: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,20 +248,29 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             )
         with input_errors(f"{meta_path} is damaged", ValueError):
             meta = json.loads(meta_path.read_text(encoding="utf-8"))
-        if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
+        version = meta.get("format_version")
+        if version not in (1, _FORMAT_VERSION) or meta.get("views") != list(VIEWS):
             raise DGRValueError(
-                f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
-                f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
+                f"{path} has format version {version} and views {meta.get('views')}; this version of dgr-trainer reads "
+                f"versions up to {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
         with input_errors(f"The candidates at {path} are damaged", Exception):
             dataset = load_from_disk(str(path / "dataset"))
+            if version == 1:
+                dataset = _with_unigrams(dataset)
+                logger.warning(
+                    "The candidates at %s do not say which identifiers are unigrams, so training weighs these like "
+                    "longer identifiers and a search does not. Make the candidates again.",
+                    path,
+                )
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write JSON Lines for other programs to read.
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`. Every other line has `query_id` and
-        `candidates`, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
+        `candidates`, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`, `unigram`), best
+        first.
 
         Args:
             path (`str` or `os.PathLike`): The file, which appears only when it is complete. It is compressed if its
@@ -381,11 +397,23 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             raise DGRKeyError(f"Query {query_id!r} has no candidates.")
         table = self.dataset[self._rows[query_id]]
         row = {name: table.column(name)[0].values for name in _COLUMNS if name != "query_id"}
-        arrays: dict[str, Any] = {name: values.to_numpy() for name, values in row.items() if name != "passage_ids"}
+        numbers = {name: values for name, values in row.items() if name != "passage_ids"}
+        arrays: dict[str, Any] = {
+            name: values.to_numpy(zero_copy_only=name != "unigrams") for name, values in numbers.items()
+        }
         arrays["passage_ids"] = row["passage_ids"].to_pylist()
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
         arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
         return arrays
+
+
+def _with_unigrams(dataset: Dataset) -> Dataset:
+    """Rows of the first format version with the column that it lacks: no identifier is known to be a unigram."""
+    table = dataset.data.table.combine_chunks()
+    lengths = table.column("lengths").combine_chunks()
+    values = pa.array(np.zeros(len(lengths.values), dtype=bool))
+    none = pa.ListArray.from_arrays(lengths.offsets, values)
+    return _as_dataset(table.append_column("unigrams", none).select(list(_COLUMNS)).cast(ROW_SCHEMA))
 
 
 def _as_dataset(table: pa.Table) -> Dataset:
@@ -422,6 +450,7 @@ class IdentifierColumns(NamedTuple):
         lengths (`np.ndarray` of int32): Numbers of tokens.
         counts (`np.ndarray` of int64): Occurrences in the corpus.
         credits (`np.ndarray` of float32): Their scores.
+        unigrams (`np.ndarray` of bool): Which are unigrams.
         tokens (`np.ndarray` of int32): The tokens of all, one after the other.
     """
 
@@ -429,6 +458,7 @@ class IdentifierColumns(NamedTuple):
     lengths: np.ndarray
     counts: np.ndarray
     credits: np.ndarray
+    unigrams: np.ndarray
     tokens: np.ndarray
 
 
@@ -442,6 +472,7 @@ def identifier_columns(identifiers: Sequence[MatchedIdentifier]) -> IdentifierCo
         np.array([len(identifier.ids) for identifier in identifiers], dtype=np.int32),
         np.array([identifier.count for identifier in identifiers], dtype=np.int64),
         np.array([identifier.score for identifier in identifiers], dtype=np.float32),
+        np.array([identifier.unigram for identifier in identifiers], dtype=bool),
         np.array([token for identifier in identifiers for token in identifier.ids], dtype=np.int32),
     )
 
@@ -501,7 +532,13 @@ def row_of(
 
 def _candidate(fields: Mapping[str, Any]) -> Candidate:
     identifiers = tuple(
-        MatchedIdentifier(each["view"], tuple(map(int, each["ids"])), int(each["count"]), float(each["score"]))
+        MatchedIdentifier(
+            each["view"],
+            tuple(map(int, each["ids"])),
+            int(each["count"]),
+            float(each["score"]),
+            bool(each.get("unigram", False)),
+        )
         for each in fields["identifiers"]
     )
     return Candidate(fields["passage_id"], float(fields["score"]), identifiers)
@@ -516,12 +553,14 @@ def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) 
     views = row["views"][start:end].tolist()
     counts = row["counts"][start:end].tolist()
     scores = row["credits"][start:end].tolist()
+    unigrams = row["unigrams"][start:end].tolist()
     identifiers = tuple(
         MatchedIdentifier(
             VIEWS[views[i]],
             tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
             counts[i],
             scores[i],
+            unigrams[i],
         )
         for i in range(end - start)
     )

@@ -87,11 +87,11 @@ def identifier_weights(
     corpus_tokens: int,
     settings: ScoringSettings,
     is_pseudo_query: torch.Tensor | None = None,
-    exponent: float | None = None,
+    is_unigram: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the weight of each identifier.
 
-    w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
+    w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma); alpha is 1 for unigrams.
 
     Args:
         log_likelihoods (`torch.Tensor`, any shape, floating): l(i|q), natural logarithm, at most 0.
@@ -99,7 +99,8 @@ def identifier_weights(
         corpus_tokens (`int`): N, all tokens of the corpus, separators included.
         settings ([`ScoringSettings`]): Smoothing sigma, exponent alpha, pseudo-query bonus.
         is_pseudo_query (`torch.Tensor`, same shape, bool, *optional*): Where the pseudo-query bonus applies.
-        exponent (`float`, *optional*): Used instead of `settings.exponent`, as for single tokens in a search.
+        is_unigram (`torch.Tensor`, same shape, bool, *optional*): Single tokens beside the identifiers, which have no
+            exponent.
 
     Returns:
         `torch.Tensor` (same shape, float32, or float64 for float64 input): Weights, differentiable in
@@ -115,9 +116,10 @@ def identifier_weights(
         likelihoods = torch.where(is_pseudo_query, boosted, likelihoods)
     prior = torch.log((counts.to(dtype) + settings.smoothing) / (corpus_tokens + settings.smoothing))
     odds = _logit_of_log(likelihoods) - _logit_of_log(prior)
-    power = settings.exponent if exponent is None else exponent
     positive = odds.clamp(min=0.0)
-    weights = positive if power == 1.0 else positive**power
+    weights = positive if settings.exponent == 1.0 else positive**settings.exponent
+    if is_unigram is not None:
+        weights = torch.where(is_unigram, positive, weights)
     return torch.where(counts > 0, weights, torch.zeros_like(weights))
 
 

@@ -68,11 +68,10 @@ def test_pseudo_query_bonus():
     assert none.tolist() == pytest.approx([by_hand(x, 1, 10**6) for x in (-20.0, -5.0, -0.5)])
 
 
-def test_exponent_can_be_replaced():
-    weight = identifier_weights(
-        torch.tensor([-1.0]).double(), torch.tensor([1]), 10**6, ScoringSettings(), exponent=1.0
-    )
-    assert weight.item() == pytest.approx(by_hand(-1.0, 1, 10**6, exponent=1.0))
+def test_unigrams_have_no_exponent():
+    likelihoods, is_unigram = torch.tensor([-1.0, -1.0]).double(), torch.tensor([True, False])
+    weights = identifier_weights(likelihoods, torch.tensor([1, 1]), 10**6, ScoringSettings(), is_unigram=is_unigram)
+    assert weights.tolist() == pytest.approx([by_hand(-1.0, 1, 10**6, exponent=1.0), by_hand(-1.0, 1, 10**6)])
 
 
 def test_log_likelihood_kind_leaves_scores_as_they_are():

@@ -148,7 +148,10 @@ def add_unigrams(
     legal = scores > -torch.inf
     scores, best = scores[legal], tokens[legal].numpy()
     counts = torch.from_numpy(np.asarray(index.token_counts[best], dtype=np.int64))
-    unigram_weights[best] = identifier_weights(scores, counts, index.num_tokens, scoring, exponent=1.0).numpy()
+    is_unigram = torch.ones_like(counts, dtype=torch.bool)
+    unigram_weights[best] = identifier_weights(
+        scores, counts, index.num_tokens, scoring, is_unigram=is_unigram
+    ).numpy()
     already_identifiers = [
         identifier.ids[0] for identifier in weighted if identifier.view == "substring" and len(identifier.ids) == 1
     ]
@@ -156,7 +159,7 @@ def add_unigrams(
     order = np.lexsort((np.arange(len(unigram_weights)), -unigram_weights))[: len(weighted)]
     chosen = order[unigram_weights[order] > 0]
     added = [
-        MatchedIdentifier("substring", (token,), count, float(unigram_weights[token]))
+        MatchedIdentifier("substring", (token,), count, float(unigram_weights[token]), unigram=True)
         for token, count in zip(chosen.tolist(), index.token_counts[chosen].tolist(), strict=True)
     ]
     return QueryIdentifiers(weighted + added, unigram_weights)

@@ -13,15 +13,17 @@ class QueryTable:
     def __init__(self) -> None:
         self.slots: dict[tuple[str, tuple[int, ...]], int] = {}
         self.counts: list[int] = []
+        self.unigrams: list[bool] = []
         self.passages: list[list[int]] = []
         self.factors: list[list[float]] = []
         self.weights: dict[int, float] = {}
 
-    def slot(self, view: str, ids: tuple[int, ...], count: int) -> int:
+    def slot(self, view: str, ids: tuple[int, ...], count: int, unigram: bool = False) -> int:
         """Number of an identifier. An identifier that several passages share has one number and is scored once."""
         number = self.slots.setdefault((view, ids), len(self.slots))
         if number == len(self.counts):
             self.counts.append(count)
+            self.unigrams.append(unigram)
         return number
 
 
@@ -29,16 +31,18 @@ def identifier_arrays(tables: Sequence[QueryTable]) -> dict[str, np.ndarray]:
     """Counts, kinds and generation weights of the identifiers of each query, `(B, K)`."""
     shape = (len(tables), max([1, *(len(table.slots) for table in tables)]))
     counts = np.zeros(shape, np.int64)
-    is_pseudo_query = np.zeros(shape, bool)
+    is_pseudo_query, is_unigram = np.zeros(shape, bool), np.zeros(shape, bool)
     weights = np.zeros(shape, np.float32)
     for b, table in enumerate(tables):
         counts[b, : len(table.counts)] = table.counts
         is_pseudo_query[b, : len(table.slots)] = [view == "pseudo_query" for view, _ in table.slots]
+        is_unigram[b, : len(table.unigrams)] = table.unigrams
         for slot, weight in table.weights.items():
             weights[b, slot] = weight
     return {
         "identifier_counts": counts,
         "identifier_is_pseudo_query": is_pseudo_query,
+        "identifier_is_unigram": is_unigram,
         "generation_weights": weights,
     }
 

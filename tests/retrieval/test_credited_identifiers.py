@@ -18,6 +18,7 @@ matched = st.builds(
     st.lists(st.integers(0, TOKENS - 1), min_size=1, max_size=4).map(tuple),
     st.integers(0, 2**40),
     scores,
+    st.booleans(),
 )
 
 
@@ -47,7 +48,7 @@ def test_columns_are_those_of_the_objects(made):
         lazy.append(CreditedIdentifiers(table, np.array(numbers, np.int64), np.array(credits, np.float64)))
         objects.append(
             tuple(
-                MatchedIdentifier("substring", (-1 - number,), 7 * (-1 - number), credit)
+                MatchedIdentifier("substring", (-1 - number,), 7 * (-1 - number), credit, unigram=True)
                 if number < 0
                 else replace(table.identifiers[number], score=credit)
                 for number, credit in passage
