@@ -27,6 +27,7 @@ from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.lines import line_location
 from dgr_trainer.files.records import json_records
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 2  # 2: which identifiers are unigrams.
+_FORMAT_VERSION = 2  # 2: where identifiers come from.
 META = "candidates.json"
 """The file that every folder of candidates holds."""
 _ROWS_PER_BATCH = 512
@@ -49,11 +50,12 @@ _COLUMNS = {
     "lengths": pa.list_(pa.int32()),
     "counts": pa.list_(pa.int64()),
     "credits": pa.list_(pa.float32()),
-    "unigrams": pa.list_(pa.bool_()),
+    "origins": pa.list_(pa.int8()),  # Position in `ORIGINS`.
     "tokens": pa.list_(pa.int32()),  # One per token.
 }
 ROW_SCHEMA = pa.schema(_COLUMNS)
 _VIEW_NUMBERS = {view: number for number, view in enumerate(VIEWS)}
+_ORIGIN_NUMBERS = {origin: number for number, origin in enumerate(ORIGINS)}
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,15 @@ class MatchedIdentifier:
         ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
         count (`int`): Occurrences in the corpus.
         score (`float`): See the table.
-        unigram (`bool`, defaults to `False`): Whether it is a single token beside the identifiers, whose weight is its
-            log-odds without the exponent (`SearchSettings.unigrams`).
+        origin (`str`, defaults to `"generated"`): Where it comes from: `"generated"` by the beam search, from the
+            `"query"` itself (also if it was generated), or a `"unigram"`, a single token beside the identifiers.
     """
 
     view: str
     ids: tuple[int, ...]
     count: int
     score: float
-    unigram: bool = False
+    origin: str = "generated"
 
 
 @dataclass(frozen=True)
@@ -251,16 +253,16 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         version = meta.get("format_version")
         if version not in (1, _FORMAT_VERSION) or meta.get("views") != list(VIEWS):
             raise DGRValueError(
-                f"{path} has format version {version} and views {meta.get('views')}; this version of dgr-trainer reads "
-                f"versions up to {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
+                f"{path} has format version {version} and views {meta.get('views')}; this version of dgr-trainer "
+                f"reads versions up to {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
         with input_errors(f"The candidates at {path} are damaged", Exception):
             dataset = load_from_disk(str(path / "dataset"))
             if version == 1:
-                dataset = _with_unigrams(dataset)
+                dataset = _with_origins(dataset)
                 logger.warning(
-                    "The candidates at %s do not say which identifiers are unigrams, so training weighs these like "
-                    "longer identifiers and a search does not. Make the candidates again.",
+                    "The candidates at %s do not say which identifiers are unigrams or words of the query, so "
+                    "training weighs these like all others and a search does not. Make the candidates again.",
                     path,
                 )
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
@@ -269,8 +271,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         """Write JSON Lines for other programs to read.
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`. Every other line has `query_id` and
-        `candidates`, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`, `unigram`), best
-        first.
+        `candidates`, best first, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`,
+        `origin`).
 
         Args:
             path (`str` or `os.PathLike`): The file, which appears only when it is complete. It is compressed if its
@@ -397,23 +399,20 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             raise DGRKeyError(f"Query {query_id!r} has no candidates.")
         table = self.dataset[self._rows[query_id]]
         row = {name: table.column(name)[0].values for name in _COLUMNS if name != "query_id"}
-        numbers = {name: values for name, values in row.items() if name != "passage_ids"}
-        arrays: dict[str, Any] = {
-            name: values.to_numpy(zero_copy_only=name != "unigrams") for name, values in numbers.items()
-        }
+        arrays: dict[str, Any] = {name: values.to_numpy() for name, values in row.items() if name != "passage_ids"}
         arrays["passage_ids"] = row["passage_ids"].to_pylist()
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
         arrays["token_starts"] = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
         return arrays
 
 
-def _with_unigrams(dataset: Dataset) -> Dataset:
-    """Rows of the first format version with the column that it lacks: no identifier is known to be a unigram."""
+def _with_origins(dataset: Dataset) -> Dataset:
+    """Rows of the first format version with the column that it lacks: all identifiers are taken for generated."""
     table = dataset.data.table.combine_chunks()
     lengths = table.column("lengths").combine_chunks()
-    values = pa.array(np.zeros(len(lengths.values), dtype=bool))
+    values = pa.array(np.zeros(len(lengths.values), dtype=np.int8))
     none = pa.ListArray.from_arrays(lengths.offsets, values)
-    return _as_dataset(table.append_column("unigrams", none).select(list(_COLUMNS)).cast(ROW_SCHEMA))
+    return _as_dataset(table.append_column("origins", none).select(list(_COLUMNS)).cast(ROW_SCHEMA))
 
 
 def _as_dataset(table: pa.Table) -> Dataset:
@@ -450,7 +449,7 @@ class IdentifierColumns(NamedTuple):
         lengths (`np.ndarray` of int32): Numbers of tokens.
         counts (`np.ndarray` of int64): Occurrences in the corpus.
         credits (`np.ndarray` of float32): Their scores.
-        unigrams (`np.ndarray` of bool): Which are unigrams.
+        origins (`np.ndarray` of int8): Positions of their origins in `ORIGINS`.
         tokens (`np.ndarray` of int32): The tokens of all, one after the other.
     """
 
@@ -458,7 +457,7 @@ class IdentifierColumns(NamedTuple):
     lengths: np.ndarray
     counts: np.ndarray
     credits: np.ndarray
-    unigrams: np.ndarray
+    origins: np.ndarray
     tokens: np.ndarray
 
 
@@ -472,7 +471,7 @@ def identifier_columns(identifiers: Sequence[MatchedIdentifier]) -> IdentifierCo
         np.array([len(identifier.ids) for identifier in identifiers], dtype=np.int32),
         np.array([identifier.count for identifier in identifiers], dtype=np.int64),
         np.array([identifier.score for identifier in identifiers], dtype=np.float32),
-        np.array([identifier.unigram for identifier in identifiers], dtype=bool),
+        np.array([_ORIGIN_NUMBERS[identifier.origin] for identifier in identifiers], dtype=np.int8),
         np.array([token for identifier in identifiers for token in identifier.ids], dtype=np.int32),
     )
 
@@ -530,6 +529,12 @@ def row_of(
     return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
+def _origin(name: str) -> str:
+    if name not in ORIGINS:
+        raise TypeError(f"origin {name!r} is none of {', '.join(ORIGINS)}")
+    return name
+
+
 def _candidate(fields: Mapping[str, Any]) -> Candidate:
     identifiers = tuple(
         MatchedIdentifier(
@@ -537,7 +542,7 @@ def _candidate(fields: Mapping[str, Any]) -> Candidate:
             tuple(map(int, each["ids"])),
             int(each["count"]),
             float(each["score"]),
-            bool(each.get("unigram", False)),
+            _origin(each.get("origin", ORIGINS[0])),
         )
         for each in fields["identifiers"]
     )
@@ -553,14 +558,14 @@ def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) 
     views = row["views"][start:end].tolist()
     counts = row["counts"][start:end].tolist()
     scores = row["credits"][start:end].tolist()
-    unigrams = row["unigrams"][start:end].tolist()
+    origins = row["origins"][start:end].tolist()
     identifiers = tuple(
         MatchedIdentifier(
             VIEWS[views[i]],
             tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
             counts[i],
             scores[i],
-            unigrams[i],
+            ORIGINS[origins[i]],
         )
         for i in range(end - start)
     )

@@ -14,9 +14,10 @@ from typing import overload
 import numpy as np
 
 from dgr_trainer.candidates import IdentifierColumns, MatchedIdentifier, identifier_columns
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.identifiers import VIEWS
 
-_SUBSTRING = VIEWS.index("substring")
+_SUBSTRING, _UNIGRAM = VIEWS.index("substring"), ORIGINS.index("unigram")
 
 
 class CreditedTable:
@@ -39,7 +40,7 @@ class CreditedTable:
         """The identifier of a number, with what it added to a score."""
         if number < 0:
             token = -1 - number
-            return MatchedIdentifier("substring", (token,), int(self.token_counts[token]), credit, unigram=True)
+            return MatchedIdentifier("substring", (token,), int(self.token_counts[token]), credit, "unigram")
         identifier = self.identifiers[number]
         return replace(identifier, score=credit)
 
@@ -49,13 +50,13 @@ class CreditedTable:
         single = numbers < 0
         tokens = np.where(single, -1 - numbers, 0)
         rows = np.where(single, 0, numbers)
-        columns = every.views, every.lengths, every.counts, every.unigrams
+        columns = every.views, every.lengths, every.counts, every.origins
         if len(self.identifiers):
-            views, lengths, counts, unigrams = (column[rows] for column in columns)
+            views, lengths, counts, origins = (column[rows] for column in columns)
         else:  # Single tokens alone.
-            views, lengths, counts, unigrams = (np.zeros(len(rows), column.dtype) for column in columns)
+            views, lengths, counts, origins = (np.zeros(len(rows), column.dtype) for column in columns)
         views[single], lengths[single], counts[single] = _SUBSTRING, 1, self.token_counts[tokens[single]]
-        unigrams[single] = True
+        origins[single] = _UNIGRAM
         starts = np.concatenate([[0], np.cumsum(every.lengths, dtype=np.int64)])[rows]
         ends = np.cumsum(lengths, dtype=np.int64)
         within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
@@ -64,7 +65,7 @@ class CreditedTable:
         values = np.empty(len(places), dtype=every.tokens.dtype)
         values[of_single] = tokens[single]
         values[~of_single] = every.tokens[places[~of_single]]
-        return IdentifierColumns(views, lengths, counts, np.asarray(credits, dtype=np.float32), unigrams, values)
+        return IdentifierColumns(views, lengths, counts, np.asarray(credits, dtype=np.float32), origins, values)
 
 
 class CreditedIdentifiers(Sequence[MatchedIdentifier]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,13 @@ from dgr_trainer.retrieval.own_texts import own_texts
 from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
-from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, add_unigrams, query_ngrams, weigh_identifiers
+from dgr_trainer.retrieval.query_identifiers import (
+    QueryIdentifiers,
+    add_unigrams,
+    mark_words_of_query,
+    query_ngrams,
+    weigh_identifiers,
+)
 from dgr_trainer.retrieval.storage import RetrieverParts
 from dgr_trainer.student.generation_mode import generation_mode
 from dgr_trainer.student.likelihoods import score_identifiers
@@ -211,11 +217,16 @@ class SearchEngine:
                 for number in range(len(texts))
             ]
             additional = [
-                _without(known, self._additional_identifiers(query, positions, of_query))
-                for query, positions, known, of_query in zip(
-                    texts, [included[number] for number in with_words], generated, indexes, strict=True
+                self._additional_identifiers(query, positions, of_query)
+                for query, positions, of_query in zip(
+                    texts, [included[number] for number in with_words], indexes, strict=True
                 )
             ]
+            if self.scoring.kind == "log_odds":
+                generated = [
+                    mark_words_of_query(found, words) for found, words in zip(generated, additional, strict=True)
+                ]
+            additional = [_without(known, more) for known, more in zip(generated, additional, strict=True)]
             scored = self._score(model, texts, additional)
         for number, identifiers in enumerate(generated):
             first_scores = searches["substring"].first_scores[number] if "substring" in searches else None
@@ -293,10 +304,7 @@ class SearchEngine:
         prompts = self.identifiers.encode_prompts(queries, view)
         ids = [[identifier.ids for identifier in identifiers] for identifiers in unscored]
         return [
-            [
-                MatchedIdentifier(identifier.view, identifier.ids, identifier.count, score)
-                for identifier, score in zip(identifiers, scores, strict=True)
-            ]
+            [replace(identifier, score=score) for identifier, score in zip(identifiers, scores, strict=True)]
             for identifiers, scores in zip(unscored, score_identifiers(model, prompts, ids), strict=True)
         ]
 

@@ -122,7 +122,7 @@ def passage_scores(
         corpus_tokens,
         settings,
         batch["identifier_is_pseudo_query"],
-        batch["identifier_is_unigram"],
+        batch["identifier_origins"],
     )
     slots = batch["passage_identifiers"]
     passage_weights = weights.gather(1, slots.clamp(min=0).flatten(1)).view(slots.shape)

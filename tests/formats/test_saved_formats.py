@@ -124,12 +124,14 @@ def test_retriever(saved, today):
 
 
 def test_candidates_of_the_first_version(tmp_path, caplog):
-    """They do not say what is a unigram."""
+    """They do not say where identifiers come from."""
     shutil.copytree(COMMITTED.parent / "candidates-1", tmp_path / "candidates")
     candidates = Candidates.load_from_disk(tmp_path / "candidates")
-    assert "do not say which identifiers are unigrams" in caplog.text
+    assert "do not say which identifiers are unigrams or words of the query" in caplog.text
     expected = {
-        query_id: [replace(one, identifiers=tuple(replace(i, unigram=False) for i in one.identifiers)) for one in found]
+        query_id: [
+            replace(one, identifiers=tuple(replace(i, origin="generated") for i in one.identifiers)) for one in found
+        ]
         for query_id, found in CANDIDATES.items()
     }
     assert {query_id: list(candidates[query_id]) for query_id in candidates} == expected
