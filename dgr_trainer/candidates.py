@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from dgr_trainer.files.atomic import atomic_folder, read_folder
 from dgr_trainer.files.compression import atomic_text, undamaged
 from dgr_trainer.files.lines import line_location
 from dgr_trainer.files.records import json_records
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.identifiers import VIEWS
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
     from dgr_trainer.runs.rankings import Rankings
 
-_FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+_FORMAT_VERSION = 2  # 2: where identifiers come from.
 META = "candidates.json"
 """The file that every folder of candidates holds."""
 _ROWS_PER_BATCH = 512
@@ -46,10 +50,12 @@ _COLUMNS = {
     "lengths": pa.list_(pa.int32()),
     "counts": pa.list_(pa.int64()),
     "credits": pa.list_(pa.float32()),
+    "origins": pa.list_(pa.int8()),  # Position in `ORIGINS`.
     "tokens": pa.list_(pa.int32()),  # One per token.
 }
 ROW_SCHEMA = pa.schema(_COLUMNS)
 _VIEW_NUMBERS = {view: number for number, view in enumerate(VIEWS)}
+_ORIGIN_NUMBERS = {origin: number for number, origin in enumerate(ORIGINS)}
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,15 @@ class MatchedIdentifier:
         ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
         count (`int`): Occurrences in the corpus.
         score (`float`): See the table.
+        origin (`str`, defaults to `"generated"`): Where it comes from: `"generated"` by the beam search, from the
+            `"query"` itself (also if it was generated), or a `"unigram"`, a single token beside the identifiers.
     """
 
     view: str
     ids: tuple[int, ...]
     count: int
     score: float
+    origin: str = "generated"
 
 
 @dataclass(frozen=True)
@@ -241,20 +250,29 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
             )
         with input_errors(f"{meta_path} is damaged", ValueError):
             meta = json.loads(meta_path.read_text(encoding="utf-8"))
-        if meta.get("format_version") != _FORMAT_VERSION or meta.get("views") != list(VIEWS):
+        version = meta.get("format_version")
+        if version not in (1, _FORMAT_VERSION) or meta.get("views") != list(VIEWS):
             raise DGRValueError(
-                f"{path} has format version {meta.get('format_version')} and views {meta.get('views')}; this version "
-                f"of dgr-trainer reads version {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
+                f"{path} has format version {version} and views {meta.get('views')}; this version of dgr-trainer "
+                f"reads versions up to {_FORMAT_VERSION} with {list(VIEWS)}. Make the candidates again."
             )
         with input_errors(f"The candidates at {path} are damaged", Exception):
             dataset = load_from_disk(str(path / "dataset"))
+            if version == 1:
+                dataset = _with_origins(dataset)
+                logger.warning(
+                    "The candidates at %s do not say which identifiers are unigrams or words of the query, so "
+                    "training weighs these like all others and a search does not. Make the candidates again.",
+                    path,
+                )
         return cls(dataset, corpus_tokens=meta["corpus_tokens"], tokenizer_fingerprint=meta["tokenizer_fingerprint"])
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write JSON Lines for other programs to read.
 
         The first line has `corpus_tokens` and `tokenizer_fingerprint`. Every other line has `query_id` and
-        `candidates`, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`), best first.
+        `candidates`, best first, a list of `passage_id`, `score` and `identifiers` (`view`, `ids`, `count`, `score`,
+        `origin`).
 
         Args:
             path (`str` or `os.PathLike`): The file, which appears only when it is complete. It is compressed if its
@@ -388,6 +406,15 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         return arrays
 
 
+def _with_origins(dataset: Dataset) -> Dataset:
+    """Rows of the first format version with the column that it lacks: all identifiers are taken for generated."""
+    table = dataset.data.table.combine_chunks()
+    lengths = table.column("lengths").combine_chunks()
+    values = pa.array(np.zeros(len(lengths.values), dtype=np.int8))
+    none = pa.ListArray.from_arrays(lengths.offsets, values)
+    return _as_dataset(table.append_column("origins", none).select(list(_COLUMNS)).cast(ROW_SCHEMA))
+
+
 def _as_dataset(table: pa.Table) -> Dataset:
     """A dataset that is named by its content, so that the same candidates are the same files.
 
@@ -422,6 +449,7 @@ class IdentifierColumns(NamedTuple):
         lengths (`np.ndarray` of int32): Numbers of tokens.
         counts (`np.ndarray` of int64): Occurrences in the corpus.
         credits (`np.ndarray` of float32): Their scores.
+        origins (`np.ndarray` of int8): Positions of their origins in `ORIGINS`.
         tokens (`np.ndarray` of int32): The tokens of all, one after the other.
     """
 
@@ -429,6 +457,7 @@ class IdentifierColumns(NamedTuple):
     lengths: np.ndarray
     counts: np.ndarray
     credits: np.ndarray
+    origins: np.ndarray
     tokens: np.ndarray
 
 
@@ -442,6 +471,7 @@ def identifier_columns(identifiers: Sequence[MatchedIdentifier]) -> IdentifierCo
         np.array([len(identifier.ids) for identifier in identifiers], dtype=np.int32),
         np.array([identifier.count for identifier in identifiers], dtype=np.int64),
         np.array([identifier.score for identifier in identifiers], dtype=np.float32),
+        np.array([_ORIGIN_NUMBERS[identifier.origin] for identifier in identifiers], dtype=np.int8),
         np.array([token for identifier in identifiers for token in identifier.ids], dtype=np.int32),
     )
 
@@ -499,9 +529,21 @@ def row_of(
     return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
+def _origin(name: str) -> str:
+    if name not in ORIGINS:
+        raise TypeError(f"origin {name!r} is none of {', '.join(ORIGINS)}")
+    return name
+
+
 def _candidate(fields: Mapping[str, Any]) -> Candidate:
     identifiers = tuple(
-        MatchedIdentifier(each["view"], tuple(map(int, each["ids"])), int(each["count"]), float(each["score"]))
+        MatchedIdentifier(
+            each["view"],
+            tuple(map(int, each["ids"])),
+            int(each["count"]),
+            float(each["score"]),
+            _origin(each.get("origin", ORIGINS[0])),
+        )
         for each in fields["identifiers"]
     )
     return Candidate(fields["passage_id"], float(fields["score"]), identifiers)
@@ -516,12 +558,14 @@ def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) 
     views = row["views"][start:end].tolist()
     counts = row["counts"][start:end].tolist()
     scores = row["credits"][start:end].tolist()
+    origins = row["origins"][start:end].tolist()
     identifiers = tuple(
         MatchedIdentifier(
             VIEWS[views[i]],
             tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
             counts[i],
             scores[i],
+            ORIGINS[origins[i]],
         )
         for i in range(end - start)
     )

@@ -15,6 +15,9 @@ import torch
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.identifiers.settings import check_names
 
+ORIGINS = ("generated", "query", "unigram")
+"""Where an identifier comes from: the beam search; words of the query itself, also if the beam search finds them; the
+most probable single tokens, which score what no identifier takes."""
 _KINDS = ("log_odds", "log_likelihood")
 # Upper bound of log-probabilities: the log-odds of probability one are infinite.
 _MAX_LOG_PROBABILITY = -1e-6
@@ -36,6 +39,9 @@ class ScoringSettings:
         pseudo_query_bonus (`float`, defaults to 14.0):
             Added to the log-likelihood of pseudo-queries, which is low because they are long; the sum is at most -1.
             MINDER's constant.
+        query_weight (`float`, defaults to 1.0):
+            Multiplies the weight of substrings all of whose tokens are in the query. The other ones are what the
+            student makes of the query: the less it is to be trusted, the more the query's own words should count.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -58,6 +64,9 @@ class ScoringSettings:
     pseudo_query_bonus: float = field(
         default=14.0, metadata={"help": "Added to the log-likelihood of pseudo-queries."}
     )
+    query_weight: float = field(
+        default=1.0, metadata={"help": "Multiplies the weight of substrings that consist of the query's own tokens."}
+    )
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -67,8 +76,9 @@ class ScoringSettings:
         for name in ("smoothing", "exponent", "identifiers_per_passage"):
             if not getattr(self, name) > 0:
                 raise DGRValueError(f"{name}={getattr(self, name)} must be greater than 0.")
-        if self.pseudo_query_bonus < 0:
-            raise DGRValueError(f"pseudo_query_bonus={self.pseudo_query_bonus} must not be negative.")
+        for name in ("pseudo_query_bonus", "query_weight"):
+            if not getattr(self, name) >= 0:
+                raise DGRValueError(f"{name}={getattr(self, name)} must not be negative.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -87,11 +97,12 @@ def identifier_weights(
     corpus_tokens: int,
     settings: ScoringSettings,
     is_pseudo_query: torch.Tensor | None = None,
-    exponent: float | None = None,
+    origins: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the weight of each identifier.
 
-    w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma).
+    w = max(0, logit(e^l) - logit(pi))^alpha with pi = (count + sigma) / (N + sigma); alpha is 1 for unigrams. What
+    consists of the query's own words counts `settings.query_weight` times.
 
     Args:
         log_likelihoods (`torch.Tensor`, any shape, floating): l(i|q), natural logarithm, at most 0.
@@ -99,7 +110,8 @@ def identifier_weights(
         corpus_tokens (`int`): N, all tokens of the corpus, separators included.
         settings ([`ScoringSettings`]): Smoothing sigma, exponent alpha, pseudo-query bonus.
         is_pseudo_query (`torch.Tensor`, same shape, bool, *optional*): Where the pseudo-query bonus applies.
-        exponent (`float`, *optional*): Used instead of `settings.exponent`, as for single tokens in a search.
+        origins (`torch.Tensor`, same shape, integer, *optional*): Position of each one's origin in `ORIGINS`. By
+            default all are generated.
 
     Returns:
         `torch.Tensor` (same shape, float32, or float64 for float64 input): Weights, differentiable in
@@ -115,9 +127,12 @@ def identifier_weights(
         likelihoods = torch.where(is_pseudo_query, boosted, likelihoods)
     prior = torch.log((counts.to(dtype) + settings.smoothing) / (corpus_tokens + settings.smoothing))
     odds = _logit_of_log(likelihoods) - _logit_of_log(prior)
-    power = settings.exponent if exponent is None else exponent
     positive = odds.clamp(min=0.0)
-    weights = positive if power == 1.0 else positive**power
+    weights = positive if settings.exponent == 1.0 else positive**settings.exponent
+    if origins is not None:
+        weights = torch.where(origins == ORIGINS.index("unigram"), positive, weights)
+        if settings.query_weight != 1.0:
+            weights = torch.where(origins == ORIGINS.index("query"), settings.query_weight * weights, weights)
     return torch.where(counts > 0, weights, torch.zeros_like(weights))
 
 

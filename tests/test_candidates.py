@@ -58,7 +58,7 @@ def test_json_lines_come_back(candidates, tmp_path):
     assert lines[1]["candidates"][1] == {
         "passage_id": "a",
         "score": 1.5,
-        "identifiers": [{"view": "pseudo_query", "ids": [11, 12], "count": 2, "score": 1.5}],
+        "identifiers": [{"view": "pseudo_query", "ids": [11, 12], "count": 2, "score": 1.5, "origin": "generated"}],
     }
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress((tmp_path / "c.jsonl").read_bytes()))
     for name in ("c.jsonl", "c.jsonl.gz"):

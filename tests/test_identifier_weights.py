@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights, repetition_factors
+from dgr_trainer.identifier_weights import ORIGINS, ScoringSettings, identifier_weights, repetition_factors
 
 
 def by_hand(log_likelihood: float, count: int, tokens: int, exponent: float = 2.0) -> float:
@@ -68,11 +68,14 @@ def test_pseudo_query_bonus():
     assert none.tolist() == pytest.approx([by_hand(x, 1, 10**6) for x in (-20.0, -5.0, -0.5)])
 
 
-def test_exponent_can_be_replaced():
-    weight = identifier_weights(
-        torch.tensor([-1.0]).double(), torch.tensor([1]), 10**6, ScoringSettings(), exponent=1.0
-    )
-    assert weight.item() == pytest.approx(by_hand(-1.0, 1, 10**6, exponent=1.0))
+def test_unigrams_have_no_exponent_and_words_of_the_query_a_weight():
+    likelihoods, counts = torch.full((3,), -1.0).double(), torch.ones(3, dtype=torch.int64)
+    origins = torch.tensor([ORIGINS.index(origin) for origin in ("unigram", "query", "generated")])
+    single, whole = by_hand(-1.0, 1, 10**6, exponent=1.0), by_hand(-1.0, 1, 10**6)
+    for factor in (1.0, 2.5, 0.0):
+        settings = ScoringSettings(query_weight=factor)
+        weights = identifier_weights(likelihoods, counts, 10**6, settings, origins=origins)
+        assert weights.tolist() == pytest.approx([single, factor * whole, whole])
 
 
 def test_log_likelihood_kind_leaves_scores_as_they_are():

@@ -43,12 +43,13 @@ GRID: dict[str, tuple[Any, ...]] = {
     "smoothing": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
     "repetition": (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0),
     "pseudo_query_bonus": (0.0, 2.0, 5.0, 8.0, 11.0, 14.0),
+    "query_weight": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
     "unigrams": (0, 100, 500, 5000),
     "max_occurrences": (100, 500, 1500),
 }
 """The settings that are tried, by name, and their values. The values at hand are tried, too."""
 
-_OF_SCORING = ("smoothing", "exponent", "repetition", "pseudo_query_bonus")
+_OF_SCORING = ("smoothing", "exponent", "repetition", "pseudo_query_bonus", "query_weight")
 _OF_SEARCH = ("unigrams", "max_occurrences", "max_passages")
 
 
@@ -136,9 +137,9 @@ def tune_search(
         queries (`datasets.Dataset` with columns `query_id` and `query`, or `Mapping[str, str]`): Development queries.
         qrels (`Mapping[str, Mapping[str, int]]`): Their judgements; queries without relevant passages are left out.
         metric (`str`, defaults to `"ndcg@10"`): What is maximised, as in [`evaluate_run`].
-        grid (`Mapping[str, Sequence[Any]]`, *optional*): Values to try of `smoothing`, `exponent`, `repetition` and
-            `pseudo_query_bonus` (`ScoringSettings`), and of `unigrams`, `max_occurrences` and `max_passages`
-            (`SearchSettings`). By default those of `dgr_trainer.evaluation.tuning.GRID`.
+        grid (`Mapping[str, Sequence[Any]]`, *optional*): Values to try of `smoothing`, `exponent`, `repetition`,
+            `pseudo_query_bonus` and `query_weight` (`ScoringSettings`), and of `unigrams`, `max_occurrences` and
+            `max_passages` (`SearchSettings`). By default those of `dgr_trainer.evaluation.tuning.GRID`.
         beam_sizes (`Sequence[int]`, *optional*): Beam sizes to try, each of which decodes the queries anew. By default
             only that of the retriever.
         max_queries (`int`, *optional*, defaults to 400): Number of queries; of more, a random sample is taken.
@@ -270,12 +271,13 @@ class _Decoded(NamedTuple):
     """What the student generated for a query, packed: a few thousand identifiers.
 
     Attributes:
-        views (`list[str]`), counts, scores, lengths (`np.ndarray`): One entry per identifier.
+        views, origins (`list[str]`), counts, scores, lengths (`np.ndarray`): One entry per identifier.
         tokens (`np.ndarray` of int32): Their tokens, one after the other.
         first_scores (`torch.Tensor`, *optional*): Log-probabilities of the first token of a substring.
     """
 
     views: list[str]
+    origins: list[str]
     counts: np.ndarray
     scores: np.ndarray
     lengths: np.ndarray
@@ -286,6 +288,7 @@ class _Decoded(NamedTuple):
     def pack(cls, found: Sequence[MatchedIdentifier], first_scores: torch.Tensor | None) -> _Decoded:
         return cls(
             [identifier.view for identifier in found],
+            [identifier.origin for identifier in found],
             np.array([identifier.count for identifier in found], np.int64),
             np.array([identifier.score for identifier in found], np.float64),
             np.array([len(identifier.ids) for identifier in found], np.int64),
@@ -296,10 +299,12 @@ class _Decoded(NamedTuple):
     def unpack(self) -> list[MatchedIdentifier]:
         ends = np.cumsum(self.lengths).tolist()
         tokens = self.tokens.tolist()
-        columns = zip(self.views, self.counts.tolist(), self.scores.tolist(), [0, *ends], ends, strict=False)
+        columns = zip(
+            self.views, self.origins, self.counts.tolist(), self.scores.tolist(), [0, *ends], ends, strict=False
+        )
         return [
-            MatchedIdentifier(view, tuple(tokens[start:end]), count, score)
-            for view, count, score, start, end in columns
+            MatchedIdentifier(view, tuple(tokens[start:end]), count, score, origin)
+            for view, origin, count, score, start, end in columns
         ]
 
 

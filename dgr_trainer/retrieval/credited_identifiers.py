@@ -7,15 +7,17 @@ Python object for each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import overload
 
 import numpy as np
 
 from dgr_trainer.candidates import IdentifierColumns, MatchedIdentifier, identifier_columns
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.identifiers import VIEWS
 
-_SUBSTRING = VIEWS.index("substring")
+_SUBSTRING, _UNIGRAM = VIEWS.index("substring"), ORIGINS.index("unigram")
 
 
 class CreditedTable:
@@ -38,9 +40,9 @@ class CreditedTable:
         """The identifier of a number, with what it added to a score."""
         if number < 0:
             token = -1 - number
-            return MatchedIdentifier("substring", (token,), int(self.token_counts[token]), credit)
+            return MatchedIdentifier("substring", (token,), int(self.token_counts[token]), credit, "unigram")
         identifier = self.identifiers[number]
-        return MatchedIdentifier(identifier.view, identifier.ids, identifier.count, credit)
+        return replace(identifier, score=credit)
 
     def columns(self, numbers: np.ndarray, credits: np.ndarray) -> IdentifierColumns:
         """The identifiers of some numbers, in their order, with what they added to scores."""
@@ -48,11 +50,13 @@ class CreditedTable:
         single = numbers < 0
         tokens = np.where(single, -1 - numbers, 0)
         rows = np.where(single, 0, numbers)
+        columns = every.views, every.lengths, every.counts, every.origins
         if len(self.identifiers):
-            views, lengths, counts = every.views[rows], every.lengths[rows], every.counts[rows]
+            views, lengths, counts, origins = (column[rows] for column in columns)
         else:  # Single tokens alone.
-            views, lengths, counts = (np.zeros(len(rows), column.dtype) for column in every[:3])
+            views, lengths, counts, origins = (np.zeros(len(rows), column.dtype) for column in columns)
         views[single], lengths[single], counts[single] = _SUBSTRING, 1, self.token_counts[tokens[single]]
+        origins[single] = _UNIGRAM
         starts = np.concatenate([[0], np.cumsum(every.lengths, dtype=np.int64)])[rows]
         ends = np.cumsum(lengths, dtype=np.int64)
         within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
@@ -61,7 +65,7 @@ class CreditedTable:
         values = np.empty(len(places), dtype=every.tokens.dtype)
         values[of_single] = tokens[single]
         values[~of_single] = every.tokens[places[~of_single]]
-        return IdentifierColumns(views, lengths, counts, np.asarray(credits, dtype=np.float32), values)
+        return IdentifierColumns(views, lengths, counts, np.asarray(credits, dtype=np.float32), origins, values)
 
 
 class CreditedIdentifiers(Sequence[MatchedIdentifier]):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from dgr_trainer.candidates import MatchedIdentifier
-from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
+from dgr_trainer.identifier_weights import ORIGINS, ScoringSettings, identifier_weights
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.identifiers.words import is_unspaced, query_words
 from dgr_trainer.index import FMIndex
@@ -62,9 +63,27 @@ def query_ngrams(query: str, index: FMIndex, identifiers: Identifiers, max_words
         return []
     counts = index.counts(index.find_batch(patterns)).tolist()
     return [
-        MatchedIdentifier("substring", ids, count, 0.0)
+        MatchedIdentifier("substring", ids, count, 0.0, "query")
         for ids, count in zip(patterns, counts, strict=True)
         if count > 0
+    ]
+
+
+def mark_words_of_query(
+    found: Iterable[MatchedIdentifier], ngrams: Iterable[MatchedIdentifier]
+) -> list[MatchedIdentifier]:
+    """Generated identifiers; of those that are substrings of the query's own tokens, the origin is the query.
+
+    Args:
+        found (`Iterable[MatchedIdentifier]`): What the beam search generated.
+        ngrams (`Iterable[MatchedIdentifier]`): Words of the query (`query_ngrams`).
+    """
+    tokens = {token for ngram in ngrams for token in ngram.ids}
+    return [
+        replace(identifier, origin="query")
+        if identifier.view == "substring" and tokens.issuperset(identifier.ids)
+        else identifier
+        for identifier in found
     ]
 
 
@@ -114,9 +133,10 @@ def weigh_identifiers(
         index.num_tokens,
         scoring,
         is_pseudo_query=torch.tensor([view == "pseudo_query" for view, _ in distinct], dtype=torch.bool),
+        origins=torch.tensor([ORIGINS.index(identifier.origin) for identifier in distinct.values()]),
     )
     return [
-        MatchedIdentifier(identifier.view, identifier.ids, identifier.count, weight)
+        replace(identifier, score=weight)
         for identifier, weight in zip(distinct.values(), weights.tolist(), strict=True)
     ]
 
@@ -162,7 +182,9 @@ def add_unigrams(
     legal = scores > -torch.inf
     scores, best = scores[legal], tokens[legal].numpy()
     counts = torch.from_numpy(np.asarray(index.token_counts[best], dtype=np.int64))
-    unigram_weights[best] = identifier_weights(scores, counts, index.num_tokens, scoring, exponent=1.0).numpy()
+    origins = torch.full_like(counts, ORIGINS.index("unigram"))
+    weights = identifier_weights(scores, counts, index.num_tokens, scoring, origins=origins)
+    unigram_weights[best] = weights.numpy()
     already_identifiers = [
         identifier.ids[0] for identifier in weighted if identifier.view == "substring" and len(identifier.ids) == 1
     ]
@@ -170,7 +192,7 @@ def add_unigrams(
     order = np.lexsort((np.arange(len(unigram_weights)), -unigram_weights))[: len(weighted)]
     chosen = order[unigram_weights[order] > 0]
     added = [
-        MatchedIdentifier("substring", (token,), count, float(unigram_weights[token]))
+        MatchedIdentifier("substring", (token,), count, float(unigram_weights[token]), "unigram")
         for token, count in zip(chosen.tolist(), index.token_counts[chosen].tolist(), strict=True)
     ]
     return QueryIdentifiers(weighted + added, unigram_weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from dgr_trainer.retrieval.own_texts import own_texts
 from dgr_trainer.retrieval.passage_choice import PassageChoice
 from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, best_or_included, likeliest_passages
-from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, query_ngrams, weighed
+from dgr_trainer.retrieval.query_identifiers import QueryIdentifiers, mark_words_of_query, query_ngrams, weighed
 from dgr_trainer.retrieval.settings import check_lookahead
 from dgr_trainer.retrieval.storage import RetrieverParts
 from dgr_trainer.student.generation_mode import generation_mode
@@ -227,6 +227,10 @@ class SearchEngine:
                 [identifier for search in searches.values() for identifier in search.identifiers[number]]
                 for number in range(len(texts))
             ]
+            if self.scoring.kind == "log_odds":
+                generated = [
+                    mark_words_of_query(found, words) for found, words in zip(generated, additional, strict=True)
+                ]
             additional = [_without(known, more) for known, more in zip(generated, additional, strict=True)]
             if not self.settings.lookahead:
                 additional = self._score(model, texts, additional)
@@ -316,10 +320,7 @@ class SearchEngine:
         prompts = self.identifiers.encode_prompts(queries, view)
         ids = [[identifier.ids for identifier in identifiers] for identifiers in unscored]
         return [
-            [
-                MatchedIdentifier(identifier.view, identifier.ids, identifier.count, score)
-                for identifier, score in zip(identifiers, scores, strict=True)
-            ]
+            [replace(identifier, score=score) for identifier, score in zip(identifiers, scores, strict=True)]
             for identifiers, scores in zip(unscored, score_identifiers(model, prompts, ids), strict=True)
         ]
 

@@ -109,6 +109,7 @@ class DistillationCollator:
     | `label_prefixes`                  |           | of the identifier, and what the token follows       |
     | `identifier_counts`               | (B, K)    | occurrences in the corpus, 0 for padding            |
     | `identifier_is_pseudo_query`      | (B, K)    | where the bonus of pseudo-queries applies           |
+    | `identifier_origins`              | (B, K)    | where they come from, positions in `ORIGINS`        |
     | `generation_weights`              | (B, K)    | share in the generation loss; the sum of a row is 1 |
     | `passage_identifiers`             | (B, M, I) | the identifiers of each passage, -1 for padding     |
     | `passage_factors`                 | (B, M, I) | their repetition discount                           |
@@ -260,7 +261,7 @@ class DistillationCollator:
         for matched in self.source.matched(query_id, sampled.passage_ids, limit):
             tokens = [identifier.ids for identifier in matched]
             factors = repetition_factors(tokens, self.scoring.repetition) if discounted else [1.0] * len(tokens)
-            slots = [table.slot(identifier.view, identifier.ids, identifier.count) for identifier in matched]
+            slots = [table.slot(each.view, each.ids, each.count, each.origin) for each in matched]
             table.passages.append(slots)
             table.factors.append(factors)
         targets = self._targets(query_id, query, sampled, epoch)

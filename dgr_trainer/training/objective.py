@@ -117,7 +117,12 @@ def passage_scores(
         `torch.Tensor` of shape `(B, M)`, 0 where there is no passage.
     """
     weights = identifier_weights(
-        log_likelihoods, batch["identifier_counts"], corpus_tokens, settings, batch["identifier_is_pseudo_query"]
+        log_likelihoods,
+        batch["identifier_counts"],
+        corpus_tokens,
+        settings,
+        batch["identifier_is_pseudo_query"],
+        batch["identifier_origins"],
     )
     slots = batch["passage_identifiers"]
     passage_weights = weights.gather(1, slots.clamp(min=0).flatten(1)).view(slots.shape)

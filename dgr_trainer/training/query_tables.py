@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.training.sampling import TrainingList
 
 
@@ -13,15 +14,17 @@ class QueryTable:
     def __init__(self) -> None:
         self.slots: dict[tuple[str, tuple[int, ...]], int] = {}
         self.counts: list[int] = []
+        self.origins: list[int] = []
         self.passages: list[list[int]] = []
         self.factors: list[list[float]] = []
         self.weights: dict[int, float] = {}
 
-    def slot(self, view: str, ids: tuple[int, ...], count: int) -> int:
+    def slot(self, view: str, ids: tuple[int, ...], count: int, origin: str = "generated") -> int:
         """Number of an identifier. An identifier that several passages share has one number and is scored once."""
         number = self.slots.setdefault((view, ids), len(self.slots))
         if number == len(self.counts):
             self.counts.append(count)
+            self.origins.append(ORIGINS.index(origin))
         return number
 
 
@@ -29,16 +32,18 @@ def identifier_arrays(tables: Sequence[QueryTable]) -> dict[str, np.ndarray]:
     """Counts, kinds and generation weights of the identifiers of each query, `(B, K)`."""
     shape = (len(tables), max([1, *(len(table.slots) for table in tables)]))
     counts = np.zeros(shape, np.int64)
-    is_pseudo_query = np.zeros(shape, bool)
+    is_pseudo_query, origins = np.zeros(shape, bool), np.zeros(shape, np.int64)
     weights = np.zeros(shape, np.float32)
     for b, table in enumerate(tables):
         counts[b, : len(table.counts)] = table.counts
         is_pseudo_query[b, : len(table.slots)] = [view == "pseudo_query" for view, _ in table.slots]
+        origins[b, : len(table.origins)] = table.origins
         for slot, weight in table.weights.items():
             weights[b, slot] = weight
     return {
         "identifier_counts": counts,
         "identifier_is_pseudo_query": is_pseudo_query,
+        "identifier_origins": origins,
         "generation_weights": weights,
     }
 

@@ -42,7 +42,10 @@ CANDIDATES = {
         Candidate(
             "moon",
             12.5,
-            (MatchedIdentifier("title", (40, 50, 2), 1, 8.25), MatchedIdentifier("substring", (60,), 3, 4.25)),
+            (
+                MatchedIdentifier("title", (40, 50, 2), 1, 8.25),
+                MatchedIdentifier("substring", (60,), 3, 4.25, "unigram"),
+            ),
         ),
         Candidate("nile", -0.5, (MatchedIdentifier("pseudo_query", (70, 71, 72), 2, -0.5),)),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,22 @@ def test_retriever(saved, today):
         assert [hit.passage_id for hit in hits] == [passage_id for passage_id, _, _ in expected["hits"]]
         assert [len(hit.identifiers) for hit in hits] == [number for _, _, number in expected["hits"]]
         np.testing.assert_allclose([hit.score for hit in hits], [score for _, score, _ in expected["hits"]], rtol=1e-5)
+
+
+def test_candidates_of_the_first_version(tmp_path, caplog):
+    """They do not say where identifiers come from."""
+    shutil.copytree(COMMITTED.parent / "candidates-1", tmp_path / "candidates")
+    candidates = Candidates.load_from_disk(tmp_path / "candidates")
+    assert "do not say which identifiers are unigrams or words of the query" in caplog.text
+    expected = {
+        query_id: [
+            replace(one, identifiers=tuple(replace(i, origin="generated") for i in one.identifiers)) for one in found
+        ]
+        for query_id, found in CANDIDATES.items()
+    }
+    assert {query_id: list(candidates[query_id]) for query_id in candidates} == expected
+    candidates.save_to_disk(tmp_path / "again")
+    assert read_json(tmp_path / "again" / "candidates.json")["format_version"] == 2
 
 
 def test_candidates(saved, today):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgr_trainer.candidates import Candidate, MatchedIdentifier, pack, row_of
+from dgr_trainer.identifier_weights import ORIGINS
 from dgr_trainer.identifiers import VIEWS
 from dgr_trainer.retrieval.credited_identifiers import CreditedIdentifiers, CreditedTable, columns_of
 
@@ -18,6 +19,7 @@ matched = st.builds(
     st.lists(st.integers(0, TOKENS - 1), min_size=1, max_size=4).map(tuple),
     st.integers(0, 2**40),
     scores,
+    st.sampled_from(ORIGINS),
 )
 
 
@@ -47,7 +49,7 @@ def test_columns_are_those_of_the_objects(made):
         lazy.append(CreditedIdentifiers(table, np.array(numbers, np.int64), np.array(credits, np.float64)))
         objects.append(
             tuple(
-                MatchedIdentifier("substring", (-1 - number,), 7 * (-1 - number), credit)
+                MatchedIdentifier("substring", (-1 - number,), 7 * (-1 - number), credit, "unigram")
                 if number < 0
                 else replace(table.identifiers[number], score=credit)
                 for number, credit in passage

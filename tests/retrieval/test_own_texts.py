@@ -52,7 +52,7 @@ def described(hits):
     """Ids, identifiers and counts to compare exactly, and scores to compare approximately."""
     return [
         (one.passage_id, pytest.approx(one.score, rel=1e-4),
-         [(*astuple(identifier)[:3], pytest.approx(identifier.score, rel=1e-3, abs=1e-4))
+         [(*astuple(identifier)[:3], pytest.approx(identifier.score, rel=1e-3, abs=1e-4), identifier.origin)
           for identifier in one.identifiers])
         for one in hits
     ]  # fmt: skip

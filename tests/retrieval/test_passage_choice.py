@@ -69,7 +69,7 @@ def described(results):
     return [
         [
             (id, pytest.approx(score, rel=1e-4),
-             [(*one[:3], pytest.approx(one[3], rel=1e-3, abs=1e-4)) for one in identifiers])
+             [(*one[:3], pytest.approx(one[3], rel=1e-3, abs=1e-4), one[4]) for one in identifiers])
             for id, score, identifiers in hits
         ]
         for hits in plainly(results)

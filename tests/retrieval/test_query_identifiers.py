@@ -9,7 +9,7 @@ from languages import LANGUAGES, passages_in, tokenizer_for
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
-from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
+from dgr_trainer.identifier_weights import ORIGINS, ScoringSettings, identifier_weights
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
 from dgr_trainer.index import FMIndex
 from dgr_trainer.retrieval.query_identifiers import add_unigrams, query_ngrams, weigh_identifiers
@@ -83,7 +83,7 @@ def test_single_tokens_are_worth_their_log_odds_and_the_best_become_identifiers(
     result = add_unigrams(index, weigh_identifiers(index, found, scoring), scores, SearchSettings(unigrams=5), scoring)
     odds = identifier_weights(
         scores[:tokens].double(), torch.from_numpy(index.token_counts.astype(np.int64)), index.num_tokens, scoring,
-        exponent=1.0,
+        origins=torch.full((tokens,), ORIGINS.index("unigram")),
     ).numpy()  # fmt: skip
     best = occurring[:5]
     expected = np.zeros(tokens)
@@ -94,6 +94,7 @@ def test_single_tokens_are_worth_their_log_odds_and_the_best_become_identifiers(
     assert [identifier.ids for identifier in added] == [(token,) for token in best_two]
     for identifier in added:
         assert identifier.view == "substring" and identifier.score == expected[identifier.ids[0]]
+        assert identifier.origin == "unigram"
         assert index.count(identifier.ids) == identifier.count
 
 

@@ -59,12 +59,18 @@ def test_a_passage_is_the_sum_of_its_discounted_identifiers():
     batch = {
         "identifier_counts": torch.tensor([[2, 5, 1]]),
         "identifier_is_pseudo_query": torch.tensor([[False, False, True]]),
+        "identifier_origins": torch.tensor([[0, 2, 0]]),
         "passage_identifiers": torch.tensor([[[0, 2], [1, -1], [-1, -1]]]),
         "passage_factors": torch.tensor([[[1.0, 0.5], [1.0, 0.9], [0.7, 0.7]]]),
     }
     settings = ScoringSettings()
     w = identifier_weights(
-        log_likelihoods, batch["identifier_counts"], 1000, settings, batch["identifier_is_pseudo_query"]
+        log_likelihoods,
+        batch["identifier_counts"],
+        1000,
+        settings,
+        batch["identifier_is_pseudo_query"],
+        batch["identifier_origins"],
     )[0]
     scores = passage_scores(log_likelihoods, batch, 1000, settings)
     torch.testing.assert_close(scores, torch.stack([w[0] + 0.5 * w[2], w[1], w.new_zeros(())]).unsqueeze(0))
