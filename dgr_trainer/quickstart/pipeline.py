@@ -46,8 +46,8 @@ SEARCH = SearchSettings(beam_size=8, title_length=15, pseudo_query_length=24)
 # Chosen on a held-out part of the training questions. The published settings (smoothing 5, exponent 2) suit a corpus
 # that is ten thousand times larger, where five occurrences are few.
 SCORING = ScoringSettings(smoothing=0.5, exponent=2.5, pseudo_query_bonus=0.0)
-# In the searches that are compared, the words of the question outweigh what so small a student makes of them: also
-# chosen on a held-out part of the training questions. Candidates and training have the settings that they were fitted to.
+# In the searches that are compared, the words of the question outweigh what so small a student makes of them. That was
+# also chosen on a held-out part of the training questions. Candidates and training are as they were fitted.
 SEARCH_SCORING = replace(SCORING, query_weight=3.0)
 # A third of the published margins, which about half of the pairs violate; scores on a small corpus are lower.
 RANKING = {"margin": 100.0, "margin_gap": 33.0, "generation_weight": 100.0, "learning_rate": 1e-4}

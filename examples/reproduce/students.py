@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from dgr_trainer import Corpus, Identifiers
+from dgr_trainer.quickstart.pipeline import CHECKPOINT
 from dgr_trainer.quickstart.student import train_tokenizer
 from dgr_trainer.student.students import load_student_model
 
@@ -25,7 +26,12 @@ SCRATCH = ("bart", "qwen3")
 
 
 def model_path(name: str, models: Path | None) -> str:
-    """A checkpoint's folder below `--models` if it is there, else the name: another folder, or one on the hub."""
+    """A checkpoint's folder below `--models` if it is there, else the name: another folder, or one on the hub.
+
+    `quickstart-checkpoint` is the small BART that comes with the library.
+    """
+    if name == "quickstart-checkpoint":
+        return str(CHECKPOINT)
     local = None if models is None else models / name
     return str(local) if local is not None and local.is_dir() else name
 
