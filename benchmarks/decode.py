@@ -416,8 +416,8 @@ def end_to_end(
         clock = Clock(options)
         others = [
             (search_engine, "search_views", "constraint"), (search_engine, "score_identifiers", "query words"),
-            (SearchEngine, "rank_passages", "aggregation"), (search_engine, "weigh_identifiers", "aggregation"),
-            (search_engine, "add_unigrams", "aggregation"), (search_engine, "query_ngrams", "aggregation"),
+            (SearchEngine, "rank_passages", "aggregation"), (search_engine, "weighed", "aggregation"),
+            (search_engine, "query_ngrams", "aggregation"),
         ]  # fmt: skip
         with clock.watching(*SEARCH[1:], *others):
             began = clock.now()

@@ -75,6 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both benchmarks have."""
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with a train split.")
     parser.add_argument("--candidates", type=Path, required=True, help="What run.py --candidates-only names.")
+    parser.add_argument("--tokenizer", type=Path, help="Folder of their tokenizer; by default, the one run.py used.")
     parser.add_argument(
         "--model", default="bart-base-shape", help=f"A checkpoint, or random weights of {', '.join(SHAPES)}."
     )
@@ -145,7 +146,7 @@ class Inputs:
     """Training queries with their candidates, a trainer of a model, and batches of them."""
 
     def __init__(self, options: argparse.Namespace, list_length: int, batch_size: int) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(student_of(options.candidates))
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or student_of(options.candidates))
         candidates = Candidates.load_from_disk(options.candidates / "candidates")
         if options.distinct:
             candidates = with_random_identifiers(candidates, len(tokenizer))
