@@ -201,8 +201,8 @@ class Made:
         """Batches of the training data and a trainer of a model."""
         folder = self.training()
         options = argparse.Namespace(
-            data=folder, candidates=folder, tokenizer=folder / "student", model=shape, device=self.device.type, tokens_at_once=4096, distinct=False,
-            prompt_tokens=None, bf16=self.device.type == "cuda",
+            data=folder, candidates=folder, tokenizer=folder / "student", model=shape, device=self.device.type,
+            tokens_at_once=4096, distinct=False, prompt_tokens=None, bf16=self.device.type == "cuda",
         )  # fmt: skip
         return Inputs(options, 3 if self.small else 6, batch)
 
