@@ -11,14 +11,15 @@ from dgr_trainer.quickstart.pipeline import METRICS, QuickstartSettings, run_qui
 from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.questions import load_questions
 
-TINY = QuickstartSettings(generation_steps=2, made_up=4, candidates=6, distillation_epochs=1)
+TINY = QuickstartSettings(generation_steps=2, made_up=4, candidates=6, distillation_epochs=10)
 
 
 @pytest.fixture
 def few_questions(monkeypatch):
     def few(split, corpus):
         queries, qrels = load_questions(split, corpus)
-        queries = queries.select(range(6))
+        # So many are asked, and so often trained, that the rank of some passage changes.
+        queries = queries.select(range(6 if split == "train" else 30))
         return queries, {query_id: qrels[query_id] for query_id in queries["query_id"]}
 
     monkeypatch.setattr(pipeline, "load_questions", few)
@@ -32,7 +33,7 @@ def test_quickstart(few_questions, tmp_path):
     assert [line.split("] ")[1].split(":")[0].split(" ")[0] for line in lines if line.startswith("[")] == list(stages)
 
     qrels = read_qrels(tmp_path / "out" / "qrels.test.tsv")
-    assert len(qrels) == 6
+    assert len(qrels) == 30
     runs = {path.stem: Rankings.from_trec(path) for path in (tmp_path / "out" / "runs").iterdir()}
     assert set(runs) == {"bm25", "generation-only", "ltrgr", "dgr"}
     # The table says what the runs say.

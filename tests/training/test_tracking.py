@@ -52,5 +52,6 @@ def test_weights_and_biases_offline(bpe_tokenizer, tmp_path, monkeypatch):
     last = [entry for entry in history if "loss_ranking" in entry][-1]
     assert summary["train/loss_ranking"] == pytest.approx(last["loss_ranking"])
     assert summary["eval/hits@1"] == 0.25
-    assert config["ranking_loss"] == "distilled_ranknet" and config["generation_weight"] is None
+    assert config["ranking_loss"] == "distilled_ranknet"
+    assert config["generation_weight"] == pytest.approx(500 * config["score_spread"] / 600)
     assert list(tmp_path.rglob("*.wandb"))
