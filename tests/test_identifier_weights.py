@@ -101,6 +101,7 @@ def test_settings_round_trip():
         ({"kind": "odds"}, "kind='odds' is not a kind of score; use one of log_odds, log_likelihood"),
         ({"repetition": 1.5}, "repetition=1.5 must lie between 0"),
         ({"exponent": 0}, "exponent=0 must be greater than 0"),
+        ({"query_weight": -0.5}, "query_weight=-0.5 must not be negative"),
         ({"identifiers_per_passage": 0}, "identifiers_per_passage=0 must be"),
         ({"smoothing": -1}, "smoothing=-1 must be"),
         ({"pseudo_query_bonus": -1}, "pseudo_query_bonus=-1 must not be negative"),
