@@ -103,7 +103,10 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
         except KeyboardInterrupt:
             advice = "its output was not written"
             if command == "train":
-                advice = "--resume_from_checkpoint last resumes from the last complete checkpoint, if there is one"
+                advice = (
+                    "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last resumes "
+                    "from the last complete checkpoint, if there is one"
+                )
             if command in ("push", "pull"):
                 advice = "the same command goes on from there"
             print(f"\n{name}: interrupted; {advice}.", file=sys.stderr)
