@@ -104,8 +104,8 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
             advice = "its output was not written"
             if command == "train":
                 advice = (
-                    "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last resumes "
-                    "from the last complete checkpoint, if there is one"
+                    "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last "
+                    "resumes from the last complete checkpoint, if there is one"
                 )
             if command in ("push", "pull"):
                 advice = "the same command goes on from there"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dgr_trainer import __version__
-from dgr_trainer.cli import evaluate, main
+from dgr_trainer.cli import evaluate, main, train
 from dgr_trainer.cli.parsing import UsageError
 from dgr_trainer.cli.tables import print_json, print_result
 from dgr_trainer.errors import (
@@ -159,6 +159,16 @@ def test_interrupted(dgr, files, monkeypatch):
     found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
     assert found.code == 130
     assert found.err == "\ndgr evaluate: interrupted; its output was not written.\n"
+
+
+def test_an_interrupted_training_tells_how_it_goes_on(dgr, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", interrupt)
+    found = dgr("train", "--stage", "generation", "--model", "m", "--output_dir", tmp_path / "out")
+    assert found.code == 130
+    assert "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last" in found.err
 
 
 def test_colour_is_for_terminals(monkeypatch):
