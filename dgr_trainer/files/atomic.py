@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     r"""Open a file that replaces `path` only after everything was written.
 
     Parent folders are created. If the block raises, `path` is unchanged. If `path` is a link, the file that it points
-    to is replaced.
+    to is replaced. Files that processes killed in such a block have left next to `path` are deleted.
 
     Args:
         path (`str` or `os.PathLike`): The file to write or to replace.
@@ -53,17 +53,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, so no file can be written there. Give the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_path(path)
-    text = mode == "w"
-    try:
-        with open(temporary, mode, encoding="utf-8" if text else None, newline="\n" if text else None) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    _delete_leftovers(path)
+    with _held_file(path, mode) as (file, temporary):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def link_target(path: str | os.PathLike[str]) -> Path:
@@ -274,12 +270,36 @@ _being_filled: set[Path] = set()
 
 
 @contextmanager
+def _held_file(path: Path, mode: str) -> Iterator[tuple[IO[Any], Path]]:
+    """A new open file next to `path`, locked while this process fills it, and deleted if that fails."""
+    text = mode == "w"
+    while True:
+        temporary = _temporary_path(path)
+        file = open(temporary, mode, encoding="utf-8" if text else None, newline="\n" if text else None)
+        lock = _lock(temporary, wait=True)
+        if temporary.exists():
+            break
+        file.close()  # Another process took it for a leftover before it was locked.
+        if lock is not None:
+            os.close(lock)
+    try:
+        yield file, temporary
+    except BaseException:
+        file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+@contextmanager
 def _held_folder(path: Path) -> Iterator[Path]:
     """A new folder next to `path`, locked while this process fills it, and deleted if that fails."""
     while True:
         temporary = _temporary_path(path)
         temporary.mkdir()
-        lock = _lock(temporary)
+        lock = _lock(temporary, wait=True)
         if temporary.exists():
             break
         if lock is not None:  # Another process took it for a leftover before it was locked.
@@ -297,24 +317,29 @@ def _held_folder(path: Path) -> Iterator[Path]:
 
 
 def _delete_leftovers(path: Path) -> None:
-    """Delete folders of killed processes that were to replace `path`: nobody holds their locks."""
+    """Delete files and folders of killed processes that were to replace `path`: nobody holds their locks."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
-    for left in path.parent.iterdir():
-        if pattern.fullmatch(left.name) and left.is_dir() and (lock := _lock(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
+    with os.scandir(path.parent) as entries:
+        left_behind = [path.parent / entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    for left in left_behind:
+        if (lock := _lock(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
             os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; `None` if another process has it or locks are not supported."""
+def _lock(path: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that holds the lock of a file or folder; `None` if there are no locks or another process has it.
+
+    With `wait`, the other process, which then is about to delete what it took for a leftover, is waited for.
+    """
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         return None

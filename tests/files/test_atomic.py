@@ -157,6 +157,24 @@ def test_what_killed_writers_left_is_deleted_and_what_others_write_is_not(tmp_pa
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["marker.json"]
 
 
+def test_what_a_killed_writer_of_a_file_left_is_deleted_and_what_others_write_is_not(tmp_path):
+    path = tmp_path / "b.txt"
+    block = f"with atomic_write({str(path)!r}): print(flush=True); input()"
+    code = f"from dgr_trainer.files.atomic import atomic_write\n{block}"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with atomic_write(path) as file:
+            file.write("ours")
+        [theirs] = [p for p in tmp_path.iterdir() if p != path]
+        writer.kill()
+    (tmp_path / ".b.txt.old.0123456789ab.tmp").touch()
+    assert theirs.exists()
+    with atomic_write(path) as file:
+        file.write("ours again")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.txt.old.0123456789ab.tmp", "b.txt"]
+    assert path.read_text() == "ours again"
+
+
 def test_the_root_of_a_folder_can_be_filled_by_what_writes_such_folders(tmp_path):
     with atomic_folder(tmp_path / "folder", marker="marker.json") as folder:
         _fill(folder, "one")
