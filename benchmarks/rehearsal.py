@@ -13,7 +13,8 @@ segment by segment, `open` the index, `search` with a random model of BART-base'
 the `candidates` of queries, make training `pairs`, `change` one passage of a hundred, `compact` the segments. The long
 ones (read, index, candidates) are killed in the middle and started again; `killed` says after how long, and how much
 more time both runs took than was expected of one. Each stage runs in a process of its own, whose peak memory without
-mapped files is measured. A tenth of the corpus goes first: `growth` is a stage's time over ten times the tenth's.
+mapped files is measured. A tenth of the corpus goes first, with a tenth of the queries for candidates: `growth` is a
+stage's time over ten times the tenth's (that of the pairs, which are equally many, over the tenth's).
 
 It may be interrupted: the same command goes on after the last finished stage. `results.json` in the output folder has
 what is measured so far; the last line printed is the same object.
@@ -68,6 +69,11 @@ class Rehearsal:
     data: Path
     passages: int
     options: argparse.Namespace
+
+    @property
+    def candidates(self) -> int:
+        """Number of queries whose candidates are saved: as much smaller as the corpus is."""
+        return max(1, self.options.candidates * self.passages // self.options.passages)
 
     @property
     def corpus_file(self) -> Path:
@@ -260,7 +266,7 @@ def timed_search(retriever: GenerativeRetriever, queries: list[str]) -> dict[str
 
 def candidates(job: Rehearsal) -> dict[str, Any]:
     """Save the candidates of queries."""
-    retriever, queries = job.retriever(FMIndex.load(job.folder / "index")), job.queries(job.options.candidates)
+    retriever, queries = job.retriever(FMIndex.load(job.folder / "index")), job.queries(job.candidates)
     began = time.perf_counter()
     retriever.save_candidates(job.folder / "candidates", queries, k=100)
     seconds = time.perf_counter() - began
@@ -357,7 +363,7 @@ def rehearse(job: Rehearsal, results: dict[str, Any], tenth: dict[str, Any] | No
         print(f"{job.passages:,} passages: {stage}", flush=True)
         expected = None
         if tenth is not None and "seconds" in tenth[stage]:
-            expected = tenth[stage]["seconds"] * (1 if stage in ("candidates", "pairs") else 10)
+            expected = tenth[stage]["seconds"] * (1 if stage == "pairs" else 10)
         results[stage] = run(job, stage, expected)
         if expected is not None and "seconds" in results[stage]:
             results[stage]["growth"] = results[stage]["seconds"] / expected
