@@ -188,8 +188,9 @@ def index(job: Rehearsal) -> dict[str, Any]:
     """Tokenise and index it, segment by segment."""
     began = time.perf_counter()
     made = FMIndex.from_corpus(
-        job.corpus(), job.identifiers(), folder=job.folder / "index", segment_tokens=job.options.segment_tokens
-    )
+        job.corpus(), job.identifiers(), folder=job.folder / "index", segment_tokens=job.options.segment_tokens,
+        num_proc=job.options.threads,
+    )  # fmt: skip
     return facts_of(made, job.folder / "index", time.perf_counter() - began)
 
 
@@ -279,7 +280,9 @@ def pairs(job: Rehearsal) -> dict[str, Any]:
     step = max(1, job.passages // len(queries))
     qrels = {query: {corpus.ids[number * step]: 1} for number, query in enumerate(queries)}
     began = time.perf_counter()
-    made = generation_pairs(corpus, job.identifiers(), queries, qrels, samples_per_passage=0)
+    made = generation_pairs(
+        corpus, job.identifiers(), queries, qrels, samples_per_passage=0, num_proc=job.options.threads
+    )
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "pairs": len(made), "queries_per_s": len(queries) / seconds}
 
@@ -382,7 +385,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--searches", type=int, default=5, help="Warm searches of ten queries.")
     parser.add_argument("--candidates", type=int, default=1000, help="Queries whose candidates are saved.")
     parser.add_argument("--pairs", type=int, default=10_000, help="Queries whose pairs are made.")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="Threads, and processes that tokenise.")
     parser.add_argument("--shortest-kill", type=float, default=20.0, help="Seconds that a killed stage has to run.")
     parser.add_argument("--small", action="store_true", help="Use a tiny random model, to check that the script runs.")
     parser.add_argument("--keep", action="store_true", help="Keep the files of the tenth.")

@@ -75,6 +75,9 @@ class IndexOptions:
             "the same command resumes after the last segment.",
         },
     )
+    num_proc: int | None = field(
+        default=None, metadata={"metavar": "N", "help": "Processes that tokenise the corpus; by default one."}
+    )
     save_corpus: bool = field(
         default=True,
         metadata={"help": "Save the corpus with the index, so that retrievers can show passages."},
@@ -128,11 +131,14 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
     saved_corpus = corpus if options.save_corpus else None
     description = {"model": options.model, "identifiers": settings.to_dict()}
     if options.segment_tokens is None:
-        _write(output, FMIndex.from_corpus(corpus, identifiers), saved_corpus, description)
+        _write(output, FMIndex.from_corpus(corpus, identifiers, num_proc=options.num_proc), saved_corpus, description)
         return
     segments = output.with_name(f".{output.name}.segments")
     with job_lock(segments.with_name(f"{segments.name}.lock"), f"The index at {output}", None):
-        index = FMIndex.from_corpus(corpus, identifiers, folder=segments, segment_tokens=options.segment_tokens)
+        index = FMIndex.from_corpus(
+            corpus, identifiers,
+            folder=segments, segment_tokens=options.segment_tokens, num_proc=options.num_proc,
+        )  # fmt: skip
         _write(output, index, saved_corpus, description)
         shutil.rmtree(segments)
 

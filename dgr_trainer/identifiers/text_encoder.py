@@ -3,17 +3,19 @@
 import copy
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.identifiers.remembered_words import RememberedWords
 from dgr_trainer.identifiers.special_tokens import SpecialTokens
 from dgr_trainer.identifiers.words import Words, is_unspaced, split_words
 
 _REMEMBERED_WORDS = 200_000
+_MANY_TEXTS = 200  # For fewer, it does not pay to find out whether words are encoded independently.
 # Texts after which another one gets the ids that it has inside a text without spaces; the first that works is used.
 _BEFORE_UNSPACED = ("。", "、", "(", ".", ":", "-", "a", "e", "1")
 
@@ -36,6 +38,7 @@ class TextEncoder:
         self.special = SpecialTokens(tokenizer)
         self._backend = _backend_of(self.tokenizer)
         self._word_ids: dict[str, list[int]] = {}
+        self._words: RememberedWords | None = None
         self.space = self._leading_space()
         (plain,), (closed,) = self.raw(["code"]), self.raw(["code"], special_tokens=True)
         ends = [end for end in range(len(plain), len(closed) + 1) if closed[end - len(plain) : end] == plain]
@@ -77,15 +80,25 @@ class TextEncoder:
         """
         space = self.space if spaced else ""
         texts = [" ".join(text.split()) for text in texts] if spaced else texts
-        encoded = self.raw([space + self.special.as_text(text) if text else "" for text in texts])
-        for number, ids in enumerate(encoded):
-            if not self.special.count(ids):
-                continue
-            (ids,) = self.raw([space + self.special.as_text(texts[number], normalised=True)])
+        found: list[list[int] | None] = self._from_words(texts) if spaced else [None] * len(texts)
+        others = [number for number, ids in enumerate(found) if ids is None]
+        as_text = self.special.as_text
+        tokenised = self.raw([space + as_text(texts[number]) if texts[number] else "" for number in others])
+        for number, ids in zip(others, tokenised, strict=True):
+            if self.special.count(ids):
+                (ids,) = self.raw([space + as_text(texts[number], normalised=True)])
             if self.special.count(ids):
                 raise self.special_token_error(f"The text {texts[number]!r}" if name is None else name(number), ids)
-            encoded[number] = ids
-        return encoded
+            found[number] = ids
+        return cast(list[list[int]], found)
+
+    def _from_words(self, texts: Sequence[str]) -> list[list[int] | None]:
+        """Ids of the texts whose words are remembered; `None` for the others, and for all in a small batch."""
+        if self._words is None:
+            if self._backend is None or len(texts) < _MANY_TEXTS:
+                return [None] * len(texts)
+            self._words = RememberedWords(self.raw, self._backend, self.space, self.special.count)
+        return self._words.encode(texts)
 
     def special_token_error(
         self, what: str, ids: Sequence[int], special: SpecialTokens | None = None

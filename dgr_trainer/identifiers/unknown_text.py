@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import string
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
@@ -104,8 +105,8 @@ class UnknownText:
         self.num_passages = 0
         self._parts: dict[str, _PartCounts] = {}
         self._same: dict[str, _Sameness] = {}
-        self._kept: set[str] = set()
-        self._dropped: set[str] = set()
+        self._dropped: dict[str, bool] = {}
+        self._keeps_ascii: bool | None = None
 
     def add(self, passages: Iterable[Passage], segments: Iterable[PassageSegments]) -> None:
         """Count passages and their segments, as `Identifiers.encode_segments` gives them."""
@@ -146,7 +147,7 @@ class UnknownText:
 
     def __getstate__(self) -> dict[str, Any]:
         # Between processes, counts travel without the tokenizer.
-        return {name: value for name, value in vars(self).items() if name not in ("identifiers", "_kept", "_dropped")}
+        return {name: value for name, value in vars(self).items() if name not in ("identifiers", "_dropped")}
 
     def check(self) -> None:
         """Refuse passages of which most of the text of a part is lost.
@@ -220,11 +221,18 @@ class UnknownText:
 
     def _drops_some(self, text: str) -> bool:
         """Whether the tokenizer makes nothing of a letter or digit (byte-pair encoding without an unknown token)."""
-        characters = set(text)
-        for character in characters - self._kept - self._dropped:
-            dropped = character.isalnum() and not self.identifiers.decode(self.identifiers.encode(character))
-            (self._dropped if dropped else self._kept).add(character)
-        return not characters.isdisjoint(self._dropped)
+        if self._keeps_ascii is None:
+            self._keeps_ascii = not any(map(self._drops, string.ascii_letters + string.digits))
+        if self._keeps_ascii and text.isascii():
+            return False
+        return any(map(self._drops, set(text)))
+
+    def _drops(self, character: str) -> bool:
+        if character not in self._dropped:
+            self._dropped[character] = character.isalnum() and not self.identifiers.decode(
+                self.identifiers.encode(character)
+            )
+        return self._dropped[character]
 
 
 def check_script(passages: Sequence[Passage], identifiers: Identifiers, *, sampled: int = _SAMPLED) -> None:

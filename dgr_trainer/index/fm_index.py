@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,8 @@ from dgr_trainer.index.resumable_build import build_in_folder
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segment_changes import add_segments, compacted, without_passages
 from dgr_trainer.index.storage import IndexParts, IndexSettings, load_index, save_index
-from dgr_trainer.index.token_texts import TokenText, read_texts
+from dgr_trainer.index.token_texts import read_texts
+from dgr_trainer.processes.worker_processes import check_num_proc
 
 if TYPE_CHECKING:
     from dgr_trainer.data.corpus import Corpus
@@ -145,6 +145,7 @@ class FMIndex(IndexQueries):
         batch_size: int = 1024,
         folder: str | os.PathLike[str] | None = None,
         segment_tokens: int | None = None,
+        num_proc: int | None = None,
         progress: bool = True,
     ) -> FMIndex:
         """Index the passages of a corpus, with their titles, pseudo-queries and docids.
@@ -157,14 +158,17 @@ class FMIndex(IndexQueries):
                 one segment has to fit in memory. It appears there when it is complete. If building is interrupted,
                 the same call resumes after the last finished segment.
             segment_tokens (`int`, *optional*): most tokens of a segment, see [`FMIndex.build`].
+            num_proc (`int`, *optional*): number of processes that tokenise, which makes the same index. By default
+                only this one does. (The index itself is built in `numba.config.NUMBA_NUM_THREADS` threads.)
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
         Returns:
             [`FMIndex`]: the index; in memory, or loaded from `folder`.
 
         Raises:
-            ValueError: as in [`FMIndex.build`]; also if the tokenizer does not know most of the text, or a passage has
-                a docid that holds a marker or has no tokens.
+            ValueError: as in [`FMIndex.build`]; also if the tokenizer does not know most of the text, a passage has a
+                docid that holds a marker or has no tokens, or `num_proc` is below 1 or this platform cannot fork.
+            RuntimeError: if one of several processes ends before its work is done.
             FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
         """
         settings = IndexSettings(
@@ -174,17 +178,17 @@ class FMIndex(IndexQueries):
             tokenizer_fingerprint=identifiers.fingerprint,
             corpus_fingerprint=corpus.fingerprint,
         )
+        from dgr_trainer.identifiers.unknown_text import check_script
+        from dgr_trainer.index.corpus_texts import corpus_texts
 
-        _check_script(corpus, identifiers)
-
-        def texts(start: int) -> Iterator[TokenText]:
-            return read_texts(
-                _encoded_passages(corpus, identifiers, batch_size, start), islice(corpus.ids, start, None),
-                identifiers.vocab_size, identifiers.eos_token_id, segment_tokens, len(corpus) - start, progress,
-            )  # fmt: skip
-
+        check_num_proc(num_proc)
+        check_script(corpus, identifiers)
+        texts = partial(
+            corpus_texts, corpus, identifiers,
+            max_tokens=segment_tokens, batch_size=batch_size, num_proc=num_proc, progress=progress,
+        )  # fmt: skip
         if folder is None:
-            return cls(add_segments([], texts(0), identifiers.vocab_size, identifiers.eos_token_id), settings)
+            return cls(add_segments([], texts(), identifiers.vocab_size, identifiers.eos_token_id), settings)
         build_in_folder(folder, texts, len(corpus), settings, identifiers.settings.to_dict())
         return cls.load(folder)
 
@@ -225,8 +229,12 @@ class FMIndex(IndexQueries):
             ValueError: as in [`FMIndex.add`]; also if the index was made with another tokenizer.
         """
         self.check_tokenizer(identifiers)
-        _check_script(corpus, identifiers)
-        return self.add(_encoded_passages(corpus, identifiers, 1024), passage_ids=corpus.ids, progress=progress)
+        from dgr_trainer.identifiers.unknown_text import check_script
+        from dgr_trainer.index.corpus_texts import corpus_texts
+
+        check_script(corpus, identifiers)
+        texts = corpus_texts(corpus, identifiers, max_tokens=self._settings.segment_tokens, progress=progress)
+        return self.with_segments(add_segments(self._segments, texts, self.vocab_size, self.separator))
 
     def remove(self, passage_ids: Iterable[str]) -> FMIndex:
         """Return the index without some passages; the numbers of the passages after them become smaller.
@@ -435,25 +443,3 @@ class FMIndex(IndexQueries):
 
     def __repr__(self) -> str:
         return f"FMIndex({self.num_passages} passages, {self.num_tokens} tokens, {self.vocab_size} token ids)"
-
-
-def _encoded_passages(
-    corpus: Corpus, identifiers: Identifiers, batch_size: int, start: int = 0
-) -> Iterator[list[int]]:
-    """The token ids of each passage of a corpus, from passage `start`, encoded in batches; warns of unknown text."""
-    from dgr_trainer.identifiers.unknown_text import UnknownText
-
-    unknown = UnknownText(identifiers)
-    passages = islice(corpus, start, None)
-    while batch := list(islice(passages, batch_size)):
-        segments = identifiers.encode_segments(batch)
-        unknown.add(batch, segments)
-        yield from map(identifiers.joined, segments)
-    unknown.report()
-
-
-def _check_script(corpus: Corpus, identifiers: Identifiers) -> None:
-    """Refuse a corpus of which the tokenizer knows too little."""
-    from dgr_trainer.identifiers.unknown_text import check_script
-
-    check_script(corpus, identifiers)

@@ -30,8 +30,14 @@ class TokenText(NamedTuple):
     passage_ids: PackedIds
 
 
-class _Piece(NamedTuple):
-    """Consecutive passages of a text: their tokens with separators, how many each has, and their ids."""
+class TokenPiece(NamedTuple):
+    """Consecutive passages of a text.
+
+    Attributes:
+        tokens (`np.ndarray` of uint16 or uint32, shape `(num_tokens,)`): the passages, each followed by the separator.
+        sizes (`np.ndarray` of int64, shape `(num_passages,)`): how many tokens each has, with the separator.
+        passage_ids ([`PackedIds`]): the passages' ids.
+    """
 
     tokens: np.ndarray
     sizes: np.ndarray
@@ -67,49 +73,100 @@ def read_texts(
         ValueError: if there is no sequence, a token is outside the vocabulary, a sequence holds the separator, an id
             is not valid, or the numbers of ids and sequences differ.
     """
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    pieces = _pieces(sequences, passage_ids, vocab_size, separator)
+    return join_pieces(pieces, max_tokens, total, progress)
+
+
+def _pieces(
+    sequences: Iterable[Sequence[int] | np.ndarray], passage_ids: Iterable[str], vocab_size: int, separator: int
+) -> Iterator[TokenPiece]:
     iterator, ids = iter(sequences), iter(passage_ids)
-    # Tokens, sizes and ids of the passages of the next text, in pieces.
-    num_read, pieces = 0, [_Piece(np.empty(0, dtype), np.empty(0, np.int64), pack_ids([]))]
+    num_read = 0
+    while chunk := list(islice(iterator, _CHUNK)):
+        chunk_ids = list(islice(ids, len(chunk)))
+        piece = token_piece(chunk, chunk_ids, num_read, vocab_size, separator)
+        if len(chunk_ids) < len(chunk):
+            _raise_unequal(num_read + len(chunk) + sum(1 for _ in iterator), num_read + len(chunk_ids))
+        num_read += len(chunk)
+        yield piece
+    extra = sum(1 for _ in ids)
+    if extra:
+        _raise_unequal(num_read, num_read + extra)
+
+
+def token_piece(
+    sequences: Sequence[Sequence[int] | np.ndarray], ids: Sequence[str], first: int, vocab_size: int, separator: int
+) -> TokenPiece:
+    """Concatenate a few token sequences, each followed by the separator.
+
+    Args:
+        sequences (`Sequence[Sequence[int]]`): the token ids of each passage; at least one.
+        ids (`Sequence[str]`): the id of each passage.
+        first (`int`): number of the first passage, for errors.
+        vocab_size (`int`): number of token ids.
+        separator (`int`): the token id to put after each passage.
+
+    Raises:
+        TypeError, ValueError: as in `read_texts`.
+    """
+    lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+    tokens = _flat(sequences) if lengths.any() else np.empty(0, np.int64)
+    _check_tokens(tokens, lengths, first, ids, vocab_size, separator)
+    ends = np.cumsum(lengths + 1) - 1
+    text = np.empty(len(tokens) + len(sequences), np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    is_token = np.ones(len(text), bool)
+    is_token[ends] = False
+    text[is_token] = tokens
+    text[ends] = separator
+    return TokenPiece(text, lengths + 1, pack_ids(ids))
+
+
+def join_pieces(
+    pieces: Iterable[TokenPiece], max_tokens: int | None, total: int | None, progress: bool
+) -> Iterator[TokenText]:
+    """Join pieces to texts of limited size.
+
+    Args:
+        pieces (`Iterable[TokenPiece]`): consecutive passages; read as far as the texts need them.
+        max_tokens (`int`, *optional*): most tokens of a text, as in `read_texts`.
+        total (`int`, *optional*): number of passages, for the progress bar.
+        progress (`bool`): whether to show a progress bar.
+
+    Yields:
+        `TokenText`: the texts in order, none empty.
+
+    Raises:
+        ValueError: if there is no passage.
+    """
+    pending: list[TokenPiece] = []  # Passages of the next text.
+    num_pending = 0
+
     with tqdm(total=total, desc="Reading passages", unit=" passages", disable=not progress) as bar:
-        while chunk := list(islice(iterator, _CHUNK)):
-            lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
-            tokens = _flat(chunk) if lengths.any() else np.empty(0, np.int64)
-            chunk_ids = list(islice(ids, len(chunk)))
-            _check_tokens(tokens, lengths, num_read, chunk_ids, vocab_size, separator)
-            ends = np.cumsum(lengths + 1) - 1
-            text = np.empty(len(tokens) + len(chunk), dtype)
-            is_token = np.ones(len(text), bool)
-            is_token[ends] = False
-            text[is_token] = tokens
-            text[ends] = separator
-            if len(chunk_ids) < len(chunk):
-                _raise_unequal(num_read + len(chunk) + sum(1 for _ in iterator), num_read + len(chunk_ids))
-            num_read += len(chunk)
-            bar.update(len(chunk))
-            sizes, packed, first, start = lengths + 1, pack_ids(chunk_ids), 0, 0
-            num_pending = sum(len(piece.tokens) for piece in pieces)
-            # Split the chunk before each passage that would make the text too long.
-            for number, end in enumerate((ends + 1).tolist()):
-                if (
-                    max_tokens is not None
-                    and num_pending + end - start > max_tokens
-                    and (num_pending or number > first)
-                ):
-                    before = int(ends[number - 1]) + 1 if number else 0
-                    pieces.append(_Piece(text[start:before], sizes[first:number], packed.part(first, number)))
-                    with kept_moving(bar, f"indexing {sum(len(piece.tokens) for piece in pieces):,} tokens"):
-                        yield _joined_text(pieces)
+        for piece in pieces:
+            ends = np.cumsum(piece.sizes)
+            bar.update(len(ends))
+            # Split the piece before each passage that would make the text too long.
+            first, start = 0, 0
+            for number, end in enumerate(ends.tolist() if max_tokens is not None else ()):
+                if num_pending + end - start > max_tokens and (num_pending or number > first):
+                    before = int(ends[number - 1]) if number else 0
+                    pending.append(_part(piece, first, number, start, before))
+                    num_pending += before - start
+                    with kept_moving(bar, f"indexing {num_pending:,} tokens"):
+                        yield _joined_text(pending)
                     num_pending = 0
                     first, start = number, before
-            pieces.append(_Piece(text[start:], sizes[first:], packed.part(first, len(packed))))
-        extra = sum(1 for _ in ids)
-        if extra:
-            _raise_unequal(num_read, num_read + extra)
-        if not num_read:
+            pending.append(_part(piece, first, len(ends), start, len(piece.tokens)))
+            num_pending += len(piece.tokens) - start
+        if not pending:
             raise DGRValueError("The corpus is empty: there is no passage to index. Give at least one token sequence.")
-        with kept_moving(bar, f"indexing {sum(len(piece.tokens) for piece in pieces):,} tokens"):
-            yield _joined_text(pieces)
+        with kept_moving(bar, f"indexing {num_pending:,} tokens"):
+            yield _joined_text(pending)
+
+
+def _part(piece: TokenPiece, first: int, last: int, start: int, end: int) -> TokenPiece:
+    """The passages of a piece from one to another, whose tokens are from `start` to `end`."""
+    return TokenPiece(piece.tokens[start:end], piece.sizes[first:last], piece.passage_ids.part(first, last))
 
 
 def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
@@ -119,7 +176,7 @@ def _flat(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     return np.array(list(chain.from_iterable(sequences)))
 
 
-def _joined_text(pieces: list[_Piece]) -> TokenText:
+def _joined_text(pieces: list[TokenPiece]) -> TokenText:
     """The text of all pieces; they are removed from the list, so that no piece outlives its text."""
     starts = np.concatenate([[0], np.cumsum(np.concatenate([piece.sizes for piece in pieces]))])
     ids = join_ids([piece.passage_ids for piece in pieces])

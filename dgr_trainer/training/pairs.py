@@ -28,8 +28,8 @@ from dgr_trainer.files.arrow_rows import dataset_from_tables
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.identifiers.unknown_text import UnknownText, check_script
 from dgr_trainer.index import FMIndex
+from dgr_trainer.processes.worker_processes import check_num_proc, map_chunks
 from dgr_trainer.training.pair_making import FEATURES, Example, MadePairs, PairMaker, PairPacker, PairSource, random_of
-from dgr_trainer.training.pair_processes import map_chunks
 from dgr_trainer.training.pair_substrings import DistinctiveSubstrings, PublishedSubstrings
 from dgr_trainer.training.prompts import LostQueries
 from dgr_trainer.training.stop_words import StopWords
@@ -116,7 +116,7 @@ def generation_pairs(
         )
     if substring_length is not None and substring_length < 1:
         raise DGRValueError(f"substring_length={substring_length}: a substring has at least 1 token.")
-    _check_num_proc(num_proc)
+    check_num_proc(num_proc)
     _check_index(targets, index, corpus, identifiers)
     if (queries is None) != (qrels is None):
         raise DGRValueError(
@@ -192,7 +192,7 @@ def pairs_from_candidates(
     """
     if identifiers_per_query < 1:
         raise DGRValueError(f"identifiers_per_query={identifiers_per_query}: make at least 1 pair for a query.")
-    _check_num_proc(num_proc)
+    check_num_proc(num_proc)
     candidates.check_tokenizer(identifiers.fingerprint)
     texts, qrels = queries_mapping(queries), as_qrels(qrels)
     judged = {
@@ -306,11 +306,6 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     remaining = iter(items)
     while chunk := list(islice(remaining, _CHUNK)):
         yield chunk
-
-
-def _check_num_proc(num_proc: int | None) -> None:
-    if num_proc is not None and num_proc < 1:
-        raise DGRValueError(f"num_proc={num_proc}: give the number of processes, at least 1, or leave it out.")
 
 
 def _check_index(targets: str, index: FMIndex | None, corpus: Corpus, identifiers: Identifiers) -> None:

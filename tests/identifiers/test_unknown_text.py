@@ -141,7 +141,7 @@ def test_said_once_wherever_passages_are_tokenised(where, unigram_tokenizer, mix
 
 def test_a_sample_is_looked_at_before_long_work(unigram_tokenizer, foreign, monkeypatch):
     titles = Identifiers(unigram_tokenizer, IdentifierSettings(views=("title",)))
-    monkeypatch.setattr("dgr_trainer.index.fm_index._encoded_passages", None)
+    monkeypatch.setattr("dgr_trainer.index.corpus_texts._tokenised", None)
     with pytest.raises(ValueError, match="does not know 6 of 6"):
         FMIndex.from_corpus(foreign, titles, progress=False)
     check_script([Passage(str(n), "river") for n in range(2500)], titles)

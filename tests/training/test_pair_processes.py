@@ -14,8 +14,8 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRRuntimeError, DGRValueError
 from dgr_trainer.identifiers import VIEWS, Identifiers, IdentifierSettings
 from dgr_trainer.identifiers.unknown_text import UnknownText
+from dgr_trainer.processes.worker_processes import map_chunks
 from dgr_trainer.training import pair_making, pairs
-from dgr_trainer.training.pair_processes import map_chunks
 from dgr_trainer.training.pairs import generation_pairs
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pairs.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import deque
@@ -34,6 +35,7 @@ def map_chunks(work: Callable[[Chunk], Result], chunks: Iterable[Chunk], num_pro
         DGRValueError: if processes cannot be forked on this platform.
         DGRRuntimeError: if a process ends before its work is done, for example for lack of memory.
     """
+    check_num_proc(num_proc)
     if num_proc is None or num_proc == 1:
         yield from map(work, chunks)
         return
@@ -60,9 +62,21 @@ def map_chunks(work: Callable[[Chunk], Result], chunks: Iterable[Chunk], num_pro
             pool.shutdown(cancel_futures=True)
 
 
+def check_num_proc(num_proc: int | None) -> None:
+    """Check a number of processes, such as before long work that ends with them.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if num_proc is not None and num_proc < 1:
+        raise DGRValueError(f"num_proc={num_proc}: give the number of processes, at least 1, or leave it out.")
+
+
 def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
+    # Otherwise what the parent has loaded would be searched for garbage again and again, a quarter of the time.
+    gc.freeze()
 
 
 def _do(chunk: Any) -> Any:
