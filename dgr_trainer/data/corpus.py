@@ -322,7 +322,7 @@ class Corpus(Sequence[Passage]):
 
     def __getitem__(self, position: SupportsIndex | slice) -> Passage | list[Passage]:
         if isinstance(position, slice):
-            return [self[index] for index in range(*position.indices(len(self)))]
+            return self.take(range(*position.indices(len(self))))
         try:
             index = operator.index(position)
         except TypeError:

@@ -6,13 +6,17 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from itertools import chain, product
+from itertools import chain, pairwise, product
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from dgr_trainer.identifiers.words import is_unspaced
 
-_MOST_WORDS = 500_000
+_MOST_WORDS = 400_000
+_NOT_KNOWN: list[int] = [-1]
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 # A letter, digit or sign of each kind that the patterns of tokenizers tell apart.
 _OTHERS = list("éÉßǅʰªªº²½Ⅷ٣१‿–—‘’“”«»…•§°¤€£±×÷√←™©®αЖאعहไ")
@@ -41,7 +45,9 @@ class RememberedWords:
         special: Callable[[Sequence[int]], int],
     ) -> None:
         self._raw, self._space, self._special = raw, space, special
-        self._ids: dict[str, list[int] | None] = {}
+        # Words that were used since the last exchange of the two, and those used before: the frequent ones stay.
+        self._recent: dict[str, list[int] | None] = {}
+        self._older: dict[str, list[int] | None] = {}
         added = backend.get_added_tokens_decoder().values()
         contents = sorted({token.content for token in added if token.content}, key=len, reverse=True)
         # In any case: some are looked for after the text is put in lower case.
@@ -58,26 +64,46 @@ class RememberedWords:
         Args:
             texts (`Sequence[str]`): The texts.
         """
-        if not self.exact:
+        if not self.exact or not texts:
             return [None] * len(texts)
-        words_of = [text.split(" ") if text else [] for text in texts]
-        words = set(chain.from_iterable(words_of))
-        known = self._ids  # Another thread may put an empty one in its place.
-        unknown = words.difference(known)
-        if len(known) + len(unknown) > _MOST_WORDS:
-            known, unknown = {}, words
-            self._ids = known
-        known.update(self._encoded(sorted(unknown)))
-        found: list[list[int] | None] = []
-        for of_text in words_of:
-            parts = [known[word] for word in of_text]
-            found.append(None if None in parts else list(chain.from_iterable(parts)))  # type: ignore[arg-type]
-        return found
+        words_of = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
+        coded = words_of.values.dictionary_encode()
+        ids = self._ids_of(coded.dictionary.to_pylist())
+        lengths = np.array([-1 if of_word is None else len(of_word) for of_word in ids])
+        starts = np.cumsum(lengths.clip(0)) - lengths.clip(0)
+        tokens = np.fromiter(chain.from_iterable(filter(None, ids)), np.int64)
+
+        number = coded.indices.to_numpy()
+        sizes = lengths[number]
+        is_other = np.add.reduceat(sizes < 0, words_of.offsets.to_numpy()[:-1]) > 0
+        sizes = sizes.clip(0)
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        # Each word's tokens, wherever it stands.
+        flat = tokens[np.arange(ends[-1]) + np.repeat(starts[number] - ends[:-1], sizes)].tolist()
+        bounds = ends[words_of.offsets.to_numpy()].tolist()
+        return [
+            None if other else flat[start:end]
+            for other, (start, end) in zip(is_other.tolist(), pairwise(bounds), strict=True)
+        ]
+
+    def _ids_of(self, words: list[str]) -> list[list[int] | None]:
+        recent, older = self._recent, self._older  # Another thread may put others in their place.
+        ids = [recent.get(word, _NOT_KNOWN) for word in words]
+        missing = [number for number, of_word in enumerate(ids) if of_word is _NOT_KNOWN]
+        if missing:
+            again = {words[number]: older.get(words[number], _NOT_KNOWN) for number in missing}
+            again.update(self._encoded([word for word, of_word in again.items() if of_word is _NOT_KNOWN]))
+            for number in missing:
+                ids[number] = again[words[number]]
+            recent.update(again)
+            if len(recent) > _MOST_WORDS:
+                self._recent, self._older = {}, recent
+        return ids
 
     def _encoded(self, words: list[str]) -> dict[str, list[int] | None]:
         """Ids of words, `None` for those that may change with the words around them."""
-        plain = [word for word in words if self._is_plain(word)]
-        ids: dict[str, list[int] | None] = dict.fromkeys(words)
+        plain = [word for word in words if word and self._is_plain(word)]
+        ids: dict[str, list[int] | None] = {word: None if word else [] for word in words}
         for word, of_word in zip(plain, self._raw([self._space + word for word in plain]), strict=True):
             ids[word] = None if self._special(of_word) else of_word
         return ids

@@ -18,7 +18,7 @@ def corpus_texts(
     start: int = 0,
     *,
     max_tokens: int | None,
-    batch_size: int = 1024,
+    batch_size: int = 4096,
     num_proc: int | None = None,
     progress: bool = True,
 ) -> Iterator[TokenText]:

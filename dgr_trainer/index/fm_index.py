@@ -142,7 +142,7 @@ class FMIndex(IndexQueries):
         corpus: Corpus,
         identifiers: Identifiers,
         *,
-        batch_size: int = 1024,
+        batch_size: int = 4096,
         folder: str | os.PathLike[str] | None = None,
         segment_tokens: int | None = None,
         num_proc: int | None = None,
@@ -153,7 +153,7 @@ class FMIndex(IndexQueries):
         Args:
             corpus ([`Corpus`]): the passages.
             identifiers ([`Identifiers`]): turns a passage into tokens; its end-of-sequence token is the separator.
-            batch_size (`int`, *optional*, defaults to 1024): number of passages that are tokenised together.
+            batch_size (`int`, *optional*, defaults to 4096): number of passages that are tokenised together.
             folder (`str` or `os.PathLike`, *optional*): where to write the index, segment by segment, so that only
                 one segment has to fit in memory. It appears there when it is complete. If building is interrupted,
                 the same call resumes after the last finished segment.

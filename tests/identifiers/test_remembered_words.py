@@ -98,9 +98,9 @@ def test_memory_is_bounded(bpe_tokenizer, monkeypatch):
     monkeypatch.setattr(remembered_words, "_MOST_WORDS", 3)
     encoder = TextEncoder(bpe_tokenizer)
     words = remembered(encoder)
-    for text in ("one two", "three four", "one five six seven"):
-        assert words.encode([text]) == encoder.raw([encoder.space + text])
-        assert len(words._ids) <= 4
+    for text in ("one two", "three four one", "one five six seven eight", "", "two one", "three"):
+        assert words.encode([text]) == encoder.raw([encoder.space + text if text else ""])
+        assert len(words._recent) <= 3 and len(words._older) <= 3 + 6
 
 
 def test_large_batches_are_remembered_and_give_the_same_ids_and_errors(bpe_tokenizer):
