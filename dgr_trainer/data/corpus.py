@@ -322,7 +322,10 @@ class Corpus(Sequence[Passage]):
 
     def __getitem__(self, position: SupportsIndex | slice) -> Passage | list[Passage]:
         if isinstance(position, slice):
-            return self.take(range(*position.indices(len(self))))
+            positions = range(*position.indices(len(self)))
+            if positions.step != 1:
+                return self.take(positions)
+            return [_passage(row) for row in self._table.slice(positions.start, len(positions)).to_pylist()]
         try:
             index = operator.index(position)
         except TypeError:

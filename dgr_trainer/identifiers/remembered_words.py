@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from dgr_trainer.identifiers.words import is_unspaced
 
-_MOST_WORDS = 400_000
+_MOST_WORDS = 600_000  # Each takes about 200 bytes; twice as many may be remembered.
 _NOT_KNOWN: list[int] = [-1]
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 # A letter, digit or sign of each kind that the patterns of tokenizers tell apart.
