@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -75,9 +77,17 @@ def check_num_proc(num_proc: int | None) -> None:
 def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # Work makes many objects and hardly any cycles: looking for these often takes a tenth to a quarter of the time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: one that was killed could not say so, and work would be waited for."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _do(chunk: Any) -> Any:

@@ -77,7 +77,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Divides the student's scores in the losses without margins. By default (or `"auto"`) a sixth of
             `score_spread` on log-odds, 1 on log-likelihoods.
         teacher_temperature (`float`, *optional*):
-            Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default 1.
+            Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default (or `"auto"`) a sixth of how
+            far the teacher scores its best passage of a query above its median one, which the trainer measures.
         active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the pairs of the batch that violate their margin, as in the published
             experiments of DGR, instead of over each query's list. Gradient accumulation then changes the loss.
@@ -157,11 +158,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             "help": f"Divides the student's scores in losses without margins. {_default('ranknet', 'temperature')}"
         },
     )
-    teacher_temperature: float | None = field(
+    teacher_temperature: float | str | None = field(
         default=None,
         metadata={
-            "help": "Divides the teacher's scores in listnet and kl_divergence. "
-            f"{_default('listnet', 'teacher_temperature')}"
+            "help": "Divides the teacher's scores in listnet and kl_divergence. Default (auto): a sixth of what it "
+            "scores its best passage above its median one."
         },
     )
     active_pair_mean: bool = field(
@@ -213,7 +214,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         """
         _check_ranking_loss(self.ranking_loss)
         self._apply_preset()
-        for name in (*FITTED, "score_spread"):
+        for name in (*FITTED, "teacher_temperature", "score_spread"):
             setattr(self, name, _number(name, getattr(self, name)))
         self._read_ranking_loss_kwargs()
         positive = ("first_weight", "temperature", "teacher_temperature", "score_spread")

@@ -1,41 +1,55 @@
-"""The scale of the student's scores, to which margins, temperatures and the generation weight fit by default."""
+"""The scales of the student's and the teacher's scores, to which margins, temperatures and weights fit by default."""
 
 import copy
 import logging
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
+import numpy as np
+
+from dgr_trainer.runs.rank_list import RankList
 from dgr_trainer.training.arguments import FITTED, DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.given_datasets import query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
 
+_QUERIES_SAMPLED = 100
 logger = logging.getLogger(__name__)
 
 
 def fitted_arguments(
     args: DistillationTrainingArguments, collator: Any, train_dataset: Any
 ) -> DistillationTrainingArguments:
-    """Arguments with the spread of the candidates' scores, if it is not given and there are candidates.
+    """Arguments that fit the scores of the candidates and of the teacher, where they leave that open.
 
-    It depends on the candidates of the training queries alone, so it is the same in every process and after resuming.
+    They depend on the candidates and rank lists of the training queries alone, so they are the same in every process
+    and after resuming.
 
     Args:
         args ([`DistillationTrainingArguments`]): The arguments; they are not changed.
-        collator (`Any`): The collator. Without candidates that are scored by log-odds, the arguments stay as they are.
+        collator (`Any`): The collator. Without candidates that are scored by log-odds, margins, temperatures and
+            weights stay as they are.
         train_dataset (`Any`): The training queries; by default, those of the candidates are looked at.
 
     Returns:
-        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread`, or one that states the
-        defaults for log-likelihoods.
+        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread` and `teacher_temperature`, or
+        one that states the defaults for log-likelihoods.
     """
     if not isinstance(collator, DistillationCollator):
         return args
+    query_ids = query_ids_of(train_dataset)
+    return _fitted_to_teacher(_fitted_to_student(args, collator, query_ids), collator.rankings, query_ids)
+
+
+def _fitted_to_student(
+    args: DistillationTrainingArguments, collator: DistillationCollator, query_ids: Iterable[str] | None
+) -> DistillationTrainingArguments:
     if collator.scoring.kind != "log_odds":
         return args.for_scores(collator.scoring.kind)
     source = collator.source
     if not isinstance(source, CandidateIdentifiers) or args.score_spread is not None:
         return args
-    query_ids = query_ids_of(train_dataset)
     spread = source.spread(source.candidates if query_ids is None else query_ids)
     if spread <= 0:
         return args
@@ -48,5 +62,31 @@ def fitted_arguments(
             "score_spread=%g: the student scores its best candidate by this above its median one, so by default %s.",
             fitted.score_spread,
             ", ".join(f"{name}={value:.3g}" for name, value in settings.items()),
+        )
+    return fitted
+
+
+def _fitted_to_teacher(
+    args: DistillationTrainingArguments, rankings: Mapping[str, RankList], query_ids: Iterable[str] | None
+) -> DistillationTrainingArguments:
+    """Arguments with a sixth of the spread of the teacher's scores as its temperature, if the loss has one.
+
+    A cross-encoder's scores differ by tens and a bi-encoder's cosines by tenths: the same temperature would teach the
+    first passage alone, or that all are alike.
+    """
+    name = "teacher_temperature"
+    if name not in args.resolved_ranking_loss.settings or name in args.ranking_loss_settings:
+        return args
+    known = (rankings[query_id].scores for query_id in query_ids or rankings if query_id in rankings)
+    sampled = islice((scores for scores in known if len(scores) > 1), _QUERIES_SAMPLED)
+    spread = float(np.median([scores.max() - np.median(scores) for scores in sampled] or [0.0]))
+    if spread <= 0:
+        return args
+    fitted = copy.copy(args)
+    fitted.teacher_temperature = float(f"{spread / 6:.3g}")
+    if args.should_log and args.ranking_weight > 0:
+        logger.info(
+            "teacher_temperature=%g: a sixth of what the teacher scores its best passage above its median one.",
+            fitted.teacher_temperature,
         )
     return fitted

@@ -12,6 +12,7 @@ from training_examples import make_arguments, make_candidates, make_collator, ma
 
 from dgr_trainer.cli.train import make_parser
 from dgr_trainer.identifiers import Identifiers
+from dgr_trainer.runs import RankList
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.score_spread import fitted_arguments
@@ -49,6 +50,40 @@ def test_temperatures_fit_too(bpe_tokenizer, tmp_path):
     assert trainer.ranking_objective.settings["temperature"] == pytest.approx(trainer.args.score_spread / 6)
     assert trainer.ranking_objective.generation_weight == 1.0
     assert trainer.args.to_dict()["temperature"] == trainer.ranking_objective.settings["temperature"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_temperature_of_the_teacher_fits_its_scores(bpe_tokenizer, tmp_path, scale, caplog):
+    collator = make_collator(bpe_tokenizer)
+    collator.rankings = {
+        name: RankList(found.passage_ids, found.scores * scale) for name, found in collator.rankings.items()
+    }
+    args = make_arguments(tmp_path, ranking_loss="kl_divergence", teacher_temperature="auto")
+    with caplog.at_level(logging.INFO, logger="dgr_trainer"):
+        fitted = fitted_arguments(args, collator, query_dataset())
+    lists = [collator.rankings[name].scores for name in QUERIES if name in collator.rankings]
+    spread = statistics.median(max(scores) - statistics.median(scores) for scores in lists if len(scores) > 1)
+    assert fitted.teacher_temperature == pytest.approx(spread / 6, rel=0.01) and spread > 0
+    assert (
+        RankingObjective.from_arguments(fitted, "log_odds").settings["teacher_temperature"]
+        == fitted.teacher_temperature
+    )
+    assert f"teacher_temperature={fitted.teacher_temperature:g}: a sixth" in caplog.text
+    assert args.teacher_temperature is None and fitted.to_dict()["teacher_temperature"] == fitted.teacher_temperature
+
+
+def test_the_temperature_of_the_teacher_stays_where_it_is_given_or_nothing_is_known(bpe_tokenizer, tmp_path):
+    def fitted(**settings):
+        return fitted_arguments(make_arguments(tmp_path, **settings), collator, query_dataset()).teacher_temperature
+
+    collator = make_collator(bpe_tokenizer)
+    assert fitted(ranking_loss="listnet", teacher_temperature=3.0) == 3.0
+    assert fitted(ranking_loss="listnet", ranking_loss_kwargs={"teacher_temperature": 3.0}) is None
+    assert fitted() is None  # DGR's loss has none.
+    collator.rankings = {
+        name: RankList(found.passage_ids, found.scores * 0) for name, found in collator.rankings.items()
+    }
+    assert fitted(ranking_loss="listnet") is None
 
 
 def test_what_is_given_stays_and_the_arguments_of_the_caller_too(bpe_tokenizer, tmp_path):

@@ -2,7 +2,9 @@
 
 import importlib.util
 import logging
+import multiprocessing
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,27 @@ def test_a_process_that_ends_and_an_error_in_one():
         list(map_chunks(_stop, range(9), 2))
     with pytest.raises(DGRValueError, match="what was wrong"):
         list(map_chunks(_raise, range(9), 2))
+
+
+def _report_and_wait(file):
+    with open(file, "a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    time.sleep(100)
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    file = tmp_path / "pids"
+    file.touch()
+    job = multiprocessing.get_context("fork").Process(target=lambda: list(map_chunks(_report_and_wait, [file] * 2, 2)))
+    job.start()
+    end = time.monotonic() + 30
+    while len(pids := file.read_text().split()) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    job.kill()
+    job.join()
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(pids) == 2 and time.monotonic() < end
 
 
 def test_no_processes_where_the_platform_cannot_fork(monkeypatch):
