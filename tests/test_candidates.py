@@ -29,7 +29,7 @@ def test_gives_back_what_went_in(candidates):
 
 
 def test_reads_pairs_in_batches(monkeypatch):
-    monkeypatch.setattr("dgr_trainer.candidates._ROWS_PER_BATCH", 2)
+    monkeypatch.setattr("dgr_trainer.candidates.rows._ROWS_PER_BATCH", 2)
     assert dict(Candidates.from_lists(iter(LISTS.items()), corpus_tokens=7)) == LISTS
 
 

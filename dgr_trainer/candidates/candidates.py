@@ -1,10 +1,4 @@
-"""Candidates: the passages that the student found for each query, with the identifiers that led to each passage.
-
-The full method trains on them: the model scores a candidate's identifiers again in each training step, and their
-corpus counts turn the log-likelihoods into log-odds. All data is in flat columns of a memory-mapped
-`datasets.Dataset`, so that a hundred thousand queries need little memory and some candidates of a query can be read
-without decoding the others.
-"""
+"""The candidates of each query, in memory-mapped columns, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -13,14 +7,15 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from dgr_trainer.candidates.matched import Candidate, MatchedIdentifier
+from dgr_trainer.candidates.rows import ROW_SCHEMA, pack, tables_of, unpack, write_rows
 from dgr_trainer.data.saved_tables import TableRows
 from dgr_trainer.errors import DGRKeyError, DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_folder, read_folder
@@ -40,66 +35,6 @@ logger = logging.getLogger(__name__)
 _FORMAT_VERSION = 2  # 2: where identifiers come from.
 META = "candidates.json"
 """The file that every folder of candidates holds."""
-_ROWS_PER_BATCH = 512
-_COLUMNS = {
-    "query_id": pa.string(),
-    "passage_ids": pa.list_(pa.string()),
-    "scores": pa.list_(pa.float64()),
-    "num_identifiers": pa.list_(pa.int32()),  # One per candidate; the columns below have one value per identifier.
-    "views": pa.list_(pa.int8()),  # Position in `VIEWS`.
-    "lengths": pa.list_(pa.int32()),
-    "counts": pa.list_(pa.int64()),
-    "credits": pa.list_(pa.float32()),
-    "origins": pa.list_(pa.int8()),  # Position in `ORIGINS`.
-    "tokens": pa.list_(pa.int32()),  # One per token.
-}
-ROW_SCHEMA = pa.schema(_COLUMNS)
-_VIEW_NUMBERS = {view: number for number, view in enumerate(VIEWS)}
-_ORIGIN_NUMBERS = {origin: number for number, origin in enumerate(ORIGINS)}
-
-
-@dataclass(frozen=True)
-class MatchedIdentifier:
-    """An identifier of a query or of a passage, with its count in the corpus and a score.
-
-    One type is used from the beam search to the hits. What `score` means depends on the step that made the object:
-
-    | made by | `score` |
-    |---|---|
-    | the beam search, and the scoring of identifiers that it did not generate | log-likelihood under the student |
-    | `weigh_identifiers` | weight for the query (see [`identifier_weights`]) |
-    | a `Hit` or a [`Candidate`] | what the identifier added to the score of the passage |
-    | words of a query and the text of a passage, before they are scored | 0 |
-
-    Args:
-        view (`str`): Its view, for example `"substring"`.
-        ids (`tuple[int, ...]`): Its generated tokens, closing marker included.
-        count (`int`): Occurrences in the corpus.
-        score (`float`): See the table.
-        origin (`str`, defaults to `"generated"`): Where it comes from: `"generated"` by the beam search, from the
-            `"query"` itself (also if it was generated), or a `"unigram"`, a single token beside the identifiers.
-    """
-
-    view: str
-    ids: tuple[int, ...]
-    count: int
-    score: float
-    origin: str = "generated"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A passage that the student found for a query.
-
-    Args:
-        passage_id (`str`): The passage.
-        score (`float`): The score that the student gave it.
-        identifiers (`tuple[MatchedIdentifier, ...]`): The identifiers that it contains, in the order of credit.
-    """
-
-    passage_id: str
-    score: float
-    identifiers: tuple[MatchedIdentifier, ...]
 
 
 class Candidates(Mapping[str, tuple[Candidate, ...]]):
@@ -118,9 +53,9 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     """
 
     def __init__(self, dataset: Dataset, *, corpus_tokens: int, tokenizer_fingerprint: str = "") -> None:
-        if set(dataset.column_names) != set(_COLUMNS):
+        if set(dataset.column_names) != set(ROW_SCHEMA.names):
             raise DGRValueError(
-                f"Candidates are stored in the columns {', '.join(_COLUMNS)}; this dataset has "
+                f"Candidates are stored in the columns {', '.join(ROW_SCHEMA.names)}; this dataset has "
                 f"{', '.join(dataset.column_names)}. Build candidates with Candidates.from_lists."
             )
         if corpus_tokens <= 0:
@@ -167,8 +102,8 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
     def from_rows(
         cls, rows: Iterable[pa.RecordBatch], *, corpus_tokens: int, tokenizer_fingerprint: str = ""
     ) -> Candidates:
-        """Make candidates from rows of [`pack`]; for the other arguments see `from_lists`."""
-        dataset = _as_dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *_tables(rows)]))
+        """Make candidates from rows of `pack`; for the other arguments see `from_lists`."""
+        dataset = _as_dataset(pa.concat_tables([ROW_SCHEMA.empty_table(), *tables_of(rows)]))
         return cls(dataset, corpus_tokens=corpus_tokens, tokenizer_fingerprint=tokenizer_fingerprint)
 
     @classmethod
@@ -181,7 +116,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         tokenizer_fingerprint: str = "",
         order: Sequence[int] | None = None,
     ) -> None:
-        """Write rows of [`pack`] to a folder, as `save_to_disk` does, without holding all of them in memory.
+        """Write rows of `pack` to a folder, as `save_to_disk` does, without holding all of them in memory.
 
         With `order`, the i-th row of the folder is the `order[i]`-th of `rows`.
         """
@@ -189,12 +124,12 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
         with atomic_folder(path, marker=META) as folder:
             file = folder / "rows.arrow"
-            _write_stream(file, rows)
+            write_rows(file, rows)
             if order is not None:
                 unordered = file.rename(folder / "unordered.arrow")
                 with pa.memory_map(str(unordered)) as mapped:
                     found = TableRows(pa.ipc.open_stream(mapped).read_all())
-                    _write_stream(file, found.take(order))
+                    write_rows(file, found.take(order))
                     del found
                 unordered.unlink()
             dataset = Dataset.from_file(str(file))
@@ -347,7 +282,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
 
     def __getitem__(self, query_id: str) -> tuple[Candidate, ...]:
         row = self._read(query_id)
-        return tuple(_unpack(row, position, None) for position in range(len(row["scores"])))
+        return tuple(unpack(row, position, None) for position in range(len(row["scores"])))
 
     def passage_ids(self, query_id: str) -> tuple[str, ...]:
         """Passage ids of a query's candidates, best first, without reading their identifiers."""
@@ -380,7 +315,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         unknown = [passage_id for passage_id in passage_ids if passage_id not in positions]
         if unknown:
             raise DGRKeyError(f"Passages {unknown[:5]} are not among the candidates of query {query_id!r}.")
-        return tuple(_unpack(row, positions[passage_id], max_identifiers) for passage_id in passage_ids)
+        return tuple(unpack(row, positions[passage_id], max_identifiers) for passage_id in passage_ids)
 
     def to_rankings(self) -> Rankings:
         """The rank lists of the student."""
@@ -398,7 +333,7 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         if query_id not in self._rows:
             raise DGRKeyError(f"Query {query_id!r} has no candidates.")
         table = self.dataset[self._rows[query_id]]
-        row = {name: table.column(name)[0].values for name in _COLUMNS if name != "query_id"}
+        row = {name: table.column(name)[0].values for name in ROW_SCHEMA.names if name != "query_id"}
         arrays: dict[str, Any] = {name: values.to_numpy() for name, values in row.items() if name != "passage_ids"}
         arrays["passage_ids"] = row["passage_ids"].to_pylist()
         arrays["identifier_starts"] = np.concatenate([[0], np.cumsum(arrays["num_identifiers"], dtype=np.int64)])
@@ -412,7 +347,7 @@ def _with_origins(dataset: Dataset) -> Dataset:
     lengths = table.column("lengths").combine_chunks()
     values = pa.array(np.zeros(len(lengths.values), dtype=np.int8))
     none = pa.ListArray.from_arrays(lengths.offsets, values)
-    return _as_dataset(table.append_column("origins", none).select(list(_COLUMNS)).cast(ROW_SCHEMA))
+    return _as_dataset(table.append_column("origins", none).select(ROW_SCHEMA.names).cast(ROW_SCHEMA))
 
 
 def _as_dataset(table: pa.Table) -> Dataset:
@@ -426,107 +361,6 @@ def _as_dataset(table: pa.Table) -> Dataset:
     for batch in table.to_batches():
         digest.update(batch.serialize())
     return Dataset(table, fingerprint=digest.hexdigest()[:16])
-
-
-def _write_stream(file: Path, rows: Iterable[pa.RecordBatch]) -> None:
-    with pa.ipc.new_stream(str(file), ROW_SCHEMA) as stream:
-        for table in _tables(rows):
-            stream.write_table(table)
-
-
-def _tables(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield rows in tables of many."""
-    remaining = iter(rows)
-    while batch := list(islice(remaining, _ROWS_PER_BATCH)):
-        yield pa.Table.from_batches(batch, schema=ROW_SCHEMA).combine_chunks()
-
-
-class IdentifierColumns(NamedTuple):
-    """Identifiers as columns, in the types of the columns of candidates.
-
-    Attributes:
-        views (`np.ndarray` of int8): Positions of the views in `VIEWS`.
-        lengths (`np.ndarray` of int32): Numbers of tokens.
-        counts (`np.ndarray` of int64): Occurrences in the corpus.
-        credits (`np.ndarray` of float32): Their scores.
-        origins (`np.ndarray` of int8): Positions of their origins in `ORIGINS`.
-        tokens (`np.ndarray` of int32): The tokens of all, one after the other.
-    """
-
-    views: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-    credits: np.ndarray
-    origins: np.ndarray
-    tokens: np.ndarray
-
-
-def identifier_columns(identifiers: Sequence[MatchedIdentifier]) -> IdentifierColumns:
-    """Identifiers as columns. Raises a `ValueError` if one has an unknown view."""
-    unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
-    if unknown:
-        raise DGRValueError(f"There are identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
-    return IdentifierColumns(
-        np.array([_VIEW_NUMBERS[identifier.view] for identifier in identifiers], dtype=np.int8),
-        np.array([len(identifier.ids) for identifier in identifiers], dtype=np.int32),
-        np.array([identifier.count for identifier in identifiers], dtype=np.int64),
-        np.array([identifier.score for identifier in identifiers], dtype=np.float32),
-        np.array([_ORIGIN_NUMBERS[identifier.origin] for identifier in identifiers], dtype=np.int8),
-        np.array([token for identifier in identifiers for token in identifier.ids], dtype=np.int32),
-    )
-
-
-def pack(query_id: str, candidates: Sequence[Candidate]) -> pa.RecordBatch:
-    """Pack the candidates of one query into a row; raises what [`Candidates.from_lists`] raises."""
-    identifiers = [identifier for candidate in candidates for identifier in candidate.identifiers]
-    unknown = sorted({identifier.view for identifier in identifiers} - set(VIEWS))
-    if unknown:
-        raise DGRValueError(f"Query {query_id!r} has identifiers of unknown views {unknown}; views are {list(VIEWS)}.")
-    return row_of(
-        query_id,
-        [candidate.passage_id for candidate in candidates],
-        [float(candidate.score) for candidate in candidates],
-        [len(candidate.identifiers) for candidate in candidates],
-        identifier_columns(identifiers),
-    )
-
-
-def row_of(
-    query_id: str,
-    passage_ids: Sequence[str],
-    scores: Sequence[float],
-    num_identifiers: Sequence[int],
-    identifiers: IdentifierColumns,
-) -> pa.RecordBatch:
-    """Make the row of one query.
-
-    Args:
-        query_id (`str`): The query.
-        passage_ids (`Sequence[str]`): Its candidates, best first.
-        scores (`Sequence[float]`): Their scores.
-        num_identifiers (`Sequence[int]`): How many identifiers each has.
-        identifiers ([`IdentifierColumns`]): The identifiers of all candidates.
-
-    Raises:
-        ValueError: as `Candidates.from_lists` does.
-    """
-    if len(set(passage_ids)) < len(passage_ids):
-        raise DGRValueError(f"A passage occurs twice among the candidates of query {query_id!r}.")
-    if not np.isfinite(scores).all():
-        raise DGRValueError(f"A candidate of query {query_id!r} has a score that is not a finite number.")
-    if not identifiers.lengths.all():
-        raise DGRValueError(f"Query {query_id!r} has an identifier without tokens.")
-    lists: list[Any] = [
-        list(passage_ids),
-        np.array(scores, dtype=np.float64),
-        np.array(num_identifiers, dtype=np.int32),
-        *identifiers,
-    ]
-    columns = [pa.array([query_id], pa.string())]
-    for values, field in zip(lists, list(ROW_SCHEMA)[1:], strict=True):
-        array = pa.array(values, field.type.value_type)
-        columns.append(pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array, type=field.type))
-    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
 def _origin(name: str) -> str:
@@ -547,26 +381,3 @@ def _candidate(fields: Mapping[str, Any]) -> Candidate:
         for each in fields["identifiers"]
     )
     return Candidate(fields["passage_id"], float(fields["score"]), identifiers)
-
-
-def _unpack(row: Mapping[str, Any], position: int, max_identifiers: int | None) -> Candidate:
-    start, end = row["identifier_starts"][position : position + 2].tolist()
-    if max_identifiers is not None:
-        end = min(end, start + max_identifiers)
-    bounds = row["token_starts"][start : end + 1].tolist()
-    tokens = row["tokens"][bounds[0] : bounds[-1]].tolist()
-    views = row["views"][start:end].tolist()
-    counts = row["counts"][start:end].tolist()
-    scores = row["credits"][start:end].tolist()
-    origins = row["origins"][start:end].tolist()
-    identifiers = tuple(
-        MatchedIdentifier(
-            VIEWS[views[i]],
-            tuple(tokens[bounds[i] - bounds[0] : bounds[i + 1] - bounds[0]]),
-            counts[i],
-            scores[i],
-            ORIGINS[origins[i]],
-        )
-        for i in range(end - start)
-    )
-    return Candidate(row["passage_ids"][position], float(row["scores"][position]), identifiers)
