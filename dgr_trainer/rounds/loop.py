@@ -58,7 +58,7 @@ METRIC = "ndcg@10"
 Evaluator = Callable[..., Mapping[str, float]]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Rounds:
     """What rounds of either stage are made of; see [`distil_in_rounds`] for the fields."""
 

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +30,7 @@ from dgr_trainer.training.student_check import try_student
 logger = logging.getLogger(__name__)
 
 _PAIRS_LOOKED_AT = 16
+_PAIRS_AT_ONCE = 100_000
 
 
 def check_trainer_arguments(
@@ -134,20 +137,43 @@ def check_model(model: nn.Module, collator: DistillationCollator) -> None:
 
 
 def check_pairs(model: nn.Module, name: str, dataset: Any) -> None:
-    """Refuse pairs whose labels the model would read before it has to predict them.
+    """Refuse pairs whose labels the model would read before it has to predict them, or that it has no positions for.
 
     Raises:
         ValueError: if the labels of the first pairs are among their `input_ids`, as other trainers of causal language
-            models want them.
+            models want them, or a pair is longer than the model's positions.
     """
     if not {"input_ids", "labels"} <= set(getattr(dataset, "column_names", None) or ()):
         return
+    student = student_of(model)
     rows = dataset.with_format(None).take(_PAIRS_LOOKED_AT)
-    if student_of(model).pairs_are_joined([(row["input_ids"], row["labels"]) for row in rows]):
+    if student.pairs_are_joined([(row["input_ids"], row["labels"]) for row in rows]):
         raise DGRValueError(
             f"The labels of {name} are also in its input_ids, as SFTTrainer and the loss of causal language models "
             "want them. Here input_ids are the prompt alone, and labels the tokens that follow it, without -100 in "
             "their place: see docs/from-sft-trainer.md."
+        )
+    limit = student.identifier_limit(0)
+    if limit is not None and isinstance(dataset, Dataset):
+        _check_pair_lengths(name, dataset, limit, joined=student.identifier_limit(1) != limit)
+
+
+def _check_pair_lengths(name: str, dataset: Dataset, limit: int, *, joined: bool) -> None:
+    """Refuse pairs that are longer than a model's positions; `joined` if the prompt stands before the identifier."""
+    counted = ["input_ids", "labels"] if joined else ["labels"]
+    first, longest, too_long = None, 0, 0
+    for start in range(0, len(dataset), _PAIRS_AT_ONCE):
+        table = dataset.with_format("arrow")[start : start + _PAIRS_AT_ONCE]
+        lengths = sum(pc.fill_null(pc.list_value_length(table.column(column)), 0).to_numpy() for column in counted)
+        if first is None and lengths.max() > limit:
+            first = start + int(lengths.argmax())
+        longest, too_long = max(longest, int(lengths.max())), too_long + int((lengths > limit).sum())
+    if first is not None:
+        parts = " and ".join(counted)
+        raise DGRValueError(
+            f"{too_long} of {len(dataset)} pairs of {name}, such as row {first}, have {parts} of up to {longest} "
+            f"tokens, but the model has {limit} positions. Make shorter ones (generation_pairs(substring_length=...)) "
+            "or leave them out with dataset.filter(...)."
         )
 
 
