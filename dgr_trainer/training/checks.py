@@ -172,8 +172,8 @@ def _check_pair_lengths(name: str, dataset: Dataset, limit: int, *, joined: bool
         parts = " and ".join(counted)
         raise DGRValueError(
             f"{too_long} of {len(dataset)} pairs of {name}, such as row {first}, have {parts} of up to {longest} "
-            f"tokens, but at most {limit} fit the positions of the model. Make shorter ones (generation_pairs(substring_length=...)) "
-            "or leave them out with dataset.filter(...)."
+            f"tokens, but at most {limit} fit the positions of the model. Make shorter ones "
+            "(generation_pairs(substring_length=...)) or leave them out with dataset.filter(...)."
         )
 
 

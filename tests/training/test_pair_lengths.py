@@ -22,8 +22,8 @@ def test_identifiers_that_are_longer_than_the_decoder_are_refused(bpe_tokenizer,
     dataset = pairs((3, 4), (3, 9), (3, 33), (3, 40))
     with pytest.raises(
         ValueError,
-        match=r"2 of 4 pairs of train_dataset, such as row [23], have labels of up to 40 tokens, but at most 32 fit the "
-        r"positions of the model. Make shorter ones \(generation_pairs\(substring_length=...\)\)",
+        match=r"2 of 4 pairs of train_dataset, such as row [23], have labels of up to 40 tokens, but at most 32 "
+        r"fit the positions of the model. Make shorter ones \(generation_pairs\(substring_length=...\)\)",
     ):
         check_pairs(model, "train_dataset", dataset)
     check_pairs(model, "train_dataset", dataset.select([1, 0]))
