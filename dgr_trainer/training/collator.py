@@ -66,6 +66,11 @@ class DistillationCollator:
             may be relevant too. By default they are kept.
         relevant_first (`bool`, defaults to `True`):
             Whether the relevant passage comes first in the list. If not, the list has the teacher's order.
+        relevant_margin (`float`, *optional*):
+            For losses that teach the teacher's scores (`"kl_divergence"`, ...): the relevant passage that comes first
+            gets at least a score that is this above the best one of the others in the list, in units of the spread of
+            the query's teacher scores (the best less the median one). By default it keeps the teacher's score, however
+            low. With the default `teacher_temperature`, 1/3 makes it e^2 times as probable as the next passage.
         generation_targets (mapping or callable, *optional*):
             Identifiers to generate for a relevant passage, a sequence of (view, token ids): by passage id, or
             returned by a function of the query, the passage id and a `numpy.random.Generator`. By default the
@@ -131,6 +136,7 @@ class DistillationCollator:
         false_negative_margin: float | None = None,
         tie_margin: float = 0.0,
         relevant_first: bool = True,
+        relevant_margin: float | None = None,
         generation_targets: GenerationTargets | None = None,
         scoring: ScoringSettings | None = None,
         max_row_tokens: int = 256,
@@ -190,6 +196,7 @@ class DistillationCollator:
             seed=seed,
             ignore_identical_ids=ignore_identical_ids,
             tie_margin=tie_margin,
+            relevant_margin=relevant_margin,
         )
         self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
         # In shared memory, so that persistent workers see a new epoch.

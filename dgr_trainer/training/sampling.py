@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +113,9 @@ class ListSampler:
         ignore_identical_ids (`bool`): Whether to leave out the passage that has the id of the query.
         tie_margin (`float`): Passages whose teacher scores are at most this below the best one of their place share
             the place, so that they are no pair. 0: only those with equal scores.
+        relevant_margin (`float`, *optional*): The relevant passage that comes first has at least a teacher score that
+            is this above the best one of the others in the list, in units of the spread of the query's teacher scores
+            (the best less the median one). By default it keeps the teacher's score.
     """
 
     def __init__(
@@ -128,7 +132,13 @@ class ListSampler:
         false_negative_margin: float | None = None,
         ignore_identical_ids: bool = False,
         tie_margin: float = 0.0,
+        relevant_margin: float | None = None,
     ) -> None:
+        if relevant_margin is not None and not (relevant_margin >= 0 and relevant_first):
+            raise DGRValueError(
+                f"relevant_margin={relevant_margin}: give 0 or more, in units of the spread of a query's teacher "
+                "scores, and relevant_first=True; or None for the teacher's own score of the relevant passage."
+            )
         if not tie_margin >= 0:
             raise DGRValueError(
                 f"tie_margin={tie_margin}: give 0 or more, in units of the teacher's scores; 0 joins equal ones only."
@@ -156,6 +166,7 @@ class ListSampler:
         self.seed = seed
         self.false_negative_margin = false_negative_margin
         self.tie_margin = tie_margin
+        self.relevant_margin = relevant_margin
         self._usable = usable
         self._student_order = student_order
 
@@ -178,6 +189,10 @@ class ListSampler:
         # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
+        if first and self.relevant_margin is not None and scores:
+            ranked = list(scores.values())
+            least = max(teacher_scores[1:], default=best) + self.relevant_margin * (max(ranked) - median(ranked))
+            teacher_scores = (max(teacher_scores[0], least), *teacher_scores[1:])
         return TrainingList(
             tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first), self.tie_margin)
         )

@@ -332,6 +332,21 @@ def test_passages_that_are_hardly_told_apart_share_a_place(scores, first, tie_ma
     assert _ranks(scores, first, tie_margin) == plain_places(scores, first, tie_margin)
 
 
+def test_the_relevant_passage_is_raised_above_the_others():
+    # The scores are 10, 9, ..., 1: the best is 4.5 above the median.
+    settings = {"sampling": "top", "list_length": 3}
+    assert sampler({"q": {"e": 1}}, **settings).sample("q", 0).teacher_scores == (6.0, 10.0, 9.0)
+    raised = sampler({"q": {"e": 1}}, **settings, relevant_margin=0.5).sample("q", 0)
+    assert raised.passage_ids == ("e", "a", "b") and raised.teacher_scores == (12.25, 10.0, 9.0)
+    assert raised.ranks == (0, 1, 2)
+    # The teacher's score stays where it is higher, and where nothing is relevant.
+    assert sampler({"q": {"a": 1}}, **settings, relevant_margin=0.1).sample("q", 0).teacher_scores == (10.0, 9.0, 8.0)
+    assert sampler(**settings, relevant_margin=0.5).sample("q", 0).teacher_scores == (10.0, 9.0, 8.0)
+    for wrong in ({"relevant_margin": -1.0}, {"relevant_margin": 0.5, "relevant_first": False}):
+        with pytest.raises(ValueError, match="relevant_margin=.*: give 0 or more, in units of the spread"):
+            sampler(**settings, **wrong)
+
+
 def test_a_tie_margin_in_lists_and_coverage():
     # Of a > b > ... with scores 10, 9, ...: pairs within 2 of the first of their place.
     found = sampler({"q": {"e": 1}}, sampling="top", list_length=7, tie_margin=2.0)
