@@ -319,8 +319,10 @@ def _held_folder(path: Path) -> Iterator[Path]:
 def _delete_leftovers(path: Path) -> None:
     """Delete files and folders of killed processes that were to replace `path`: nobody holds their locks."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
-    with os.scandir(path.parent) as entries:
-        left_behind = [path.parent / entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    try:
+        left_behind = [path.parent / name for name in os.listdir(path.parent) if pattern.fullmatch(name)]
+    except PermissionError:  # One may write there, but not look.
+        return
     for left in left_behind:
         if (lock := _lock(left)) is not None:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)

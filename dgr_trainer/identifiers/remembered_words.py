@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise, product
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +58,9 @@ class RememberedWords:
             and not any(character.isspace() for content in contents for character in content)
             and self._words_are_independent()
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_recent": {}, "_older": {}}  # Copies and other processes begin with an empty memory.
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Ids of texts whose words are separated by single spaces; `None` for those that take the tokenizer.

@@ -175,6 +175,16 @@ def test_what_a_killed_writer_of_a_file_left_is_deleted_and_what_others_write_is
     assert path.read_text() == "ours again"
 
 
+def test_a_folder_that_may_be_written_but_not_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with atomic_write(tmp_path / "b.txt") as file:
+        file.write("new")
+    assert (tmp_path / "b.txt").read_text() == "new"
+
+
 def test_the_root_of_a_folder_can_be_filled_by_what_writes_such_folders(tmp_path):
     with atomic_folder(tmp_path / "folder", marker="marker.json") as folder:
         _fill(folder, "one")

@@ -1,5 +1,7 @@
 """Texts encoded word by word from memory have the ids that the tokenizer gives them as a whole."""
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,6 +103,14 @@ def test_memory_is_bounded(bpe_tokenizer, monkeypatch):
     for text in ("one two", "three four one", "one five six seven eight", "", "two one", "three"):
         assert words.encode([text]) == encoder.raw([encoder.space + text if text else ""])
         assert len(words._recent) <= 3 and len(words._older) <= 3 + 6
+
+
+def test_copies_have_an_empty_memory(bpe_tokenizer):
+    encoder = TextEncoder(bpe_tokenizer)
+    encoder.encode(["a river"] * 300)
+    copied = copy.deepcopy(encoder)
+    assert encoder._words._recent and copied._words.exact and not copied._words._recent
+    assert copied.encode(["a river", "the sea"] * 150) == encoder.encode(["a river", "the sea"] * 150)
 
 
 def test_large_batches_are_remembered_and_give_the_same_ids_and_errors(bpe_tokenizer):
