@@ -25,6 +25,7 @@ LOSS_ARGUMENTS = (
     "teacher_temperature",
     "prefix_ranking",
     "score_spread",
+    "teacher_spread",
 )
 """Arguments that the loss is made of."""
 
@@ -77,8 +78,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Divides the student's scores in the losses without margins. By default (or `"auto"`) a sixth of
             `score_spread` on log-odds, 1 on log-likelihoods.
         teacher_temperature (`float`, *optional*):
-            Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default (or `"auto"`) a sixth of how
-            far the teacher scores its best passage of a query above its median one, which the trainer measures.
+            Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default (or `"auto"`) a sixth of
+            `teacher_spread`, and 1 without rank lists.
         active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the pairs of the batch that violate their margin, as in the published
             experiments of DGR, instead of over each query's list. Gradient accumulation then changes the loss.
@@ -91,6 +92,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             default (or `"auto"`) the trainer measures it on the candidates, and `trainer.args`, checkpoints and logs
             hold the value. The defaults above are proportional to it: the published ones (margins of 300 and 100, a
             generation weight of 500) have a spread of 600, which is that of a corpus of millions of passages.
+        teacher_spread (`float`, *optional*):
+            How far the teacher scores its best passage of a query above its median one. By default (or `"auto"`) the
+            trainer measures it on the rank lists, as `score_spread`.
         preset (`str`, *optional*):
             `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and for
             `"distilled_ranknet"` `active_pair_mean=True`. Margins and weights that are given beside it stay. See
@@ -161,8 +165,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     teacher_temperature: float | str | None = field(
         default=None,
         metadata={
-            "help": "Divides the teacher's scores in listnet and kl_divergence. Default (auto): a sixth of what it "
-            "scores its best passage above its median one."
+            "help": "Divides the teacher's scores in listnet and kl_divergence. Default (auto): teacher_spread / 6."
         },
     )
     active_pair_mean: bool = field(
@@ -179,6 +182,13 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         metadata={
             "help": "How far the student scores its best candidate above its median one, which margins fit. Default "
             "(auto): measured on the candidates; 600 for the published margins."
+        },
+    )
+    teacher_spread: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "How far the teacher scores its best passage above its median one. Default (auto): measured on "
+            "the rank lists."
         },
     )
     preset: str | None = field(
@@ -214,10 +224,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         """
         _check_ranking_loss(self.ranking_loss)
         self._apply_preset()
-        for name in (*FITTED, "teacher_temperature", "score_spread"):
+        for name in (*FITTED, "teacher_temperature", "score_spread", "teacher_spread"):
             setattr(self, name, _number(name, getattr(self, name)))
         self._read_ranking_loss_kwargs()
-        positive = ("first_weight", "temperature", "teacher_temperature", "score_spread")
+        positive = ("first_weight", "temperature", "teacher_temperature", "score_spread", "teacher_spread")
         for name in ("ranking_weight", "generation_weight", "margin", "margin_gap", *positive):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
@@ -273,6 +283,14 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         assert not isinstance(self.ranking_loss_kwargs, str)
         return self._given_settings() | (self.ranking_loss_kwargs or {})
 
+    @property
+    def settings_of_teacher(self) -> dict[str, Any]:
+        """The settings of the ranking loss that fit `teacher_spread`."""
+        name = "teacher_temperature"
+        if self.teacher_spread is None or name not in self.resolved_ranking_loss.settings:
+            return {}
+        return {name: float(f"{float(self.teacher_spread) / 6:.3g}")}
+
     def _given_settings(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in _LOSS_SETTINGS}
         return {name: value for name, value in values.items() if value is not None and value is not False}
@@ -305,11 +323,12 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         A ranking loss is there by its name, and what fits `score_spread` has its value.
         """
         values = {**super().to_dict(), "ranking_loss": self._ranking_loss_name}  # type: ignore[no-untyped-call]
+        given = self.ranking_loss_settings
+        values |= {name: value for name, value in self.settings_of_teacher.items() if name not in given}
         if self.score_spread is not None:
             loss, scale = self.resolved_ranking_loss, self.scale_of_defaults(self._score_kind)
             fitted = loss.defaults(*scale)
             fitted["generation_weight"] = loss.generation_weight(*scale)
-            given = self.ranking_loss_settings
             values |= {
                 name: fitted[name]
                 for name in FITTED

@@ -52,7 +52,7 @@ class RankingObjective:
         generation_weight = args.generation_weight
         if generation_weight is None:
             generation_weight = loss.generation_weight(kind, spread)
-        settings = loss.with_settings(kind, args.ranking_loss_settings, spread)
+        settings = loss.with_settings(kind, args.settings_of_teacher | args.ranking_loss_settings, spread)
         return cls(loss, settings, args.ranking_weight, float(generation_weight), args.prefix_ranking)
 
     @property

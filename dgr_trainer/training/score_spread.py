@@ -33,7 +33,7 @@ def fitted_arguments(
         train_dataset (`Any`): The training queries; by default, those of the candidates are looked at.
 
     Returns:
-        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread` and `teacher_temperature`, or
+        [`DistillationTrainingArguments`]: the arguments, or a copy with `score_spread` and `teacher_spread`, or
         one that states the defaults for log-likelihoods.
     """
     if not isinstance(collator, DistillationCollator):
@@ -69,13 +69,12 @@ def _fitted_to_student(
 def _fitted_to_teacher(
     args: DistillationTrainingArguments, rankings: Mapping[str, RankList], query_ids: Iterable[str] | None
 ) -> DistillationTrainingArguments:
-    """Arguments with a sixth of the spread of the teacher's scores as its temperature, if the loss has one.
+    """Arguments with the spread of the teacher's scores, if it is not given and there are rank lists.
 
     A cross-encoder's scores differ by tens and a bi-encoder's cosines by tenths: the same temperature would teach the
     first passage alone, or that all are alike.
     """
-    name = "teacher_temperature"
-    if name not in args.resolved_ranking_loss.settings or name in args.ranking_loss_settings:
+    if args.teacher_spread is not None:
         return args
     known = (rankings[query_id].scores for query_id in query_ids or rankings if query_id in rankings)
     sampled = islice((scores for scores in known if len(scores) > 1), _QUERIES_SAMPLED)
@@ -83,10 +82,14 @@ def _fitted_to_teacher(
     if spread <= 0:
         return args
     fitted = copy.copy(args)
-    fitted.teacher_temperature = float(f"{spread / 6:.3g}")
+    fitted.teacher_spread = float(f"{spread:.3g}")
     if args.should_log and args.ranking_weight > 0:
-        logger.info(
-            "teacher_temperature=%g: a sixth of what the teacher scores its best passage above its median one.",
-            fitted.teacher_temperature,
-        )
+        for name, value in fitted.settings_of_teacher.items():
+            logger.info(
+                "teacher_spread=%g: the teacher scores its best passage by this above its median one, so by default "
+                "%s=%g.",
+                fitted.teacher_spread,
+                name,
+                value,
+            )
     return fitted

@@ -126,7 +126,8 @@ def _train(
     with atomic_write(place.folder / "history.json") as file:
         json.dump([log for log in logs if "loss" in log], file)
     shutil.rmtree(folder, ignore_errors=True)
-    fitted = ("margin", "margin_gap", "temperature", "teacher_temperature", "generation_weight", "score_spread")
+    scales = ("score_spread", "teacher_spread")
+    fitted = ("margin", "margin_gap", "temperature", "teacher_temperature", "generation_weight", *scales)
     values = trainer.args.to_dict()
     return {"steps": trainer.state.global_step, "fitted": {name: values.get(name) for name in fitted}}
 

@@ -63,27 +63,31 @@ def test_the_temperature_of_the_teacher_fits_its_scores(bpe_tokenizer, tmp_path,
         fitted = fitted_arguments(args, collator, query_dataset())
     lists = [collator.rankings[name].scores for name in QUERIES if name in collator.rankings]
     spread = statistics.median(max(scores) - statistics.median(scores) for scores in lists if len(scores) > 1)
-    assert fitted.teacher_temperature == pytest.approx(spread / 6, rel=0.01) and spread > 0
-    assert (
-        RankingObjective.from_arguments(fitted, "log_odds").settings["teacher_temperature"]
-        == fitted.teacher_temperature
-    )
-    assert f"teacher_temperature={fitted.teacher_temperature:g}: a sixth" in caplog.text
-    assert args.teacher_temperature is None and fitted.to_dict()["teacher_temperature"] == fitted.teacher_temperature
+    assert fitted.teacher_spread == pytest.approx(spread, rel=0.01) and spread > 0
+    temperature = fitted.to_dict()["teacher_temperature"]
+    assert temperature == pytest.approx(spread / 6, rel=0.01)
+    assert RankingObjective.from_arguments(fitted, "log_odds").settings["teacher_temperature"] == temperature
+    assert f"so by default teacher_temperature={temperature:g}." in caplog.text
+    assert args.teacher_spread is None
+    # Another loss that has none is not given it.
+    fitted.ranking_loss = "ranknet"
+    assert "teacher_temperature" not in RankingObjective.from_arguments(fitted, "log_odds").settings
 
 
 def test_the_temperature_of_the_teacher_stays_where_it_is_given_or_nothing_is_known(bpe_tokenizer, tmp_path):
-    def fitted(**settings):
-        return fitted_arguments(make_arguments(tmp_path, **settings), collator, query_dataset()).teacher_temperature
+    def temperature(**settings):
+        args = make_arguments(tmp_path, ranking_loss="listnet", **settings)
+        fitted = fitted_arguments(args, collator, query_dataset())
+        return RankingObjective.from_arguments(fitted, "log_odds").settings["teacher_temperature"]
 
     collator = make_collator(bpe_tokenizer)
-    assert fitted(ranking_loss="listnet", teacher_temperature=3.0) == 3.0
-    assert fitted(ranking_loss="listnet", ranking_loss_kwargs={"teacher_temperature": 3.0}) is None
-    assert fitted() is None  # DGR's loss has none.
+    assert temperature(teacher_temperature=3.0) == 3.0
+    assert temperature(ranking_loss_kwargs={"teacher_temperature": 3.0}) == 3.0
+    assert temperature(teacher_spread=12.0) == 2.0
     collator.rankings = {
         name: RankList(found.passage_ids, found.scores * 0) for name, found in collator.rankings.items()
     }
-    assert fitted(ranking_loss="listnet") is None
+    assert temperature() == 1.0
 
 
 def test_what_is_given_stays_and_the_arguments_of_the_caller_too(bpe_tokenizer, tmp_path):
@@ -95,7 +99,7 @@ def test_what_is_given_stays_and_the_arguments_of_the_caller_too(bpe_tokenizer, 
     # Fitted to other candidates of the same arguments.
     assert fitted_arguments(args, make_collator(bpe_tokenizer), None).score_spread == 4.5
     given = make_arguments(tmp_path, score_spread=60)
-    assert fitted_arguments(given, make_collator(bpe_tokenizer), None) is given
+    assert fitted_arguments(given, make_collator(bpe_tokenizer), None).score_spread == 60
     assert RankingObjective.from_arguments(given, "log_odds").settings["margin"] == 30.0
 
 
