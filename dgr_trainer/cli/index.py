@@ -164,6 +164,8 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
         )
     if options.pseudo_queries and not options.add:
         raise UsageError("--pseudo_queries belong to passages that are indexed. Give a CORPUS, and --add to add it.")
+    if options.num_proc is not None and not options.add:
+        raise UsageError("--num_proc is for passages that are tokenised. Give a CORPUS, and --add to add it.")
     if options.overwrite or options.segment_tokens is not None:
         raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of an existing one.")
     folder = needed_index("--output", options.output)
@@ -183,7 +185,7 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
             raise UsageError("--add needs --model: the index does not say with which it was made.")
         identifiers = load_identifiers(model_name("--model", model), folder.settings(identifier_options))
         added = _passages(options, corpus_path)
-        index = index.add_corpus(added, identifiers)
+        index = index.add_corpus(added, identifiers, num_proc=options.num_proc)
     if options.compact:
         index = index.compact()
     if corpus is None:
@@ -199,7 +201,8 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
 
 def _verify(options: IndexOptions, corpus_path: str | None) -> None:
     """Compare the files of an index and its corpus with their checksums."""
-    if corpus_path is not None or options.add or options.remove is not None or options.compact or options.overwrite:
+    others = (options.add, options.remove, options.compact, options.overwrite, options.num_proc)
+    if corpus_path is not None or any(others):
         raise UsageError("--verify reads an existing index and changes nothing. Give it with --output only.")
     folder = needed_index("--output", options.output)
     from dgr_trainer.data.corpus_folder import verify_corpus

@@ -214,26 +214,33 @@ class FMIndex(IndexQueries):
         )
         return self.with_segments(add_segments(self._segments, texts, self.vocab_size, self.separator))
 
-    def add_corpus(self, corpus: Corpus, identifiers: Identifiers, *, progress: bool = True) -> FMIndex:
+    def add_corpus(
+        self, corpus: Corpus, identifiers: Identifiers, *, num_proc: int | None = None, progress: bool = True
+    ) -> FMIndex:
         """Return the index with the passages of a corpus added; see [`FMIndex.add`] and [`FMIndex.from_corpus`].
 
         Args:
             corpus ([`Corpus`]): the passages to add.
             identifiers ([`Identifiers`]): turns a passage into tokens.
+            num_proc (`int`, *optional*): number of processes that tokenise, see [`FMIndex.from_corpus`].
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
         Returns:
             [`FMIndex`]: an index with one more segment.
 
         Raises:
-            ValueError: as in [`FMIndex.add`]; also if the index was made with another tokenizer.
+            ValueError: as in [`FMIndex.from_corpus`]; also if the index was made with another tokenizer.
+            RuntimeError: as in [`FMIndex.from_corpus`].
         """
         self.check_tokenizer(identifiers)
         from dgr_trainer.identifiers.unknown_text import check_script
         from dgr_trainer.index.corpus_texts import corpus_texts
 
+        check_num_proc(num_proc)
         check_script(corpus, identifiers)
-        texts = corpus_texts(corpus, identifiers, max_tokens=self._settings.segment_tokens, progress=progress)
+        texts = corpus_texts(
+            corpus, identifiers, max_tokens=self._settings.segment_tokens, num_proc=num_proc, progress=progress
+        )
         return self.with_segments(add_segments(self._segments, texts, self.vocab_size, self.separator))
 
     def remove(self, passage_ids: Iterable[str]) -> FMIndex:

@@ -321,8 +321,8 @@ def test_passages_are_added_and_removed(dgr, files, tmp_path):
     (tmp_path / "gone.txt").write_text("p07\np01\n")
     new = {"id": "new", "title": "Mount Fuji", "text": "Mount Fuji is the highest mountain in Japan."}
     (tmp_path / "more.jsonl").write_text(json.dumps(new) + "\n")
-    changed = dgr("index", tmp_path / "more.jsonl", "--output", tmp_path / "index", "--add", "--remove",
-                  tmp_path / "gone.txt")  # fmt: skip
+    changed = dgr("index", tmp_path / "more.jsonl", "--output", tmp_path / "index", "--add", "--num_proc", 2,
+                  "--remove", tmp_path / "gone.txt")  # fmt: skip
     assert changed.code == 0 and "indexed 23 passages" in changed.err, changed.err
     larger = FMIndex.load(tmp_path / "index")
     assert larger.num_segments == index.num_segments + 1
@@ -352,6 +352,11 @@ def test_changes_that_cannot_be_made(dgr, files, tmp_path):
         ((*output, "--add"), "--add takes a CORPUS"),
         ((corpus, *output, "--compact"), "Give --add to add its passages"),
         ((*output, "--compact", "--overwrite"), "are for new indexes"),
+        ((*output, "--compact", "--num_proc", 2), "--num_proc is for passages that are tokenised"),
+        (
+            (corpus, *output, "--model", files / "bart", "--overwrite", "--num_proc", 0),
+            "num_proc=0: give the number of processes",
+        ),
         ((*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"), "belong to passages that are indexed"),
         ((*output, "--remove", tmp_path / "unknown.txt"), "has the id 'nobody'"),
         ((corpus, *output, "--add"), "is in the index already"),

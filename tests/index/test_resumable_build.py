@@ -208,3 +208,34 @@ def test_builds_killed_at_random_moments(plain_tokenizer, tmp_path):
             FMIndex.load(tmp_path / "index").remove(["p3"]).save(tmp_path / "index")
             assert FMIndex.load(tmp_path / "index").num_passages == 299
     assert kills > 5
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_several_processes_build_the_same_files(unigram_tokenizer, tmp_path, batch_size, caplog):
+    strange = [Passage(f"s{n}", "river", "a long river 大阪", ("a river in 京",)) for n in range(4)]
+    corpus, identifiers = Corpus.from_passages([*PASSAGES, *strange]), Identifiers(unigram_tokenizer)
+    told = []
+    for num_proc in (None, 2):
+        caplog.clear()
+        FMIndex.from_corpus(
+            corpus, identifiers, folder=tmp_path / str(num_proc), segment_tokens=120, batch_size=batch_size,
+            num_proc=num_proc, progress=False,
+        )  # fmt: skip
+        told.append(caplog.messages[:])
+    assert files_of(tmp_path / "None") == files_of(tmp_path / "2")
+    assert told[0] == told[1] and "does not know" in told[0][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_passages_are_added_in_several_processes(made_of):
+    corpus, identifiers = made_of
+    index = FMIndex.from_corpus(Corpus.from_passages(PASSAGES[:5]), identifiers, progress=False)
+    others = Corpus.from_passages(PASSAGES[5:])
+    one, two = (index.add_corpus(others, identifiers, num_proc=n, progress=False) for n in (None, 2))
+    assert [one.extract(n).tolist() for n in range(len(corpus))] == [
+        two.extract(n).tolist() for n in range(len(corpus))
+    ]
+    for method in (index.add_corpus, FMIndex.from_corpus):
+        with pytest.raises(ValueError, match="num_proc=-1: give the number of processes, at least 1"):
+            method(others, identifiers, num_proc=-1, progress=False)
