@@ -1,4 +1,4 @@
-"""Texts encoded word by word, from memory: exact where a tokenizer treats words apart, and several times faster."""
+"""Texts encoded word by word, from memory, where a tokenizer treats words apart: the same ids with less work."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = pa.schema({"query_id": pa.string(), "passage_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float64())})
 _BATCH = 1000
+_LISTS_SAMPLED = 100
 
 
 def run_features() -> Features:
@@ -44,6 +46,21 @@ class RankList(NamedTuple):
         if not isinstance(other, RankList):
             return NotImplemented
         return self.passage_ids == other.passage_ids and np.array_equal(self.scores, other.scores)
+
+
+def spread(scores: np.ndarray) -> float:
+    """How far the best of a query's scores is above the median one, which scales margins and temperatures."""
+    return float(scores.max() - np.median(scores))
+
+
+def typical_spread(lists: Iterable[np.ndarray]) -> float:
+    """The median spread of the first lists of two scores and more; 0 if there is none.
+
+    Args:
+        lists (`Iterable[np.ndarray]`): Scores of each query, in units of the result.
+    """
+    sampled = islice((scores for scores in lists if len(scores) > 1), _LISTS_SAMPLED)
+    return float(np.median([spread(scores) for scores in sampled] or [0.0]))
 
 
 class ListRow(NamedTuple):

@@ -161,9 +161,10 @@ def check_pairs(model: nn.Module, name: str, dataset: Any) -> None:
 def _check_pair_lengths(name: str, dataset: Dataset, limit: int, *, joined: bool) -> None:
     """Refuse pairs that are longer than a model's positions; `joined` if the prompt stands before the identifier."""
     counted = ["input_ids", "labels"] if joined else ["labels"]
+    read = dataset.select_columns(counted).with_format("arrow")
     first, longest, too_long = None, 0, 0
     for start in range(0, len(dataset), _PAIRS_AT_ONCE):
-        table = dataset.with_format("arrow")[start : start + _PAIRS_AT_ONCE]
+        table = read[start : start + _PAIRS_AT_ONCE]
         lengths = sum(pc.fill_null(pc.list_value_length(table.column(column)), 0).to_numpy() for column in counted)
         if first is None and lengths.max() > limit:
             first = start + int(lengths.argmax())

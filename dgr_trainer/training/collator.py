@@ -70,7 +70,8 @@ class DistillationCollator:
             For losses that teach the teacher's scores (`"kl_divergence"`, ...): the relevant passage that comes first
             gets at least a score that is this above the best one of the others in the list, in units of the spread of
             the query's teacher scores (the best less the median one). By default it keeps the teacher's score, however
-            low. With the default `teacher_temperature`, 1/3 makes it e^2 times as probable as the next passage.
+            low. With the default `teacher_temperature`, 1/3 makes it at least e^2 times as probable as the next
+            passage, for a query of typical spread.
         generation_targets (mapping or callable, *optional*):
             Identifiers to generate for a relevant passage, a sequence of (view, token ids): by passage id, or
             returned by a function of the query, the passage id and a `numpy.random.Generator`. By default the

@@ -12,6 +12,7 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.identifiers.unknown_text import UnknownText
+from dgr_trainer.runs.rank_list import typical_spread
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +132,9 @@ class CandidateIdentifiers:
 
         The median over the first queries, in units of the scores.
         """
-        known = (self.candidates.scores(query_id) for query_id in query_ids if query_id in self.candidates)
-        sampled = islice((scores for scores in known if len(scores) > 1), _QUERIES_SAMPLED)
-        return float(np.median([scores.max() - np.median(scores) for scores in sampled] or [0.0]))
+        return typical_spread(
+            self.candidates.scores(query_id) for query_id in query_ids if query_id in self.candidates
+        )
 
     def _check_views(self) -> None:
         """Raise if the candidates of the first queries have views that the identifiers lack."""

@@ -4,14 +4,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
 from dgr_trainer.data.grades import Qrels, as_qrels
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rank_list import RankList, spread
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +189,8 @@ class ListSampler:
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
         if first and self.relevant_margin is not None and scores:
-            ranked = list(scores.values())
-            least = max(teacher_scores[1:], default=best) + self.relevant_margin * (max(ranked) - median(ranked))
+            margin = self.relevant_margin * spread(np.array(list(scores.values())))
+            least = max(teacher_scores[1:], default=best) + margin
             teacher_scores = (max(teacher_scores[0], least), *teacher_scores[1:])
         return TrainingList(
             tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first), self.tie_margin)

@@ -3,18 +3,14 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any
 
-import numpy as np
-
-from dgr_trainer.runs.rank_list import RankList
+from dgr_trainer.runs.rank_list import RankList, typical_spread
 from dgr_trainer.training.arguments import FITTED, DistillationTrainingArguments
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.given_datasets import query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
 
-_QUERIES_SAMPLED = 100
 logger = logging.getLogger(__name__)
 
 
@@ -76,9 +72,8 @@ def _fitted_to_teacher(
     """
     if args.teacher_spread is not None:
         return args
-    known = (rankings[query_id].scores for query_id in query_ids or rankings if query_id in rankings)
-    sampled = islice((scores for scores in known if len(scores) > 1), _QUERIES_SAMPLED)
-    spread = float(np.median([scores.max() - np.median(scores) for scores in sampled] or [0.0]))
+    asked = rankings if query_ids is None else query_ids
+    spread = typical_spread(rankings[query_id].scores for query_id in asked if query_id in rankings)
     if spread <= 0:
         return args
     fitted = copy.copy(args)
