@@ -15,11 +15,13 @@ of 1 to 8 tokens: frequent ones are tried with 120 likely tokens until 30 are fo
 others are listed, then each beam is extended. `hits_ms` is finding and locating 3,000 identifiers of one query,
 n-grams of 100 passages, and ranking the passages in which they occur. `scoring_ms` is reading the 1,500 best of these
 and scoring them in full. `query_ms` is the sum for a query of three views: 53 steps of 15 beams (substrings of 8,
-titles of 15 and pseudo-queries of 30 tokens), hits and scoring. The growth of these times is fitted, too.
+titles of 15 and pseudo-queries of 30 tokens), hits and scoring. The growth of these times is fitted, too. All of this
+is of an index that is walked; what reads the text is also timed where a small index is unpacked into memory.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import tempfile
 import threading
@@ -27,12 +29,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from dgr_trainer import Corpus, FMIndex, SearchSettings
 from dgr_trainer.candidates import MatchedIdentifier
+from dgr_trainer.index import query_dispatch
 from dgr_trainer.retrieval.legal_tokens import _TRIED, LISTED
 from dgr_trainer.retrieval.passage_scoring import PassageScorer
 
@@ -45,6 +49,7 @@ IDENTIFIERS = 3_000
 SEARCH = SearchSettings(title_length=15, pseudo_query_length=30)
 VIEWS = ("substring", "title", "pseudo_query")
 GROWTH = ("build_s", "step_ms", "hits_ms", "scoring_ms", "query_ms")
+_TEXT_CALLS = ("hits_ms", "scoring_ms")
 SIZES = [1_000_000, 10_000_000, 100_000_000]
 # The C++ index at 10 million tokens: its numbers, and whether more is better.
 PEERS = {
@@ -185,7 +190,11 @@ def measure(file: Path, size: int, folder: Path, seed: int, segment_tokens: int 
         "peak_build_bytes_per_token": peak / len(text),
         "open_ms": 1000 * seconds(lambda: FMIndex.load(folder / "index")),
     }
-    results.put(result | queries(FMIndex.load(folder / "index"), seed, 200_000))
+    index = FMIndex.load(folder / "index")
+    with mock.patch.object(query_dispatch, "MOST_TOKENS", 0):  # Walked, as an index of any size can be.
+        result |= queries(index, seed, 200_000)
+    result["unpacked"] = unpacked(index, seed) if index.num_tokens <= query_dispatch.MOST_TOKENS else None
+    results.put(result)
 
 
 def with_end(text: np.ndarray) -> np.ndarray:
@@ -286,6 +295,14 @@ def search(index: FMIndex, seed: int) -> dict[str, float]:
     return times | {"query_ms": steps * times["step_ms"] + times["hits_ms"] + times["scoring_ms"]}
 
 
+def unpacked(index: FMIndex, seed: int) -> dict[str, float]:
+    """The calls that read the text, when it is in memory."""
+    for _ in range(3):
+        index.extract_batch(np.arange(index.num_passages))
+    times = search(index, seed)
+    return {name: times[name] for name in _TEXT_CALLS}
+
+
 class NoMarkers:
     """Replaces [`Identifiers`]: the identifiers here are n-grams without markers."""
 
@@ -324,13 +341,20 @@ def main() -> None:
 
 def report(measured: list[dict[str, Any]]) -> None:
     rows = [
-        {**result, **{f"continuations_{n}_ms": ms for n, ms in result["continuations_150_ranges_ms"].items()}}
+        {
+            **result,
+            **{f"continuations_{n}_ms": ms for n, ms in result["continuations_150_ranges_ms"].items()},
+            **{
+                f"{name}, unpacked": (result["unpacked"] or {}).get(name, math.nan)
+                for name in ("hits_ms", "scoring_ms")
+            },
+        }
         for result in measured
     ]
     reference = min(rows, key=lambda row: abs(np.log(row["tokens"] / 10_000_000)))
     print(f"{'':34}" + "".join(f"{row['tokens']:>14,}" for row in rows) + f"{'peer':>12}{'ratio':>8}")
     for name in rows[0]:
-        if name in ("tokens", "continuations_150_ranges_ms"):
+        if name in ("tokens", "continuations_150_ranges_ms", "unpacked"):
             continue
         line = f"{name:34}" + "".join(f"{row[name]:>14,.2f}" for row in rows)
         if name in PEERS:

@@ -124,10 +124,15 @@ def read_passages(
     starts: np.ndarray,
     sizes: np.ndarray,
     tokens: np.ndarray,
+    positions: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Write the tokens of passages, without separators, to `tokens`, from the position in `starts` for each."""
+    """Write the tokens of passages, without separators, to `tokens`, from the position in `starts` for each.
+
+    `positions` is empty, or receives for each suffix-array row of these tokens where its token was written.
+    """
+    with_positions = len(positions) > 0
     walks = np.zeros((_WALKS, _COLUMNS), np.int64)
     running = 0
     item = start
@@ -136,6 +141,8 @@ def read_passages(
             if sizes[item] > 0:
                 row = np.int64(first_rows[passages[item]])
                 tokens[starts[item]] = _token_of_row(symbols, symbol_rows, row)
+                if with_positions:
+                    positions[row] = starts[item]
                 if sizes[item] > 1:
                     fetch(blocks, levels[0, FIRST_BLOCK], row)
                     walks[running, _ITEM], walks[running, _ROW], walks[running, _STEPS] = item, row, 1
@@ -162,6 +169,8 @@ def read_passages(
             done, steps = walks[walk, _ITEM], walks[walk, _STEPS]
             tokens[starts[done] + steps] = symbols[levels[level, FIRST_SYMBOL] + node - levels[level, NODES]]
             row += levels[level, FIRST_ROW] - levels[level, SIZE]
+            if with_positions:
+                positions[row] = starts[done] + steps
             steps += 1
             if steps < sizes[done]:
                 fetch(blocks, levels[0, FIRST_BLOCK], row)

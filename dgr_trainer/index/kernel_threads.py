@@ -38,3 +38,14 @@ def run_in_threads(run: Callable[[int, int], T], bounds: Sequence[int] | np.ndar
     # A new pool for each call: a forked process would not have the threads of a pool kept between calls.
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, starts, stops))
+
+
+def in_parts(run: Callable[[int, int], T], size: int, work: int, weights: np.ndarray | None = None) -> list[T]:
+    """Call `run(start, stop)` on a whole batch, or in threads on parts of about equal weight."""
+    parts = min(number_of_threads(work), max(size, 1))
+    if weights is None or parts == 1:
+        bounds = np.linspace(0, size, parts + 1).astype(np.int64)
+    else:
+        bounds = np.searchsorted(np.cumsum(weights), np.linspace(0, work, parts + 1))
+        bounds[-1] = size
+    return run_in_threads(run, bounds, work)

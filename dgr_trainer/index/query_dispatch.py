@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from dgr_trainer.errors import DGRIndexError, DGRTypeError, DGRValueError
 from dgr_trainer.index import interleaved_walks, range_kernels
-from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays
-from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
+from dgr_trainer.index.index_arrays import SAMPLE_RATE
+from dgr_trainer.index.kernel_threads import in_parts
 from dgr_trainer.index.segment import Segment
-
-T = TypeVar("T")
+from dgr_trainer.index.unpacked_text import MOST_TOKENS, UnpackedText, copy_passages, locate_positions
 
 Integers = np.ndarray | Sequence[int]
 Segments = Sequence[Segment]
 # Offsets, tokens and counts, see `FMIndex.continuations_batch`.
 Continuations = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_LOCATE_STEPS = SAMPLE_RATE // 2  # On average.
+_NO_POSITIONS = np.empty(0, np.int32)
 
 
 def counts(segments: Segments, ranges: np.ndarray) -> np.ndarray:
@@ -48,7 +50,7 @@ def extend(segments: Segments, ranges: np.ndarray, tokens: Integers, enough: int
             limit = table.shape[1] if enough is None else enough
             return int(range_kernels.extend_ranges(*index, ranges, number, table, limit, extended, start, stop))
 
-        _check_tokens(segments, _in_parts(part, len(table), table.size), table.reshape(-1))
+        _check_tokens(segments, in_parts(part, len(table), table.size), table.reshape(-1))
     return extended.reshape(*tokens.shape, len(segments), 2)
 
 
@@ -75,7 +77,7 @@ def find(segments: Segments, patterns: Iterable[Sequence[int]] | np.ndarray) -> 
         def part(start: int, stop: int, number: int = number, index: Any = index) -> None:
             interleaved_walks.find_patterns(*index, indptr, tokens, number, ranges, start, stop)
 
-        _in_parts(part, len(patterns), len(tokens))
+        in_parts(part, len(patterns), len(tokens))
     return ranges
 
 
@@ -98,7 +100,7 @@ def _continuations_in(segment: Segment, ranges: np.ndarray, number: int) -> Cont
         return continuations
 
     work = np.minimum(np.maximum(ranges[:, number, 1] - ranges[:, number, 0], 0), len(arrays.symbols))
-    parts = _in_parts(part, len(ranges), int(work.sum()), work)
+    parts = in_parts(part, len(ranges), int(work.sum()), work)
     if len(parts) == 1:
         return parts[0]
     before = np.cumsum([0, *(len(tokens) for _, tokens, _ in parts)])
@@ -135,7 +137,8 @@ def locate(
         num_rows = np.minimum(num_rows, num_left)
         num_left -= num_rows
         numbers = np.repeat(np.arange(len(ranges)), num_rows)
-        passages, offsets = _locate_in(segment, ranges[:, number, 0], num_rows, lengths[numbers])
+        text = _text_for(segments, segment, len(numbers) * _LOCATE_STEPS)
+        passages, offsets = _locate_in(segment, text, ranges[:, number, 0], num_rows, lengths[numbers])
         occurrences.append((numbers, passages + base, offsets))
         base += segment.num_passages
     if len(occurrences) == 1:
@@ -146,7 +149,7 @@ def locate(
 
 
 def _locate_in(
-    segment: Segment, first_rows: np.ndarray, num_rows: np.ndarray, lengths: np.ndarray
+    segment: Segment, text: UnpackedText | None, first_rows: np.ndarray, num_rows: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Passages and offsets of the first `num_rows` suffix-array rows of ranges, without removed rows."""
     arrays, removed_rows = segment.arrays, segment.removed.rows
@@ -158,6 +161,9 @@ def _locate_in(
     else:
         rows[:] = np.arange(len(rows)) + np.repeat(first_rows - ends + num_rows, num_rows)
     passages, offsets = np.empty_like(rows), np.empty_like(rows)
+    if text is not None:
+        locate_positions(text.positions, arrays.passage_starts, rows, lengths, passages, offsets)
+        return segment.remaining_numbers(passages), offsets
     index = (arrays.blocks, arrays.levels, arrays.marks, arrays.samples, arrays.passage_starts, arrays.end_passages)
 
     def part(start: int, stop: int) -> None:
@@ -165,7 +171,7 @@ def _locate_in(
             *index, segment.first_separator_row, rows, lengths, passages, offsets, start, stop
         )
 
-    _in_parts(part, len(rows), len(rows) * SAMPLE_RATE // 2)
+    in_parts(part, len(rows), len(rows) * _LOCATE_STEPS)
     return segment.remaining_numbers(passages), offsets
 
 
@@ -187,23 +193,40 @@ def extract(segments: Segments, passages: Integers) -> tuple[np.ndarray, np.ndar
         numbers = segment.original_numbers(passages[items] - bases[number])
         starts = segment.arrays.passage_starts
         sizes[items] = starts[numbers + 1] - starts[numbers] - 1
-        by_segment.append((segment.arrays, items, numbers))
+        by_segment.append((segment, items, numbers))
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     tokens = np.empty(indptr[-1], np.int64)
-    for arrays, items, numbers in by_segment:
-        _extract_from(arrays, numbers, indptr[items], sizes[items], tokens)
+    for segment, items, numbers in by_segment:
+        text = _text_for(segments, segment, int(sizes[items].sum()))
+        _extract_from(segment, text, numbers, indptr[items], sizes[items], tokens)
     return indptr, tokens
 
 
 def _extract_from(
-    arrays: IndexArrays, passages: np.ndarray, starts: np.ndarray, sizes: np.ndarray, tokens: np.ndarray
+    segment: Segment,
+    text: UnpackedText | None,
+    passages: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    tokens: np.ndarray,
 ) -> None:
+    arrays = segment.arrays
+    if text is not None:
+        copy_passages(text.tokens, arrays.passage_starts, passages, starts, sizes, tokens)
+        return
     index = (arrays.blocks, arrays.levels, arrays.symbols, arrays.symbol_rows, arrays.first_rows)
 
     def part(start: int, stop: int) -> None:
-        interleaved_walks.read_passages(*index, passages, starts, sizes, tokens, start, stop)
+        interleaved_walks.read_passages(*index, passages, starts, sizes, tokens, _NO_POSITIONS, start, stop)
 
-    _in_parts(part, len(passages), int(sizes.sum()), sizes)
+    in_parts(part, len(passages), int(sizes.sum()), sizes)
+
+
+def _text_for(segments: Segments, segment: Segment, steps: int) -> UnpackedText | None:
+    """The unpacked text of a segment for walks of so many steps; `None` if they are to be walked."""
+    if sum(one.arrays.num_rows for one in segments) > MOST_TOKENS:
+        return None
+    return segment.memory.before(steps, segment.arrays, segment.first_separator_row)
 
 
 def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tuple[int, ...] = (1,)) -> np.ndarray:
@@ -250,14 +273,3 @@ def _check_tokens(segments: Segments, bad_positions: list[int], tokens: np.ndarr
                 f"{len(segments[0].arrays.symbol_of) - 1}). Encode patterns with the tokenizer that the index was "
                 "made with."
             )
-
-
-def _in_parts(run: Callable[[int, int], T], size: int, work: int, weights: np.ndarray | None = None) -> list[T]:
-    """Call `run(start, stop)` on a whole batch, or in threads on parts of about equal weight."""
-    parts = min(number_of_threads(work), max(size, 1))
-    if weights is None or parts == 1:
-        bounds = np.linspace(0, size, parts + 1).astype(np.int64)
-    else:
-        bounds = np.searchsorted(np.cumsum(weights), np.linspace(0, work, parts + 1))
-        bounds[-1] = size
-    return run_in_threads(run, bounds, work)

@@ -13,6 +13,7 @@ from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, inverted, nu
 from dgr_trainer.index.index_arrays import IndexArrays
 from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 from dgr_trainer.index.passage_ids import PackedIds, PassageIds
+from dgr_trainer.index.unpacked_text import TextMemory
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Segment:
         removed ([`Removed`]): which passages have been removed.
         stored ([`ArrayFolder`], *optional*): where `arrays` are on the disk.
         stored_removed ([`ArrayFolder`], *optional*): where `removed` is on the disk.
+        memory ([`TextMemory`]): the text in memory, if the segment is small and often searched.
     """
 
     arrays: IndexArrays
@@ -55,6 +57,7 @@ class Segment:
     removed: Removed = field(default=NONE_REMOVED)
     stored: ArrayFolder | None = None
     stored_removed: ArrayFolder | None = None
+    memory: TextMemory = field(default_factory=TextMemory, repr=False, compare=False)
 
     @property
     def num_passages(self) -> int:

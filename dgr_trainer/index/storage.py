@@ -193,8 +193,10 @@ def _load(folder: Path, description: dict[str, Any], verify: bool | None) -> Ind
             removed = NONE_REMOVED
             if entry["removed"] is not None:
                 removed = Removed(**read_arrays(folder, entry["removed"], ["passages", "rows"], has_to_be_verified))
-            stored = [entry[name] and ArrayFolder(folder.absolute(), entry[name]) for name in ("segment", "removed")]
-            segments.append(Segment(arrays, description["separator"], removed, *stored))
+            stored, stored_removed = (
+                entry[name] and ArrayFolder(folder.absolute(), entry[name]) for name in ("segment", "removed")
+            )
+            segments.append(Segment(arrays, description["separator"], removed, stored, stored_removed))
     if states and to_verify:
         write_verified(folder, states)
     settings = IndexSettings(**{field.name: description[field.name] for field in fields(IndexSettings)})

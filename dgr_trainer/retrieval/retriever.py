@@ -260,8 +260,8 @@ class GenerativeRetriever:
         engine = SearchEngine(self._parts)
 
         def rank_lists(requests: Sequence[SearchRequest]) -> Iterator[list[tuple[str, float]]]:
-            for hits in engine.search(requests, k, accelerator):
-                yield [(hit.passage_id, hit.score) for hit in hits]
+            for result in engine.results(requests, k, accelerator):
+                yield [(hit.passage_id, hit.score) for hit in result.hits]
 
         passages = choices(self.index, among, exclude, list(texts))
         requests = [
