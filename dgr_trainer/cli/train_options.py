@@ -95,9 +95,6 @@ class TrainOptions:
             "sampling": "Draw the list as published, take the teacher's first passages, draw from all parts of its "
             "rank list, or take passages whose scores are far apart, the student's first ones (hard), or those around "
             "the relevant one in the teacher's list (near).",
-            "relevant_margin": "Teach a score of the relevant passage that is at least this above the best other one, "
-            "in units of the spread of the query's teacher scores; for losses that teach scores. By default the "
-            "teacher's own score of it.",
             "tie_margin": "Passages whose teacher scores differ by at most this are not told apart.",
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",

@@ -23,19 +23,29 @@ LOSS_ARGUMENTS = (
     "active_pair_mean",
     "temperature",
     "teacher_temperature",
+    "first_share",
     "prefix_ranking",
     "score_spread",
     "teacher_spread",
 )
 """Arguments that the loss is made of."""
 
+DEFAULT_LOSS, PUBLISHED_LOSS = "kl_divergence", "distilled_ranknet"
 PRESETS = ("dgr_paper",)
 AUTO = "auto"
 FITTED = ("margin", "margin_gap", "temperature", "generation_weight")
 """Arguments that fit the scores of the candidates where they are left out."""
 
 # Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
-_LOSS_SETTINGS = ("margin", "margin_gap", "first_weight", "active_pair_mean", "temperature", "teacher_temperature")
+_LOSS_SETTINGS = (
+    "margin",
+    "margin_gap",
+    "first_weight",
+    "active_pair_mean",
+    "temperature",
+    "teacher_temperature",
+    "first_share",
+)
 
 
 def _default(loss: str, setting: str) -> str:
@@ -56,10 +66,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     passages are scored is set at the collator (`ScoringSettings`), since candidates and scoring belong together.
 
     Args:
-        ranking_loss (`str` or [`RankingLoss`], *optional*, defaults to `"distilled_ranknet"`):
+        ranking_loss (`str` or [`RankingLoss`], *optional*):
             `"distilled_ranknet"`, `"margin_rank"`, `"ranknet"`, `"margin_mse"`, `"lambda"`, `"listnet"`,
             `"kl_divergence"` or `"listmle"` (see `dgr_trainer.training.losses`), or your own [`RankingLoss`]. The
-            first two teach the order of the list, the others the teacher's scores or their order.
+            first two teach the order of the list, the others the teacher's scores or their order. By default
+            `"kl_divergence"`, or `"distilled_ranknet"` with the preset of the publication, whose loss it is.
         ranking_loss_kwargs (`dict[str, Any]` or JSON `str`, *optional*):
             Further settings of the ranking loss by name, such as `{"weighting": "none"}` for `"lambda"`.
         ranking_weight (`float`, *optional*, defaults to 1.0): Weight of the ranking loss; 0 trains generation only.
@@ -80,6 +91,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         teacher_temperature (`float`, *optional*):
             Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default (or `"auto"`) a sixth of
             `teacher_spread`, and 1 without rank lists.
+        first_share (`float`, *optional*):
+            Share of the target of `"kl_divergence"` and `"listnet"` that goes to the first passage of the list, which
+            is the relevant one where there are judgements and the teacher's best one elsewhere; the rest is shared
+            out by the teacher's scores. By default 0.75 for `"kl_divergence"` and 0 for `"listnet"`.
         active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the pairs of the batch that violate their margin, as in the published
             experiments of DGR, instead of over each query's list. Gradient accumulation then changes the loss.
@@ -96,9 +111,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             How far the teacher scores its best passage of a query above its median one. By default (or `"auto"`) the
             trainer measures it on the rank lists, as `score_spread`.
         preset (`str`, *optional*):
-            `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and for
-            `"distilled_ranknet"` `active_pair_mean=True`. Margins and weights that are given beside it stay. See
-            `dgr_paper`.
+            `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and
+            `"distilled_ranknet"` with `active_pair_mean=True` unless another loss is given. Margins and weights that
+            are given beside it stay. See `dgr_paper`.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Identifier tokens (shared prefixes counted once, padding included; for decoder-only models with their
             prompts) whose activations are kept for the backward pass. A larger batch, such as one with lists of 100
@@ -124,9 +139,13 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         default=False, metadata={"help": "Leave NaN and infinite losses out of logs; each step then waits for a GPU."}
     )
     # A RankingLoss is taken as well; the annotation is what HfArgumentParser makes an option of.
-    ranking_loss: str = field(
-        default="distilled_ranknet",
-        metadata={"help": "The loss between the student's scores and the teacher's.", "choices": list(RANKING_LOSSES)},
+    ranking_loss: str | None = field(
+        default=None,
+        metadata={
+            "help": f"The loss between the student's scores and the teacher's. Default: {DEFAULT_LOSS}; "
+            f"{PUBLISHED_LOSS} with --preset dgr_paper.",
+            "choices": list(RANKING_LOSSES),
+        },
     )
     ranking_loss_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further settings of the ranking loss, as a JSON object."}
@@ -140,20 +159,20 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         },
     )
     margin: float | str | None = field(
-        default=None, metadata={"help": f"Margin between neighbours. {_default('distilled_ranknet', 'margin')}"}
+        default=None, metadata={"help": f"Margin between neighbours. {_default(PUBLISHED_LOSS, 'margin')}"}
     )
     margin_gap: float | str | None = field(
         default=None,
         metadata={
             "help": "Margin added by each further place between two passages. "
-            f"{_default('distilled_ranknet', 'margin_gap')}"
+            f"{_default(PUBLISHED_LOSS, 'margin_gap')}"
         },
     )
     first_weight: float | None = field(
         default=None,
         metadata={
             "help": "Weight of the pairs of the first passage, for distilled_ranknet. "
-            f"{_default('distilled_ranknet', 'first_weight')}"
+            f"{_default(PUBLISHED_LOSS, 'first_weight')}"
         },
     )
     temperature: float | str | None = field(
@@ -166,6 +185,13 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Divides the teacher's scores in listnet and kl_divergence. Default (auto): teacher_spread / 6."
+        },
+    )
+    first_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the target that goes to the first passage of the list, the relevant one, in "
+            "kl_divergence and listnet; the teacher's scores share out the rest. Default: 0.75 for kl_divergence."
         },
     )
     active_pair_mean: bool = field(
@@ -222,6 +248,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             DGRValueError: on an unknown loss, malformed `ranking_loss_kwargs`, or weights that are negative or all
                 zero.
         """
+        if self.ranking_loss is None:
+            self.ranking_loss = DEFAULT_LOSS if self.preset is None else PUBLISHED_LOSS
         _check_ranking_loss(self.ranking_loss)
         self._apply_preset()
         for name in (*FITTED, "teacher_temperature", "score_spread", "teacher_spread"):
@@ -232,6 +260,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name in positive)):
                 raise DGRValueError(f"{name}={value} must be {'greater than' if name in positive else 'at least'} 0.")
+        if self.first_share is not None and not 0 <= self.first_share <= 1:
+            raise DGRValueError(f"first_share={self.first_share} must be from 0 to 1.")
         if self.ranking_weight == 0 and self.generation_weight == 0:
             raise DGRValueError("ranking_weight and generation_weight are both 0, so there is nothing to train.")
         if self.prefix_ranking and self.ranking_weight == 0:
@@ -244,8 +274,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     def dgr_paper(cls, *args: Any, **kwargs: Any) -> "DistillationTrainingArguments":
         """Arguments with the loss of the published experiments of DGR; takes what the class takes.
 
-        The margins, the gap and the generation weight are those of a corpus of millions of passages, and the loss is
-        averaged over the violated pairs of a batch (`preset="dgr_paper"`).
+        Distilled RankNet: the margins, the gap and the generation weight are those of a corpus of millions of
+        passages, and the loss is averaged over the violated pairs of a batch (`preset="dgr_paper"`). The lists of the
+        publication are those of `DistillationCollator(..., list_length=6, sampling="dgr_paper")`.
         """
         return cls(*args, **{**kwargs, "preset": "dgr_paper"})
 
@@ -258,7 +289,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             self.score_spread = PUBLISHED_SPREAD
         loss = self.resolved_ranking_loss
         if loss in RANKING_LOSSES.values():  # Also after another one was chosen, which has no such setting.
-            self.active_pair_mean = loss is RANKING_LOSSES["distilled_ranknet"]
+            self.active_pair_mean = loss is RANKING_LOSSES[PUBLISHED_LOSS]
 
     def scale_of_defaults(self, score_kind: str) -> tuple[str, float | None]:
         """The kind of scores whose defaults the loss has, and what these are proportional to.
@@ -275,7 +306,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     @property
     def resolved_ranking_loss(self) -> RankingLoss:
         """The ranking loss that `ranking_loss` names or is."""
-        return self.ranking_loss if isinstance(self.ranking_loss, RankingLoss) else RANKING_LOSSES[self.ranking_loss]
+        if isinstance(self.ranking_loss, RankingLoss):
+            return self.ranking_loss
+        return RANKING_LOSSES[self._ranking_loss_name]
 
     @property
     def ranking_loss_settings(self) -> dict[str, Any]:
@@ -338,6 +371,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 
     @property
     def _ranking_loss_name(self) -> str:
+        assert self.ranking_loss is not None  # `check_loss` sets it.
         return self.ranking_loss.name if isinstance(self.ranking_loss, RankingLoss) else self.ranking_loss
 
     def _read_ranking_loss_kwargs(self) -> None:

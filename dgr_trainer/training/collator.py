@@ -55,23 +55,20 @@ class DistillationCollator:
             Identifier string of each passage id ([`SemanticIds`] are such a mapping), or the student's candidates.
         rankings ([`Rankings`], *optional*): The teacher's rank lists. Without them only generation is trained.
         qrels (`Mapping[str, Mapping[str, int]]`, *optional*): Relevant passages (grade above 0) of each query.
-        list_length (`int`, defaults to 6): Passages in a list, the relevant one included.
-        sampling (`str`, defaults to `"dgr_paper"`):
-            `"dgr_paper"` always takes the student's best other candidate and samples the rest uniformly (and half of
-            the time samples the relevant passage); `"top"` takes the teacher's first passages, `"spread"` samples from
-            all parts of the rank list, `"gap"` takes the passages whose scores are furthest apart, `"hard"` the
-            student's first passages, `"near"` those around the relevant passage in the teacher's rank list.
+        list_length (`int`, defaults to 100):
+            Most passages in a list, the relevant one included. Identifiers that passages share are scored once, so a
+            list of all candidates takes little more time than a short one. The publication has 6.
+        sampling (`str`, defaults to `"top"`):
+            Which passages, where the teacher ranked more: `"top"` takes the teacher's first passages; `"dgr_paper"`
+            the student's best other candidate and a uniform sample of the rest (and half of the time it samples the
+            relevant passage), `"spread"` samples from all parts of the rank list, `"gap"` takes the passages whose
+            scores are furthest apart, `"hard"` the student's first passages, `"near"` those around the relevant
+            passage in the teacher's rank list.
         false_negative_margin (`float`, *optional*):
             Leave out unjudged passages that the teacher scores above the relevant one by more than this, since they
             may be relevant too. By default they are kept.
         relevant_first (`bool`, defaults to `True`):
             Whether the relevant passage comes first in the list. If not, the list has the teacher's order.
-        relevant_margin (`float`, *optional*):
-            For losses that teach the teacher's scores (`"kl_divergence"`, ...): the relevant passage that comes first
-            gets at least a score that is this above the best one of the others in the list, in units of the spread of
-            the query's teacher scores (the best less the median one). By default it keeps the teacher's score, however
-            low. With the default `teacher_temperature`, 1/3 makes it at least e^2 times as probable as the next
-            passage, for a query of typical spread.
         generation_targets (mapping or callable, *optional*):
             Identifiers to generate for a relevant passage, a sequence of (view, token ids): by passage id, or
             returned by a function of the query, the passage id and a `numpy.random.Generator`. By default the
@@ -132,12 +129,11 @@ class DistillationCollator:
         rankings: Mapping[str, RankList] | None,
         qrels: Qrels | None = None,
         *,
-        list_length: int = 6,
-        sampling: str = "dgr_paper",
+        list_length: int = 100,
+        sampling: str = "top",
         false_negative_margin: float | None = None,
         tie_margin: float = 0.0,
         relevant_first: bool = True,
-        relevant_margin: float | None = None,
         generation_targets: GenerationTargets | None = None,
         scoring: ScoringSettings | None = None,
         max_row_tokens: int = 256,
@@ -197,7 +193,6 @@ class DistillationCollator:
             seed=seed,
             ignore_identical_ids=ignore_identical_ids,
             tie_margin=tie_margin,
-            relevant_margin=relevant_margin,
         )
         self._pairs = DataCollatorForSeq2Seq(student.tokenizer)
         # In shared memory, so that persistent workers see a new epoch.

@@ -157,7 +157,6 @@ def describe(trainer: Any) -> dict[str, Any]:
             "sampling": sampler.sampling,
             "relevant_first": sampler.relevant_first,
             "false_negative_margin": sampler.false_negative_margin,
-            "relevant_margin": sampler.relevant_margin,
             "tie_margin": sampler.tie_margin,
             "ignore_identical_ids": sampler.ignore_identical_ids,
             "seed": sampler.seed,

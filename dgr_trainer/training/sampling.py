@@ -10,7 +10,7 @@ import numpy as np
 
 from dgr_trainer.data.grades import Qrels, as_qrels
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.runs.rank_list import RankList, spread
+from dgr_trainer.runs.rank_list import RankList
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class Coverage:
         queries (`int`): Number of queries.
         rank_lists (`int`): Queries with two passages or more that are told apart.
         without_rank_list (`int`): Queries that the teacher did not rank.
-        short_lists (`int`): Queries whose rank list has fewer passages to compare than the list length.
         without_target (`int`): Queries without a passage whose identifiers can be generated.
         without_relevant (`int`): Queries without a relevant passage that has identifiers.
         ranked_passages (`int`): Passages in the rank lists.
@@ -56,7 +55,6 @@ class Coverage:
     queries: int = 0
     rank_lists: int = 0
     without_rank_list: int = 0
-    short_lists: int = 0
     without_target: int = 0
     without_relevant: int = 0
     ranked_passages: int = 0
@@ -70,7 +68,6 @@ class Coverage:
         share = f"of {self.queries} queries"
         sentences = {
             f"{self.without_rank_list} {share} have no rank list": self.without_rank_list,
-            f"{self.short_lists} {share} have fewer passages to compare than the list length": self.short_lists,
             f"{self.tied_lists} {share} have a rank list in which all scores are equal, which says nothing of the "
             "order": self.tied_lists,
             f"{self.without_relevant} {share} have no relevant passage with identifiers": self.without_relevant,
@@ -112,9 +109,6 @@ class ListSampler:
         ignore_identical_ids (`bool`): Whether to leave out the passage that has the id of the query.
         tie_margin (`float`): Passages whose teacher scores are at most this below the best one of their place share
             the place, so that they are no pair. 0: only those with equal scores.
-        relevant_margin (`float`, *optional*): The relevant passage that comes first has at least a teacher score that
-            is this above the best one of the others in the list, in units of the spread of the query's teacher scores
-            (the best less the median one). By default it keeps the teacher's score.
     """
 
     def __init__(
@@ -131,13 +125,7 @@ class ListSampler:
         false_negative_margin: float | None = None,
         ignore_identical_ids: bool = False,
         tie_margin: float = 0.0,
-        relevant_margin: float | None = None,
     ) -> None:
-        if relevant_margin is not None and not (relevant_margin >= 0 and relevant_first):
-            raise DGRValueError(
-                f"relevant_margin={relevant_margin}: give 0 or more, in units of the spread of a query's teacher "
-                "scores, and relevant_first=True; or None for the teacher's own score of the relevant passage."
-            )
         if not tie_margin >= 0:
             raise DGRValueError(
                 f"tie_margin={tie_margin}: give 0 or more, in units of the teacher's scores; 0 joins equal ones only."
@@ -165,7 +153,6 @@ class ListSampler:
         self.seed = seed
         self.false_negative_margin = false_negative_margin
         self.tie_margin = tie_margin
-        self.relevant_margin = relevant_margin
         self._usable = usable
         self._student_order = student_order
 
@@ -188,10 +175,6 @@ class ListSampler:
         # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
-        if first and self.relevant_margin is not None and scores:
-            margin = self.relevant_margin * spread(np.array(list(scores.values())))
-            least = max(teacher_scores[1:], default=best) + margin
-            teacher_scores = (max(teacher_scores[0], least), *teacher_scores[1:])
         return TrainingList(
             tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first), self.tie_margin)
         )
@@ -208,7 +191,6 @@ class ListSampler:
             coverage.rank_lists += size >= 2 and (has_first or not tied)
             coverage.tied_lists += tied
             coverage.without_rank_list += query_id not in self.rankings
-            coverage.short_lists += query_id in self.rankings and size < self.list_length
             coverage.without_relevant += bool(self.qrels) and not relevant
             coverage.without_target += not relevant and not others
             usable = self._usable(query_id)

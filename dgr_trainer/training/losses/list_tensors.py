@@ -134,6 +134,12 @@ def check_number(name: str, value: float, *, positive: bool = False) -> None:
     raise DGRValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, but it is {value!r}.")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise a `ValueError` that names the setting if it is not a number from 0 to 1."""
+    if not (isinstance(value, numbers.Real) and 0 <= value <= 1):
+        raise DGRValueError(f"{name} must be a number from 0 to 1, but it is {value!r}.")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a `ValueError` that names the setting and its choices if `value` is none of them."""
     if value not in choices:

@@ -8,8 +8,10 @@ from torch import Tensor
 from .list_tensors import (
     Reduction,
     check_number,
+    check_ranks,
     check_reduction,
     check_scores,
+    check_share,
     check_teacher,
     preferred,
     reduce_lists,
@@ -30,6 +32,8 @@ def listnet_loss(
     *,
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
+    first_share: float = 0.0,
+    taught_ranks: Tensor | None = None,
     reduction: Reduction = "mean",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -37,7 +41,9 @@ def listnet_loss(
 
     For each list
 
-    $$-\sum_i \mathrm{softmax}(t / T_t)_i \, \log \mathrm{softmax}(s / T)_i$$
+    $$-\sum_i p_i \, \log \mathrm{softmax}(s / T)_i, \qquad p = (1 - w) \, \mathrm{softmax}(t / T_t) + w \, f$$
+
+    where f is one at the passage to be taught first, and w = 0 by default.
 
     Source: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007), the
     cross-entropy of top-one probabilities. The gradient is that of [`kl_divergence_loss`]; the value differs by the
@@ -56,6 +62,10 @@ def listnet_loss(
         temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
             [`standardize_scores`] of them.
         teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
+        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the passage to be taught first
+            has besides (w): in a list of the collator, the relevant one.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Ranks to be taught, of which the lowest
+            of a list is that of its first passage; several such share w. By default the first of the list.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
             `"none"` for the loss of each list.
         num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
@@ -69,10 +79,10 @@ def listnet_loss(
         TypeError: If a dtype is wrong.
         ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
     """
-    log_student, log_teacher = _log_probabilities(
-        scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
+    log_student, target = _distributions(
+        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, taught_ranks, reduction, num_lists
     )
-    return reduce_lists(-(log_teacher.exp() * log_student).sum(-1), mask, reduction, num_lists)
+    return reduce_lists(-(target * log_student).sum(-1), mask, reduction, num_lists)
 
 
 def kl_divergence_loss(
@@ -82,6 +92,8 @@ def kl_divergence_loss(
     *,
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
+    first_share: float = 0.0,
+    taught_ranks: Tensor | None = None,
     reduction: Reduction = "mean",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -89,10 +101,15 @@ def kl_divergence_loss(
 
     For each list
 
-    $$\sum_i p_i (\log p_i - \log q_i), \qquad p = \mathrm{softmax}(t / T_t),\; q = \mathrm{softmax}(s / T)$$
+    $$\sum_i p_i (\log p_i - \log q_i), \qquad p = (1 - w) \, \mathrm{softmax}(t / T_t) + w \, f,\;
+    q = \mathrm{softmax}(s / T)$$
+
+    where f is one at the passage to be taught first, and w = 0 by default. So for a judged passage, w is the weight of
+    the judgement and 1 - w that of the teacher.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2, over the
-    passages of a list in place of classes. The value is not multiplied by the square of a temperature.
+    passages of a list in place of classes, with its weighted average of soft and hard targets. The value is not
+    multiplied by the square of a temperature.
 
     Inputs:
         - List: any order.
@@ -107,6 +124,10 @@ def kl_divergence_loss(
         temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
             [`standardize_scores`] of them.
         teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
+        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the passage to be taught first
+            has besides (w): in a list of the collator, the relevant one.
+        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Ranks to be taught, of which the lowest
+            of a list is that of its first passage; several such share w. By default the first of the list.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
             `"none"` for the loss of each list.
         num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
@@ -120,30 +141,37 @@ def kl_divergence_loss(
         TypeError: If a dtype is wrong.
         ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
     """
-    log_student, log_teacher = _log_probabilities(
-        scores, teacher_scores, mask, temperature, teacher_temperature, reduction, num_lists
+    log_student, target = _distributions(
+        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, taught_ranks, reduction, num_lists
     )
-    divergences = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+    divergences = (torch.xlogy(target, target) - target * log_student).sum(-1)
     return reduce_lists(divergences, mask, reduction, num_lists)
 
 
-def _log_probabilities(
+def _distributions(
     scores: Tensor,
     teacher_scores: Tensor,
     mask: Tensor,
     temperature: float,
     teacher_temperature: float,
+    first_share: float,
+    taught_ranks: Tensor | None,
     reduction: str,
     num_lists: int | float | Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Checks the arguments; log-probabilities of student and teacher, each `(B, M)`, 0 at masked entries."""
+    """Checks the arguments; log-probabilities of the student and the target, each `(B, M)`, 0 at masked entries."""
     check_number("temperature", temperature, positive=True)
     check_number("teacher_temperature", teacher_temperature, positive=True)
+    check_share("first_share", first_share)
     check_reduction(reduction, num_lists)
     scores = check_scores(scores, mask)
     teacher_scores = check_teacher(teacher_scores, mask).to(scores.dtype)
     log_student = masked_log_softmax(scores / temperature, mask)
-    return log_student, masked_log_softmax(teacher_scores / teacher_temperature, mask)
+    target = masked_log_softmax(teacher_scores / teacher_temperature, mask).exp() * mask
+    if first_share:
+        first = (mask & (check_ranks(taught_ranks, mask) == 0)).to(target.dtype)
+        target = (1 - first_share) * target + first_share * first / first.sum(-1, keepdim=True).clamp(min=1)
+    return log_student, target
 
 
 def listmle_loss(
@@ -208,13 +236,16 @@ def listmle_loss(
 
 
 _TEACHER_TEMPERATURE = {"teacher_temperature": 1.0}
+# Of the shares that were tried (0 to 1), one that suits corpora on which the judgements know best as well as those on
+# which the teacher does; see docs/results.md.
+_FIRST_SHARE = 0.75
 LISTNET = RankingLoss(
     partial(listnet_loss, reduction="none"), name="listnet", settings=_TEACHER_TEMPERATURE, scales=TEMPERATURES
 )
 KL_DIVERGENCE = RankingLoss(
     partial(kl_divergence_loss, reduction="none"),
     name="kl_divergence",
-    settings=_TEACHER_TEMPERATURE,
+    settings=_TEACHER_TEMPERATURE | {"first_share": _FIRST_SHARE},
     scales=TEMPERATURES,
 )
 LISTMLE = RankingLoss(partial(listmle_loss, reduction="none"), name="listmle", scales=TEMPERATURES)
