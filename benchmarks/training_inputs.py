@@ -159,6 +159,7 @@ class Inputs:
             candidates.to_rankings(),
             read_qrels(options.data, "train"),
             list_length=list_length,
+            sampling="dgr_paper",  # Also passages that share little with the others.
         )
         queries = read_queries(options.data, "train")
         self.queries = queries.filter(lambda row: row["query_id"] in candidates)

@@ -2,7 +2,7 @@
 
     python examples/causal_lora.py
     python examples/causal_lora.py --model Qwen/Qwen3-0.6B --data my-beir-folder --bf16 --learning_rate 1e-4 \\
-        --generation_epochs 2 --epochs 3 --margin 300 --margin_gap 100 --generation_weight 500
+        --generation_epochs 2 --epochs 3
 
 The adapter goes through both stages, generation and distillation. Without `--model` a small random Qwen3 learns all
 its weights in a first generation stage, on the 24 passages of `examples/data`: random weights cannot be adapted.
@@ -44,10 +44,6 @@ def main() -> None:
     parser.add_argument("--generation_epochs", type=float, default=1)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    # Margins have the scale of passage scores: tens on a few passages, hundreds on many thousands.
-    parser.add_argument("--margin", type=float, default=10)
-    parser.add_argument("--margin_gap", type=float, default=3)
-    parser.add_argument("--generation_weight", type=float, default=5)
     options = parser.parse_args()
     output_dir: Path = options.output_dir
 
@@ -109,9 +105,6 @@ def main() -> None:
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,
         per_device_train_batch_size=8,
-        margin=options.margin,
-        margin_gap=options.margin_gap,
-        generation_weight=options.generation_weight,
         train_dataset=queries,
         data_collator=DistillationCollator(identifiers, candidates, rankings, qrels),
     )

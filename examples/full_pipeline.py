@@ -2,8 +2,7 @@
 
     python examples/full_pipeline.py
     python examples/full_pipeline.py --model facebook/bart-large --data my-beir-folder --beam_size 15 \\
-        --generation_epochs 5 --distillation_epochs 3 --learning_rate 2e-5 --warmup_steps 500 \\
-        --margin 300 --margin_gap 100 --generation_weight 500
+        --generation_epochs 5 --distillation_epochs 3 --learning_rate 2e-5 --warmup_steps 500
 
 Needs the extra `bm25` for the teacher: pip install "dgr-trainer[bm25]". The default is a small BART with random
 weights on the 24 passages of `examples/data`, which shows only that the stages work.
@@ -42,10 +41,6 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="Generation stage; distillation: half.")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--beam_size", type=int, default=5)
-    # By default they fit the passage scores: tens on a few passages, hundreds on many thousands.
-    parser.add_argument("--margin", type=float)
-    parser.add_argument("--margin_gap", type=float)
-    parser.add_argument("--generation_weight", type=float)
     options = parser.parse_args()
     output_dir: Path = options.output_dir
 
@@ -113,9 +108,6 @@ def main() -> None:
             learning_rate=options.learning_rate / 2,
             per_device_train_batch_size=8,
             eval_strategy="epoch",
-            margin=options.margin,
-            margin_gap=options.margin_gap,
-            generation_weight=options.generation_weight,
             **common,
         ),
         train_dataset=queries,

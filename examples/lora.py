@@ -1,8 +1,7 @@
 """Distillation into a LoRA adapter: a few percent of the weights are trained, and saved with the retriever.
 
     python examples/lora.py
-    python examples/lora.py --model my-generation-checkpoint --data my-beir-folder --learning_rate 1e-4 --epochs 5 \\
-        --margin 300 --margin_gap 100 --generation_weight 500
+    python examples/lora.py --model my-generation-checkpoint --data my-beir-folder --learning_rate 1e-4 --epochs 5
 
 `--model` is a checkpoint that has been through the generation stage (see full_pipeline.py). Without it a small random
 BART goes through that stage first, on the 24 passages of `examples/data`. Needs the extra `bm25` for the teacher:
@@ -41,10 +40,6 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8, help="Rank of the adapter's matrices.")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=5e-3)
-    # Margins have the scale of passage scores: tens on a few passages, hundreds on many thousands.
-    parser.add_argument("--margin", type=float, default=10)
-    parser.add_argument("--margin_gap", type=float, default=3)
-    parser.add_argument("--generation_weight", type=float, default=5)
     options = parser.parse_args()
     output_dir: Path = options.output_dir
 
@@ -104,9 +99,6 @@ def main() -> None:
             num_train_epochs=options.epochs,
             learning_rate=options.learning_rate,
             per_device_train_batch_size=8,
-            margin=options.margin,
-            margin_gap=options.margin_gap,
-            generation_weight=options.generation_weight,
             **common,
         ),
         train_dataset=queries,

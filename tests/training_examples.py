@@ -65,7 +65,8 @@ def make_collator(
 ) -> DistillationCollator:
     identifiers = Identifiers(tokenizer)
     passages = make_candidates(identifiers) if kind == "candidates" else TITLES
-    settings = {"qrels": QRELS, "rankings": make_rankings(), **settings}
+    # Lists that are drawn anew in each epoch.
+    settings = {"qrels": QRELS, "rankings": make_rankings(), "list_length": 6, "sampling": "dgr_paper", **settings}
     return DistillationCollator(identifiers, passages, **settings)
 
 

@@ -32,6 +32,7 @@ from dgr_trainer.candidates import Candidates
 from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.files.fingerprints import path_fingerprint
 from dgr_trainer.runs.rankings import Rankings
+from dgr_trainer.training.arguments import DEFAULT_LOSS
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.given_datasets import named_datasets, query_ids_of
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
@@ -316,6 +317,8 @@ def _changed(args: Any) -> list[str]:
         if not field.init or field.name in _SET_LATER or field.name.endswith("_token"):
             continue
         default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.name == "ranking_loss":  # Filled in, and None only until then.
+            default = DEFAULT_LOSS
         if default is not MISSING and default is not None and _plain(getattr(args, field.name)) != _plain(default):
             changed.append(field.name)
         elif default is None and field.name in _NONE_BY_DEFAULT and getattr(args, field.name) is not None:
@@ -326,7 +329,15 @@ def _changed(args: Any) -> list[str]:
 # Other settings that are None by default are filled in by transformers.
 _NONE_BY_DEFAULT = (
     *("ranking_loss_kwargs", "generation_weight", "margin", "margin_gap", "first_weight", "temperature"),
-    *("teacher_temperature", "preset", "metric_for_best_model", "data_seed", "save_total_limit", "eval_steps"),
+    *(
+        "teacher_temperature",
+        "first_share",
+        "preset",
+        "metric_for_best_model",
+        "data_seed",
+        "save_total_limit",
+        "eval_steps",
+    ),
     *("neftune_noise_alpha", "optim_args"),
 )
 

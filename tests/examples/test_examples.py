@@ -95,7 +95,7 @@ def test_full_pipeline(tmp_path: Path) -> None:
         ("8", "Search"),
         ("9", "Evaluation"),
     ]
-    for term in ("loss_ranking", "loss_generation", "violated_margins", "kendall_tau", "eval_hits@5"):
+    for term in ("loss_ranking", "loss_generation", "kendall_tau", "eval_hits@5"):
         assert term in output
     table = {row[0]: row[1:] for row in re.findall(r"^\| ([\w ]+?)(?: \(baseline\))? +\| (\d\.\d+)", output, re.M)}
     assert set(table) == {"generation only", "teacher", "distilled"}

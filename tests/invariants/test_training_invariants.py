@@ -11,7 +11,7 @@ from dgr_trainer.student.encoder_decoder import EncoderDecoderStudent
 from dgr_trainer.training.collator import DistillationCollator
 
 
-@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "listnet"])
+@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "kl_divergence"])
 @pytest.mark.parametrize("clipped", [False, True])
 def test_eight_steps_of_accumulation_are_one_batch(clipped, ranking_loss, bpe_tokenizer, tmp_path):
     settings = {**SGD, "max_grad_norm": 1.0, "learning_rate": 1e-3} if clipped else SGD
@@ -62,7 +62,7 @@ def tied_rankings() -> Rankings:
     )
 
 
-@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "margin_rank", "listmle"])
+@pytest.mark.parametrize("ranking_loss", ["distilled_ranknet", "margin_rank", "listmle", "kl_divergence"])
 def test_ties_change_neither_accumulation_nor_packing(ranking_loss, bpe_tokenizer, tmp_path, monkeypatch):
     settings = {"train_dataset": query_dataset().select(range(8)), "ranking_loss": ranking_loss, **SGD}
 

@@ -231,7 +231,7 @@ def test_a_tokenizer_without_padding_is_refused(bpe_tokenizer):
 
 def test_long_identifiers_are_kept_whole(bpe_tokenizer):
     strings = {passage.id: passage.text for passage in PASSAGES}
-    collator = DistillationCollator(bpe_tokenizer, strings, make_rankings(), max_row_tokens=10)
+    collator = DistillationCollator(bpe_tokenizer, strings, make_rankings(), list_length=6, max_row_tokens=10)
     batch = collator([*datasets.Dataset.from_dict({"query_id": ["q01"], "query": ["x"]})])
     assert batch["prefix_tokens"].shape[:2] == (1, 6), "each in a row of its own"
     assert collator.source.longest >= batch["prefix_tokens"].shape[-1] > 10

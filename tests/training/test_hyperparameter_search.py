@@ -48,7 +48,7 @@ class Trials(TrainerCallback):
             self.logs[-1].append(logs["loss"])
 
 
-def searching(folder, ranking_loss=None, model_init=model_init, trainer_settings=None, **settings):
+def searching(folder, ranking_loss="distilled_ranknet", model_init=model_init, trainer_settings=None, **settings):
     arguments = {"max_steps": 2, "eval_strategy": "no", **settings}
     trials = Trials()
     trainer = DistillationGenerativeRetrievalTrainer(
@@ -80,7 +80,7 @@ def grid(trainer, values, **kwargs):
     return study, best
 
 
-def alone(folder, ranking_loss=None, **settings):
+def alone(folder, ranking_loss="distilled_ranknet", **settings):
     """The logged losses, and the loss afterwards, of a trainer that has had these settings from the beginning."""
     trainer, trials = searching(folder, ranking_loss, **settings)
     trainer.train()
@@ -90,7 +90,7 @@ def alone(folder, ranking_loss=None, **settings):
 @pytest.mark.parametrize(
     "loss",
     [
-        pytest.param(None, id="default", marks=pytest.mark.slow),
+        pytest.param("distilled_ranknet", id="published", marks=pytest.mark.slow),
         pytest.param("margin_rank", id="name"),
         pytest.param(RANKING_LOSSES["margin_rank"], id="object", marks=pytest.mark.slow),
         pytest.param(OWN, id="own", marks=pytest.mark.slow),
@@ -208,11 +208,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_arguments_may_change_between_runs_and_evaluations(name, tmp_path):
-    changed = make_trainer(tmp_path, load_tokenizer(), collator=collator(), model=model_init())
+    loss = {"ranking_loss": "distilled_ranknet"}
+    changed = make_trainer(tmp_path, load_tokenizer(), collator=collator(), model=model_init(), **loss)
     before = changed.evaluate(query_dataset())["eval_loss"]
     setattr(changed.args, name, CHANGES[name])
     expected = make_trainer(
-        tmp_path, load_tokenizer(), collator=collator(), model=model_init(), **{name: CHANGES[name]}
+        tmp_path, load_tokenizer(), collator=collator(), model=model_init(), **(loss | {name: CHANGES[name]})
     )
     loss = changed.evaluate(query_dataset())["eval_loss"]
     assert loss == expected.evaluate(query_dataset())["eval_loss"] != before
@@ -223,7 +224,7 @@ def test_arguments_may_change_between_runs_and_evaluations(name, tmp_path):
 
 
 def test_arguments_that_were_changed_are_checked_before_training(tmp_path):
-    trainer = make_trainer(tmp_path, load_tokenizer())
+    trainer = make_trainer(tmp_path, load_tokenizer(), ranking_loss="margin_rank")
     trainer.args.ranking_loss = "ranknet"
     trainer.args.margin = 3.0
     with pytest.raises(ValueError, match="margin is no setting of the ranking loss 'ranknet'"):

@@ -17,14 +17,18 @@ def objective(tmp_path, kind="log_odds", **settings) -> RankingObjective:
 
 
 def test_defaults_have_the_scale_of_the_scores(tmp_path):
-    odds, likelihoods = objective(tmp_path), objective(tmp_path, "log_likelihood")
+    default = objective(tmp_path)
+    assert default.loss is RANKING_LOSSES["kl_divergence"] and default.generation_weight == 1
+    assert default.settings == {"temperature": 100, "teacher_temperature": 1, "first_share": 0.75}
+    published = {"ranking_loss": "distilled_ranknet"}
+    odds, likelihoods = objective(tmp_path, **published), objective(tmp_path, "log_likelihood", **published)
     assert odds.settings == {"margin": 300, "margin_gap": 100, "first_weight": 3, "active_pair_mean": False}
     assert likelihoods.settings == {**odds.settings, "margin": 1, "margin_gap": 0.5}
     assert (odds.generation_weight, likelihoods.generation_weight) == (500, 1)
     listnet = objective(tmp_path, ranking_loss="listnet")
     assert listnet.settings == {"temperature": 100, "teacher_temperature": 1} and listnet.generation_weight == 1
     assert objective(tmp_path, "log_likelihood", ranking_loss="listnet").settings["temperature"] == 1
-    chosen = objective(tmp_path, margin=7.0, margin_gap=0.0, generation_weight=0.0)
+    chosen = objective(tmp_path, margin=7.0, margin_gap=0.0, generation_weight=0.0, **published)
     assert (chosen.settings["margin"], chosen.settings["margin_gap"], chosen.generation_weight) == (7, 0, 0)
 
 
@@ -43,15 +47,23 @@ def test_every_loss_gives_a_loss_a_list(name, tmp_path):
 
 def test_settings_reach_the_losses(tmp_path):
     scores, teacher = torch.randn(3, 4) * 200, torch.randn(3, 4)
-    got = objective(tmp_path, margin=5.0, margin_gap=2.0, first_weight=9.0).ranking_losses(scores, teacher, MASK)
+    published = {"ranking_loss": "distilled_ranknet"}
+    chosen = objective(tmp_path, margin=5.0, margin_gap=2.0, first_weight=9.0, **published)
+    got = chosen.ranking_losses(scores, teacher, MASK)
     wanted = distilled_ranknet_loss(scores, MASK, margin=5.0, margin_gap=2.0, first_weight=9.0, reduction="none")
     torch.testing.assert_close(got, wanted)
     got = objective(tmp_path, ranking_loss="margin_rank").ranking_losses(scores, teacher, MASK)
     settings = {"margin": 300.0, "margin_gap": 100.0, "reduction": "none"}
     torch.testing.assert_close(got, margin_rank_loss(scores, MASK, num_candidates=None, **settings))
-    got = objective(tmp_path, active_pair_mean=True).ranking_losses(scores, teacher, MASK)
+    got = objective(tmp_path, active_pair_mean=True, **published).ranking_losses(scores, teacher, MASK)
     wanted = distilled_ranknet_loss(scores, MASK, margin=300.0, margin_gap=100.0, reduction="active")
     torch.testing.assert_close(got, wanted)
+    # The share goes to the passage of the lowest rank.
+    ranks = torch.tensor([[1, 0, 2, 3]] * 3)
+    got = objective(tmp_path, first_share=1.0).ranking_losses(scores, teacher, MASK, ranks)
+    logits = scores.masked_fill(~MASK, -torch.inf) / 100
+    wanted = torch.nn.functional.cross_entropy(logits, torch.tensor([1] * 3), reduction="none")
+    torch.testing.assert_close(got[:2], wanted[:2])
 
 
 def test_a_passage_is_the_sum_of_its_discounted_identifiers():

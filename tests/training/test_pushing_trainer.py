@@ -60,7 +60,8 @@ def test_what_is_pushed_is_a_retriever_with_a_card(hub, tmp_path, bpe_tokenizer,
     teacher = Rankings(lists, name="monoT5")
     trainer = make_trainer(
         tmp_path, bpe_tokenizer, collator=make_collator(bpe_tokenizer, rankings=teacher), max_steps=2,
-        trainer_settings={"retrieval_evaluator": evaluator}, margin=123.0, learning_rate=0.0015, seed=7, **PUSHED,
+        trainer_settings={"retrieval_evaluator": evaluator}, ranking_loss="distilled_ranknet", margin=123.0,
+        learning_rate=0.0015, seed=7, **PUSHED,
     )  # fmt: skip
     trainer.train()
     metrics = trainer.evaluate()

@@ -171,7 +171,9 @@ def test_taught_lists_against_a_plain_count(bpe_tokenizer):
         query: {id: round(score, 1) for id, score in zip(*one, strict=True)} for query, one in make_rankings().items()
     }
     collator = make_collator(bpe_tokenizer, rankings=rankings, list_length=5)
-    objective = RankingObjective.from_arguments(make_arguments("unused", margin=2.0, margin_gap=1.0), "log_odds")
+    objective = RankingObjective.from_arguments(
+        make_arguments("unused", ranking_loss="distilled_ranknet", margin=2.0, margin_gap=1.0), "log_odds"
+    )
     query_ids = query_dataset()["query_id"]
     found = taught_lists(collator, objective, query_ids)
 
@@ -204,7 +206,9 @@ def test_taught_lists_against_a_plain_count(bpe_tokenizer):
 
 def test_taught_lists_of_standardised_scores_are_those_that_the_training_logs(bpe_tokenizer):
     kwargs = {"normalization": "list", "margin_growth": "teacher_scores"}
-    objective = RankingObjective.from_arguments(make_arguments("unused", ranking_loss_kwargs=kwargs), "log_odds")
+    objective = RankingObjective.from_arguments(
+        make_arguments("unused", ranking_loss="distilled_ranknet", ranking_loss_kwargs=kwargs), "log_odds"
+    )
     collator = make_collator(bpe_tokenizer, list_length=5)
     margins = taught_lists(collator, objective, query_dataset()["query_id"])["margins"]
     violated = []
@@ -222,7 +226,7 @@ def test_taught_lists_of_standardised_scores_are_those_that_the_training_logs(bp
 
 def test_lists_of_strings_have_no_student_scores(bpe_tokenizer):
     collator = make_collator(bpe_tokenizer, "strings")
-    objective = RankingObjective.from_arguments(make_arguments("unused"), "log_likelihood")
+    objective = RankingObjective.from_arguments(make_arguments("unused", ranking_loss="margin_rank"), "log_likelihood")
     found = taught_lists(collator, objective, query_dataset()["query_id"])
     assert "student_scores" not in found and found["margins"] == {"margin": 1.0, "margin_gap": 0.5}
 

@@ -29,7 +29,7 @@ def measured(candidates, query_ids):
 
 def test_the_defaults_fit_the_candidates(bpe_tokenizer, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="dgr_trainer"):
-        trainer = make_trainer(tmp_path, bpe_tokenizer)
+        trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss="distilled_ranknet")
     spread = measured(make_candidates(Identifiers(bpe_tokenizer)), QUERIES)
     objective = trainer.ranking_objective
     assert trainer.args.score_spread == pytest.approx(spread, rel=0.01)
@@ -46,7 +46,8 @@ def test_the_defaults_fit_the_candidates(bpe_tokenizer, tmp_path, caplog):
 
 
 def test_temperatures_fit_too(bpe_tokenizer, tmp_path):
-    trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss="kl_divergence")
+    trainer = make_trainer(tmp_path, bpe_tokenizer)
+    assert trainer.args.ranking_loss == "kl_divergence"
     assert trainer.ranking_objective.settings["temperature"] == pytest.approx(trainer.args.score_spread / 6)
     assert trainer.ranking_objective.generation_weight == 1.0
     assert trainer.args.to_dict()["temperature"] == trainer.ranking_objective.settings["temperature"]
@@ -91,14 +92,16 @@ def test_the_temperature_of_the_teacher_stays_where_it_is_given_or_nothing_is_kn
 
 
 def test_what_is_given_stays_and_the_arguments_of_the_caller_too(bpe_tokenizer, tmp_path):
-    args = make_arguments(tmp_path, margin=7.0, margin_gap="auto", generation_weight="auto")
+    args = make_arguments(
+        tmp_path, ranking_loss="distilled_ranknet", margin=7.0, margin_gap="auto", generation_weight="auto"
+    )
     fitted = fitted_arguments(args, make_collator(bpe_tokenizer), query_dataset())
     objective = RankingObjective.from_arguments(fitted, "log_odds")
     assert (args.score_spread, fitted.score_spread, args.margin_gap) == (None, 4.5, None)
     assert objective.settings["margin"] == 7.0 and objective.settings["margin_gap"] == 0.75
     # Fitted to other candidates of the same arguments.
     assert fitted_arguments(args, make_collator(bpe_tokenizer), None).score_spread == 4.5
-    given = make_arguments(tmp_path, score_spread=60)
+    given = make_arguments(tmp_path, ranking_loss="distilled_ranknet", score_spread=60)
     assert fitted_arguments(given, make_collator(bpe_tokenizer), None).score_spread == 60
     assert RankingObjective.from_arguments(given, "log_odds").settings["margin"] == 30.0
 
@@ -110,7 +113,8 @@ def test_only_the_training_queries_are_measured(bpe_tokenizer, tmp_path):
 
 
 def test_without_scores_the_defaults_are_those_of_the_loss(bpe_tokenizer, tmp_path):
-    trainer = make_trainer(tmp_path, bpe_tokenizer, collator=make_collator(bpe_tokenizer, "strings"))
+    strings = make_collator(bpe_tokenizer, "strings")
+    trainer = make_trainer(tmp_path, bpe_tokenizer, collator=strings, ranking_loss="distilled_ranknet")
     assert trainer.args.score_spread is None and trainer.ranking_objective.settings["margin"] == 1.0
     args = make_arguments(tmp_path)
     assert fitted_arguments(args, None, query_dataset()) is args
@@ -120,6 +124,7 @@ def test_without_scores_the_defaults_are_those_of_the_loss(bpe_tokenizer, tmp_pa
 
 def test_the_published_loss(bpe_tokenizer, tmp_path):
     args = DistillationTrainingArguments.dgr_paper(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    assert args.ranking_loss == "distilled_ranknet"
     trainer = make_trainer(tmp_path, bpe_tokenizer, preset="dgr_paper")
     for objective in (RankingObjective.from_arguments(args, "log_odds"), trainer.ranking_objective):
         assert objective.settings == {
@@ -135,7 +140,7 @@ def test_the_published_loss(bpe_tokenizer, tmp_path):
 
 def test_margins_in_units_of_the_list(bpe_tokenizer, tmp_path):
     kwargs = {"normalization": "list", "margin_growth": "teacher_scores"}
-    trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss_kwargs=kwargs)
+    trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss="distilled_ranknet", ranking_loss_kwargs=kwargs)
     objective = trainer.ranking_objective
     assert objective.settings["margin"] == 0.5 and objective.settings["margin_gap"] == pytest.approx(1 / 6)
     trainer.train()
@@ -176,7 +181,7 @@ def test_numbers_and_auto_are_read_from_the_command_line(name, tmp_path):
 
 
 def test_a_large_margin_is_still_told(bpe_tokenizer, tmp_path, caplog):
-    make_trainer(tmp_path, bpe_tokenizer, make_bart, margin=300, max_steps=1).train()
+    make_trainer(tmp_path, bpe_tokenizer, make_bart, ranking_loss="distilled_ranknet", margin=300, max_steps=1).train()
     assert "margin=300 is larger than 4.5" in caplog.text
     caplog.clear()
     make_trainer(tmp_path, bpe_tokenizer, make_bart, max_steps=1).train()
@@ -184,13 +189,13 @@ def test_a_large_margin_is_still_told(bpe_tokenizer, tmp_path, caplog):
 
 
 def test_standardised_scores_have_the_same_margins_whatever_they_are(bpe_tokenizer, tmp_path):
-    args = make_arguments(tmp_path, ranking_loss_kwargs={"normalization": "list"})
+    args = make_arguments(tmp_path, ranking_loss="distilled_ranknet", ranking_loss_kwargs={"normalization": "list"})
     of_kinds = [RankingObjective.from_arguments(args, kind) for kind in ("log_odds", "log_likelihood")]
     assert of_kinds[0] == of_kinds[1] and of_kinds[1].settings["margin"] == 0.5
 
 
 def test_the_spread_is_one_of_log_odds(tmp_path):
-    args = make_arguments(tmp_path, score_spread=60)
+    args = make_arguments(tmp_path, ranking_loss="distilled_ranknet", score_spread=60)
     objective = RankingObjective.from_arguments(args, "log_likelihood")
     assert (objective.settings["margin"], objective.generation_weight) == (1.0, 1.0)
 

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import pytest
 import torch
 
 from dgr_trainer.training.losses import kl_divergence_loss, listmle_loss, listnet_loss
@@ -40,6 +41,48 @@ def test_listnet_and_kl_divergence_have_one_gradient():
     torch.testing.assert_close(gradients[0], gradients[1])
     student, teacher = torch.softmax(scores.detach() / 2, -1), torch.softmax(teacher_scores / 3, -1)
     torch.testing.assert_close(gradients[0], (student - teacher) / 2)
+
+
+SCORES = torch.tensor([[math.log(2.0), math.log(1.0), math.log(1.0)]])  # 1/2, 1/4, 1/4
+TEACHER = torch.tensor([[math.log(1.0), math.log(6.0), math.log(3.0)]])  # 1/10, 6/10, 3/10
+
+
+def test_a_share_for_the_first_passage_by_hand():
+    # 3/4 for the first, and 1/4 of the teacher's.
+    target = torch.tensor([0.75 + 0.025, 0.15, 0.075])
+    cross_entropy = -(target * torch.tensor([0.5, 0.25, 0.25]).log()).sum()
+    torch.testing.assert_close(listnet_loss(SCORES, TEACHER, MASK, first_share=0.75), cross_entropy)
+    divergence = cross_entropy + (target * target.log()).sum()
+    torch.testing.assert_close(kl_divergence_loss(SCORES, TEACHER, MASK, first_share=0.75), divergence)
+    # All of it: the cross-entropy of the first passage, whatever the teacher says.
+    for loss in (listnet_loss, kl_divergence_loss):
+        torch.testing.assert_close(loss(SCORES, -TEACHER, MASK, first_share=1.0), torch.tensor(math.log(2.0)))
+
+
+def test_the_first_passage_is_that_of_the_ranks_and_equal_ones_share():
+    mask = torch.tensor([[True, True, True, False]])
+    scores, teacher = torch.nn.functional.pad(SCORES, (0, 1)), torch.nn.functional.pad(TEACHER, (0, 1), value=50.0)
+    for ranks, target in (([[2, 0, 1, 0]], [0.05, 0.8, 0.15]), ([[1, 1, 3, 0]], [0.3, 0.55, 0.15])):
+        loss = listnet_loss(scores, teacher, mask, first_share=0.5, taught_ranks=torch.tensor(ranks))
+        expected = -(torch.tensor(target) * torch.tensor([0.5, 0.25, 0.25]).log()).sum()
+        torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("loss", [listnet_loss, kl_divergence_loss])
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), "half"])
+def test_a_share_is_from_0_to_1(loss, share):
+    with pytest.raises(ValueError, match="first_share must be a number from 0 to 1, but it is"):
+        loss(SCORES, TEACHER, MASK, first_share=share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.75, 1.0])
+def test_gradients_with_a_share_are_finite_in_lists_of_one_and_of_none(share):
+    scores = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [4.0, 2.0, 3.0]], requires_grad=True)
+    mask = torch.tensor([[False] * 3, [True, False, False], [True] * 3])
+    losses = kl_divergence_loss(scores, scores.detach() * 2, mask, first_share=share, reduction="none")
+    losses.sum().backward()
+    assert losses[:2].tolist() == [0.0, 0.0] and not scores.grad[:2].any()
+    assert losses[2] > 0 and scores.grad[2].isfinite().all()
 
 
 def test_listmle_by_hand():

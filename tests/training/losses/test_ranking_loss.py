@@ -176,7 +176,7 @@ def test_errors_of_what_a_loss_returns(loss, message, bpe_tokenizer, tmp_path):
     [
         ({"ranking_loss": "listnet", "margin": 3.0}, "margin is no setting of the ranking loss 'listnet', which has"),
         ({"ranking_loss": "listnet", "active_pair_mean": True}, "active_pair_mean is no setting of the ranking loss"),
-        ({"ranking_loss_kwargs": {"sigma": 2.0}}, "sigma is no setting of the ranking loss 'distilled_ranknet'"),
+        ({"ranking_loss_kwargs": {"sigma": 2.0}}, "sigma is no setting of the ranking loss 'kl_divergence'"),
         ({"ranking_loss": RankingLoss(approximate_ndcg_loss)}, "'approximate_ndcg' needs a value for temperature"),
     ],
 )
