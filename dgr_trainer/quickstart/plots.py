@@ -26,12 +26,10 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(steps, [entry["loss_ranking"] for entry in logged], color="tab:blue")
-    left.set(xlabel="step", ylabel="distilled RankNet loss", title="Ranking loss", ylim=(0, None))
-    right.plot(steps, [entry["violated_margins"] for entry in logged], color="tab:red", label="violated margins")
-    right.plot(steps, [entry["kendall_tau"] for entry in logged], color="tab:green", label="Kendall's tau")
-    right.set(xlabel="step", title="Agreement with the teacher's order", ylim=(-1, 1))
-    right.axhline(0, color="grey", linewidth=0.5)
-    right.legend(frameon=False)
+    left.set(xlabel="step", ylabel="divergence from the target", title="Ranking loss", ylim=(0, None))
+    right.plot(steps, [entry["rank_accuracy"] for entry in logged], color="tab:green")
+    right.set(xlabel="step", ylabel="pairs in its order", title="Agreement with the teacher", ylim=(0, 1))
+    right.axhline(0.5, color="grey", linewidth=0.5)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_write(path, "wb") as file:

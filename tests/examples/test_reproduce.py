@@ -96,7 +96,7 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     from rows import Graph
 
     def stages(path: Path) -> dict:
-        cells = Graph(load_preset(str(path)), data).cells(rows=["generation continued", "DGR", "DGR in rounds", "M 6"])
+        cells = Graph(load_preset(str(path)), data).cells(rows=["generation continued", "DGR", "DGR in rounds", "M 100"])
         return {(cell.row.name, cell.seed): list(cell.evaluations["test"].chain()) for cell in cells}
 
     def of(kind: str, chain: list) -> list[str]:
@@ -110,7 +110,7 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     assert not of("teacher", continued) and len(of("teacher", dgr)) == 1
     assert of("ranking", rounds)[0] == of("ranking", dgr)[0]  # The first round is the row without rounds.
     assert len(of("candidates", rounds)) == len(of("ranking", rounds)) == 2
-    assert first["DGR", 0][-1].digest == first["M 6", 0][-1].digest  # The same settings under another name.
+    assert first["DGR", 0][-1].digest == first["M 100", 0][-1].digest  # The same settings under another name.
     other_seed = first["DGR", 1]
     assert of("index", other_seed) == of("index", dgr) and of("generation", other_seed) != of("generation", dgr)
 
