@@ -345,7 +345,7 @@ def report(measured: list[dict[str, Any]]) -> None:
             **result,
             **{f"continuations_{n}_ms": ms for n, ms in result["continuations_150_ranges_ms"].items()},
             **{
-                f"{name}, unpacked": (result["unpacked"] or {}).get(name, math.nan)
+                f"{name}, unpacked": (result.get("unpacked") or {}).get(name, math.nan)
                 for name in ("hits_ms", "scoring_ms")
             },
         }

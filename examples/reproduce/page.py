@@ -35,7 +35,7 @@ def make_page(results: Path = RESULTS) -> tuple[str, dict[str, str]]:
     presets = [_preset(folder.parent, drawn) for folder in sorted(results.glob(f"*/{INDEX}"))]
     if not presets:
         raise SystemExit(f"{results} has no results. Run run.py and tables.py first.")
-    marks = " ".join(f"{mark} differs from {name} with p < 0.05." for name, mark in page_tables.MARKS.items())
+    marks = " ".join(f"`{mark}` differs from {name} with p < 0.05." for name, mark in page_tables.MARKS.items())
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(presets=presets, marks=marks)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n", drawn
