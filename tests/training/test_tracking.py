@@ -14,6 +14,7 @@ LOGGED = {
 def train(tokenizer, folder, tracker):
     evaluator = {"retrieval_evaluator": lambda model, accelerator: {"hits@1": 0.25}}
     settings = {"report_to": [tracker], "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2, "run_name": "mine"}
+    settings["ranking_loss"] = "distilled_ranknet"  # With margins.
     trainer = make_trainer(folder, tokenizer, trainer_settings=evaluator, **settings)
     trainer.train()
     return trainer.state.log_history
