@@ -96,7 +96,9 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     from rows import Graph
 
     def stages(path: Path) -> dict:
-        cells = Graph(load_preset(str(path)), data).cells(rows=["generation continued", "DGR", "DGR in rounds", "M 100"])
+        cells = Graph(load_preset(str(path)), data).cells(
+            rows=["generation continued", "DGR", "DGR in rounds", "M 100"]
+        )
         return {(cell.row.name, cell.seed): list(cell.evaluations["test"].chain()) for cell in cells}
 
     def of(kind: str, chain: list) -> list[str]:
