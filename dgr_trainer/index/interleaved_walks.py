@@ -34,6 +34,19 @@ _COLUMNS = 5
 
 
 @compiled
+def passage_at(passage_starts: np.ndarray, position: np.int64) -> np.int64:
+    """The passage that holds a position of the text."""
+    passage, right = np.int64(0), np.int64(len(passage_starts) - 1)
+    while right - passage > 1:
+        middle = (passage + right) // 2
+        if passage_starts[middle] <= position:
+            passage = middle
+        else:
+            right = middle
+    return passage
+
+
+@compiled
 def locate_rows(
     blocks: np.ndarray,
     levels: np.ndarray,
@@ -89,13 +102,7 @@ def locate_rows(
                 sample, marked = rank_and_bit(marks, 0, row)
                 if marked:
                     position = np.int64(samples[sample])
-                    passage, right = np.int64(0), np.int64(len(end_passages))
-                    while right - passage > 1:
-                        middle = (passage + right) // 2
-                        if passage_starts[middle] <= position:
-                            passage = middle
-                        else:
-                            right = middle
+                    passage = passage_at(passage_starts, position)
             if passage < 0:
                 walks[walk, _LEVEL] = 0
                 fetch(blocks, levels[0, FIRST_BLOCK], row)

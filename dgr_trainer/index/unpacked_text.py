@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.index import interleaved_walks
 from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.index_arrays import IndexArrays
+from dgr_trainer.index.interleaved_walks import passage_at, read_passages
 from dgr_trainer.index.kernel_threads import in_parts
 
 MOST_TOKENS = 1 << 24
@@ -72,7 +72,7 @@ def _unpacked(arrays: IndexArrays, first_separator_row: int) -> UnpackedText:
     passages = np.arange(len(sizes))
 
     def part(start: int, stop: int) -> None:
-        interleaved_walks.read_passages(*index, passages, starts[:-1], sizes, tokens, positions, start, stop)
+        read_passages(*index, passages, starts[:-1], sizes, tokens, positions, start, stop)
 
     in_parts(part, len(sizes), int(sizes.sum()), sizes)
     ends = first_separator_row + np.arange(len(sizes))
@@ -94,13 +94,7 @@ def locate_positions(
     """Find where occurrences of patterns start, given their suffix-array rows and the patterns' lengths."""
     for item in range(len(rows)):
         position = np.int64(positions[rows[item]])
-        passage, right = np.int64(0), np.int64(len(passage_starts) - 1)
-        while right - passage > 1:
-            middle = (passage + right) // 2
-            if passage_starts[middle] <= position:
-                passage = middle
-            else:
-                right = middle
+        passage = passage_at(passage_starts, position)
         passages[item] = passage
         offsets[item] = position - lengths[item] + 1 - passage_starts[passage]
 

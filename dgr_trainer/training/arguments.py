@@ -12,11 +12,8 @@ from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.training.losses import RANKING_LOSSES, RankingLoss
 from dgr_trainer.training.losses.ranking_loss import PUBLISHED_SPREAD
 
-LOSS_ARGUMENTS = (
-    "ranking_loss",
-    "ranking_loss_kwargs",
-    "ranking_weight",
-    "generation_weight",
+# Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
+_LOSS_SETTINGS = (
     "margin",
     "margin_gap",
     "first_weight",
@@ -24,6 +21,13 @@ LOSS_ARGUMENTS = (
     "temperature",
     "teacher_temperature",
     "first_share",
+)
+LOSS_ARGUMENTS = (
+    "ranking_loss",
+    "ranking_loss_kwargs",
+    "ranking_weight",
+    "generation_weight",
+    *_LOSS_SETTINGS,
     "prefix_ranking",
     "score_spread",
     "teacher_spread",
@@ -35,17 +39,6 @@ PRESETS = ("dgr_paper",)
 AUTO = "auto"
 FITTED = ("margin", "margin_gap", "temperature", "generation_weight")
 """Arguments that fit the scores of the candidates where they are left out."""
-
-# Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
-_LOSS_SETTINGS = (
-    "margin",
-    "margin_gap",
-    "first_weight",
-    "active_pair_mean",
-    "temperature",
-    "teacher_temperature",
-    "first_share",
-)
 
 
 def _default(loss: str, setting: str) -> str:

@@ -329,16 +329,8 @@ def _changed(args: Any) -> list[str]:
 # Other settings that are None by default are filled in by transformers.
 _NONE_BY_DEFAULT = (
     *("ranking_loss_kwargs", "generation_weight", "margin", "margin_gap", "first_weight", "temperature"),
-    *(
-        "teacher_temperature",
-        "first_share",
-        "preset",
-        "metric_for_best_model",
-        "data_seed",
-        "save_total_limit",
-        "eval_steps",
-    ),
-    *("neftune_noise_alpha", "optim_args"),
+    *("teacher_temperature", "first_share", "preset", "metric_for_best_model", "data_seed", "save_total_limit"),
+    *("eval_steps", "neftune_noise_alpha", "optim_args"),
 )
 
 
