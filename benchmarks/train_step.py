@@ -184,7 +184,7 @@ class Reference:
         trainer, collator = self.inputs.trainer, self.inputs.collator
         with trainer.compute_loss_context_manager():
             scores = passage_scores(self.log_likelihoods(), self.batch, collator.corpus_tokens, collator.scoring)
-            lists = (self.batch[name] for name in ("teacher_scores", "list_mask", "taught_ranks"))
+            lists = (self.batch[name] for name in ("teacher_scores", "list_mask", "taught_ranks", "judged"))
             ranking = trainer.ranking_objective.ranking_losses(scores, *lists)
             loss = ranking.mean() + trainer.ranking_objective.generation_weight * self.generation_loss()
         loss.backward()

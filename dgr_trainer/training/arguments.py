@@ -85,9 +85,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Divides the teacher's scores in `"listnet"` and `"kl_divergence"`. By default (or `"auto"`) a sixth of
             `teacher_spread`, and 1 without rank lists.
         first_share (`float`, *optional*):
-            Share of the target of `"kl_divergence"` and `"listnet"` that goes to the first passage of the list, which
-            is the relevant one where there are judgements and the teacher's best one elsewhere; the rest is shared
-            out by the teacher's scores. By default 0.75 for `"kl_divergence"` and 0 for `"listnet"`.
+            Share of the target of `"kl_divergence"` and `"listnet"` that goes to the relevant passage, which is the
+            first of the list; the rest is shared out by the teacher's scores. Lists without a relevant passage, or
+            with `relevant_first=False`, have the teacher's scores alone. By default 0.75 for `"kl_divergence"` and 0
+            for `"listnet"`.
         active_pair_mean (`bool`, *optional*, defaults to `False`):
             Average `"distilled_ranknet"` over the pairs of the batch that violate their margin, as in the published
             experiments of DGR, instead of over each query's list. Gradient accumulation then changes the loss.
@@ -183,8 +184,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     first_share: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the target that goes to the first passage of the list, the relevant one, in "
-            "kl_divergence and listnet; the teacher's scores share out the rest. Default: 0.75 for kl_divergence."
+            "help": "Share of the target that goes to the relevant passage, if the list has one, in kl_divergence and "
+            "listnet; the teacher's scores share out the rest. Default: 0.75 for kl_divergence."
         },
     )
     active_pair_mean: bool = field(

@@ -62,13 +62,13 @@ def distillation_loss(
     terms: dict[str, Tensor] = {}
 
     if objective.ranking_weight > 0:
-        lists = batch["teacher_scores"], batch["list_mask"], batch["taught_ranks"]
+        lists, judged = (batch["teacher_scores"], batch["list_mask"], batch["taught_ranks"]), batch["judged"]
         scores = passage_scores(log_likelihoods, batch, collator.corpus_tokens, collator.scoring)
         if objective.prefix_ranking:
             prefixes = prefix_lists(tokens.log_probabilities, batch)
-            ranking = prefix_ranking_losses(prefixes, lists[0], lists[2], objective.ranking_losses)
+            ranking = prefix_ranking_losses(prefixes, lists[0], lists[2], judged, objective.ranking_losses)
         else:
-            ranking = objective.ranking_losses(scores, *lists)
+            ranking = objective.ranking_losses(scores, *lists, judged)
         # One loss of the batch is no sum over queries; everything else is.
         mean = ranking if ranking.dim() == 0 else ranking.sum() / queries
         loss = loss + objective.ranking_weight * mean

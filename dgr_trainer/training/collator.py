@@ -118,6 +118,7 @@ class DistillationCollator:
     | `passage_factors`                 | (B, M, I) | their repetition discount                           |
     | `list_mask`, `teacher_scores`     | (B, M)    | which passages there are, and the teacher's scores  |
     | `taught_ranks`                    | (B, M)    | places in the order to be taught, equal for ties    |
+    | `judged`                          | (B,)      | whether the first passage is the relevant one       |
     | `passage_cells`                   | (B, M, D) | if a passage has one identifier: where its tokens   |
     |                                   |           | are in `labels`, -1 for padding                     |
     """

@@ -61,7 +61,12 @@ class RankingObjective:
         return self.ranking_weight > 0 and self.loss.has_margins(self.settings)
 
     def ranking_losses(
-        self, scores: Tensor, teacher_scores: Tensor, mask: Tensor, taught_ranks: Tensor | None = None
+        self,
+        scores: Tensor,
+        teacher_scores: Tensor,
+        mask: Tensor,
+        taught_ranks: Tensor | None = None,
+        judged: Tensor | None = None,
     ) -> Tensor:
         """The loss of each list, unweighted.
 
@@ -71,11 +76,13 @@ class RankingObjective:
             mask (`torch.BoolTensor` of shape `(B, M)`): Where there is a passage.
             taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*):
                 Rank of each passage in the order to be taught, equal where the teacher does not tell passages apart.
+            judged (`torch.BoolTensor` of shape `(B,)`, *optional*):
+                Lists whose first passage is the relevant one; by default all.
 
         Returns:
             `torch.Tensor` of shape `(B,)`, or `()` for a loss that is no mean over lists.
         """
-        return self.loss(scores, teacher_scores, mask, self.settings, taught_ranks)
+        return self.loss(scores, teacher_scores, mask, self.settings, taught_ranks, judged)
 
     def teaches_something(self, mask: Tensor, taught_ranks: Tensor) -> Tensor:
         """Which lists have two passages to compare, `(B,)` bool."""

@@ -50,7 +50,11 @@ def prefix_lists(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> Pref
 
 
 def prefix_ranking_losses(
-    lists: PrefixLists, teacher_scores: Tensor, taught_ranks: Tensor, loss: Callable[..., Tensor]
+    lists: PrefixLists,
+    teacher_scores: Tensor,
+    taught_ranks: Tensor,
+    judged: Tensor,
+    loss: Callable[..., Tensor],
 ) -> Tensor:
     """A ranking loss at every depth, averaged over the depths that tell passages apart.
 
@@ -62,7 +66,8 @@ def prefix_ranking_losses(
         lists ([`PrefixLists`] of shape `(B, D, M)`): Scores and mask.
         teacher_scores (`torch.Tensor` of shape `(B, M)`): Teacher scores, the same at each depth.
         taught_ranks (`torch.Tensor` of shape `(B, M)`): Ranks to be taught, the same at each depth.
-        loss (`Callable`): `loss(scores, teacher_scores, mask, taught_ranks)`, of lists `(B * D, M)`.
+        judged (`torch.BoolTensor` of shape `(B,)`): Lists whose first passage is the relevant one.
+        loss (`Callable`): `loss(scores, teacher_scores, mask, taught_ranks, judged)`, of lists `(B * D, M)`.
 
     Returns:
         `torch.Tensor` of shape `(B,)`; `()` for a loss that is no mean over lists, of the lists of all depths.
@@ -70,7 +75,7 @@ def prefix_ranking_losses(
     scores, mask = lists
     batch, depth, _ = scores.shape
     flat = [tensor.unsqueeze(1).expand_as(scores).flatten(0, 1) for tensor in (teacher_scores, taught_ranks)]
-    losses = loss(scores.flatten(0, 1), flat[0], mask.flatten(0, 1), flat[1])
+    losses = loss(scores.flatten(0, 1), flat[0], mask.flatten(0, 1), flat[1], judged.repeat_interleave(depth))
     if losses.dim() == 0:
         return losses
     counted = (mask.sum(-1) >= 2).to(losses.dtype)

@@ -49,7 +49,7 @@ def identifier_arrays(tables: Sequence[QueryTable]) -> dict[str, np.ndarray]:
 
 
 def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> dict[str, np.ndarray]:
-    """The identifiers of each passage of each list, `(B, M, I)`, and the lists, `(B, M)`."""
+    """The identifiers of each passage of each list, `(B, M, I)`, the lists, `(B, M)`, and which are judged, `(B,)`."""
     size = max([1, *(len(table.passages) for table in tables)])
     longest = max([1, *(len(slots) for table in tables for slots in table.passages)])
     slots = np.full((len(tables), size, longest), -1, np.int64)
@@ -70,6 +70,7 @@ def list_arrays(tables: Sequence[QueryTable], lists: Sequence[TrainingList]) -> 
         "list_mask": mask,
         "teacher_scores": scores,
         "taught_ranks": ranks,
+        "judged": np.array([sampled.judged for sampled in lists], bool),
     }
 
 

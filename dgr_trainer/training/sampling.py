@@ -27,12 +27,14 @@ class TrainingList(NamedTuple):
         ranks (`tuple[int, ...]`): Place of each in the order to be taught, from 0. Passages to which the teacher gives
             equal scores share a place; a relevant passage that comes first does so alone, since the judgement tells it
             from the others.
+        judged (`bool`): Whether a relevant passage comes first.
     """
 
     passage_ids: tuple[str, ...]
     teacher_scores: tuple[float, ...]
     relevant: str | None
     ranks: tuple[int, ...]
+    judged: bool
 
 
 @dataclass
@@ -175,9 +177,8 @@ class ListSampler:
         # A relevant passage that the teacher did not rank gets the best score of the list.
         best = max((scores[passage_id] for passage_id in passages if passage_id in scores), default=0.0)
         teacher_scores = tuple(scores.get(passage_id, best) for passage_id in passages)
-        return TrainingList(
-            tuple(passages), teacher_scores, chosen, _ranks(teacher_scores, bool(first), self.tie_margin)
-        )
+        ranks = _ranks(teacher_scores, bool(first), self.tie_margin)
+        return TrainingList(tuple(passages), teacher_scores, chosen, ranks, judged=bool(first))
 
     def coverage(self, query_ids: Iterable[str]) -> Coverage:
         """Count what queries have and lack."""

@@ -40,6 +40,10 @@ def test_literal_batch_of_candidates(bpe_tokenizer):
     assert batch["list_mask"].tolist() == [[True, True, True], [True, False, False]]
     assert batch["teacher_scores"].tolist() == [[-1.0, 3.0, 2.5], [0.0, 0.0, 0.0]]
     assert batch["taught_ranks"].tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert batch["judged"].tolist() == [True, True]
+    assert small(bpe_tokenizer, qrels={"q2": {"b": 1}})(FEATURES)["judged"].tolist() == [False, True]
+    in_order = small(bpe_tokenizer, qrels={"q2": {"b": 1}}, relevant_first=False)
+    assert in_order(FEATURES)["judged"].tolist() == [False, False]
     # b's second identifier shares one of three tokens with its first: 1 - 0.8 + 0.8 * 2/3.
     expected = [[[1.0, 1.0], [1.0, 0.0], [1.0, 0.2 + 0.8 * 2 / 3]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]
     torch.testing.assert_close(batch["passage_factors"], torch.tensor(expected))

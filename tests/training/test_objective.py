@@ -58,12 +58,10 @@ def test_settings_reach_the_losses(tmp_path):
     got = objective(tmp_path, active_pair_mean=True, **published).ranking_losses(scores, teacher, MASK)
     wanted = distilled_ranknet_loss(scores, MASK, margin=300.0, margin_gap=100.0, reduction="active")
     torch.testing.assert_close(got, wanted)
-    # The share goes to the passage of the lowest rank.
-    ranks = torch.tensor([[1, 0, 2, 3]] * 3)
-    got = objective(tmp_path, first_share=1.0).ranking_losses(scores, teacher, MASK, ranks)
-    logits = scores.masked_fill(~MASK, -torch.inf) / 100
-    wanted = torch.nn.functional.cross_entropy(logits, torch.tensor([1] * 3), reduction="none")
-    torch.testing.assert_close(got[:2], wanted[:2])
+    judged = torch.tensor([True, False, False])
+    got = objective(tmp_path, first_share=1.0).ranking_losses(scores, teacher, MASK, judged=judged)
+    torch.testing.assert_close(got[0], torch.nn.functional.cross_entropy(scores[0] / 100, torch.tensor(0)))
+    torch.testing.assert_close(got[1], objective(tmp_path, first_share=0.0).ranking_losses(scores, teacher, MASK)[1])
 
 
 def test_a_passage_is_the_sum_of_its_discounted_identifiers():

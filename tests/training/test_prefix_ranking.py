@@ -84,14 +84,15 @@ def test_the_loss_is_that_of_each_depth(queries, name, seed):
     shape = batch["list_mask"].shape
     teacher = torch.rand(shape, generator=generator, dtype=torch.float64).sort(descending=True).values
     ranks = torch.arange(shape[1]).expand(shape)
+    judged = torch.rand(shape[0], generator=generator) < 0.5
     loss = RANKING_LOSSES[name]
     chosen = loss.defaults("log_likelihood")
 
     def ranking(*tensors):
-        scores, teacher_scores, mask, taught_ranks = tensors
-        return loss(scores, teacher_scores, mask, chosen, taught_ranks)
+        scores, teacher_scores, mask, *others = tensors
+        return loss(scores, teacher_scores, mask, chosen, *others)
 
-    found = prefix_ranking_losses(prefix_lists(log_p, batch), teacher, ranks, ranking)
+    found = prefix_ranking_losses(prefix_lists(log_p, batch), teacher, ranks, judged, ranking)
     for b, identifiers in enumerate(queries):
         expected = []
         for scores, kept in plain_lists(identifiers, known[b]):
@@ -99,7 +100,8 @@ def test_the_loss_is_that_of_each_depth(queries, name, seed):
             if len(places) >= 2:
                 alone = torch.tensor([[scores[place] for place in places]], dtype=torch.float64)
                 mask = torch.ones_like(alone, dtype=torch.bool)
-                expected.append(ranking(alone, teacher[b : b + 1, places], mask, ranks[b : b + 1, places]).item())
+                lists = teacher[b : b + 1, places], mask, ranks[b : b + 1, places], judged[b : b + 1]
+                expected.append(ranking(alone, *lists).item())
         assert found[b].item() == pytest.approx(sum(expected) / len(expected) if expected else 0.0, rel=1e-6, abs=1e-9)
 
 
@@ -112,11 +114,11 @@ def test_a_list_by_hand():
     assert mask.tolist() == [[[True, False, True], [True, True, True]]]
     teacher, ranks = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 1, 2]])
 
-    def hinges(scores, teacher_scores, mask, taught_ranks):
+    def hinges(scores, teacher_scores, mask, taught_ranks, judged):
         others = (3.0 - scores[:, :1] + scores[:, 1:]).relu() * mask[:, 1:]
         return others.sum(-1)
 
-    loss = prefix_ranking_losses(prefix_lists(log_p, batch), teacher, ranks, hinges)
+    loss = prefix_ranking_losses(prefix_lists(log_p, batch), teacher, ranks, torch.tensor([True]), hinges)
     assert loss.tolist() == [((3 + 1 - 3) + (3 + 3 - 1.5) + (3 + 3 - 3)) / 2]
     loss.sum().backward()
     # 1 | 1 2 counts at both depths against the others; the token that two passages share cancels between them.
@@ -126,7 +128,8 @@ def test_a_list_by_hand():
 def test_a_loss_of_the_whole_batch_takes_the_lists_of_all_depths():
     batch = make_batch([[(1, 2), (1, 3)], [(1,), (2, 2)]])
     lists = prefix_lists(torch.zeros(batch["labels"].shape), batch)
-    total = prefix_ranking_losses(lists, torch.zeros(2, 2), torch.zeros(2, 2), lambda s, t, mask, r: mask.sum() * 1.0)
+    nothing = torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, dtype=torch.bool)
+    total = prefix_ranking_losses(lists, *nothing, lambda s, t, mask, *_: mask.sum() * 1.0)
     assert total.item() == 1 + 2 + 2 + 2
 
 

@@ -134,8 +134,8 @@ def test_a_relevant_passage_that_the_teacher_did_not_rank_counts_as_its_best():
 def test_what_is_unknown_is_left_out():
     assert sampler(usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
     assert sampler({"q": {"x": 1}}, usable=frozenset("ace")).sample("q", 0).passage_ids == ("a", "c", "e")
-    assert sampler().sample("unheard of", 0) == ((), (), None, ())
-    assert sampler({"new": {"b": 1}}).sample("new", 0) == (("b",), (0.0,), "b", (0,))
+    assert sampler().sample("unheard of", 0) == ((), (), None, (), False)
+    assert sampler({"new": {"b": 1}}).sample("new", 0) == (("b",), (0.0,), "b", (0,), True)
 
 
 def test_coverage_counts():

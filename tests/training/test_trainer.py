@@ -5,7 +5,7 @@ import datasets
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from sample_corpus import QUERIES
+from sample_corpus import QRELS, QUERIES
 from tiny_models import make_bart, make_t5
 from training_examples import (
     CHECKPOINTING,
@@ -63,6 +63,16 @@ def test_training_teaches_the_teachers_order(name, kind, loss, request, tmp_path
     logged = trainer.state.log_history[0]
     assert {"loss", "loss_ranking", "loss_generation", "rank_accuracy", "kendall_tau"} <= logged.keys()
     assert ("violated_margins" in logged) == (loss == "distilled_ranknet")
+
+
+def test_without_judgements_the_teacher_alone_is_taught(bpe_tokenizer, tmp_path):
+    def loss(qrels, **settings):
+        collator = make_collator(bpe_tokenizer, qrels=qrels)
+        trainer = make_trainer(tmp_path, bpe_tokenizer, collator=collator, **settings)
+        return trainer.evaluate(query_dataset())["eval_loss_ranking"]
+
+    assert loss(None) == loss(None, first_share=0.0)
+    assert loss(QRELS) > loss(QRELS, first_share=0.0) + 0.1
 
 
 @pytest.mark.parametrize("loss", RANKING_LOSSES)

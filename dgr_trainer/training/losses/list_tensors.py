@@ -127,6 +127,26 @@ def check_ranks(taught_ranks: Tensor | None, mask: Tensor) -> Tensor:
     return (first_of_level.unsqueeze(-1) & (taught_ranks.unsqueeze(-1) < taught_ranks.unsqueeze(-2))).sum(-2)
 
 
+def check_judged(judged: Tensor, mask: Tensor) -> Tensor:
+    """Check which lists are judged, and return it.
+
+    Args:
+        judged (`torch.BoolTensor` of shape `(B,)`): `True` for lists whose first passage is first by a judgement.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+
+    Raises:
+        TypeError: If `judged` is not bool.
+        ValueError: If it does not have one value for each list.
+    """
+    if judged.dtype != torch.bool:
+        raise DGRTypeError(f"judged must be a bool tensor, but its dtype is {judged.dtype}: call judged.bool().")
+    if judged.shape != mask.shape[:1]:
+        raise DGRValueError(
+            f"judged must have the shape ({len(mask)},), but it is {tuple(judged.shape)}: one value for each list."
+        )
+    return judged
+
+
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """Raise a `ValueError` that names the setting if it is not a finite number >= 0 (> 0 if `positive`)."""
     if isinstance(value, numbers.Real) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .list_tensors import (
     Reduction,
+    check_judged,
     check_number,
-    check_ranks,
     check_reduction,
     check_scores,
     check_share,
     check_teacher,
+    positions,
     preferred,
     reduce_lists,
 )
@@ -33,7 +34,7 @@ def listnet_loss(
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
     first_share: float = 0.0,
-    taught_ranks: Tensor | None = None,
+    judged: Tensor | None = None,
     reduction: Reduction = "mean",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -43,14 +44,14 @@ def listnet_loss(
 
     $$-\sum_i p_i \, \log \mathrm{softmax}(s / T)_i, \qquad p = (1 - w) \, \mathrm{softmax}(t / T_t) + w \, f$$
 
-    where f is one at the passage to be taught first, and w = 0 by default.
+    where f is one at the first passage of a judged list, and w = 0 by default.
 
     Source: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007), the
     cross-entropy of top-one probabilities. The gradient is that of [`kl_divergence_loss`]; the value differs by the
     teacher's entropy, so its minimum is not 0.
 
     Inputs:
-        - List: any order.
+        - List: any order, or the judged passage first.
         - Teacher: scores, whose softmax is the target.
         - Scale: s / T and t / T_t of order 1..10: the softmax of raw log-odds scores is one-hot.
 
@@ -62,10 +63,10 @@ def listnet_loss(
         temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
             [`standardize_scores`] of them.
         teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
-        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the passage to be taught first
+        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the first passage of a judged list
             has besides (w): in a list of the collator, the relevant one.
-        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Ranks to be taught, of which the lowest
-            of a list is that of its first passage; several such share w. By default the first of the list.
+        judged (`torch.BoolTensor` of shape `(B,)`, *optional*): Lists whose first passage is first by a judgement; in
+            the others w is 0. By default all.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
             `"none"` for the loss of each list.
         num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
@@ -80,7 +81,7 @@ def listnet_loss(
         ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
     """
     log_student, target = _distributions(
-        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, taught_ranks, reduction, num_lists
+        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, judged, reduction, num_lists
     )
     return reduce_lists(-(target * log_student).sum(-1), mask, reduction, num_lists)
 
@@ -93,7 +94,7 @@ def kl_divergence_loss(
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
     first_share: float = 0.0,
-    taught_ranks: Tensor | None = None,
+    judged: Tensor | None = None,
     reduction: Reduction = "mean",
     num_lists: int | float | Tensor | None = None,
 ) -> Tensor:
@@ -104,15 +105,15 @@ def kl_divergence_loss(
     $$\sum_i p_i (\log p_i - \log q_i), \qquad p = (1 - w) \, \mathrm{softmax}(t / T_t) + w \, f,\;
     q = \mathrm{softmax}(s / T)$$
 
-    where f is one at the passage to be taught first, and w = 0 by default. So for a judged passage, w is the weight of
-    the judgement and 1 - w that of the teacher.
+    where f is one at the first passage of a judged list, and w = 0 by default. So w is the weight of the judgement and
+    1 - w that of the teacher.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2, over the
     passages of a list in place of classes, with its weighted average of soft and hard targets. The value is not
     multiplied by the square of a temperature.
 
     Inputs:
-        - List: any order.
+        - List: any order, or the judged passage first.
         - Teacher: scores, whose softmax is the target.
         - Scale: s / T and t / T_t of order 1..10: the softmax of raw log-odds scores is one-hot.
 
@@ -124,10 +125,10 @@ def kl_divergence_loss(
         temperature (`float`, *optional*, defaults to 1.0): Divides the student scores (T). Or pass
             [`standardize_scores`] of them.
         teacher_temperature (`float`, *optional*, defaults to 1.0): Divides the teacher scores (T_t).
-        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the passage to be taught first
+        first_share (`float`, *optional*, defaults to 0.0): Share of the target that the first passage of a judged list
             has besides (w): in a list of the collator, the relevant one.
-        taught_ranks (`torch.Tensor` of shape `(B, M)`, integer, *optional*): Ranks to be taught, of which the lowest
-            of a list is that of its first passage; several such share w. By default the first of the list.
+        judged (`torch.BoolTensor` of shape `(B,)`, *optional*): Lists whose first passage is first by a judgement; in
+            the others w is 0. By default all.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` over the lists with at least two passages, or
             `"none"` for the loss of each list.
         num_lists (`int`, `float` or `torch.Tensor` of one element, *optional*): Divides the sum over lists in place of
@@ -142,7 +143,7 @@ def kl_divergence_loss(
         ValueError: If `teacher_scores` are missing, shapes do not match, or a setting is out of range.
     """
     log_student, target = _distributions(
-        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, taught_ranks, reduction, num_lists
+        scores, teacher_scores, mask, temperature, teacher_temperature, first_share, judged, reduction, num_lists
     )
     divergences = (torch.xlogy(target, target) - target * log_student).sum(-1)
     return reduce_lists(divergences, mask, reduction, num_lists)
@@ -155,7 +156,7 @@ def _distributions(
     temperature: float,
     teacher_temperature: float,
     first_share: float,
-    taught_ranks: Tensor | None,
+    judged: Tensor | None,
     reduction: str,
     num_lists: int | float | Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -169,8 +170,11 @@ def _distributions(
     log_student = masked_log_softmax(scores / temperature, mask)
     target = masked_log_softmax(teacher_scores / teacher_temperature, mask).exp() * mask
     if first_share:
-        first = (mask & (check_ranks(taught_ranks, mask) == 0)).to(target.dtype)
-        target = (1 - first_share) * target + first_share * first / first.sum(-1, keepdim=True).clamp(min=1)
+        first = (mask & (positions(mask) == 0)).to(target.dtype)
+        shares = first_share * first.sum(-1, keepdim=True)
+        if judged is not None:
+            shares = shares * check_judged(judged, mask).unsqueeze(-1)
+        target = (1 - shares) * target + shares * first
     return log_student, target
 
 
@@ -236,8 +240,7 @@ def listmle_loss(
 
 
 _TEACHER_TEMPERATURE = {"teacher_temperature": 1.0}
-# Of the shares that were tried (0 to 1), one that suits corpora on which the judgements know best as well as those on
-# which the teacher does; see docs/results.md.
+# Of the shares that were tried (0 to 1) one that was good on all corpora; docs/results.md has 0 and 1 beside it.
 _FIRST_SHARE = 0.75
 LISTNET = RankingLoss(
     partial(listnet_loss, reduction="none"), name="listnet", settings=_TEACHER_TEMPERATURE, scales=TEMPERATURES

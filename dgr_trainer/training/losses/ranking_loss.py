@@ -13,7 +13,7 @@ SCORE_KINDS = ("log_odds", "log_likelihood")
 # Student temperatures that bring the scores of a list to a few units.
 TEMPERATURES = {"log_odds": {"temperature": 100.0}, "log_likelihood": {"temperature": 1.0}}
 # Not settings: the trainer takes the mean over the lists of all micro-batches and processes, and knows the ties.
-_NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks", "teacher_scores")
+_NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks", "teacher_scores", "judged")
 PUBLISHED_SPREAD = 600.0
 """Distance of the best candidate's log-odds score from the median one's, for which scales are stated."""
 
@@ -33,7 +33,8 @@ class RankingLoss:
             best passage first); `mask` is a bool tensor of the same shape, `True` where there is a passage. If it has
             an argument `taught_ranks`, it is given an integer tensor of that shape, too: the rank of each passage in
             the order to be taught, 0 the best, equal where the teacher gives equal scores; and a loss of the order
-            that has an argument `teacher_scores` is given these, too. It returns
+            that has an argument `teacher_scores` is given these, too. With an argument `judged`, it is given a
+            bool tensor of shape `(B,)`: whether the first passage of the list is the relevant one. It returns
             the loss of each list, shape `(B,)`, 0 for lists with fewer than two passages; or, if the loss is no mean
             over lists, one loss of the whole batch, shape `()`, which gradient accumulation then changes.
         teaches (`str`, *optional*, defaults to `"scores"`): `"order"` or `"scores"`.
@@ -154,6 +155,7 @@ class RankingLoss:
         mask: Tensor,
         settings: Mapping[str, Any],
         taught_ranks: Tensor | None = None,
+        judged: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss.
 
@@ -164,6 +166,8 @@ class RankingLoss:
             settings (`Mapping[str, Any]`): What `with_settings` returned.
             taught_ranks (`torch.Tensor` of shape `(B, M)`, *optional*):
                 Rank of each passage in the order to be taught, for functions with an argument of this name.
+            judged (`torch.BoolTensor` of shape `(B,)`, *optional*):
+                Lists whose first passage is the relevant one, for functions with an argument of this name.
 
         Returns:
             `torch.Tensor` of shape `(B,)`, or `()` for a loss that is no mean over lists.
@@ -179,6 +183,8 @@ class RankingLoss:
             settings["taught_ranks"] = taught_ranks
         if "teacher_scores" in names:
             settings["teacher_scores"] = teacher_scores
+        if "judged" in names:
+            settings["judged"] = judged
         losses = self.function(*taught, **settings)
         if not isinstance(losses, Tensor):
             raise DGRTypeError(f"The ranking loss {self.name!r} returned a {type(losses).__name__}, not a tensor.")

@@ -59,13 +59,29 @@ def test_a_share_for_the_first_passage_by_hand():
         torch.testing.assert_close(loss(SCORES, -TEACHER, MASK, first_share=1.0), torch.tensor(math.log(2.0)))
 
 
-def test_the_first_passage_is_that_of_the_ranks_and_equal_ones_share():
-    mask = torch.tensor([[True, True, True, False]])
-    scores, teacher = torch.nn.functional.pad(SCORES, (0, 1)), torch.nn.functional.pad(TEACHER, (0, 1), value=50.0)
-    for ranks, target in (([[2, 0, 1, 0]], [0.05, 0.8, 0.15]), ([[1, 1, 3, 0]], [0.3, 0.55, 0.15])):
-        loss = listnet_loss(scores, teacher, mask, first_share=0.5, taught_ranks=torch.tensor(ranks))
-        expected = -(torch.tensor(target) * torch.tensor([0.5, 0.25, 0.25]).log()).sum()
-        torch.testing.assert_close(loss, expected)
+def test_only_judged_lists_have_the_share():
+    scores, teacher = SCORES.repeat(2, 1), TEACHER.repeat(2, 1)
+    both = kl_divergence_loss(
+        scores, teacher, MASK.repeat(2, 1), first_share=0.75, judged=torch.tensor([True, False]), reduction="none"
+    )
+    alone = [kl_divergence_loss(SCORES, TEACHER, MASK, first_share=share) for share in (0.75, 0.0)]
+    torch.testing.assert_close(both, torch.stack(alone))
+    # The first passage is the first that there is.
+    mask = torch.tensor([[False, True, True, True]])
+    padded = [torch.nn.functional.pad(one, (1, 0), value=50.0) for one in (SCORES, TEACHER)]
+    torch.testing.assert_close(kl_divergence_loss(*padded, mask, first_share=0.75), alone[0])
+
+
+@pytest.mark.parametrize(
+    ("judged", "error", "message"),
+    [
+        (torch.tensor([1]), TypeError, "judged must be a bool tensor, but its dtype is torch.int64"),
+        (torch.tensor([True, True]), ValueError, r"judged must have the shape \(1,\), but it is \(2,\)"),
+    ],
+)
+def test_errors_of_judged(judged, error, message):
+    with pytest.raises(error, match=message):
+        kl_divergence_loss(SCORES, TEACHER, MASK, first_share=0.5, judged=judged)
 
 
 @pytest.mark.parametrize("loss", [listnet_loss, kl_divergence_loss])
