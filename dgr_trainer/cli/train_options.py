@@ -91,10 +91,10 @@ class TrainOptions:
     parameters_of(
         DistillationCollator,
         {
-            "list_length": "Passages in a query's list.",
-            "sampling": "Draw the list as published, take the teacher's first passages, draw from all parts of its "
-            "rank list, or take passages whose scores are far apart, the student's first ones (hard), or those around "
-            "the relevant one in the teacher's list (near).",
+            "list_length": "Most passages in a query's list.",
+            "sampling": "Where the teacher ranked more: take its first passages (top), draw as published or from all "
+            "parts of its rank list (dgr_paper, spread), or take passages whose scores are far apart (gap), the "
+            "student's first ones (hard), or those around the relevant one in the teacher's list (near).",
             "tie_margin": "Passages whose teacher scores differ by at most this are not told apart.",
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",
