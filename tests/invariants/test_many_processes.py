@@ -25,7 +25,15 @@ from training_runs import SGD, assert_same_run, quiet_bart, run
 from dgr_trainer.student import forward_pass
 from dgr_trainer.student.sharding import is_sharded
 
-WORKER = "import test_many_processes as t, sys; getattr(t, sys.argv[1])(t.Path(sys.argv[2]), int(sys.argv[3]))"
+WORKER = "import test_many_processes as t, sys; t.work(sys.argv[1], t.Path(sys.argv[2]))"
+
+
+def work(worker: str, folder: Path) -> None:
+    """Run a function of this module in one of two processes, and leave their group when both are done."""
+    globals()[worker](folder, 2)
+    # Its threads may abort a process that ends before they do.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def run_two_processes(worker: str, folder: Path) -> None:
@@ -38,7 +46,7 @@ def run_two_processes(worker: str, folder: Path) -> None:
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, worker, str(folder), "2"],
+            [sys.executable, "-c", WORKER, worker, str(folder)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
@@ -175,8 +183,6 @@ def run_sharded(folder: Path, processes: int) -> None:
             assert (pieces.count("layer") > 3 * pieces.count("decoder")) == (way == "pieces")
             if rank == 0:
                 torch.save((losses, parameters), folder / f"{name}-{way}-{processes}.pt")
-    if sharded:
-        torch.distributed.destroy_process_group()
 
 
 def shard(model, precision) -> None:
