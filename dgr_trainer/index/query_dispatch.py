@@ -131,13 +131,14 @@ def locate(
     num_left = np.full(len(ranges), np.iinfo(np.int64).max if limit is None else limit)
     occurrences = []
     base = 0
+    may_unpack = _is_small(segments)
     for number, segment in enumerate(segments):
         num_rows = np.zeros(len(ranges), np.int64)
         range_kernels.count_ranges(segment.removed.rows, ranges, number, num_rows)
         num_rows = np.minimum(num_rows, num_left)
         num_left -= num_rows
         numbers = np.repeat(np.arange(len(ranges)), num_rows)
-        text = _text_for(segments, segment, len(numbers) * _LOCATE_STEPS)
+        text = segment.unpacked_text(len(numbers) * _LOCATE_STEPS) if may_unpack else None
         passages, offsets = _locate_in(segment, text, ranges[:, number, 0], num_rows, lengths[numbers])
         occurrences.append((numbers, passages + base, offsets))
         base += segment.num_passages
@@ -196,8 +197,9 @@ def extract(segments: Segments, passages: Integers) -> tuple[np.ndarray, np.ndar
         by_segment.append((segment, items, numbers))
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     tokens = np.empty(indptr[-1], np.int64)
+    may_unpack = _is_small(segments)
     for segment, items, numbers in by_segment:
-        text = _text_for(segments, segment, int(sizes[items].sum()))
+        text = segment.unpacked_text(int(sizes[items].sum())) if may_unpack else None
         _extract_from(segment, text, numbers, indptr[items], sizes[items], tokens)
     return indptr, tokens
 
@@ -222,11 +224,9 @@ def _extract_from(
     in_parts(part, len(passages), int(sizes.sum()), sizes)
 
 
-def _text_for(segments: Segments, segment: Segment, steps: int) -> UnpackedText | None:
-    """The unpacked text of a segment for walks of so many steps; `None` if they are to be walked."""
-    if sum(one.arrays.num_rows for one in segments) > MOST_TOKENS:
-        return None
-    return segment.memory.before(steps, segment.arrays, segment.first_separator_row)
+def _is_small(segments: Segments) -> bool:
+    """Whether all segments together may be unpacked into memory."""
+    return sum(segment.arrays.num_rows for segment in segments) <= MOST_TOKENS
 
 
 def _as_integers(values: Any, name: str, size: int | None = None, dimensions: tuple[int, ...] = (1,)) -> np.ndarray:

@@ -13,7 +13,7 @@ from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, inverted, nu
 from dgr_trainer.index.index_arrays import IndexArrays
 from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 from dgr_trainer.index.passage_ids import PackedIds, PassageIds
-from dgr_trainer.index.unpacked_text import TextMemory
+from dgr_trainer.index.unpacked_text import TextMemory, UnpackedText
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Segment:
     def first_separator_row(self) -> int:
         """The first suffix-array row of the separator."""
         return int(self.arrays.symbol_rows[self.arrays.symbol_of[self.separator]])
+
+    def unpacked_text(self, steps: int) -> UnpackedText | None:
+        """The text in memory, for walks of about so many steps; `None` if these are to be walked."""
+        return self.memory.before(steps, self.arrays, self.first_separator_row)
 
     @cached_property
     def passage_ids(self) -> PassageIds:
