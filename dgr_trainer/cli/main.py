@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from dgr_trainer._version import __version__
+from dgr_trainer.cli.interrupts import LostInterrupts
 from dgr_trainer.cli.start_up import paused_collection
 from dgr_trainer.errors import ISSUES_URL, DGRError, missing_extra, one_line
 
@@ -82,14 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     rest = arguments[len(head) :]
     debug = options.debug or (options.command != "train" and "--debug" in rest)
+    interrupts = LostInterrupts()
     try:
-        return _run(options.command, rest, debug)
+        return _run(options.command, rest, debug, interrupts)
     finally:
         if argv is not None:  # The caller's process goes on.
+            interrupts.remove()
             gc.unfreeze()
 
 
-def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
+def _run(command: str, arguments: Sequence[str], debug: bool, interrupts: LostInterrupts) -> int:
     name = f"dgr {command}"
     with _logs(name):
         try:
@@ -101,21 +104,14 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
         except SystemExit as exit:
             return _code(exit)
         except KeyboardInterrupt:
-            advice = "its output was not written"
-            if command == "train":
-                advice = (
-                    "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last "
-                    "resumes from the last complete checkpoint, if there is one"
-                )
-            if command in ("push", "pull"):
-                advice = "the same command goes on from there"
-            print(f"\n{name}: interrupted; {advice}.", file=sys.stderr)
-            return INTERRUPTED
+            return _interrupted(command, interrupts)
         except BrokenPipeError:
             # The interpreter would complain once more when it flushes standard output at its end.
             _discard_output()
             return BROKEN_PIPE
         except Exception as error:
+            if interrupts.is_why(error):
+                return _interrupted(command, interrupts)
             message = _user_message(error)
             if message is None or debug:
                 traceback.print_exc()
@@ -129,6 +125,20 @@ def _run(command: str, arguments: Sequence[str], debug: bool) -> int:
             _print_error(name, message)
             return USER_ERROR
     return 0
+
+
+def _interrupted(command: str, interrupts: LostInterrupts) -> int:
+    interrupts.handled()
+    advice = "its output was not written"
+    if command == "train":
+        advice = (
+            "with --rounds, the same command goes on from there; without, --resume_from_checkpoint last resumes from "
+            "the last complete checkpoint, if there is one"
+        )
+    if command in ("push", "pull"):
+        advice = "the same command goes on from there"
+    print(f"\ndgr {command}: interrupted; {advice}.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _user_message(error: Exception) -> str | None:

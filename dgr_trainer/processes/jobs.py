@@ -86,14 +86,28 @@ def _other_holder(lock: JobLock, held: ExitStack, seconds: float, is_first: bool
             return lock.holder()
         held.callback(lock.release)
     if is_first:
-        pattern = re.compile(rf"{re.escape(lock.path.name)}-\d+")
-        for file in sorted(lock.path.parent.iterdir()):
-            if pattern.fullmatch(file.name):
-                left = JobLock(file)
-                if not left.acquire(seconds):
-                    return left.holder()
-                left.release()
+        for left in _locks_of_others(lock.path):
+            if not left.acquire(seconds):
+                return left.holder()
+            left.release()
     return None
+
+
+def _locks_of_others(path: Path) -> list[JobLock]:
+    """The locks of all processes of a job but the first, where their files are there."""
+    pattern = re.compile(rf"{re.escape(path.name)}-\d+")
+    return [JobLock(file) for file in sorted(path.parent.iterdir()) if pattern.fullmatch(file.name)]
+
+
+def delete_left_locks(path: str | os.PathLike[str]) -> None:
+    """Delete the files of the locks of a job that was killed when all was written, where that is possible.
+
+    Args:
+        path (`str` or `os.PathLike`): File of the lock, as for [`job_lock`].
+    """
+    path = Path(path)
+    for lock in (*_locks_of_others(path), JobLock(path)):
+        lock.delete_if_left()
 
 
 def in_every_process(action: Callable[[], T], processes: Processes | None) -> T:

@@ -29,7 +29,7 @@ from dgr_trainer.processes import (
     process_rank,
     wait,
 )
-from dgr_trainer.processes.jobs import in_every_process, job_lock
+from dgr_trainer.processes.jobs import delete_left_locks, in_every_process, job_lock
 
 _MARKER = "vectors.json"
 _VECTORS = "vectors.npy"
@@ -108,7 +108,9 @@ def compute_passage_vectors(
                 in_every_process(lambda: _prepare(path, description, shape, work), processes)
                 _compute(path, description, shape, work)
     elif is_main_process(processes):
-        _delete_reports(path)  # Left by a process that was killed when it had finished; the disk may be read-only.
+        # Left by processes that were killed when they had finished; the disk may be read-only.
+        _delete_reports(path)
+        delete_left_locks(path / _LOCK)
     _check(path / _MARKER, description)
     return cast(np.ndarray, np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False))
 

@@ -161,6 +161,51 @@ def test_interrupted(dgr, files, monkeypatch):
     assert found.err == "\ndgr evaluate: interrupted; its output was not written.\n"
 
 
+class LosesInterrupts:
+    """Ctrl-C while it is deleted."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class FailsToBeDeleted:
+    def __del__(self):
+        raise AttributeError("half made")
+
+
+@pytest.mark.parametrize("then", ["goes on", "fails", "hides it"])
+def test_an_interrupt_that_python_loses(dgr, files, monkeypatch, then):
+    """As in callbacks of the compiler, whose caller goes on, or fails because its callback has."""
+
+    def run(*arguments):
+        if then == "hides it":
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as interrupt:
+                raise ValueError("not compiled") from interrupt
+        LosesInterrupts()
+        FailsToBeDeleted()
+        if then == "fails":
+            raise ValueError("not compiled")
+        time.sleep(60)
+
+    hook = sys.unraisablehook
+    monkeypatch.setattr(evaluate, "run", run)
+    found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert found.code == 130
+    assert found.err == "\ndgr evaluate: interrupted; its output was not written.\n"
+    time.sleep(0.2)  # No other interrupt comes when the command has ended.
+    assert sys.unraisablehook is hook
+
+
+def test_what_cannot_be_raised_is_told_where_nothing_was_interrupted(dgr, files, monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    monkeypatch.setattr(evaluate, "run", lambda *arguments: FailsToBeDeleted() and None)
+    assert dgr("evaluate", "a", "--qrels", files / "qrels.txt").code == 0
+    assert told == ["half made"]
+
+
 def test_an_interrupted_training_tells_how_it_goes_on(dgr, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

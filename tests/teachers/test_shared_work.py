@@ -122,10 +122,15 @@ def test_finished_vectors_are_read_whoever_holds_the_lock(corpus, tmp_path):
     assert not encoded and np.array_equal(vectors, vectors_of(range(len(corpus))))
 
 
-@pytest.mark.parametrize("left", ["partial.npy", ".partial-0.json.0123456789ab.tmp", "partial.json"])
+@pytest.mark.parametrize(
+    "left", ["partial.npy", ".partial-0.json.0123456789ab.tmp", "partial.json", "vectors.lock", "vectors.lock-2"]
+)
 def test_what_a_kill_leaves_at_the_beginning_or_the_end(corpus, tmp_path, left):
-    if left == "partial.json":  # It was killed when all was there, before it could delete its report.
+    if left in ("partial.json", "vectors.lock", "vectors.lock-2"):
+        # It was killed when all was there, before it could delete its report and release its lock.
         compute(None, corpus, tmp_path)
+    if left.startswith("vectors.lock"):
+        (tmp_path / f"{left}.json").write_text('{"process": 0, "host": "", "since": ""}')
     (tmp_path / left).write_bytes(b"\x93NUMPY half a header")
     compute(None, corpus, tmp_path)
     assert_finished(tmp_path, corpus)
