@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.training.losses import RANKING_LOSSES, RankingLoss
-from dgr_trainer.training.losses.ranking_loss import PUBLISHED_SPREAD
+from dgr_trainer.training.losses.ranking_loss import PUBLISHED_GENERATION_FACTOR, PUBLISHED_SPREAD
 
 # Arguments that are settings of ranking losses. None leaves a setting at the loss's own default.
 _LOSS_SETTINGS = (
@@ -68,8 +68,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             Further settings of the ranking loss by name, such as `{"weighting": "none"}` for `"lambda"`.
         ranking_weight (`float`, *optional*, defaults to 1.0): Weight of the ranking loss; 0 trains generation only.
         generation_weight (`float`, *optional*):
-            Weight of the generation loss. By default (or `"auto"`) `500 * score_spread / 600` for a margin loss on
-            log-odds, else 1.
+            Weight of the generation loss. By default (or `"auto"`) a sixth of `score_spread` for a margin loss on
+            log-odds, five times as much with the preset of the publication, else 1.
         margin (`float`, *optional*):
             Margin between neighbours, for the margin losses. By default (or `"auto"`) half of `score_spread` on
             log-odds, 1 on log-likelihoods.
@@ -99,14 +99,15 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         score_spread (`float`, *optional*):
             How far the student scores the best candidate of a query above the median one, in log-odds scores. By
             default (or `"auto"`) the trainer measures it on the candidates, and `trainer.args`, checkpoints and logs
-            hold the value. The defaults above are proportional to it: the published ones (margins of 300 and 100, a
-            generation weight of 500) have a spread of 600, which is that of a corpus of millions of passages.
+            hold the value. The defaults above are proportional to it: the published margins of 300 and 100 have a
+            spread of 600, which is that of a corpus of millions of passages.
         teacher_spread (`float`, *optional*):
             How far the teacher scores its best passage of a query above its median one. By default (or `"auto"`) the
             trainer measures it on the rank lists, as `score_spread`.
         preset (`str`, *optional*):
-            `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, and
-            `"distilled_ranknet"` with `active_pair_mean=True` unless another loss is given. Margins and weights that
+            `"dgr_paper"`: the loss of the published experiments, whatever the corpus: `score_spread=600`, a
+            generation weight of 500, and `"distilled_ranknet"` with `active_pair_mean=True` unless another loss is
+            given. Margins and weights that
             are given beside it stay. See `dgr_paper`.
         decoder_tokens_at_once (`int`, *optional*, defaults to 4096):
             Identifier tokens (shared prefixes counted once, padding included; for decoder-only models with their
@@ -148,8 +149,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     generation_weight: float | str | None = field(
         default=None,
         metadata={
-            "help": "Weight of the generation loss. Default (auto): 500 x score_spread / 600 for margin losses on "
-            "log-odds, else 1."
+            "help": "Weight of the generation loss. Default (auto): score_spread / 6 for margin losses on log-odds "
+            "(500 with --preset dgr_paper), else 1."
         },
     )
     margin: float | str | None = field(
@@ -297,6 +298,14 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             return score_kind, None
         return score_kind, float(self.score_spread)
 
+    def default_generation_weight(self, score_kind: str) -> float:
+        """The weight of the generation loss where `generation_weight` is left out."""
+        loss, scale = self.resolved_ranking_loss, self.scale_of_defaults(score_kind)
+        weight = loss.generation_weight(*scale)
+        if self.preset is not None and loss in RANKING_LOSSES.values() and score_kind in loss.generation_weights:
+            return weight * PUBLISHED_GENERATION_FACTOR
+        return weight
+
     @property
     def resolved_ranking_loss(self) -> RankingLoss:
         """The ranking loss that `ranking_loss` names or is."""
@@ -355,7 +364,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         if self.score_spread is not None:
             loss, scale = self.resolved_ranking_loss, self.scale_of_defaults(self._score_kind)
             fitted = loss.defaults(*scale)
-            fitted["generation_weight"] = loss.generation_weight(*scale)
+            fitted["generation_weight"] = self.default_generation_weight(self._score_kind)
             values |= {
                 name: fitted[name]
                 for name in FITTED

@@ -51,7 +51,7 @@ class RankingObjective:
         kind, spread = args.scale_of_defaults(score_kind)
         generation_weight = args.generation_weight
         if generation_weight is None:
-            generation_weight = loss.generation_weight(kind, spread)
+            generation_weight = args.default_generation_weight(score_kind)
         settings = loss.with_settings(kind, args.settings_of_teacher | args.ranking_loss_settings, spread)
         return cls(loss, settings, args.ranking_weight, float(generation_weight), args.prefix_ranking)
 

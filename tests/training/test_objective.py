@@ -24,7 +24,7 @@ def test_defaults_have_the_scale_of_the_scores(tmp_path):
     odds, likelihoods = objective(tmp_path, **published), objective(tmp_path, "log_likelihood", **published)
     assert odds.settings == {"margin": 300, "margin_gap": 100, "first_weight": 3, "active_pair_mean": False}
     assert likelihoods.settings == {**odds.settings, "margin": 1, "margin_gap": 0.5}
-    assert (odds.generation_weight, likelihoods.generation_weight) == (500, 1)
+    assert (odds.generation_weight, likelihoods.generation_weight) == (100, 1)
     listnet = objective(tmp_path, ranking_loss="listnet")
     assert listnet.settings == {"temperature": 100, "teacher_temperature": 1} and listnet.generation_weight == 1
     assert objective(tmp_path, "log_likelihood", ranking_loss="listnet").settings["temperature"] == 1

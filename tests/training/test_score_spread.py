@@ -35,14 +35,14 @@ def test_the_defaults_fit_the_candidates(bpe_tokenizer, tmp_path, caplog):
     assert trainer.args.score_spread == pytest.approx(spread, rel=0.01)
     assert objective.settings["margin"] == pytest.approx(spread / 2, rel=0.01)
     assert objective.settings["margin_gap"] == pytest.approx(spread / 6, rel=0.01)
-    assert objective.generation_weight == pytest.approx(500 * spread / 600, rel=0.01)
+    assert objective.generation_weight == pytest.approx(spread / 6, rel=0.01)
     assert objective.settings["first_weight"] == 3.0
     # What is logged and saved as JSON holds the numbers.
     logged = trainer.args.to_dict()
     assert logged["margin"] == objective.settings["margin"] and logged["score_spread"] == trainer.args.score_spread
     assert logged["generation_weight"] == objective.generation_weight and logged["temperature"] is None
     assert "score_spread=4.5: the student scores its best candidate by this above its median one" in caplog.text
-    assert "margin=2.25, margin_gap=0.75, generation_weight=3.75" in caplog.text
+    assert "margin=2.25, margin_gap=0.75, generation_weight=0.75" in caplog.text
 
 
 def test_temperatures_fit_too(bpe_tokenizer, tmp_path):
@@ -132,8 +132,12 @@ def test_the_published_loss(bpe_tokenizer, tmp_path):
         }  # fmt: skip
         assert objective.generation_weight == 500.0
     ltrgr = make_arguments(tmp_path, preset="dgr_paper", ranking_loss="margin_rank", margin=250)
-    settings = RankingObjective.from_arguments(ltrgr, "log_odds").settings
-    assert (settings["margin"], settings["margin_gap"]) == (250.0, 100.0)
+    objective = RankingObjective.from_arguments(ltrgr, "log_odds")
+    assert (objective.settings["margin"], objective.settings["margin_gap"]) == (250.0, 100.0)
+    assert objective.generation_weight == ltrgr.to_dict()["generation_weight"] == 500.0
+    for loss, kind in ((None, "log_likelihood"), ("kl_divergence", "log_odds")):
+        args = make_arguments(tmp_path, preset="dgr_paper", ranking_loss=loss)
+        assert RankingObjective.from_arguments(args, kind).generation_weight == 1.0
     with pytest.raises(ValueError, match="preset='other' is unknown; use one of dgr_paper"):
         make_arguments(tmp_path, preset="other")
 

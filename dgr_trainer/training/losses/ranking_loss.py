@@ -16,6 +16,8 @@ TEMPERATURES = {"log_odds": {"temperature": 100.0}, "log_likelihood": {"temperat
 _NOT_SETTINGS = ("reduction", "num_lists", "taught_ranks", "teacher_scores", "judged")
 PUBLISHED_SPREAD = 600.0
 """Distance of the best candidate's log-odds score from the median one's, for which scales are stated."""
+PUBLISHED_GENERATION_FACTOR = 5.0
+"""How much heavier the generation loss is beside the margins of the published experiments than by default."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_a_loss_of_the_order_with_margins_is_checked_and_logged_like_the_publish
     assert runs[0][0] == runs[1][0]
     trainer = make_trainer(tmp_path, bpe_tokenizer, ranking_loss=mine)
     assert trainer.ranking_objective.has_margins
-    assert trainer.ranking_objective.generation_weight == 500 * trainer.args.score_spread / 600
+    assert trainer.ranking_objective.generation_weight == 100 * trainer.args.score_spread / 600
     trainer.train()
     assert "violated_margins" in trainer.state.log_history[0]
 
