@@ -1,10 +1,11 @@
 """Make the student that the quickstart starts from: the generation stage, trained from random weights.
 
-    python scripts/make_quickstart_checkpoint.py DIR
+    python scripts/make_quickstart_checkpoint.py DIR [--kind qwen3]
 
 It learns from the passages alone, without the quickstart's questions and without a teacher; the quickstart itself uses
 those. It takes about an hour on one core; after an interruption it resumes behind the last finished round. The
-checkpoint in `dgr_trainer/quickstart/checkpoint` was made by this script.
+checkpoint in `dgr_trainer/quickstart/checkpoint` was made by this script. With `--kind qwen3` it makes a decoder-only
+student of about as many parameters from the same examples, to compare the two kinds.
 """
 
 import argparse
@@ -16,18 +17,21 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import (
-    BartForConditionalGeneration,
     DataCollatorForSeq2Seq,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
 )
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.student import made_up_questions, new_student, train_tokenizer
+from dgr_trainer.student.students import load_student_model
+from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.pairs import generation_pairs
+from dgr_trainer.training.trainer import DistillationGenerativeRetrievalTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ def main() -> None:
     """Train the tokenizer and the student and save both, the weights in half precision, in the given folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where to write the checkpoint.")
+    parser.add_argument("--kind", choices=("bart", "qwen3"), default="bart", help="Architecture of the student.")
     parser.add_argument(
         "--steps",
         type=int,
@@ -53,12 +58,13 @@ def main() -> None:
 
     corpus = python_docs_corpus()
     identifiers = Identifiers(train_tokenizer(corpus))
-    student: PreTrainedModel = new_student(identifiers, options.seed)
+    make = new_student if options.kind == "bart" else new_causal_student
+    student: PreTrainedModel = make(identifiers, options.seed)
     for number, steps in enumerate(options.steps):
         finished = options.folder / "training" / f"round-{number}"
         if finished.is_dir():
             logger.info("Round %d is already in %s.", number, finished)
-            student = BartForConditionalGeneration.from_pretrained(finished)
+            student = load_student_model(str(finished), dtype=torch.float32)
             continue
         train_round(student, corpus, identifiers, number, steps, options)
         student.save_pretrained(finished)
@@ -72,6 +78,28 @@ def main() -> None:
         "passages": len(corpus),
     }
     (options.folder / "made_with.json").write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
+
+
+def new_causal_student(identifiers: Identifiers, seed: int) -> Qwen3ForCausalLM:
+    """Build a Qwen3 with random weights, of about as many parameters as the quickstart's BART."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=identifiers.vocab_size,
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=64,
+            max_position_embeddings=256,
+            initializer_range=0.06,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+        )
+    )
 
 
 def train_round(
@@ -99,7 +127,7 @@ def train_round(
         temperature=1.0 if number == 0 else 0.15,
         seed=seed,
     )
-    arguments = Seq2SeqTrainingArguments(
+    arguments = DistillationTrainingArguments(
         output_dir=str(options.folder / "training" / "unfinished"),
         max_steps=steps,
         per_device_train_batch_size=64,
@@ -115,14 +143,15 @@ def train_round(
         save_strategy="no",
         report_to=[],
         seed=seed,
+        ranking_weight=0.0,
     )
-    trainer = Seq2SeqTrainer(
-        model=student,
-        args=arguments,
-        train_dataset=pairs,
-        data_collator=DataCollatorForSeq2Seq(identifiers.tokenizer, model=student, pad_to_multiple_of=8),
-        processing_class=identifiers.tokenizer,
-    )
+    common = {"model": student, "args": arguments, "train_dataset": pairs, "processing_class": identifiers.tokenizer}
+    trainer: Seq2SeqTrainer
+    if student.config.is_encoder_decoder:
+        collator = DataCollatorForSeq2Seq(identifiers.tokenizer, model=student, pad_to_multiple_of=8)
+        trainer = Seq2SeqTrainer(data_collator=collator, **common)
+    else:
+        trainer = DistillationGenerativeRetrievalTrainer(**common)
     trainer.train()
 
 

@@ -43,19 +43,17 @@ def make_page(results: Path = RESULTS) -> tuple[str, dict[str, str]]:
 
 def _preset(folder: Path, drawn: dict[str, str]) -> dict[str, Any]:
     index, values = read_results(folder)
+    names = [name for name in index["students"] if any(name in of["values"] for of in values.values())]
     return {
         "name": index["preset"],
         "corpora": page_tables.corpora_table(index),
-        "students": [_student(index, values, name, drawn) for name in index["students"] if _has(values, name)],
+        "students": [_student(index, values, name, drawn) for name in names],
+        "side_by_side": page_tables.students_table(index, {name: values_of(values, name) for name in names}),
         "costs": page_tables.costs_table(index),
         "machines": page_tables.machines(index),
         "not_run": page_tables.not_run(index),
         "repeated": page_tables.repeated_tests(index),
     }
-
-
-def _has(values: Mapping[str, Any], student: str) -> bool:
-    return any(student in of["values"] for of in values.values())
 
 
 def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, drawn: dict[str, str]) -> dict[str, Any]:
@@ -74,8 +72,11 @@ def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, dra
     if curves:
         title = "nDCG@10 of the dev questions after each round (0: the generation stage)"
         show("rounds", title, figures.figure(curves, "round", "dev questions"))
+    main = [row for row, of in index["rows"].items() if of["group"] in ("teachers", "main")]
     return {
         "name": name,
+        "parameters": page_tables.parameters(index, name),
+        "overview": page_tables.overview_table(rows, main),
         "verdicts": page_tables.verdict_table(verdicts) if verdicts else "",
         "numbers": page_tables.numbers_table(verdicts) if verdicts else "",
         "corpora": [_corpus(index, corpus, values[corpus], of) for corpus, of in rows.items()],

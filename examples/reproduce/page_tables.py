@@ -45,6 +45,58 @@ def results_table(rows: Mapping[str, SeedValues], names: Sequence[str], mask: np
     return table(["row", "seeds", *METRICS], lines)
 
 
+def overview_table(rows: Mapping[str, Mapping[str, SeedValues]], names: Sequence[str], metric: str = "ndcg@10") -> str:
+    """Means and marks of one metric over all questions of each corpus: the corpora side by side.
+
+    Args:
+        rows (`Mapping[str, Mapping[str, SeedValues]]`): Values of the test questions by corpus and row.
+        names (`Sequence[str]`): The rows to show, in order; those without any values are left out.
+        metric (`str`): The metric.
+    """
+    lines = []
+    for name in names:
+        cells = [
+            f"{_over_seeds(of[name], metric, None).mean():.3f}{_marks(of, name, metric, None)}" if name in of else ""
+            for of in rows.values()
+        ]
+        if any(cells):
+            counts = {0 if "None" in of[name] else len(of[name]) for of in rows.values() if name in of}
+            lines.append([name, "" if counts == {0} else ", ".join(map(str, sorted(counts))), *cells])
+    return table(["row", "seeds", *rows], lines)
+
+
+def students_table(index: Mapping[str, Any], rows: Mapping[str, Mapping[str, Mapping[str, SeedValues]]]) -> str:
+    """Students side by side, in the rows and seeds that they have in common; empty if there are no two such.
+
+    Args:
+        index (`Mapping[str, Any]`): The index of the stored results.
+        rows (`Mapping`): Values of the test questions by student, corpus and row.
+    """
+    metrics, lines = ("ndcg@10", "hits@5"), []
+    for corpus in index["corpora"]:
+        for row in index["rows"]:
+            of = {student: found[corpus][row] for student, found in rows.items() if row in found.get(corpus, ())}
+            seeds = sorted(set.intersection(*map(set, of.values())) - {"None"}, key=int) if len(of) > 1 else []
+            if seeds:
+                shared = {student: {seed: values[seed] for seed in seeds} for student, values in of.items()}
+                lines.append([corpus, row, ", ".join(seeds)])
+                lines[-1] += [
+                    f"{_over_seeds(shared[student], metric, None).mean():.3f}" if student in shared else ""
+                    for metric in metrics
+                    for student in rows
+                ]
+    compared = [f"{metric}, {student}" for metric in metrics for student in rows]
+    return table(["corpus", "row", "seeds", *compared], lines) if lines else ""
+
+
+def parameters(index: Mapping[str, Any], student: str) -> str:
+    """A student's number of parameters in words; empty if no stage has counted them."""
+    for stage in index["stages"].values():
+        if stage["kind"] == "generation" and student in stage["label"].split(" / "):
+            return f"{stage['result']['parameters'] / 1e6:.1f} million parameters"
+    return ""
+
+
 def seeds_table(rows: Mapping[str, SeedValues], names: Sequence[str], metric: str = "ndcg@10") -> str | None:
     """Each row's mean in each seed, and whether it is on the same side of the baselines in all; `None` of one seed."""
     seeds = sorted({seed for name in names for seed in rows[name]} - {"None"}, key=int)

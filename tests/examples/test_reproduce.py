@@ -257,6 +257,8 @@ def stored_results(folder: Path) -> dict:
         "c": {"kind": "corpus", "label": "sample", "result": sizes, "seconds": 1.0, **measured},
         "r": {"kind": "ranking", "label": "sample / tiny", "result": {"steps": 375}, "seconds": 90.0, **measured,
               "config": {"training": {"learning_rate": 0.5}, "collator": {}, "lora": None}},
+        "g": {"kind": "generation", "label": "sample / tiny / seed 0", "result": {"parameters": 4_279_040},
+              "seconds": 60.0, **measured},
     }  # fmt: skip
     curve = [{"ndcg@10": value} for value in (0.7, 0.8, 0.9)]
     cells = [
@@ -274,7 +276,7 @@ def stored_results(folder: Path) -> dict:
         for seed in range(3)
     ]
     index = {
-        "preset": "made-up", "corpora": ["sample"], "students": ["tiny", "no-student"], "main_teacher": {},
+        "preset": "made-up", "corpora": ["sample"], "students": ["tiny", "other", "no-student"], "main_teacher": {},
         "rows": of_rows,
         "cells": cells, "stages": stages, "test_evaluations": {"sample / tiny / seed 0 / DGR / test": 2},
         "not_run": [{"corpus": "sample", "student": "tiny", "row": "LTRGR", "seed": 0, "split": "test"}],
@@ -282,10 +284,14 @@ def stored_results(folder: Path) -> dict:
     of_corpus = {
         "query_ids": [f"q{number}" for number in range(20)],
         "with_training_questions": [number < 15 for number in range(20)],
-        "values": {"": {"BM25": teacher}, "tiny": values},
+        "values": {"": {"BM25": teacher}, "tiny": values, "other": {"DGR": {"1": values["DGR"]["2"]}}},
     }
     write_results(folder / "made-up", index, {"sample": of_corpus})
     return values | {"BM25": teacher}
+
+
+def means_of(seeds: dict, metric: str) -> float:
+    return float(np.mean([seed[metric] for seed in seeds.values()]))
 
 
 def test_page_from_stored_results(modules, tmp_path):
@@ -298,11 +304,16 @@ def test_page_from_stored_results(modules, tmp_path):
 
     lines = text.splitlines()
     for row, of in values.items():
-        means = {metric: np.mean([seed[metric] for seed in of.values()]) for metric in ("hits@5", "ndcg@10")}
         shown = next(line for line in lines if line.startswith(f"| {row} ") and line.count("[") == 6)
-        assert all(f"{mean:.3f}" in shown for mean in means.values())
+        assert all(f"{means_of(of, metric):.3f}" in shown for metric in ("hits@5", "ndcg@10"))
     dgr = next(line for line in lines if line.startswith("| DGR ") and line.count("[") == 6)
     assert dgr.count("* [") == 6  # Against generation continued, on every metric.
+    overview = next(line for line in lines if line.startswith("| DGR ") and line.count("|") == 4)
+    assert overview.split() == ["|", "DGR", "|", "3", "|", f"{means_of(values['DGR'], 'ndcg@10'):.3f}*", "|"]
+    assert "A student of 4.3 million parameters. nDCG@10" in text and text.count("A student of") == 1
+    both = next(line for line in lines if line.startswith("| sample | DGR "))  # In the seed that both students have.
+    of = [np.mean(values["DGR"][seed][metric]) for metric in ("ndcg@10", "hits@5") for seed in ("1", "2")]
+    assert [cell.strip() for cell in both.split("|")[3:-1]] == ["1", *(f"{mean:.3f}" for mean in of)]
     seeds = next(line for line in lines if line.startswith("| DGR ") and "every seed" in line)
     assert "above in every seed" in seeds
     assert all(f"{np.mean(seed['ndcg@10']):.3f}" in seeds for seed in values["DGR"].values())
