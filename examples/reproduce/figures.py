@@ -1,20 +1,23 @@
-"""Figures of the page as SVG: sweeps of a setting, and what rounds add. Equal results give equal bytes."""
+"""Figures of the page as SVG: rows side by side, sweeps of a setting, what rounds add. Equal results, equal bytes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 
 import numpy as np
 from claims import SeedValues
 
+from dgr_trainer.evaluation.significance import confidence_interval
 from dgr_trainer.reporting.plots import check_matplotlib
 
 METRIC = "ndcg@10"
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "reproduce", "font.size": 9.0, "font.family": "sans-serif"}
 _MARKERS = "os^DvX"
+_OWN_ROW, _OWN, _OTHER, _TEACHER = "DGR", "#b3261e", "#333333", "#8a8a8a"
 Lines = Mapping[str, list[tuple[float, float]]]
 
 
@@ -51,13 +54,7 @@ def figure(lines: Lines, label: str, questions: str) -> str:
     Raises:
         MissingPackageError: if matplotlib is not installed.
     """
-    check_matplotlib()
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_SETTINGS):
-        drawn = Figure(figsize=(5.6, 3.4), layout="constrained")
+    with _drawing((5.6, 3.4)) as (drawn, text):
         axes = drawn.subplots()
         for number, (name, points) in enumerate(lines.items()):
             marker = _MARKERS[number % len(_MARKERS)]
@@ -67,6 +64,48 @@ def figure(lines: Lines, label: str, questions: str) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.15)
         axes.legend(frameon=False, fontsize=8)
-        text = StringIO()
-        FigureCanvasSVG(drawn).print_svg(text, metadata={"Date": None})
     return text.getvalue()
+
+
+def overview(rows: Mapping[str, Mapping[str, SeedValues]], names: Sequence[str]) -> str:
+    """An SVG of the rows of each corpus: the mean over questions and seeds, with its 95 % interval over questions.
+
+    Args:
+        rows (`Mapping[str, Mapping[str, SeedValues]]`): Values of the test questions by corpus and row.
+        names (`Sequence[str]`): The rows to show, from the top.
+
+    Raises:
+        MissingPackageError: if matplotlib is not installed.
+    """
+    names = [name for name in names if any(name in of for of in rows.values())]
+    with _drawing((1.6 + 2.1 * len(rows), 0.7 + 0.23 * len(names))) as (drawn, text):
+        panels = drawn.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+        for axes, (corpus, of) in zip(panels, rows.items(), strict=True):
+            for place, name in enumerate(names):
+                if name not in of:
+                    continue
+                values = np.mean([by_metric[METRIC] for by_metric in of[name].values()], axis=0)
+                colour = _OWN if name == _OWN_ROW else _TEACHER if "None" in of[name] else _OTHER
+                axes.plot(confidence_interval(values), (place, place), color=colour, linewidth=1.4)
+                axes.plot(values.mean(), place, "o", markersize=5, color=colour)
+            axes.set(title=corpus, xlabel="nDCG@10", ylim=(len(names) - 0.5, -0.5))
+            axes.set_yticks(range(len(names)), names)
+            axes.grid(axis="x", linewidth=0.4)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+    return text.getvalue()
+
+
+@contextmanager
+def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, StringIO]]:
+    """A figure to draw on, and where its SVG is when that is done."""
+    check_matplotlib()
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_SETTINGS):
+        drawn, text = Figure(figsize=inches, layout="constrained"), StringIO()
+        yield drawn, text
+        FigureCanvasSVG(drawn).print_svg(text, metadata={"Date": None})

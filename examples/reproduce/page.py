@@ -66,13 +66,15 @@ def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, dra
         drawn[file] = svg
         shown.append({"title": title, "path": f"results/{file}"})
 
+    main = [row for row, of in index["rows"].items() if of["group"] in ("teachers", "main")]
+    show("rows", "nDCG@10 of the test questions, with 95 % intervals over questions", figures.overview(rows, main))
+
     for of, lines in figures.sweeps(index, rows).items():
         show(of, f"nDCG@10 of the test questions by {of}", figures.figure(lines, of, "test questions"))
     curves = figures.rounds(index, name)
     if curves:
         title = "nDCG@10 of the dev questions after each round (0: the generation stage)"
         show("rounds", title, figures.figure(curves, "round", "dev questions"))
-    main = [row for row, of in index["rows"].items() if of["group"] in ("teachers", "main")]
     return {
         "name": name,
         "parameters": page_tables.parameters(index, name),
@@ -80,7 +82,8 @@ def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, dra
         "verdicts": page_tables.verdict_table(verdicts) if verdicts else "",
         "numbers": page_tables.numbers_table(verdicts) if verdicts else "",
         "corpora": [_corpus(index, corpus, values[corpus], of) for corpus, of in rows.items()],
-        "figures": shown,
+        "overview_figure": shown[0],
+        "figures": shown[1:],
         "settings": page_tables.settings_table(index, index["rows"], name),
     }
 

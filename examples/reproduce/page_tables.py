@@ -148,10 +148,15 @@ def numbers_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def corpora_table(index: Mapping[str, Any]) -> str:
-    """Sizes of the corpora that have results."""
+    """Sizes of the corpora that have results, and their main teachers."""
     counted = {stage["label"]: stage["result"] for stage in index["stages"].values() if stage["kind"] == "corpus"}
     names = ("passages", "train", "dev", "test", "test_with_training_questions")
-    lines = [[name, *(f"{counted[name][key]:,}" for key in names)] for name in index["corpora"] if name in counted]
+    teachers = index["main_teacher"]
+    lines = [
+        [name, *(f"{counted[name][key]:,}" for key in names), teachers.get(name, teachers.get("default", ""))]
+        for name in index["corpora"]
+        if name in counted
+    ]
     head = [
         "corpus",
         "passages",
@@ -159,6 +164,7 @@ def corpora_table(index: Mapping[str, Any]) -> str:
         "dev",
         "test",
         "test questions of passages with training questions",
+        "main teacher",
     ]
     return table(head, lines)
 

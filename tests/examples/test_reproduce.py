@@ -344,7 +344,10 @@ def test_page_from_stored_results(modules, tmp_path):
     assert "The 15 questions" in text and "The 5 questions" in text
     assert any(line.startswith("| ranking ") and "90" in line for line in lines)
     assert "no-student" not in text  # A student without results is left out.
-    assert set(figures) == {"made-up-tiny-list-length-m.svg", "made-up-tiny-rounds.svg"}
+    assert set(figures) == {
+        "made-up-tiny-list-length-m.svg", "made-up-tiny-rounds.svg", "made-up-tiny-rows.svg", "made-up-other-rows.svg"
+    }  # fmt: skip
+    assert all(f">{row}<" in figures["made-up-tiny-rows.svg"] for row in values)
     lines = {"one": [(0.0, 1.0), (1.0, 2.0)]}
     assert figure(lines, "x", "questions") == figure(lines, "x", "questions")
     assert all(f"results/{name}" in text and svg.rstrip().endswith("</svg>") for name, svg in figures.items())
