@@ -53,8 +53,10 @@ class Questions:
         return self._parts(limits)[0]
 
     def of_ranking(self, limits: Mapping[str, Any]) -> Asked:
-        """The training questions of the ranking stage."""
-        return _sample(self._parts(limits)[-1], limits.get("ranking"), limits["seed"])
+        """The training questions of the ranking stage, with the judgements of at most `limits["judged"]` of them."""
+        asked = _sample(self._parts(limits)[-1], limits.get("ranking"), limits["seed"])
+        judged = _sample(asked, limits.get("judged"), limits["seed"])
+        return Asked(asked.questions, judged.qrels)
 
     def corpus_of_generation(self, limits: Mapping[str, Any]) -> Corpus:
         """The corpus that pairs are made from: without the questions that the generation stage is not to see."""

@@ -221,7 +221,8 @@ def _with_row(label: str, row: Row) -> str:
 
 
 def _training(questions: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: questions.get(name) for name in ("ranking", "sharing", "seed")}
+    limits = {name: questions.get(name) for name in ("ranking", "sharing", "seed")}
+    return limits if questions.get("judged") is None else {**limits, "judged": questions["judged"]}
 
 
 def _held_out(questions: Mapping[str, Any], split: str) -> dict[str, Any]:

@@ -125,10 +125,24 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     assert of("candidates", more) == of("candidates", dgr) and of("ranking", more) != of("ranking", dgr)
     disjoint = changed(questions={"sharing": "disjoint"})["DGR", 0]
     assert of("generation", disjoint) != of("generation", dgr) and of("index", disjoint) == of("index", dgr)
+    judged = changed(rows={"DGR": {"questions": {"judged": 3}}})["DGR", 0]
+    assert of("tuning", judged) == of("tuning", dgr) and of("evaluation", judged) != of("evaluation", dgr)
+    assert all(of(kind, judged) != of(kind, dgr) for kind in ("candidates", "teacher", "ranking"))
     with open(data / "sample" / "corpus.jsonl", "a") as file:
         file.write('{"_id": "new", "title": "", "text": "A new passage."}\n')
     sys.modules["questions"].fingerprint.cache_clear()
     assert of("index", stages(preset)["DGR", 0]) != of("index", dgr)
+
+
+def test_the_ranking_stage_knows_so_many_judgements(modules, data):
+    from questions import Questions
+
+    questions = Questions(data / "sample")
+    limits = {"ranking": 8, "sharing": "shared", "seed": 1}
+    whole, some, none = (questions.of_ranking({**limits, "judged": judged}) for judged in (None, 3, 0))
+    assert whole.questions["query_id"] == some.questions["query_id"] == none.questions["query_id"]
+    assert list(whole.qrels) == list(whole.questions["query_id"]) and len(whole.qrels) == 8
+    assert len(some.qrels) == 3 and some.qrels.items() <= whole.qrels.items() and none.qrels == {}
 
 
 @pytest.mark.parametrize(
