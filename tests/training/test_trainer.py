@@ -280,7 +280,7 @@ def test_margins_beyond_the_scores_are_reported_before_training(bpe_tokenizer, t
     for given in ({"margin": 300}, {"preset": "dgr_paper"}):
         (message,) = warned(**given)
         assert "margin=300 is larger than 4.5, by which" in message
-        assert message.endswith("fit this corpus: margin=2.2, margin_gap=0.75, generation_weight=3.8.")
+        assert message.endswith("fit this corpus: margin=2.2, margin_gap=0.75, generation_weight=0.75.")
     assert not warned() and not warned(margin=300, ranking_loss_kwargs={"normalization": "list"})
     assert len(warned(margin=4.6, ranking_loss="margin_rank")) == 1
     assert not warned(margin=4.4) and not warned(ranking_loss="ranknet") and not warned(ranking_weight=0.0)
