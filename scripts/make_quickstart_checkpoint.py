@@ -65,6 +65,8 @@ def main() -> None:
         if finished.is_dir():
             logger.info("Round %d is already in %s.", number, finished)
             student = load_student_model(str(finished), dtype=torch.float32)
+            if student.config.model_type != options.kind:
+                parser.error(f"{finished} has a {student.config.model_type}, no {options.kind}. Give another folder.")
             continue
         train_round(student, corpus, identifiers, number, steps, options)
         student.save_pretrained(finished)

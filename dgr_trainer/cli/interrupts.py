@@ -14,11 +14,12 @@ class LostInterrupts:
 
     In a destructor, or where a library in C calls back, as LLVM does while kernels are compiled, `KeyboardInterrupt`
     is only written to standard error, and the program goes on. While this hook is in place, such an interrupt comes
-    once more. What else cannot be raised after an interrupt, as by destructors of what is half made, is not told.
+    again until the command ends. What else cannot be raised after an interrupt, as by destructors of what is half
+    made, is not told.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self.came = self._ends = False
         self._before = sys.unraisablehook
         self._timer: threading.Timer | None = None
         sys.unraisablehook = self._told
@@ -32,7 +33,7 @@ class LostInterrupts:
 
     def handled(self) -> None:
         """The command ends because of an interrupt: none has to come again."""
-        self.came = True
+        self.came = self._ends = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -43,8 +44,10 @@ class LostInterrupts:
         sys.unraisablehook = self._before
 
     def _told(self, unraisable: sys.UnraisableHookArgs, /) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt) and not self.came:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt) and not self._ends:
             self.came = True
+            if self._timer is not None:
+                self._timer.cancel()  # One comes again for all that were lost.
             # In a moment: at once, it would come here, where it would be lost again.
             self._timer = threading.Timer(_SECONDS_UNTIL_AGAIN, _thread.interrupt_main)
             self._timer.daemon = True
