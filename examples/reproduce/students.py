@@ -13,16 +13,12 @@ from transformers import (
     BartForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from dgr_trainer import Corpus, Identifiers
 from dgr_trainer.quickstart.pipeline import CHECKPOINT
 from dgr_trainer.quickstart.student import train_tokenizer
 from dgr_trainer.student.students import load_student_model
-
-SCRATCH = ("bart", "qwen3")
 
 
 def model_path(name: str, models: Path | None) -> str:
@@ -53,25 +49,22 @@ def load_student(folder: str) -> PreTrainedModel:
 
 
 def new_student(scratch: Mapping[str, Any], identifiers: Identifiers, seed: int) -> PreTrainedModel:
-    """A model with random weights, of the kind and sizes that the preset gives."""
+    """A BART with random weights, of the sizes that the preset gives."""
     torch.manual_seed(seed)
-    sizes = dict(scratch)
-    kind, _ = sizes.pop("kind"), sizes.pop("vocabulary")
-    tokenizer = identifiers.tokenizer
-    special = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    if kind == "bart":
-        return BartForConditionalGeneration(
-            BartConfig(
-                vocab_size=identifiers.vocab_size, decoder_start_token_id=tokenizer.eos_token_id,
-                forced_eos_token_id=None, **special, **sizes,
-            )
-        )  # fmt: skip
-    if kind == "qwen3":
-        return Qwen3ForCausalLM(
-            Qwen3Config(vocab_size=identifiers.vocab_size, tie_word_embeddings=True, **special, **sizes)
+    sizes = {name: size for name, size in scratch.items() if name not in ("kind", "vocabulary")}
+    if scratch["kind"] != "bart":
+        raise SystemExit(
+            f"A scratch student is of kind {scratch['kind']!r}, but only 'bart' can be made from scratch."
         )
-    raise SystemExit(f"A scratch student is of kind {kind!r}; use one of {', '.join(SCRATCH)}.")
+    tokenizer = identifiers.tokenizer
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=identifiers.vocab_size,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+            forced_eos_token_id=None,
+            **sizes,
+        )
+    )
