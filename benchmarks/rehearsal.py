@@ -45,6 +45,7 @@ from transformers import AutoTokenizer, set_seed
 
 from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, Passage, SearchSettings
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.processes.worker_processes import map_chunks
 from dgr_trainer.retrieval import search_engine
 from dgr_trainer.training.pairs import generation_pairs
 
@@ -155,18 +156,26 @@ def write(job: Rehearsal) -> dict[str, Any]:
     # Markers and the separator take four tokens.
     words = (job.options.tokens_per_passage - 4) / per_word - TITLE_WORDS - PSEUDO_QUERY_WORDS
     began = time.perf_counter()
+    lines_of = partial(passage_lines, phrases, words, job.passages)
     with atomic_write(job.corpus_file) as file, tqdm(total=job.passages, desc="Writing", unit=" passages") as bar:
-        for start in range(0, job.passages, BATCH):
-            count = min(BATCH, job.passages - start)
-            sizes = phrases.random.normal(words, words / 4, count).clip(1, 2 * words)
-            titles, asked = (phrases.texts(np.full(count, size)) for size in (TITLE_WORDS, PSEUDO_QUERY_WORDS))
-            texts = list(phrases.texts(sizes))
-            for number, (title, query, text) in enumerate(zip(titles, asked, texts, strict=True), start):
-                passage = {"id": f"p{number:08}", "title": title, "text": text, "pseudo_queries": [query]}
-                file.write(json.dumps(passage, ensure_ascii=False) + "\n")
-            bar.update(count)
+        for lines in map_chunks(lines_of, range(0, job.passages, BATCH), job.options.threads):
+            file.write("".join(lines))
+            bar.update(len(lines))
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "bytes": job.corpus_file.stat().st_size, "passages_per_s": job.passages / seconds}
+
+
+def passage_lines(phrases: Phrases, words: float, passages: int, start: int) -> list[str]:
+    """Lines of some passages, of so many words on average; a line's text depends on its number alone."""
+    count = min(BATCH, passages - start)
+    phrases.random = np.random.default_rng([1, start])
+    sizes = phrases.random.normal(words, words / 4, count).clip(1, 2 * words)
+    titles, asked = (phrases.texts(np.full(count, size)) for size in (TITLE_WORDS, PSEUDO_QUERY_WORDS))
+    lines = []
+    for number, (title, query, text) in enumerate(zip(titles, asked, phrases.texts(sizes), strict=True), start):
+        passage = {"id": f"p{number:08}", "title": title, "text": text, "pseudo_queries": [query]}
+        lines.append(json.dumps(passage, ensure_ascii=False) + "\n")
+    return lines
 
 
 def read(job: Rehearsal) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Markers:
         self.encoder = encoder
         self._ids: dict[str, tuple[int, ...]] = {}
         self._used = [ids for view in settings.views for ids in map(self.ids, _OF_VIEW[view]) if ids]
+        self._first = sorted({marker[0] for marker in self._used})
 
     def ids(self, name: str) -> tuple[int, ...]:
         """Ids of a marker, by the name of its setting; none for docids that need no marker."""
@@ -53,7 +54,10 @@ class Markers:
     def removed_from(self, ids: list[int]) -> list[int]:
         """Remove tokens from ids until no marker occurs in them, not even one completed by a marker that follows."""
         markers = self._used
-        if not any(marker[0] in ids for marker in markers):
+        for first in self._first:
+            if first in ids:
+                break
+        else:
             return ids
         ids = list(ids)
         start = 0

@@ -4,23 +4,66 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise, product
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from dgr_trainer.identifiers.words import is_unspaced
 
-_MOST_WORDS = 600_000  # Each takes about 200 bytes; twice as many may be remembered.
-_NOT_KNOWN: list[int] = [-1]
+_MOST_WORDS = 2_000_000  # Each takes about 80 bytes.
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 # A letter, digit or sign of each kind that the patterns of tokenizers tell apart.
 _OTHERS = list("éÉßǅʰªªº²½Ⅷ٣१‿–—‘’“”«»…•§°¤€£±×÷√←™©®αЖאعहไ")
+
+
+class _Memory(threading.local):
+    """The ids of words; each thread has its own.
+
+    Attributes:
+        table ([`WordTable`]): The words.
+        sizes (`np.ndarray` of int32): How many ids each has; -1 where the tokenizer has to see the text around it.
+        starts (`np.ndarray` of int64): Where its ids begin.
+        ids (`np.ndarray` of int32): The ids, one word after the other.
+    """
+
+    def __init__(self) -> None:
+        # Compiles kernels, which is not worth while for a few texts.
+        from dgr_trainer.identifiers.word_table import WordTable
+
+        self.table = WordTable()
+        self.starts, self.sizes, self.ids = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32)
+
+    def learn(self, ids: Sequence[Sequence[int] | None]) -> None:
+        """Remember the ids of the next words."""
+        sizes = np.fromiter((-1 if of_word is None else len(of_word) for of_word in ids), np.int32, len(ids))
+        flat = np.fromiter(chain.from_iterable(filter(None, ids)), np.int32)
+        ends = len(self.ids) + np.cumsum(sizes.clip(0), dtype=np.int64)
+        self.starts = np.concatenate([self.starts, ends - sizes.clip(0)])
+        self.sizes = np.concatenate([self.sizes, sizes])
+        self.ids = np.concatenate([self.ids, flat])
+
+    def forget(self, most: int) -> None:
+        """If there are more words than that, keep the half of them that was used last."""
+        kept = self.table.forget(most)
+        if kept is None:
+            return
+        self.ids = self.ids_of(kept)
+        self.sizes = self.sizes[kept]
+        self.starts = np.cumsum(self.sizes.clip(0), dtype=np.int64) - self.sizes.clip(0)
+
+    def ids_of(self, numbers: np.ndarray) -> np.ndarray:
+        """The ids of words, one word after the other."""
+        sizes = self.sizes[numbers].clip(0)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        positions = np.repeat(self.starts[numbers] - (ends - sizes), sizes)
+        positions += np.arange(len(positions))
+        ids: np.ndarray = self.ids[positions]
+        return ids
 
 
 class RememberedWords:
@@ -46,9 +89,7 @@ class RememberedWords:
         special: Callable[[Sequence[int]], int],
     ) -> None:
         self._raw, self._space, self._special = raw, space, special
-        # Words that were used since the last exchange of the two, and those used before: the frequent ones stay.
-        self._recent: dict[str, list[int] | None] = {}
-        self._older: dict[str, list[int] | None] = {}
+        self._memory = _Memory()
         added = backend.get_added_tokens_decoder().values()
         contents = sorted({token.content for token in added if token.content}, key=len, reverse=True)
         # In any case: some are looked for after the text is put in lower case.
@@ -60,7 +101,10 @@ class RememberedWords:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_recent": {}, "_older": {}}  # Copies and other processes begin with an empty memory.
+        return {name: value for name, value in vars(self).items() if name != "_memory"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _memory=_Memory())  # Copies and other processes begin with an empty memory.
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Ids of texts whose words are separated by single spaces; `None` for those that take the tokenizer.
@@ -70,47 +114,27 @@ class RememberedWords:
         """
         if not self.exact or not texts:
             return [None] * len(texts)
-        words_of = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
-        coded = words_of.values.dictionary_encode()
-        ids = self._ids_of(coded.dictionary.to_pylist())
-        lengths = np.array([-1 if of_word is None else len(of_word) for of_word in ids])
-        starts = np.cumsum(lengths.clip(0)) - lengths.clip(0)
-        tokens = np.fromiter(chain.from_iterable(filter(None, ids)), np.int64)
-
-        number = coded.indices.to_numpy()
-        sizes = lengths[number]
-        is_other = np.add.reduceat(sizes < 0, words_of.offsets.to_numpy()[:-1]) > 0
-        sizes = sizes.clip(0)
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        # Each word's tokens, wherever it stands.
-        flat = tokens[np.arange(ends[-1]) + np.repeat(starts[number] - ends[:-1], sizes)].tolist()
-        bounds = ends[words_of.offsets.to_numpy()].tolist()
+        memory = self._memory
+        numbers, starts = memory.table.number(texts)
+        new = memory.table.words(len(memory.sizes))
+        if new:
+            memory.learn(self._encoded(new))
+        sizes = memory.sizes[numbers]
+        others = np.concatenate([[0], np.cumsum(sizes < 0)])[starts]
+        ends = np.concatenate([[0], np.cumsum(sizes.clip(0), dtype=np.int64)])[starts]
+        ids = memory.ids_of(numbers).tolist()
+        memory.forget(_MOST_WORDS)
         return [
-            None if other else flat[start:end]
-            for other, (start, end) in zip(is_other.tolist(), pairwise(bounds), strict=True)
+            None if other else ids[start:end]
+            for other, (start, end) in zip(np.diff(others).tolist(), pairwise(ends.tolist()), strict=True)
         ]
 
-    def _ids_of(self, words: list[str]) -> list[list[int] | None]:
-        recent, older = self._recent, self._older  # Another thread may put others in their place.
-        ids = [recent.get(word, _NOT_KNOWN) for word in words]
-        missing = [number for number, of_word in enumerate(ids) if of_word is _NOT_KNOWN]
-        if missing:
-            again = {words[number]: older.get(words[number], _NOT_KNOWN) for number in missing}
-            again.update(self._encoded([word for word, of_word in again.items() if of_word is _NOT_KNOWN]))
-            for number in missing:
-                ids[number] = again[words[number]]
-            recent.update(again)
-            if len(recent) > _MOST_WORDS:
-                self._recent, self._older = {}, recent
-        return ids
-
-    def _encoded(self, words: list[str]) -> dict[str, list[int] | None]:
+    def _encoded(self, words: list[str]) -> list[list[int] | None]:
         """Ids of words, `None` for those that may change with the words around them."""
-        plain = [word for word in words if word and self._is_plain(word)]
-        ids: dict[str, list[int] | None] = {word: None if word else [] for word in words}
-        for word, of_word in zip(plain, self._raw([self._space + word for word in plain]), strict=True):
-            ids[word] = None if self._special(of_word) else of_word
-        return ids
+        plain = [self._is_plain(word) for word in words]
+        encoded = iter(self._raw([self._space + word for word, is_one in zip(words, plain, strict=True) if is_one]))
+        ids = [next(encoded) if is_one else None for is_one in plain]
+        return [None if of_word is None or self._special(of_word) else of_word for of_word in ids]
 
     def _is_plain(self, word: str) -> bool:
         if self._added is not None and self._added.search(word):

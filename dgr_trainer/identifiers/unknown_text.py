@@ -5,6 +5,7 @@ import logging
 import string
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,8 +104,8 @@ class UnknownText:
         self.identifiers = identifiers
         self.unknown: int | None = identifiers.tokenizer.unk_token_id
         self.num_passages = 0
-        self._parts: dict[str, _PartCounts] = {}
-        self._same: dict[str, _Sameness] = {}
+        self._parts: dict[str, _PartCounts] = defaultdict(_PartCounts)
+        self._same: dict[str, _Sameness] = defaultdict(_Sameness)
         self._dropped: dict[str, bool] = {}
         self._keeps_ascii: bool | None = None
 
@@ -117,7 +118,7 @@ class UnknownText:
                 self._add("title", passage, [passage.title], [segment.title])
                 if passage.title:
                     title = " ".join(passage.title.split())
-                    self._same.setdefault("title", _Sameness()).add(passage.id, title, segment.title)
+                    self._same["title"].add(passage.id, title, segment.title)
             if "substring" in views:
                 self._add("text", passage, [passage.text], [segment.body])
             if "pseudo_query" in views:
@@ -129,21 +130,21 @@ class UnknownText:
             if "docid" in views:
                 docid = docid_of(passage)
                 self._add("docid", passage, [docid], [segment.docid])
-                self._same.setdefault("docid", _Sameness()).add(passage.id, docid, segment.docid)
+                self._same["docid"].add(passage.id, docid, segment.docid)
 
     def taken(self) -> "UnknownText":
         """What was counted since the last call, for `merge` in another process; the counting begins anew."""
         counted = copy.copy(self)
-        self.num_passages, self._parts, self._same = 0, {}, {}
+        self.num_passages, self._parts, self._same = 0, defaultdict(_PartCounts), defaultdict(_Sameness)
         return counted
 
     def merge(self, other: "UnknownText") -> None:
         """Add what was counted of other passages, those after these."""
         self.num_passages += other.num_passages
         for part, counts in other._parts.items():
-            self._parts.setdefault(part, _PartCounts()).merge(counts)
+            self._parts[part].merge(counts)
         for part, same in other._same.items():
-            self._same.setdefault(part, _Sameness()).merge(same)
+            self._same[part].merge(same)
 
     def __getstate__(self) -> dict[str, Any]:
         # Between processes, counts travel without the tokenizer.
@@ -195,10 +196,10 @@ class UnknownText:
                 )
 
     def _add(self, part: str, passage: Passage, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
-        counts = self._parts.setdefault(part, _PartCounts())
+        counts = self._parts[part]
         affected = False
         for text, ids in zip(texts, encoded, strict=True):
-            size = len("".join(text.split()))
+            size = _visible(text)
             counts.characters += size
             lost = self._lost(text, ids) if size else 0
             if not lost:
@@ -251,6 +252,13 @@ def check_script(passages: Sequence[Passage], identifiers: Identifiers, *, sampl
     unknown = UnknownText(identifiers)
     unknown.add(sample, identifiers.encode_segments(sample))
     unknown.check()
+
+
+def _visible(text: str) -> int:
+    """Number of characters that are not whitespace."""
+    if text.isascii() and text.isprintable():  # Then a space is the only whitespace; faster than to split the text.
+        return len(text) - text.count(" ")
+    return len("".join(text.split()))
 
 
 def _size(text: str) -> int:

@@ -1,6 +1,7 @@
 """Texts encoded word by word from memory have the ids that the tokenizer gives them as a whole."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -100,16 +101,39 @@ def test_memory_is_bounded(bpe_tokenizer, monkeypatch):
     monkeypatch.setattr(remembered_words, "_MOST_WORDS", 3)
     encoder = TextEncoder(bpe_tokenizer)
     words = remembered(encoder)
-    for text in ("one two", "three four one", "one five six seven eight", "", "two one", "three"):
-        assert words.encode([text]) == encoder.raw([encoder.space + text if text else ""])
-        assert len(words._recent) <= 3 and len(words._older) <= 3 + 6
+    for text in ("one two", "three four one", "one five six seven eight", "", "two one", "three", "a </s>", "two a"):
+        ids = encoder.raw([encoder.space + text if text else ""])
+        assert words.encode([text]) == ([None] if "</s>" in text else ids)
+        assert len(words._memory.table) == len(words._memory.sizes) <= 3
+
+
+def test_words_whose_encoding_was_interrupted_are_encoded_next_time(bpe_tokenizer, monkeypatch):
+    words = remembered(encoder := TextEncoder(bpe_tokenizer))
+    expected = encoder.raw([f"{encoder.space}one two"])
+
+    def interrupted(texts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(words, "_raw", interrupted)
+        words.encode(["one two"])
+    assert words.encode(["one two"]) == expected
+
+
+def test_each_thread_has_its_own_memory(bpe_tokenizer):
+    words = remembered(encoder := TextEncoder(bpe_tokenizer))
+    texts = [" ".join(f"w{number % 97}x{number % 89}" for number in range(start, start + 50)) for start in range(400)]
+    expected = encoder.raw([encoder.space + text for text in texts])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda text: words.encode([text])[0], texts))
+    assert found == expected and not len(words._memory.table)
 
 
 def test_copies_have_an_empty_memory(bpe_tokenizer):
     encoder = TextEncoder(bpe_tokenizer)
     encoder.encode(["a river"] * 300)
     copied = copy.deepcopy(encoder)
-    assert encoder._words._recent and copied._words.exact and not copied._words._recent
+    assert len(encoder._words._memory.table) and copied._words.exact and not len(copied._words._memory.table)
     assert copied.encode(["a river", "the sea"] * 150) == encoder.encode(["a river", "the sea"] * 150)
 
 
