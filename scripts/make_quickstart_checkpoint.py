@@ -52,6 +52,11 @@ def main() -> None:
         "--questions-per-passage", type=int, default=12, help="Made-up questions of each passage, in each round."
     )
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
+    parser.add_argument(
+        "--fp32",
+        action="store_true",
+        help="Train in single precision: three times as fast where the processor has no instructions for bfloat16.",
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of all random choices.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -136,7 +141,7 @@ def train_round(
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=300,
-        bf16=True,
+        bf16=not options.fp32,
         use_cpu=not torch.cuda.is_available(),
         weight_decay=0.01,
         label_smoothing_factor=0.1,

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import pickle
 
@@ -83,6 +84,13 @@ def test_any_text_comes_back_from_every_form(passages, tmp_path):
     loaded = Corpus.load_from_disk(tmp_path / "saved")
     assert list(loaded) == wanted
     assert len({each.fingerprint for each in (corpus, from_file, from_dataset, loaded, Corpus(loaded.dataset))}) == 1
+
+
+def test_the_fingerprint_is_that_of_lines_of_json():
+    passages = [Passage("a", 'é\n"\\', "\u2028😀\x7f\x00", ("b", '"'), "d"), Passage("b", "", "c")]
+    values = [[one.id, one.title, one.text, list(one.pseudo_queries), one.docid] for one in passages]
+    lines = "".join(json.dumps(of_one, separators=(",", ":")) + "\n" for of_one in values)
+    assert Corpus.from_passages(passages).fingerprint == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_the_fingerprint_tells_contents_and_order(passages):
