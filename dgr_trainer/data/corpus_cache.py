@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import uuid
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.ids import IdColumn
 from dgr_trainer.data.passages import NumberedPassages
 from dgr_trainer.errors import DGRValueError
+from dgr_trainer.files.atomic import temporary_folder
 from dgr_trainer.files.compression import compression
 
 if TYPE_CHECKING:
@@ -113,22 +113,22 @@ def store(
     from datasets import Dataset
 
     folder = _cache_folder(cache_dir)
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
     numbers, digest, total = array("q"), CorpusDigest(), 0
     batches: list[pa.Table] = []
     size = 0
-    writer: pa.RecordBatchStreamWriter | None = None
-    try:
+    with ExitStack() as stack:
+        temporary: Path | None = None
         for batch, (batch_numbers, kept) in _tables(source):
             total += len(batch_numbers)
             numbers.extend(number for number, _ in kept)
             digest.update(row for _, row in kept)
             batches.append(batch)
             size += batch.nbytes
-            if writer is None and (key is not None or size > MEMORY_BYTES):
-                temporary.mkdir(parents=True)
-                writer = pa.ipc.new_stream(str(temporary / "passages.arrow"), corpus_features().arrow_schema)
-            if writer is not None:
+            if temporary is None and (key is not None or size > MEMORY_BYTES):
+                temporary = stack.enter_context(temporary_folder(folder / "corpus"))
+                schema = corpus_features().arrow_schema
+                writer = stack.enter_context(pa.ipc.new_stream(str(temporary / "passages.arrow"), schema))
+            if temporary is not None:
                 for unwritten in batches:
                     writer.write_table(unwritten)
                 batches.clear()
@@ -136,7 +136,7 @@ def store(
         if not numbers:
             reason = f"all {total} passages have neither" if total else "there is no passage in it at all"
             raise DGRValueError(f"{source.name}: no passage with a title or a text ({reason}), so there is no corpus.")
-        if writer is None:
+        if temporary is None:
             dataset = Dataset(pa.concat_tables(batches))
             _check_duplicates(dataset, numbers, source)
             _warn_of_dropped(source.name, dropped, total)
@@ -151,10 +151,6 @@ def store(
         except OSError:
             if not (target / MARKER).is_file():  # otherwise another process was first, with the same passages
                 raise
-    finally:
-        if writer is not None:
-            writer.close()
-        shutil.rmtree(temporary, ignore_errors=True)
     stored = stored_under(target.name, source.name, cache_dir=cache_dir)
     if stored is None:
         raise OSError(f"The table of {source.name} was written to {target} and is gone. Read the corpus again.")

@@ -120,6 +120,26 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
             shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def temporary_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder next to `path` that the block may move to a place of its choice; it is deleted if it is still there.
+
+    Folders that processes killed in such a block with the same `path` have left are deleted.
+
+    Args:
+        path (`str` or `os.PathLike`): What the folder is named after; nothing is written there. Parents are created.
+
+    Yields:
+        `pathlib.Path`: An empty folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_leftovers(path)
+    with _held_folder(path) as temporary:
+        yield temporary
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def check_replaceable(path: str | os.PathLike[str], *, marker: str) -> None:
     """Check that [`atomic_folder`] may write a folder, such as before long work whose result is to go there.
 

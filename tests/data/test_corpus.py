@@ -14,6 +14,7 @@ from dgr_trainer.data import corpus_cache
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.corpus_folder import verify_corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.files.atomic import temporary_folder
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 IDS = TEXT.filter(lambda value: value.split() == [value])
@@ -136,6 +137,21 @@ def test_a_corpus_without_passages_is_refused():
         Corpus.from_passages([Passage("a"), Passage("b")])
     with pytest.raises(ValueError, match="there is no passage in it at all"):
         Corpus.from_passages([])
+
+
+def test_what_a_killed_reader_has_left_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_cache, "CACHED_FILE_BYTES", 0)
+    path, cache = _write(tmp_path / "c.jsonl", {"id": "a", "text": "1"}), tmp_path / "cache" / "dgr_trainer"
+    with temporary_folder(cache / "corpus") as read_elsewhere:
+        left = cache / ".corpus.0123456789ab.tmp"
+        left.mkdir()
+        (left / "passages.arrow").touch()
+        Corpus.from_jsonl(path, cache_dir=tmp_path / "cache")
+        assert read_elsewhere.is_dir() and not left.exists()
+    with pytest.raises(ValueError, match="more than once"):
+        Corpus.from_jsonl(_write(path, *[{"id": "a", "text": "1"}] * 2), cache_dir=tmp_path / "cache")
+    (stored,) = cache.iterdir()
+    assert stored.name.startswith("file-")
 
 
 def test_duplicate_ids_are_named_with_their_lines(tmp_path):
