@@ -362,6 +362,9 @@ def run(job: Rehearsal, stage: str, expected: float | None) -> dict[str, Any]:
         # Without the time to start a process, which a short stage would be measured by.
         after = time.perf_counter() - resumed
         result["killed"] = {"after_s": killed_after, "resumed_s": after, "lost_s": killed_after + after - expected}
+        for name in ("passages_per_s", "tokens_per_s", "queries_per_s"):  # Those of both runs together.
+            if name in result:
+                result[name] *= result["seconds"] / (killed_after + after)
         result["seconds"] = killed_after + after
     return result
 
