@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--fp32",
         action="store_true",
-        help="Train in single precision: three times as fast where the processor has no instructions for bfloat16.",
+        help="Train in single precision, which is faster where the processor has no instructions for bfloat16.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of all random choices.")
     options = parser.parse_args()

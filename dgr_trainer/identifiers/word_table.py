@@ -14,8 +14,8 @@ _SPACE = 0x20
 class WordTable:
     """Numbers words from 0 on, in the order in which they occur first; a word keeps its number until it is forgotten.
 
-    A hash table with open addressing in NumPy arrays: 40 to 60 bytes a word and its own, a third of what a `dict` of
-    strings takes, and no Python object for a word that is known.
+    A hash table with open addressing in NumPy arrays: about 60 bytes a word, half of what a `dict` of strings takes, and
+    no Python object for a word that is known.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class WordTable:
         self._bytes = _grown(self._bytes, int(self._starts[self._size]) + num_bytes)
         self._starts = _grown(self._starts, most + 1)
         if 2 * most > len(self._slots):
-            self._fill(1 << (4 * most).bit_length())
+            self._fill(1 << (2 * most).bit_length())
 
     def _fill(self, slots: int) -> None:
         self._slots = np.full(slots, -1, np.int32)
