@@ -14,8 +14,8 @@ _SPACE = 0x20
 class WordTable:
     """Numbers words from 0 on, in the order in which they occur first; a word keeps its number until it is forgotten.
 
-    A hash table with open addressing in NumPy arrays: about 60 bytes a word, half of what a `dict` of strings takes, and
-    no Python object for a word that is known.
+    A hash table with open addressing in NumPy arrays: about 60 bytes a word, half of what a `dict` of strings takes,
+    and no Python object for a word that is known.
     """
 
     def __init__(self) -> None:
