@@ -45,7 +45,7 @@ from transformers import AutoTokenizer, set_seed
 
 from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, Identifiers, Passage, SearchSettings
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.processes.worker_processes import map_chunks
+from dgr_trainer.processes.worker_processes import end_with_parent, map_chunks
 from dgr_trainer.retrieval import search_engine
 from dgr_trainer.training.pairs import generation_pairs
 
@@ -328,6 +328,7 @@ def forget(folder: Path) -> None:
 
 def work(job: Rehearsal, stage: str, file: Path) -> None:
     """Run a stage in this process, and write what it measured."""
+    end_with_parent()
     torch.set_num_threads(job.options.threads)
     memory = PeakMemory()
     memory.start()

@@ -77,14 +77,18 @@ def check_num_proc(num_proc: int | None) -> None:
 def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     # Work makes many objects and hardly any cycles: looking for these often takes a tenth to a quarter of the time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
 
 
-def _end_with(parent: int) -> None:
+def end_with_parent() -> None:
     """End this process when its parent has: one that was killed could not say so, and work would be waited for."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
