@@ -12,6 +12,7 @@ ROOT = Path(dgr_trainer.__file__).parent
 ROOMS = [
     "_version",
     "errors",
+    "compilation",
     "files",
     "processes",
     "hub",

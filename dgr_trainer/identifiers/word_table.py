@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 
 _SPACE = 0x20
 

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from dgr_trainer.compilation import compiled, prefetch
 from dgr_trainer.index.bit_vector import (
     BLOCK_BITS,
     BLOCK_WORDS,
@@ -15,7 +16,6 @@ from dgr_trainer.index.bit_vector import (
     rank_and_bit,
     set_bit,
 )
-from dgr_trainer.index.compilation import compiled, prefetch
 from dgr_trainer.index.index_arrays import SAMPLE_RATE, IndexArrays
 from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 from dgr_trainer.index.rotation_sort import sorted_rotations

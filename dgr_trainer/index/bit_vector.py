@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled, popcount, prefetch
+from dgr_trainer.compilation import compiled, popcount, prefetch
 
 BLOCK_BITS = 448
 BLOCK_WORDS = 8

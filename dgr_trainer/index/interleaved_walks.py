@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dgr_trainer.compilation import compiled
 from dgr_trainer.index.bit_vector import fetch, rank_and_bit, set_bit
-from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.range_kernels import count_remaining
 from dgr_trainer.index.wavelet_matrix import (
     FIRST_BLOCK,

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dgr_trainer.compilation import compiled
 from dgr_trainer.data.ids import as_id
 from dgr_trainer.errors import DGRIndexError, DGRValueError
-from dgr_trainer.index.compilation import compiled
 
 _CHUNK = 4096
 

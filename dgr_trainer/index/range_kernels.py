@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dgr_trainer.compilation import compiled
 from dgr_trainer.index.bit_vector import rank_and_bit
-from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.wavelet_matrix import (
     child_range,
     distinct_symbols,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from pydivsufsort import divsufsort
 
+from dgr_trainer.compilation import compiled
 from dgr_trainer.index.bit_vector import BLOCK_WORDS, finish_ranks, num_blocks, rank_and_bit, set_bit
-from dgr_trainer.index.compilation import compiled
 
 
 @compiled

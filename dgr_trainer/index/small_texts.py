@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 
 
 class SmallTexts:

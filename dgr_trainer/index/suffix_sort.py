@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled, prefetch
+from dgr_trainer.compilation import compiled, prefetch
 from dgr_trainer.index.kernel_threads import run_in_threads
 
 # How many keys per suffix may be read before the text counts as too repetitive for this algorithm.

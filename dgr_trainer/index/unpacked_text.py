@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 from dgr_trainer.index.index_arrays import IndexArrays
 from dgr_trainer.index.interleaved_walks import passage_at, read_passages
 from dgr_trainer.index.kernel_threads import in_parts

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dgr_trainer.compilation import compiled
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.index.bit_vector import (
     BLOCK_BITS,
@@ -30,7 +31,6 @@ from dgr_trainer.index.bit_vector import (
     num_blocks,
     rank_and_bit,
 )
-from dgr_trainer.index.compilation import compiled
 from dgr_trainer.index.kernel_threads import number_of_threads, run_in_threads
 
 SIZE = 0  # number of elements with a bit on this level

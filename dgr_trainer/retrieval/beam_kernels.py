@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 
 # Scores that are compared together: most blocks hold no good score, and checking that takes no branch per score.
 _BLOCK = 256

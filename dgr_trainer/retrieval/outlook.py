@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 
 # Comes after the last passage of a query: no token.
 _NOTHING = -1

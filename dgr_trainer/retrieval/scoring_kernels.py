@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgr_trainer.index.compilation import compiled
+from dgr_trainer.compilation import compiled
 
 _ROOT = 0
 _FREE = -1

@@ -8,7 +8,7 @@ import numba
 import pytest
 
 import dgr_trainer
-from dgr_trainer.index import compilation
+from dgr_trainer import compilation
 from dgr_trainer.index.bit_vector import rank_and_bit
 
 

@@ -19,8 +19,10 @@ from numba.extending import intrinsic
 
 logger = logging.getLogger(__name__)
 
-_PACKAGE = Path(__file__).parents[1]
-_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:12]
+_PACKAGE = Path(__file__).parent
+# Only the kernels of the index call kernels of other files.
+_FILES = [Path(__file__), *sorted((_PACKAGE / "index").glob("*.py"))]
+_SOURCES = sha256(b"".join(file.read_bytes() for file in _FILES)).hexdigest()[:12]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
