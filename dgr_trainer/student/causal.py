@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.causal_masks import mask_obstacle, packed_masks
-from dgr_trainer.student.causal_rows import causal_rows, without_left_padding
+from dgr_trainer.student.causal_rows import causal_rows, chains, without_left_padding
 from dgr_trainer.student.causal_steps import CopiedPromptSteps, RereadingSteps, SharedPromptSteps
 from dgr_trainer.student.decoding_ways import DecodingWay, known_way
 from dgr_trainer.student.forward_pass import Targets, predict, predict_plainly
@@ -97,14 +97,17 @@ class CausalStudent:
         """See [`Student`]."""
         present = rows["segments"] >= 0
         if way == "packed":
-            inputs, targets = self._packed(input_ids, attention_mask, rows, tokens_at_once)
+            inputs, cells = self._packed(input_ids, attention_mask, rows, tokens_at_once)
+            states = cells[rows["scored_prefixes"].flatten()]
+            targets = Targets(states, rows["label_prefixes"].flatten(), rows["labels"].clamp(min=0).flatten())
         else:
             inputs, targets = one_identifier_a_row(input_ids, attention_mask, rows)
         return scores_of(self._predicted(inputs, targets, way, tokens_at_once), present)
 
     def _packed(
         self, input_ids: Tensor, attention_mask: Tensor, rows: Mapping[str, Tensor], tokens_at_once: int | None
-    ) -> tuple[dict[str, Any], Targets]:
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Inputs of the model, and the flat cell of each prefix of the packed rows."""
         hidden_size = self.base.config.get_text_config().hidden_size
         made = causal_rows(input_ids, attention_mask, rows, hidden_size=hidden_size, tokens_at_once=tokens_at_once)
         inputs = {
@@ -112,8 +115,7 @@ class CausalStudent:
             "attention_mask": packed_masks(self.base, made.ends, made.positions),
             "position_ids": made.positions,
         }
-        states = made.cells[rows["scored_prefixes"].flatten()]
-        return inputs, Targets(states, rows["label_prefixes"].flatten(), rows["labels"].clamp(min=0).flatten())
+        return inputs, made.cells
 
     def _predicted(
         self, inputs: dict[str, Any], targets: Targets, way: ScoringWay, tokens_at_once: int | None
@@ -125,9 +127,20 @@ class CausalStudent:
     def score_pairs(
         self, batch: Mapping[str, Tensor], way: ScoringWay, *, tokens_at_once: int | None = None
     ) -> TokenScores:
-        """See [`Student`]: a row is a prompt and the labels after it; only the labels are predicted."""
-        present = batch["labels"] >= 0
-        inputs, targets = pair_rows(batch)
+        """See [`Student`]: labels are read after their prompt, and only they are predicted."""
+        labels, present = batch["labels"], batch["labels"] >= 0
+        if way == "packed":
+            rows = chains(labels)
+            inputs, cells = self._packed(batch["input_ids"], batch["attention_mask"], rows, tokens_at_once)
+            firsts = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device)[:, None]
+            # Not those before padding: where labels differ in length, they would be most of the logits.
+            prefixes = (firsts + present.cumsum(-1) - 1)[present]
+            if not len(prefixes):
+                prefixes = firsts[0]
+            sources = (present.flatten().cumsum(0) - 1).clamp(min=0)
+            targets = Targets(cells[prefixes], sources, labels.clamp(min=0).flatten())
+        else:
+            inputs, targets = pair_rows(batch)
         return scores_of(self._predicted(inputs, targets, way, tokens_at_once), present)
 
     def pairs_are_joined(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:

@@ -126,6 +126,29 @@ def causal_rows(
     )
 
 
+def chains(labels: Tensor) -> dict[str, Tensor]:
+    """Rows of `packing` that hold one identifier each, the labels of a pair: a prefix tree without branches.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(B, T)`): Label tokens of B pairs, negative for padding, wherever it is.
+
+    Returns:
+        `dict[str, torch.LongTensor]`: the arrays of [`PackedIdentifiers`] that describe rows. Label t of pair b
+        follows the prefix `b * T + t'` of the flattened rows, where t' is the number of labels before it.
+    """
+    present = labels >= 0
+    lengths = present.sum(-1, keepdim=True)
+    tokens = without_left_padding(labels, present).roll(1, dims=-1)
+    tokens[:, 0] = -1
+    depths = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    return {
+        "prefix_tokens": tokens.unsqueeze(1),
+        "prefix_depths": depths.unsqueeze(1),
+        "prefix_ends": torch.where(depths < lengths, lengths, depths + 1).unsqueeze(1),
+        "row_prompts": torch.arange(len(labels), device=labels.device).unsqueeze(1),
+    }
+
+
 def without_left_padding(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The same prompts with the padding, wherever it was, after the tokens."""
     order = (attention_mask == 0).to(torch.int8).argsort(dim=-1, stable=True)

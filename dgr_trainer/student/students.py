@@ -143,7 +143,8 @@ class Student(Protocol):
 
         Args:
             batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `labels` (negative for padding).
-            way (`str`): How identifiers are scored; all but `"plain"` compute logits in pieces.
+            way (`str`): How identifiers are scored; all but `"plain"` compute logits in pieces, and `"packed"` may
+                put many pairs into a row.
             tokens_at_once (`int`, *optional*): See `score`.
 
         Returns:

@@ -1,5 +1,6 @@
 """Decoder-only students: packed scores and gradients are those of one sequence per identifier."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model, prepare_model_for_kbit_training
 
+from dgr_trainer.student import causal
 from dgr_trainer.student.causal_rows import causal_rows
 from dgr_trainer.student.likelihoods import score_identifiers
 from dgr_trainer.student.packing import pack_identifiers
@@ -216,9 +218,10 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("way", ["packed", "plain"])
-def test_pairs_are_a_prompt_and_its_labels(way, side):
-    model = make("gpt2")
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_text"])
+@pytest.mark.parametrize("way", ["packed", "rows", "plain"])
+def test_pairs_are_a_prompt_and_its_labels(way, name, side):
+    model = make(name)
     batch = PAIRS
     if side == "left":
         batch = {
@@ -230,8 +233,39 @@ def test_pairs_are_a_prompt_and_its_labels(way, side):
     for row, (prompt, labels) in enumerate([([5, 6, 7], [11, 12, 13, 2]), ([8, 9], [14, 2])]):
         logits = model(input_ids=torch.tensor([prompt + labels])).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1)[range(len(labels)), labels]
-        torch.testing.assert_close(scores[row][batch["labels"][row] >= 0], expected)
+        torch.testing.assert_close(scores[row][batch["labels"][row] >= 0], expected, atol=1e-5, rtol=1e-5)
     assert (scores[batch["labels"] < 0] == 0).all()
+
+
+def test_pairs_without_labels_have_no_scores():
+    labels = torch.full_like(PAIRS["labels"], -100)
+    assert (student_of(make("llama")).score_pairs({**PAIRS, "labels": labels}, "packed").log_probabilities == 0).all()
+
+
+def test_pairs_share_rows_and_only_labels_have_logits(monkeypatch):
+    """Two long prompts and many short ones: about as many cells as tokens, in whatever order the pairs come."""
+    rng = np.random.default_rng(0)
+    sizes = [(60, 4), (4, 60), *((int(rng.integers(3, 9)), int(rng.integers(2, 7))) for _ in range(30))]
+    batch = {"input_ids": torch.full((32, 60), 5), "labels": torch.full((32, 60), -100)}
+    batch["attention_mask"] = torch.zeros_like(batch["input_ids"])
+    for row, (prompt, labels) in enumerate(sizes):
+        batch["attention_mask"][row, :prompt] = 1
+        batch["labels"][row, :labels] = torch.from_numpy(rng.integers(10, VOCAB, labels))
+    seen = []
+
+    def predict(model, inputs, targets, **options):
+        seen.append((inputs["input_ids"].numel(), len(targets.states)))
+        return original(model, inputs, targets, **options)
+
+    original = causal.predict
+    monkeypatch.setattr(causal, "predict", predict)
+    model = make("qwen3")
+    scores = [student_of(model).score_pairs(batch, way) for way in ("packed", "rows")]
+    for packed, separate in zip(*scores, strict=True):
+        torch.testing.assert_close(packed, separate, atol=1e-4, rtol=1e-4)
+    (cells, logits), (separate_cells, _) = seen
+    assert logits == sum(labels for _, labels in sizes)
+    assert cells < 1.2 * sum(prompt + labels for prompt, labels in sizes) < separate_cells / 5
 
 
 @pytest.mark.filterwarnings("ignore:Position ids")
