@@ -97,7 +97,7 @@ class CausalStudent:
         """See [`Student`]."""
         present = rows["segments"] >= 0
         if way == "packed":
-            inputs, cells = self._packed(input_ids, attention_mask, rows, tokens_at_once)
+            inputs, cells, _ = self._packed(input_ids, attention_mask, rows, tokens_at_once)
             states = cells[rows["scored_prefixes"].flatten()]
             targets = Targets(states, rows["label_prefixes"].flatten(), rows["labels"].clamp(min=0).flatten())
         else:
@@ -106,8 +106,8 @@ class CausalStudent:
 
     def _packed(
         self, input_ids: Tensor, attention_mask: Tensor, rows: Mapping[str, Tensor], tokens_at_once: int | None
-    ) -> tuple[dict[str, Any], Tensor]:
-        """Inputs of the model, and the flat cell of each prefix of the packed rows."""
+    ) -> tuple[dict[str, Any], Tensor, int]:
+        """Inputs of the model, the flat cell of each prefix of the packed rows, and how many prefixes there are."""
         hidden_size = self.base.config.get_text_config().hidden_size
         made = causal_rows(input_ids, attention_mask, rows, hidden_size=hidden_size, tokens_at_once=tokens_at_once)
         inputs = {
@@ -115,7 +115,7 @@ class CausalStudent:
             "attention_mask": packed_masks(self.base, made.ends, made.positions),
             "position_ids": made.positions,
         }
-        return inputs, made.cells
+        return inputs, made.cells, made.num_prefixes
 
     def _predicted(
         self, inputs: dict[str, Any], targets: Targets, way: ScoringWay, tokens_at_once: int | None
@@ -130,13 +130,13 @@ class CausalStudent:
         """See [`Student`]: labels are read after their prompt, and only they are predicted."""
         labels, present = batch["labels"], batch["labels"] >= 0
         if way == "packed":
-            rows = chains(labels)
-            inputs, cells = self._packed(batch["input_ids"], batch["attention_mask"], rows, tokens_at_once)
-            firsts = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device)[:, None]
+            inputs, cells, num_prefixes = self._packed(
+                batch["input_ids"], batch["attention_mask"], chains(labels), tokens_at_once
+            )
             # Not those before padding: where labels differ in length, they would be most of the logits.
-            prefixes = (firsts + present.cumsum(-1) - 1)[present]
-            if not len(prefixes):
-                prefixes = firsts[0]
+            firsts = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device)[:, None]
+            prefixes = (firsts + present.cumsum(-1) - 1).clamp(min=0).flatten()
+            prefixes = prefixes[(~present).flatten().to(torch.int8).argsort(stable=True)[:num_prefixes]]
             sources = (present.flatten().cumsum(0) - 1).clamp(min=0)
             targets = Targets(cells[prefixes], sources, labels.clamp(min=0).flatten())
         else:

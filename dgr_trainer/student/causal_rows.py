@@ -31,12 +31,14 @@ class CausalRows(NamedTuple):
         cells (`torch.LongTensor` of shape `(B * R' * N',)`):
             For each cell of the flattened packed rows, the cell of the flattened rows whose state is that of this
             prefix. Of no meaning for padding.
+        num_prefixes (`int`): Prefixes in the packed rows, of which each row has at least one.
     """
 
     tokens: Tensor
     positions: Tensor
     ends: Tensor
     cells: Tensor
+    num_prefixes: int
 
 
 class _Tree(NamedTuple):
@@ -123,6 +125,7 @@ def causal_rows(
         positions=laid_out(column, row_lengths - 1 + depths, zeros),
         ends=flat_ends - row_starts,
         cells=cells.flatten(),
+        num_prefixes=int(sizes.sum()),
     )
 
 
