@@ -4,7 +4,8 @@
         --results examples/reproduce/results
 
 RESULTS/PRESET/results.json.gz has rows, settings, fingerprints, costs and means; RESULTS/PRESET/CORPUS.json.gz has the
-metrics of each test question.
+metrics of each test question. Results that are there and that the run does not have stay, as long as the preset still
+asks for them with the same settings: so the results of several runs, or machines, are collected one after the other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def collect(cells: Sequence[Any], store: Any, preset: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def collect(
+    cells: Sequence[Any], store: Any, preset: Any, earlier: tuple[dict[str, Any], dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is known about the cells of a preset.
+
+    Args:
+        cells (`Sequence[Cell]`): Rows with a corpus, a student and a seed.
+        store ([`Store`]): The stages of a run.
+        preset ([`Preset`]): The preset.
+        earlier (`tuple[dict, dict]`, *optional*): What `collect` returned for other runs.
 
     Returns:
         `tuple[dict, dict]`: the index, and by corpus the metrics of its test questions.
@@ -40,33 +49,54 @@ def collect(cells: Sequence[Any], store: Any, preset: Any) -> tuple[dict[str, An
     from searching import read_per_query
     from store import Place
 
+    old_index, old_values = earlier or ({"cells": [], "stages": {}, "test_evaluations": {}}, {})
+    old_cells = {_key(entry): entry for entry in old_index["cells"]}
     done, missing, stages = [], [], {}
     values: dict[str, Any] = defaultdict(dict)
+
+    def keep(cell: Any, per_query: Mapping[str, Any], metrics: Mapping[str, list[float]]) -> None:
+        of_corpus = values[cell.corpus]
+        order = _order(of_corpus, per_query)
+        by_row = of_corpus.setdefault("values", {}).setdefault(cell.student, {}).setdefault(cell.row.name, {})
+        by_row[str(cell.seed)] = {name: [of[position] for position in order] for name, of in metrics.items()}
+
     for cell in cells:
-        for split, stage in cell.evaluations.items():
-            if not store.is_done(stage):
-                missing.append(_names(cell) | {"split": split})
+        known = old_cells.get(_key(_names(cell)), {"evaluations": {}})
         finished = {split: stage for split, stage in cell.evaluations.items() if store.is_done(stage)}
-        if not finished:
+        kept = {
+            split: stage.digest
+            for split, stage in cell.evaluations.items()
+            if split not in finished and known["evaluations"].get(split) == stage.digest
+        }
+        open_splits = [split for split in cell.evaluations if split not in finished and split not in kept]
+        missing += [_names(cell) | {"split": split} for split in open_splits]
+        if not finished and not kept:
             continue
+        for digest in {*known["stages"], *kept.values()} if kept else ():
+            stages[digest] = old_index["stages"][digest]
         for stage in [end for evaluation in finished.values() for end in evaluation.chain()]:
             if store.is_done(stage):
                 record = store.record(stage)
                 stages[stage.digest] = {name: value for name, value in record.items() if name != "digest"}
-        entry = _names(cell) | {
-            "evaluations": {split: stage.digest for split, stage in finished.items()},
-            "metrics": {split: store.record(stage)["result"]["metrics"] for split, stage in finished.items()},
-            "rounds": [store.record(stage)["result"]["metrics"] for stage in cell.rounds if store.is_done(stage)],
-            "stages": [stage.digest for stage in next(iter(finished.values())).chain()],
-        }
-        done.append(entry)
+        rounds = [store.record(stage)["result"]["metrics"] for stage in cell.rounds if store.is_done(stage)]
+        metrics = {split: store.record(stage)["result"]["metrics"] for split, stage in finished.items()}
+        done.append(
+            _names(cell)
+            | {
+                "evaluations": kept | {split: stage.digest for split, stage in finished.items()},
+                "metrics": {split: known["metrics"][split] for split in kept} | metrics,
+                "rounds": rounds or known.get("rounds", []),
+                "stages": [stage.digest for stage in next(iter(finished.values())).chain()]
+                if finished
+                else known["stages"],
+            }
+        )
         if "test" in finished:
             per_query = read_per_query(Place(finished["test"], store))
-            of_corpus = values[cell.corpus]
-            order = _order(of_corpus, per_query)
-            by_row = of_corpus.setdefault("values", {}).setdefault(cell.student, {}).setdefault(cell.row.name, {})
-            metrics = per_query["metrics"]
-            by_row[str(cell.seed)] = {name: [of[position] for position in order] for name, of in metrics.items()}
+            keep(cell, per_query, per_query["metrics"])
+        elif "test" in kept:
+            of_corpus = old_values[cell.corpus]
+            keep(cell, of_corpus, of_corpus["values"][cell.student][cell.row.name][str(cell.seed)])
     rows = {
         name: {"kind": row.kind, "teacher": row.teacher, "rounds": row.rounds, "group": row.group,
                "sweep": row.sweep, "note": row.note}
@@ -81,7 +111,7 @@ def collect(cells: Sequence[Any], store: Any, preset: Any) -> tuple[dict[str, An
         "cells": done,
         "stages": stages,
         "not_run": missing,
-        "test_evaluations": _test_evaluations(store),
+        "test_evaluations": _test_evaluations(store, old_index),
     }
     return index, dict(values)
 
@@ -90,7 +120,11 @@ def _names(cell: Any) -> dict[str, Any]:
     return {"corpus": cell.corpus, "student": cell.student, "row": cell.row.name, "seed": cell.seed}
 
 
-def _order(of_corpus: dict[str, Any], per_query: dict[str, Any]) -> list[int]:
+def _key(names: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(names[name] for name in ("corpus", "student", "row", "seed"))
+
+
+def _order(of_corpus: dict[str, Any], per_query: Mapping[str, Any]) -> list[int]:
     """Positions of the questions, in the order that the corpus's file has."""
     for name in ("query_ids", "with_training_questions"):
         of_corpus.setdefault(name, per_query[name])
@@ -100,11 +134,11 @@ def _order(of_corpus: dict[str, Any], per_query: dict[str, Any]) -> list[int]:
     return [positions[query_id] for query_id in of_corpus["query_ids"]]
 
 
-def _test_evaluations(store: Any) -> dict[str, int]:
+def _test_evaluations(store: Any, old_index: Mapping[str, Any]) -> dict[str, int]:
     """How often a row's test questions were asked with any settings, by the label of the evaluation."""
-    counts: dict[str, int] = defaultdict(int)
+    counts = defaultdict(int, old_index["test_evaluations"])
     for record in store.records("evaluation"):
-        if record["config"]["split"] == "test":
+        if record["config"]["split"] == "test" and record["digest"] not in old_index["stages"]:
             counts[record["label"]] += 1
     return dict(sorted(counts.items()))
 
@@ -143,8 +177,9 @@ def main() -> None:
 
     preset = load_preset(options.preset)
     store = Store(options.output, options.data, WORK, models=options.models)
-    index, values = collect(chosen_cells(options), store, preset)
     folder = options.results / preset.name
+    earlier = read_results(folder) if (folder / INDEX).exists() else None
+    index, values = collect(chosen_cells(options), store, preset, earlier)
     write_results(folder, index, values)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"{folder}: {len(index['cells'])} results, {len(index['not_run'])} not run, {size:.1f} MB")

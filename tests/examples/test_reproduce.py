@@ -482,6 +482,23 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "Everything of the preset was run." in text and "| DGR in rounds " in text
     assert "results/tiny-tiny-rounds.svg" in text
+
+    def results() -> dict:
+        return {path.name: json.loads(gzip.decompress(path.read_bytes())) for path in (stored / "tiny").iterdir()}
+
+    # A run without seed 1 takes nothing away; other settings do.
+    before = results()
+    done("tables.py", *what[:4], *what[6:], "--output", whole, "--results", stored)
+    after = results()
+    for index in (before["results.json.gz"], after["results.json.gz"]):
+        for record in index["stages"].values():
+            for name in ("seconds", "finished", "memory", "attempts"):  # Of one run or of the other.
+                del record[name]
+    assert after == before
+    preset.write_text(preset.read_text().replace("beam_size: 2", "beam_size: 3"))
+    printed = done("tables.py", *what[:4], *what[6:], "--output", tmp_path / "nothing", "--results", stored)
+    assert "0 results, 8 not run" in printed
+
     for file in folder.glob("stages/best-round-*/stage.json"):
         result = json.loads(file.read_text())["result"]
         assert result["ndcg@10"][result["round"]] == max(result["ndcg@10"]) and len(result["ndcg@10"]) == 3
