@@ -57,7 +57,7 @@ def _preset(folder: Path, drawn: dict[str, str]) -> dict[str, Any]:
 
 
 def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, drawn: dict[str, str]) -> dict[str, Any]:
-    rows = values_of(values, name)
+    rows = {corpus: of for corpus, of in values_of(values, name).items() if name in values[corpus]["values"]}
     verdicts = [verdict for claim in read_claims() if (verdict := judge(claim, rows)) is not None]
     shown = []
 

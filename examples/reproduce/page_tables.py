@@ -223,15 +223,21 @@ def not_run(index: Mapping[str, Any]) -> list[str]:
     rows = defaultdict(lambda: defaultdict(list))
     for one in index["not_run"]:
         if one["split"] == "test":
-            where = " / ".join(part for part in (one["corpus"], one["student"]) if part)
-            rows[where][one["row"]].append(one["seed"])
+            rows[_where(one)][one["row"]].append(one["seed"])
+    run = {_where(cell) for cell in index["cells"] if "test" in cell["evaluations"]}
+    all_seeds = {one["seed"] for one in (*index["not_run"], *index["cells"])} - {None}
     lines = []
     for where, of in rows.items():
         names = [
-            name + ("" if seeds == [None] else f" (seeds {', '.join(map(str, seeds))})") for name, seeds in of.items()
+            name if set(seeds) in (all_seeds, {None}) else f"{name} (seeds {', '.join(map(str, seeds))})"
+            for name, seeds in of.items()
         ]
-        lines.append(f"{where}: {'; '.join(names)}")
+        lines.append(f"{where}: {'; '.join(names) if where in run else 'nothing was run'}")
     return lines
+
+
+def _where(cell: Mapping[str, Any]) -> str:
+    return " / ".join(part for part in (cell["corpus"], cell["student"]) if part)
 
 
 def _over_seeds(of: SeedValues, metric: str, mask: np.ndarray | None) -> np.ndarray:
