@@ -57,7 +57,6 @@ def main() -> None:
         action="store_true",
         help="Train in single precision, which is faster where the processor has no instructions for bfloat16.",
     )
-    parser.add_argument("--compile", action="store_true", help="Compile the model, which takes a C++ compiler.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of all random choices.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -143,7 +142,6 @@ def train_round(
         lr_scheduler_type="cosine",
         warmup_steps=300,
         bf16=not options.fp32,
-        torch_compile=options.compile,
         use_cpu=not torch.cuda.is_available(),
         weight_decay=0.01,
         label_smoothing_factor=0.1,
