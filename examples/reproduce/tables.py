@@ -72,8 +72,9 @@ def collect(
         missing += [_names(cell) | {"split": split} for split in open_splits]
         if not finished and not kept:
             continue
-        for digest in {*known["stages"], *kept.values()} if kept else ():
-            stages[digest] = old_index["stages"][digest]
+        if kept:
+            chain = {*known["stages"], *kept.values()}
+            stages |= {digest: record for digest, record in old_index["stages"].items() if digest in chain}
         for stage in [end for evaluation in finished.values() for end in evaluation.chain()]:
             if store.is_done(stage):
                 record = store.record(stage)
