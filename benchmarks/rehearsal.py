@@ -11,10 +11,10 @@ the index.
 The stages are those of a user, through the public API: `write` the corpus as JSON Lines, `read` it (Arrow), `index` it
 segment by segment, `open` the index, `search` with a random model of BART-base's shape (three views, 15 beams), save
 the `candidates` of queries, make training `pairs`, `change` one passage of a hundred, `compact` the segments. The long
-ones (read, index, candidates) are killed in the middle and started again; `killed` says after how long, and how much
-more time both runs took than was expected of one. Each stage runs in a process of its own, whose peak memory without
-mapped files is measured. A tenth of the corpus goes first, with a tenth of the queries for candidates: `growth` is a
-stage's time over ten times the tenth's (that of the pairs, which are equally many, over the tenth's).
+ones (read, index, candidates, compact) are killed in the middle and started again; `killed` says after how long, and
+how much more time both runs took than was expected of one. Each stage runs in a process of its own, whose peak memory
+without mapped files is measured. A tenth of the corpus goes first, with a tenth of the queries for candidates:
+`growth` is a stage's time over ten times the tenth's (that of the pairs, which are equally many, over the tenth's).
 
 It may be interrupted: the same command goes on after the last finished stage. `results.json` in the output folder has
 what is measured so far; the last line printed is the same object.
@@ -221,7 +221,7 @@ def change(job: Rehearsal) -> dict[str, Any]:
 def compact(job: Rehearsal) -> dict[str, Any]:
     """Index what remains again, in as few segments as memory allows."""
     began = time.perf_counter()
-    FMIndex.load(job.folder / "index").compact().save(job.folder / "index")
+    FMIndex.load(job.folder / "index").compact(folder=job.folder / "index")
     return facts_of(FMIndex.load(job.folder / "index"), job.folder / "index", time.perf_counter() - began)
 
 
@@ -300,7 +300,7 @@ STAGES: dict[str, Callable[[Rehearsal], dict[str, Any]]] = {
     "write": write, "read": read, "index": index, "open": open_index, "search": search, "candidates": candidates,
     "pairs": pairs, "change": change, "compact": compact,
 }  # fmt: skip
-KILLED = ("read", "index", "candidates")
+KILLED = ("read", "index", "candidates", "compact")
 
 
 def facts_of(made: FMIndex, folder: Path, seconds: float) -> dict[str, Any]:

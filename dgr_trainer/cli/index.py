@@ -62,7 +62,9 @@ class IndexOptions:
             "help": "Remove passages from the index at --output: a file of ids, one per line.",
         },
     )
-    compact: bool = field(default=False, metadata={"help": "Rebuild the index at --output in one segment."})
+    compact: bool = field(
+        default=False, metadata={"help": "Rebuild the index at --output in as few segments as possible."}
+    )
     verify: bool = field(
         default=False,
         metadata={"help": "Compare all files of the index at --output and of its corpus with their checksums."},
@@ -186,16 +188,23 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
         identifiers = load_identifiers(model_name("--model", model), folder.settings(identifier_options))
         added = _passages(options, corpus_path)
         index = index.add_corpus(added, identifiers, num_proc=options.num_proc)
-    if options.compact:
-        index = index.compact()
     if corpus is None:
-        index.save(folder.path)
-    else:
-        from dgr_trainer.index.corpus_sync import save_changed
+        if options.compact:
+            index = index.compact(folder=folder.path)
+        else:
+            index.save(folder.path)
+        _report(index, folder.path)
+        return
+    from dgr_trainer.index.corpus_sync import save_changed
 
-        save_changed(
-            folder.root, folder.marker, opened, index, removed=removed, added=added, compacted=options.compact
-        )
+    # Index and corpus are replaced together: until then the compacted index is beside them.
+    compacted = folder.root.with_name(f".{folder.root.name}.compacted")
+    if options.compact:
+        compacted.mkdir(exist_ok=True)
+        index = index.compact(folder=compacted / "index")
+    save_changed(folder.root, folder.marker, opened, index, removed=removed, added=added, compacted=options.compact)
+    if options.compact:
+        shutil.rmtree(compacted)
     _report(index, folder.path)
 
 

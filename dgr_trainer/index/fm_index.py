@@ -16,7 +16,7 @@ from dgr_trainer.index.query_methods import IndexQueries
 from dgr_trainer.index.remaining_ids import RemainingIds
 from dgr_trainer.index.resumable_build import build_in_folder
 from dgr_trainer.index.segment import Segment
-from dgr_trainer.index.segment_changes import add_segments, compacted, without_passages
+from dgr_trainer.index.segment_changes import add_segments, remaining_texts, segment_fingerprints, without_passages
 from dgr_trainer.index.storage import IndexParts, IndexSettings, load_index, save_index
 from dgr_trainer.index.token_texts import read_texts
 from dgr_trainer.processes.worker_processes import check_num_proc
@@ -266,17 +266,36 @@ class FMIndex(IndexQueries):
             )
         return self.with_segments(without_passages(self._segments, passages) if len(passages) else self._segments)
 
-    def compact(self, *, progress: bool = True) -> FMIndex:
+    def compact(self, *, folder: str | os.PathLike[str] | None = None, progress: bool = True) -> FMIndex:
         """Index the same passages again, in the same order, in as few segments as possible.
 
         Args:
+            folder (`str` or `os.PathLike`, *optional*): where to write the index, segment by segment, so that only
+                one new segment has to fit in memory; the folder that this index was loaded from, or another one. It
+                appears there when it is complete. If compacting is interrupted, the same call resumes after the last
+                finished segment.
             progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
         Returns:
-            [`FMIndex`]: the index; its answers are the same, but ranges of this index do not apply to it.
+            [`FMIndex`]: the index; in memory, or loaded from `folder`. Its answers are the same, but ranges of this
+            index do not apply to it.
+
+        Raises:
+            FileExistsError: if `folder` is a file, or a folder with anything but an index in it.
+            RuntimeError: if this index was loaded from `folder`, and the one there has been changed since.
         """
-        limit = self._settings.segment_tokens
-        return self.with_segments(compacted(self._segments, self.vocab_size, self.separator, limit, progress))
+        settings = replace(self._settings, corpus_fingerprint="")
+        texts = partial(
+            remaining_texts, self._segments, vocab_size=self.vocab_size, separator=self.separator,
+            max_tokens=settings.segment_tokens, progress=progress,
+        )  # fmt: skip
+        if folder is None:
+            return self.with_segments(add_segments([], texts(), self.vocab_size, self.separator))
+        path = Path(folder).absolute()
+        source = {"compacted": segment_fingerprints(self._segments)}
+        replaced = self.loaded_from[1] if self.loaded_from and self.loaded_from[0] == path else None
+        build_in_folder(path, texts, self.num_passages, settings, source, replaced)
+        return type(self).load(path)
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dgr_trainer.index.storage import (
     delete_unused,
     load_index,
     save_index,
+    unchanged,
     write_index,
 )
 from dgr_trainer.index.token_texts import TokenText
@@ -39,6 +41,7 @@ def build_in_folder(
     num_passages: int,
     settings: IndexSettings,
     tokenised_with: Mapping[str, Any],
+    replaced: str | None = None,
 ) -> None:
     """Build an index on disk segment by segment, or resume a build that was interrupted.
 
@@ -53,9 +56,11 @@ def build_in_folder(
         num_passages (`int`): number of passages of all texts.
         settings ([`IndexSettings`]): numbers and fingerprints that describe the index.
         tokenised_with (`Mapping[str, Any]`): what else the texts depend on, in JSON types.
+        replaced (`str`, *optional*): the checksum of the index at `path` that may be replaced; by default any.
 
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
+        RuntimeError: if the index at `path` has another checksum than `replaced`.
     """
     folder = Path(path)
     unfinished = folder.with_name(f".{folder.name}.building")
@@ -69,7 +74,7 @@ def build_in_folder(
         JobLock(lock).delete_if_left()
         return
     with job_lock(lock, f"The index at {folder}", None, wait_for_others=True):
-        _build(folder, unfinished, texts, settings, made_of)
+        _build(folder, unfinished, texts, settings, made_of, replaced)
 
 
 def _build(
@@ -78,6 +83,7 @@ def _build(
     texts: Callable[[int], Iterator[TokenText]],
     settings: IndexSettings,
     made_of: dict[str, Any],
+    replaced: str | None,
 ) -> None:
     restore_folder(folder)
     for place in (folder, unfinished):
@@ -92,7 +98,8 @@ def _build(
         logger.info("%s is already an index of this corpus", folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         return
-    segments = _finished_segments(unfinished, made_of)
+    with unchanged(folder, replaced) if replaced is not None else nullcontext():  # Before the long work.
+        segments = _finished_segments(unfinished, made_of)
     num_indexed = sum(segment.num_passages for segment in segments)
     if num_indexed:
         logger.info("Resuming after the first %d passages, which are already indexed", num_indexed)
@@ -103,7 +110,7 @@ def _build(
             segments = list(load_index(unfinished).segments)
     _record(unfinished, made_of, checksum_on_disk(unfinished))
     if (folder / DESCRIPTION).is_file():
-        save_index(folder, IndexParts(tuple(segments), settings), link=True)
+        save_index(folder, IndexParts(tuple(segments), settings, replaced), link=True)
         _record(folder, made_of, checksum_on_disk(folder))
         shutil.rmtree(unfinished)
     else:

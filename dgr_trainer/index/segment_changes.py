@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
 
 import numpy as np
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.index import query_dispatch
 from dgr_trainer.index.array_construction import build_arrays
+from dgr_trainer.index.index_arrays import IndexArrays
 from dgr_trainer.index.remaining_ids import RemainingIds
-from dgr_trainer.index.segment import Segment
+from dgr_trainer.index.segment import Removed, Segment
 from dgr_trainer.index.token_texts import TokenText, read_texts
 
 # Tokens that are read at a time when segments are merged.
@@ -46,21 +50,53 @@ def without_passages(segments: Sequence[Segment], passages: np.ndarray) -> list[
     return [segment for segment in reduced if segment.num_passages]
 
 
-def compacted(
-    segments: Sequence[Segment], vocab_size: int, separator: int, segment_tokens: int | None, progress: bool
-) -> list[Segment]:
-    """Index the passages that remain again, in the same order, as few segments."""
-    sizes = np.concatenate([segment.passage_lengths for segment in segments])
+def remaining_texts(
+    segments: Sequence[Segment],
+    start: int = 0,
+    *,
+    vocab_size: int,
+    separator: int,
+    max_tokens: int | None,
+    progress: bool,
+) -> Iterator[TokenText]:
+    """The passages that remain in some segments, in the same order, as texts of new segments.
+
+    Args:
+        segments (`Sequence[Segment]`): the segments.
+        start (`int`): the passage to start at, among those that remain.
+        vocab_size (`int`): number of token ids.
+        separator (`int`): the token id after each passage.
+        max_tokens (`int`, *optional*): most tokens of a text.
+        progress (`bool`): whether to show a progress bar.
+
+    Yields:
+        `TokenText`: the texts in order.
+    """
+    sizes = np.concatenate([segment.passage_lengths for segment in segments])[start:]
 
     def sequences() -> Iterator[np.ndarray]:
         bounds = np.searchsorted(np.cumsum(sizes), np.arange(0, sizes.sum() + _TOKENS_AT_ONCE, _TOKENS_AT_ONCE))
-        bounds = np.unique(np.concatenate([[0], bounds, [len(sizes)]]))
-        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            indptr, tokens = query_dispatch.extract(segments, np.arange(start, stop))
+        bounds = start + np.unique(np.concatenate([[0], bounds, [len(sizes)]]))
+        for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            indptr, tokens = query_dispatch.extract(segments, np.arange(first, stop))
             for left, right in zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True):
                 yield tokens[left:right]
 
-    texts = read_texts(
-        sequences(), RemainingIds(segments), vocab_size, separator, segment_tokens, len(sizes), progress
-    )
-    return add_segments([], texts, vocab_size, separator)
+    ids = islice(RemainingIds(segments), start, None)
+    yield from read_texts(sequences(), ids, vocab_size, separator, max_tokens, len(sizes), progress)
+
+
+def segment_fingerprints(segments: Sequence[Segment]) -> list[list[str]]:
+    """Two digests for each segment: of its arrays, and of what was removed from it."""
+
+    def digest(arrays: IndexArrays | Removed) -> str:
+        content = hashlib.sha256()
+        for field in fields(arrays):
+            content.update(getattr(arrays, field.name).reshape(-1).view(np.uint8))
+        return content.hexdigest()
+
+    # The folder of a stored segment is named by a checksum of its arrays.
+    return [
+        [digest(each.arrays) if each.stored is None else each.stored.description["name"], digest(each.removed)]
+        for each in segments
+    ]

@@ -24,7 +24,10 @@ OWN, MAIN = "own", "main"
 
 _PARTS = ("corpora", "students", "teachers", "rows")
 _KEYS = {"extends", "seeds", "main_teacher", *_PARTS, *SECTIONS}
-_ROW_KEYS = {"kind", "teacher", "rounds", "group", "sweep", "note", "students", "corpora", *SECTIONS}
+_ROW_KEYS = {
+    "kind", "teacher", "rounds", "group", "sweep", "note", "students", "semantic_ids", "corpora", *SECTIONS,
+}  # fmt: skip
+_STUDENT_KEYS = {"checkpoint", "scratch", "semantic_ids", "rows", *SECTIONS}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Row:
         sweep (`dict`, *optional*): `of` and `value`: its point in a figure.
         note (`str`): What is particular about it, for the page.
         students, corpora (`list[str]`, *optional*): Where it applies; by default everywhere.
+        semantic_ids (`bool`): Whether it applies only to students that generate semantic ids.
         settings (`dict[str, dict]`): Its overrides by section.
     """
 
@@ -51,6 +55,7 @@ class Row:
     sweep: Mapping[str, Any] | None
     note: str
     students: list[str] | None
+    semantic_ids: bool
     corpora: list[str] | None
     settings: Mapping[str, Any]
 
@@ -63,7 +68,9 @@ class Preset:
         name (`str`): Name of the file.
         corpora (`dict[str, dict]`): Overrides of the sections by the name of the corpus, which is its folder.
         seeds (`list[int]`): Seeds of everything that is random in training.
-        students (`dict[str, dict]`): By name: `checkpoint`, or `scratch` with sizes; and overrides of the sections.
+        students (`dict[str, dict]`): By name: `checkpoint`, or `scratch` with sizes; overrides of the sections;
+            `semantic_ids` if it generates these and nothing else: the `teacher` whose vectors the codes are learnt
+            from, and arguments of `SemanticIds.fit`; and `rows`, if only some apply to it.
         teachers (`dict[str, dict]`): By name: `kind` and what that kind needs.
         main_teacher (`dict[str, str]`): The teacher that rows mean by `"main"`, by corpus, or `default`.
         rows (`dict[str, Row]`): The rows by name, in the order of the tables.
@@ -92,7 +99,11 @@ class Preset:
         return self.main_teacher.get(corpus) or self.main_teacher["default"]
 
     def applies(self, row: Row, corpus: str, student: str) -> bool:
-        return corpus in (row.corpora or [corpus]) and student in (row.students or [student])
+        of = self.students[student]
+        if row.semantic_ids and "semantic_ids" not in of:
+            return False
+        named = corpus in (row.corpora or [corpus]) and student in (row.students or [student])
+        return named and row.name in of.get("rows", [row.name])
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -150,6 +161,7 @@ def _row(name: str, of: Mapping[str, Any]) -> Row:
         sweep=of.get("sweep"),
         note=of.get("note", ""),
         students=of.get("students"),
+        semantic_ids=of.get("semantic_ids", False),
         corpora=of.get("corpora"),
         settings={section: of[section] for section in SECTIONS if section in of},
     )
@@ -175,6 +187,8 @@ def _check(preset: Preset) -> None:
             raise DGRValueError(f"Row {name!r} has the teacher {row.teacher!r}, but there are: {known}.")
         if row.rounds < 1:
             raise DGRValueError(f"Row {name!r} has rounds={row.rounds}; give at least 1.")
+    for name, student in preset.students.items():
+        _check_student(name, student, preset)
     for name, teacher in preset.teachers.items():
         for other in [*teacher.get("of", []), *([teacher["pool"]] if "pool" in teacher else [])]:
             if other not in preset.teachers or other == name:
@@ -182,3 +196,18 @@ def _check(preset: Preset) -> None:
     missing = sorted(set(preset.main_teacher.values()) - set(preset.teachers))
     if missing:
         raise DGRValueError(f"main_teacher names {missing[0]!r}, but the teachers are {', '.join(preset.teachers)}.")
+
+
+def _check_student(name: str, student: Mapping[str, Any], preset: Preset) -> None:
+    _check_names(f"student {name!r}", student, _STUDENT_KEYS)
+    unknown = [row for row in student.get("rows", []) if row not in preset.rows]
+    if unknown:
+        raise DGRValueError(f"Student {name!r} has the row {unknown[0]!r}, which is none of {', '.join(preset.rows)}.")
+    if "semantic_ids" in student:
+        teacher = student["semantic_ids"].get("teacher")
+        if preset.teachers.get(teacher, {}).get("kind") != "bi-encoder":
+            known = [other for other, of in preset.teachers.items() if of["kind"] == "bi-encoder"]
+            raise DGRValueError(
+                f"The semantic ids of student {name!r} are learnt from the vectors of the teacher {teacher!r}, which "
+                f"is no bi-encoder of the preset. Name one of: {', '.join(known) or 'none, so add one'}."
+            )

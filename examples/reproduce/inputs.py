@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from questions import Questions, read_questions
 from store import Place
-from students import load_identifiers, model_path
+from students import model_path
+from transformers import AutoTokenizer
 
-from dgr_trainer import FMIndex, Identifiers, ScoringSettings, SearchSettings
+from dgr_trainer import Corpus, FMIndex, Identifiers, IdentifierSettings, ScoringSettings, SearchSettings, SemanticIds
 from dgr_trainer.retrieval.settings import read_settings
 
 
@@ -14,16 +15,31 @@ def questions_of(place: Place) -> Questions:
     return read_questions(str(place.store.data / place.input("corpus").config["name"]))
 
 
-def tokenizer_folder(place: Place) -> str:
-    """Where the student's tokenizer is: in its checkpoint, or in the folder of the stage that made it."""
+def semantic_ids_of(place: Place) -> SemanticIds | None:
+    """The codes that the student generates, if it generates those."""
+    return SemanticIds.load(place.input("semantic_ids").folder / "codes") if place.has("semantic_ids") else None
+
+
+def with_docids(place: Place, corpus: Corpus) -> Corpus:
+    """The corpus with the docids that the student generates, if it generates those."""
+    codes = semantic_ids_of(place)
+    return corpus if codes is None else codes.with_docids(corpus)
+
+
+def checkpoint_folder(place: Place) -> str | None:
+    """The student's checkpoint, as the preset names it; `None` for one that begins with random weights."""
     tokenizer = place.input("tokenizer")
-    if "checkpoint" in tokenizer.config:
-        return model_path(tokenizer.config["checkpoint"], place.store.models)
-    return str(tokenizer.folder / "tokenizer")
+    checkpoint = tokenizer.config.get("checkpoint")
+    return None if checkpoint is None else model_path(checkpoint, place.store.models)
 
 
 def identifiers_of(place: Place) -> Identifiers:
-    return load_identifiers(tokenizer_folder(place))
+    """Views and prompts of the student's tokenizer: that of its checkpoint, or one that a stage made."""
+    checkpoint = checkpoint_folder(place)
+    if checkpoint is not None and not place.has("semantic_ids"):
+        return Identifiers(AutoTokenizer.from_pretrained(checkpoint))
+    settings = IdentifierSettings(views=("docid",)) if place.has("semantic_ids") else None
+    return Identifiers(AutoTokenizer.from_pretrained(place.input("tokenizer").folder / "tokenizer"), settings)
 
 
 def index_of(place: Place) -> FMIndex:

@@ -77,7 +77,7 @@ def _student(index: Mapping[str, Any], values: Mapping[str, Any], name: str, dra
         show("rounds", title, figures.figure(curves, "round", "dev questions"))
     return {
         "name": name,
-        "parameters": page_tables.parameters(index, name),
+        "description": page_tables.description(index, name),
         "overview": page_tables.overview_table(rows, main),
         "verdicts": page_tables.verdict_table(verdicts) if verdicts else "",
         "numbers": page_tables.numbers_table(verdicts) if verdicts else "",

@@ -89,12 +89,17 @@ def students_table(index: Mapping[str, Any], rows: Mapping[str, Mapping[str, Map
     return table(["corpus", "row", "seeds", *compared], lines) if lines else ""
 
 
-def parameters(index: Mapping[str, Any], student: str) -> str:
-    """A student's number of parameters in words; empty if no stage has counted them."""
-    for stage in index["stages"].values():
-        if stage["kind"] == "generation" and student in stage["label"].split(" / "):
-            return f"{stage['result']['parameters'] / 1e6:.1f} million parameters"
-    return ""
+def description(index: Mapping[str, Any], student: str) -> str:
+    """A student's number of parameters in words, and whether it generates semantic ids; empty if no stage knows it."""
+    of_student = {stage["kind"]: stage for stage in index["stages"].values() if student in stage["label"].split(" / ")}
+    if "generation" not in of_student:
+        return ""
+    text = f"{of_student['generation']['result']['parameters'] / 1e6:.1f} million parameters"
+    codes = of_student.get("semantic-ids")
+    if codes is None:
+        return text
+    settings = ", ".join(f"`{name}: {value}`" for name, value in codes["config"]["fit"].items())
+    return f"{text}, which generates [semantic ids](semantic-ids.md) ({settings}) and nothing else"
 
 
 def seeds_table(rows: Mapping[str, SeedValues], names: Sequence[str], metric: str = "ndcg@10") -> str | None:

@@ -132,7 +132,8 @@ class Graph:
         settings = self.preset.resolved(corpus, student, row)
         label, questions = f"{corpus} / {student} / seed {seed}", settings["questions"]
         read = {"corpus": self._cached_corpus(corpus)}
-        base = {**read, "tokenizer": self._tokenizer(student, read)}
+        codes = self._semantic_ids(corpus, student, read)
+        base = {**read, **codes, "tokenizer": self._tokenizer(student, read, codes)}
         base["index"] = Stage("index", f"{corpus} / {student}", {}, dict(base))
         generation = Stage(
             "generation", _with_row(label, row),
@@ -180,14 +181,23 @@ class Graph:
         evaluations = {split: evaluation(best, split, row.name) for split in SPLITS}
         return Cell(corpus, student, row, seed, evaluations, rounds, settings)
 
-    def _tokenizer(self, student: str, read: Mapping[str, Stage]) -> Stage:
+    def _semantic_ids(self, corpus: str, student: str, read: Mapping[str, Stage]) -> dict[str, Stage]:
+        """The codes of the corpus's passages, if the student generates those."""
+        asked = dict(self.preset.students[student].get("semantic_ids") or {})
+        if not asked:
+            return {}
+        config = {"teacher": self._teacher(asked.pop("teacher")), "fit": asked}
+        return {"semantic_ids": Stage("semantic-ids", f"{corpus} / {student}", config, read)}
+
+    def _tokenizer(self, student: str, read: Mapping[str, Stage], codes: Mapping[str, Stage]) -> Stage:
         of = self.preset.students[student]
         if "scratch" in of:
-            return Stage("tokenizer", student, {"vocabulary": of["scratch"]["vocabulary"]}, read)
+            return Stage("tokenizer", student, {"vocabulary": of["scratch"]["vocabulary"]}, {**read, **codes})
         checkpoint = of["checkpoint"]
         return Stage(
             "tokenizer", student,
             {"checkpoint": checkpoint, "fingerprint": fingerprint(model_path(checkpoint, self.models))},
+            codes,
         )  # fmt: skip
 
     def _round(

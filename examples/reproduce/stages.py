@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inputs import identifiers_of, questions_of
+from inputs import identifiers_of, questions_of, semantic_ids_of, with_docids
 from questions import SPLITS, read_questions
 from rankers import make_teacher
 from searching import DEPTH, candidates_stage, evaluation_stage, keep_run, tuning_stage
 from store import Place, Work
-from students import make_tokenizer
+from students import make_tokenizer, model_path
 from training import generation_stage, ranking_stage
+from transformers import AutoTokenizer
 
-from dgr_trainer import Candidates, FMIndex, Rankings
+from dgr_trainer import Candidates, FMIndex, Rankings, SemanticIds
 from dgr_trainer.runs import score_fusion
 
 
@@ -31,16 +32,33 @@ def corpus_stage(place: Place) -> dict[str, Any]:
 
 
 def tokenizer_stage(place: Place) -> dict[str, Any]:
-    """Find the student's tokenizer: that of its checkpoint, or one trained on the corpus."""
-    if "checkpoint" not in place.config:
+    """Find the student's tokenizer: that of its checkpoint, or one trained on the corpus; and add the codes to it."""
+    codes = semantic_ids_of(place)
+    if "vocabulary" in place.config:
         tokenizer = make_tokenizer(questions_of(place).corpus, place.config["vocabulary"])
-        tokenizer.save_pretrained(place.folder / "tokenizer")
+    elif codes is not None:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(place.config["checkpoint"], place.store.models))
+    else:
+        return {}
+    if codes is not None:
+        codes.add_to(tokenizer)
+    tokenizer.save_pretrained(place.folder / "tokenizer")
     return {}
 
 
-def index_stage(place: Place) -> dict[str, Any]:
-    """Index every title, substring and pseudo-query as the student's tokens."""
+def semantic_ids_stage(place: Place) -> dict[str, Any]:
+    """Learn the codes of the passages from a bi-encoder's vectors."""
     corpus = questions_of(place).corpus
+    teacher = make_teacher(place.config["teacher"], corpus, place.input("corpus").stage.digest, place.store)
+    codes = SemanticIds.fit(teacher, progress=False, **place.config["fit"])
+    codes.save(place.folder / "codes")
+    lengths = [len(codes.docid_tokens(passage_id)) for passage_id in codes]
+    return {"tokens": len(codes.tokens), "longest": max(lengths), "mean_length": round(sum(lengths) / len(lengths), 2)}
+
+
+def index_stage(place: Place) -> dict[str, Any]:
+    """Index what the student generates, as its tokens: titles, substrings and pseudo-queries, or docids."""
+    corpus = with_docids(place, questions_of(place).corpus)
     identifiers = identifiers_of(place)
     index = FMIndex.from_corpus(corpus, identifiers, progress=False)
     index.save(place.folder / "index")
@@ -92,6 +110,7 @@ def best_round_stage(place: Place) -> dict[str, Any]:
 
 WORK: dict[str, Work] = {
     "corpus": corpus_stage,
+    "semantic-ids": semantic_ids_stage,
     "tokenizer": tokenizer_stage,
     "index": index_stage,
     "generation": generation_stage,

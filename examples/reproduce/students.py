@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    BartConfig,
-    BartForConditionalGeneration,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase
 
 from dgr_trainer import Corpus, Identifiers
 from dgr_trainer.quickstart.pipeline import CHECKPOINT
@@ -35,11 +29,6 @@ def model_path(name: str, models: Path | None) -> str:
 def make_tokenizer(corpus: Corpus, vocabulary: int) -> PreTrainedTokenizerBase:
     """A tokenizer trained on the passages and their questions."""
     return train_tokenizer(corpus, vocabulary)
-
-
-def load_identifiers(folder: str) -> Identifiers:
-    """Views and prompts of a student's tokenizer."""
-    return Identifiers(AutoTokenizer.from_pretrained(folder))
 
 
 def load_student(folder: str) -> PreTrainedModel:

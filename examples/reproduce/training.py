@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inputs import identifiers_of, index_of, questions_of, scoring_of, tokenizer_folder
+from inputs import checkpoint_folder, identifiers_of, index_of, questions_of, scoring_of, semantic_ids_of, with_docids
 from store import OutOfTime, Place, Store
 from students import load_student, new_student
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from dgr_trainer import (
     Candidates,
@@ -39,14 +39,17 @@ def generation_stage(place: Place) -> dict[str, Any]:
     pairs_config = dict(config["pairs"])
     if pairs_config.get("targets") == "distinctive":
         pairs_config["index"] = index_of(place)
+    corpus = with_docids(place, questions.corpus_of_generation(config["questions"]))
     pairs = generation_pairs(
-        questions.corpus_of_generation(config["questions"]), identifiers, asked.questions, asked.qrels,
-        seed=config["seed"], progress=False, **pairs_config,
-    )  # fmt: skip
-    if config["scratch"] is None:
-        model = load_student(tokenizer_folder(place))
-    else:
+        corpus, identifiers, asked.questions, asked.qrels, seed=config["seed"], progress=False, **pairs_config
+    )
+    checkpoint, codes = checkpoint_folder(place), semantic_ids_of(place)
+    if checkpoint is None:
         model = new_student(config["scratch"], identifiers, config["seed"])
+    else:
+        model = load_student(checkpoint)
+        if codes is not None:
+            codes.add_to(AutoTokenizer.from_pretrained(checkpoint), model)  # As it was for `identifiers`.
     arguments = {"ranking_weight": 0.0, **config["training"]}
     trained = _train(place, model, identifiers, arguments, train_dataset=pairs)
     return {"pairs": len(pairs), "parameters": model.num_parameters(), **trained}

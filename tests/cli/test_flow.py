@@ -341,6 +341,10 @@ def test_passages_are_added_and_removed(dgr, files, tmp_path):
     )
     assert dgr("index", "--output", plain, "--remove", tmp_path / "gone.txt").code == 0
     assert FMIndex.load(plain).num_passages == 22
+    (tmp_path / "gone.txt").write_text("p02\n")
+    assert dgr("index", "--output", plain, "--remove", tmp_path / "gone.txt", "--compact").code == 0
+    assert FMIndex.load(plain).num_passages == 21 and not FMIndex.load(plain).segments[0].removed.passages.size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gone.txt", "index", "more.jsonl", "plain"]
 
 
 def test_changes_that_cannot_be_made(dgr, files, tmp_path):

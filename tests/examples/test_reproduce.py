@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from teachers.reranker_models import save_encoder
 
 from dgr_trainer import Identifiers
 from dgr_trainer.evaluation.significance import confidence_interval, paired_test
@@ -134,6 +135,39 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
     assert of("index", stages(preset)["DGR", 0]) != of("index", dgr)
 
 
+CODES = {
+    "teachers": {"tiny vectors": {"kind": "bi-encoder", "model": "encoder"}},
+    "students": {
+        "coded": {
+            **TINY["students"]["tiny"],
+            "semantic_ids": {"teacher": "tiny vectors", "kind": "hierarchical", "levels": 2, "size": 4},
+            "rows": ["generation only", "DGR", "DGR with prefix ranking"],
+            "scoring": {"kind": "log_likelihood"},
+            "tuning": None,
+        }
+    },
+}
+
+
+def test_only_some_students_generate_semantic_ids(modules, data, preset):
+    from config import load_preset, merge
+    from rows import Graph
+
+    preset.write_text(yaml.safe_dump(merge(TINY, CODES), sort_keys=False))
+    cells = list(Graph(load_preset(str(preset)), data).cells(seeds=[0]))
+    coded = {cell.row.name: cell for cell in cells if cell.student == "coded"}
+    others = {cell.row.name: cell for cell in cells if cell.student == "tiny"}
+    assert list(coded) == ["generation only", "DGR", "DGR with prefix ranking"]
+    assert "DGR with prefix ranking" not in others and "LTRGR" in others
+    stages = {stage.kind: stage for stage in coded["DGR with prefix ranking"].evaluations["test"].chain()}
+    codes = stages["semantic-ids"]
+    assert codes.config["fit"] == {"kind": "hierarchical", "levels": 2, "size": 4}
+    for kind in ("tokenizer", "index", "generation", "candidates", "ranking", "evaluation"):
+        assert stages[kind].inputs["semantic_ids"] is codes
+    assert stages["ranking"].config["training"]["prefix_ranking"] and "tuning" not in stages
+    assert not any(stage.kind == "semantic-ids" for stage in others["DGR"].evaluations["test"].chain())
+
+
 def test_the_ranking_stage_knows_so_many_judgements(modules, data):
     from questions import Questions
 
@@ -156,6 +190,12 @@ def test_the_ranking_stage_knows_so_many_judgements(modules, data):
         ({"teachers": {"fusion": {"of": ["E5"]}}}, "'fusion' needs the teacher 'E5'"),
         ({"students": {"tiny": None}}, "has no students"),
         ({"main_teacher": {"default": "E5"}}, "main_teacher names 'E5'"),
+        ({"students": {"tiny": {"checkpiont": "x"}}}, "student 'tiny' has 'checkpiont', which means nothing"),
+        ({"students": {"tiny": {"rows": ["DRG"]}}}, "'tiny' has the row 'DRG', which is none of BM25"),
+        (
+            {"students": {"tiny": {"semantic_ids": {"teacher": "BM25"}}}},
+            "'BM25', which is no bi-encoder of the preset",
+        ),
     ],
 )
 def test_faults_of_presets_are_named(changes, message, modules, preset):
@@ -503,3 +543,40 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
         result = json.loads(file.read_text())["result"]
         assert result["ndcg@10"][result["round"]] == max(result["ndcg@10"]) and len(result["ndcg@10"]) == 3
         assert (file.parent / "model" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("from_checkpoint", [False, True])
+def test_students_learn_semantic_ids(from_checkpoint, modules, data, preset, tmp_path, bpe_tokenizer):
+    for module in ("bm25s", "sentence_transformers", "faiss"):
+        pytest.importorskip(module)
+    from config import merge
+    from page import make_page
+    from students import new_student
+
+    save_encoder(tmp_path / "models" / "encoder")
+    changes = CODES
+    if from_checkpoint:
+        model = new_student(TINY["students"]["tiny"]["scratch"], Identifiers(bpe_tokenizer), 0)
+        model.save_pretrained(tmp_path / "models" / "start")
+        bpe_tokenizer.save_pretrained(tmp_path / "models" / "start")
+        changes = merge(CODES, {"students": {"coded": {"checkpoint": "start"}}})
+        del changes["students"]["coded"]["scratch"]
+    preset.write_text(yaml.safe_dump(merge(TINY, merge(changes, {"students": {"tiny": None}})), sort_keys=False))
+    what = ["--data", data, "--models", tmp_path / "models", "--preset", preset, "--output", tmp_path / "run"]
+    done("run.py", *what, "--threads", 1, "--seeds", 0)
+
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("stages/*/stage.json")]
+    codes = next(record["result"] for record in records if record["kind"] == "semantic-ids")
+    assert 1 <= codes["mean_length"] <= codes["longest"] and codes["tokens"] == 12  # Two levels, and numbers.
+    folders = {record["label"]: record["kind"] + "-" + record["digest"] for record in records}
+    runs = {}
+    for row in CODES["students"]["coded"]["rows"]:
+        file = tmp_path / "run" / "stages" / folders[f"sample / coded / seed 0 / {row} / dev"] / "run.trec.gz"
+        runs[row] = gzip.decompress(file.read_bytes()).decode()
+        assert len({line.split()[0] for line in runs[row].splitlines()}) == 12  # Passages for each question of dev.
+    assert runs["DGR"] != runs["DGR with prefix ranking"]
+    done("tables.py", *what, "--results", tmp_path / "results", "--seeds", 0)
+    text, _ = make_page(tmp_path / "results")
+    assert "which generates [semantic ids](semantic-ids.md) (`kind: hierarchical`, `levels: 2`, `size: 4`)" in text
+    assert "| DGR with prefix ranking" in text and "ranking loss at every prefix is better than" in text

@@ -89,6 +89,53 @@ def test_stopped_between_any_two_steps(made_of, tmp_path, replacing):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index"]
 
 
+def test_compacting_stopped_between_any_two_steps(made_of, tmp_path):
+    corpus, identifiers = made_of
+    new = Corpus.from_passages([Passage(f"new{n}", "New", f"the land {n}") for n in range(6)])
+    build(made_of, tmp_path / "index")
+    changed = FMIndex.load(tmp_path / "index").remove(["p3", "p11"]).add_corpus(new, identifiers, progress=False)
+    changed.save(tmp_path / "index")
+    expected = changed.compact(progress=False)
+    assert 3 < expected.num_segments < changed.num_segments
+    expected.save(tmp_path / "expected")
+    shutil.copytree(tmp_path / "index", tmp_path / "changed")
+
+    def compacted(source):
+        return source.compact(folder=tmp_path / "index", progress=False)
+
+    moment, finished, built = 0, False, []
+    while not finished:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            steps = stopped_at(monkeypatch, moment)
+            try:
+                made = compacted(FMIndex.load(tmp_path / "index"))
+                finished = True
+            except Killed:
+                moment += 1
+                assert list(FMIndex.load(tmp_path / "index", verify=True).passage_ids) == list(expected.passage_ids)
+            built.append(steps.count("add_segments"))
+    assert moment > 3 and min(built) < expected.num_segments  # Later calls did not begin anew.
+    segments = [segment.stored.description["name"] for segment in made.segments]
+    assert segments == [segment.stored.description["name"] for segment in expected.segments]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["changed", "expected", "index"]
+    # To another folder, from what is not on the disk, and again.
+    other = changed.remove(["new5"]).compact(folder=tmp_path / "other", progress=False)
+    assert list(other.passage_ids) == list(expected.passage_ids)[:-1] and other.num_segments < changed.num_segments
+    before = files_of(tmp_path / "other")
+    changed.remove(["new5"]).compact(folder=tmp_path / "other", progress=False)
+    assert files_of(tmp_path / "other") == before
+
+
+def test_compacting_replaces_no_index_that_others_changed(made_of, tmp_path, monkeypatch):
+    build(made_of, tmp_path / "index")
+    opened = FMIndex.load(tmp_path / "index")
+    FMIndex.load(tmp_path / "index").remove(["p3"]).save(tmp_path / "index")
+    steps = stopped_at(monkeypatch, None)
+    with pytest.raises(RuntimeError, match="changed by another process since it was opened.*Load it again"):
+        opened.compact(folder=tmp_path / "index", progress=False)
+    assert "add_segments" not in steps and FMIndex.load(tmp_path / "index").num_passages == 19
+
+
 @pytest.mark.parametrize("place", ["index", ".index.building"])
 def test_what_a_killed_process_was_writing_is_deleted(made_of, tmp_path, monkeypatch, place):
     build(made_of, tmp_path / "expected")
