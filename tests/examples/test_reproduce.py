@@ -563,20 +563,21 @@ def test_students_learn_semantic_ids(from_checkpoint, modules, data, preset, tmp
         changes = merge(CODES, {"students": {"coded": {"checkpoint": "start"}}})
         del changes["students"]["coded"]["scratch"]
     preset.write_text(yaml.safe_dump(merge(TINY, merge(changes, {"students": {"tiny": None}})), sort_keys=False))
+    rows = CODES["students"]["coded"]["rows"]
     what = ["--data", data, "--models", tmp_path / "models", "--preset", preset, "--output", tmp_path / "run"]
-    done("run.py", *what, "--threads", 1, "--seeds", 0)
+    done("run.py", *what, "--threads", 1, "--seeds", 0, "--rows", *rows)
 
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("stages/*/stage.json")]
     codes = next(record["result"] for record in records if record["kind"] == "semantic-ids")
     assert 1 <= codes["mean_length"] <= codes["longest"] and codes["tokens"] == 12  # Two levels, and numbers.
     folders = {record["label"]: record["kind"] + "-" + record["digest"] for record in records}
     runs = {}
-    for row in CODES["students"]["coded"]["rows"]:
+    for row in rows:
         file = tmp_path / "run" / "stages" / folders[f"sample / coded / seed 0 / {row} / dev"] / "run.trec.gz"
         runs[row] = gzip.decompress(file.read_bytes()).decode()
-        assert len({line.split()[0] for line in runs[row].splitlines()}) == 12  # Passages for each question of dev.
+        assert len({line.split()[0] for line in runs[row].splitlines()}) == 24  # Passages for each question of dev.
     assert runs["DGR"] != runs["DGR with prefix ranking"]
-    done("tables.py", *what, "--results", tmp_path / "results", "--seeds", 0)
+    done("tables.py", *what, "--results", tmp_path / "results", "--seeds", 0, "--rows", *rows)
     text, _ = make_page(tmp_path / "results")
     assert "which generates [semantic ids](semantic-ids.md) (`kind: hierarchical`, `levels: 2`, `size: 4`)" in text
     assert "| DGR with prefix ranking" in text and "ranking loss at every prefix is better than" in text
