@@ -25,9 +25,9 @@ OWN, MAIN = "own", "main"
 _PARTS = ("corpora", "students", "teachers", "rows")
 _KEYS = {"extends", "seeds", "main_teacher", *_PARTS, *SECTIONS}
 _ROW_KEYS = {
-    "kind", "teacher", "rounds", "group", "sweep", "note", "students", "semantic_ids", "corpora", *SECTIONS,
+    "kind", "teacher", "rounds", "group", "sweep", "note", "students", "one_identifier", "corpora", *SECTIONS,
 }  # fmt: skip
-_STUDENT_KEYS = {"checkpoint", "scratch", "semantic_ids", "rows", *SECTIONS}
+_STUDENT_KEYS = {"checkpoint", "scratch", "identifiers", "semantic_ids", "rows", "corpora", *SECTIONS}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Row:
         sweep (`dict`, *optional*): `of` and `value`: its point in a figure.
         note (`str`): What is particular about it, for the page.
         students, corpora (`list[str]`, *optional*): Where it applies; by default everywhere.
-        semantic_ids (`bool`): Whether it applies only to students that generate semantic ids.
+        one_identifier (`bool`): Whether it applies only to students for whom a passage has one identifier.
         settings (`dict[str, dict]`): Its overrides by section.
     """
 
@@ -55,7 +55,7 @@ class Row:
     sweep: Mapping[str, Any] | None
     note: str
     students: list[str] | None
-    semantic_ids: bool
+    one_identifier: bool
     corpora: list[str] | None
     settings: Mapping[str, Any]
 
@@ -69,8 +69,9 @@ class Preset:
         corpora (`dict[str, dict]`): Overrides of the sections by the name of the corpus, which is its folder.
         seeds (`list[int]`): Seeds of everything that is random in training.
         students (`dict[str, dict]`): By name: `checkpoint`, or `scratch` with sizes; overrides of the sections;
-            `semantic_ids` if it generates these and nothing else: the `teacher` whose vectors the codes are learnt
-            from, and arguments of `SemanticIds.fit`; and `rows`, if only some apply to it.
+            `identifiers`, arguments of `IdentifierSettings`; `semantic_ids` if it generates these and nothing else:
+            the `teacher` whose vectors the codes are learnt from, and arguments of `SemanticIds.fit`; `rows` and
+            `corpora`, if only some apply to it.
         teachers (`dict[str, dict]`): By name: `kind` and what that kind needs.
         main_teacher (`dict[str, str]`): The teacher that rows mean by `"main"`, by corpus, or `default`.
         rows (`dict[str, Row]`): The rows by name, in the order of the tables.
@@ -100,10 +101,15 @@ class Preset:
 
     def applies(self, row: Row, corpus: str, student: str) -> bool:
         of = self.students[student]
-        if row.semantic_ids and "semantic_ids" not in of:
+        if row.one_identifier and "semantic_ids" not in of and _views(of) not in (["title"], ["docid"]):
             return False
         named = corpus in (row.corpora or [corpus]) and student in (row.students or [student])
-        return named and row.name in of.get("rows", [row.name])
+        return named and row.name in of.get("rows", [row.name]) and corpus in of.get("corpora", [corpus])
+
+
+def _views(student: Mapping[str, Any]) -> list[str] | None:
+    views: list[str] | None = student.get("identifiers", {}).get("views")
+    return views
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -161,7 +167,7 @@ def _row(name: str, of: Mapping[str, Any]) -> Row:
         sweep=of.get("sweep"),
         note=of.get("note", ""),
         students=of.get("students"),
-        semantic_ids=of.get("semantic_ids", False),
+        one_identifier=of.get("one_identifier", False),
         corpora=of.get("corpora"),
         settings={section: of[section] for section in SECTIONS if section in of},
     )
@@ -200,9 +206,10 @@ def _check(preset: Preset) -> None:
 
 def _check_student(name: str, student: Mapping[str, Any], preset: Preset) -> None:
     _check_names(f"student {name!r}", student, _STUDENT_KEYS)
-    unknown = [row for row in student.get("rows", []) if row not in preset.rows]
-    if unknown:
-        raise DGRValueError(f"Student {name!r} has the row {unknown[0]!r}, which is none of {', '.join(preset.rows)}.")
+    for what, named, known in (("row", "rows", preset.rows), ("corpus", "corpora", preset.corpora)):
+        unknown = [one for one in student.get(named, []) if one not in known]
+        if unknown:
+            raise DGRValueError(f"Student {name!r} has the {what} {unknown[0]!r}, which is none of {', '.join(known)}.")
     if "semantic_ids" in student:
         teacher = student["semantic_ids"].get("teacher")
         if preset.teachers.get(teacher, {}).get("kind") != "bi-encoder":

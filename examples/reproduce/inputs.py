@@ -35,11 +35,11 @@ def checkpoint_folder(place: Place) -> str | None:
 
 def identifiers_of(place: Place) -> Identifiers:
     """Views and prompts of the student's tokenizer: that of its checkpoint, or one that a stage made."""
-    checkpoint = checkpoint_folder(place)
-    if checkpoint is not None and not place.has("semantic_ids"):
-        return Identifiers(AutoTokenizer.from_pretrained(checkpoint))
-    settings = IdentifierSettings(views=("docid",)) if place.has("semantic_ids") else None
-    return Identifiers(AutoTokenizer.from_pretrained(place.input("tokenizer").folder / "tokenizer"), settings)
+    tokenizer, with_codes = place.input("tokenizer"), place.has("semantic_ids")
+    given = {"views": ("docid",)} if with_codes else {}
+    settings = IdentifierSettings(**{**given, **tokenizer.config.get("identifiers", {})})
+    own = None if with_codes else checkpoint_folder(place)
+    return Identifiers(AutoTokenizer.from_pretrained(own or tokenizer.folder / "tokenizer"), settings)
 
 
 def index_of(place: Place) -> FMIndex:

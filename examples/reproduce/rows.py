@@ -191,12 +191,14 @@ class Graph:
 
     def _tokenizer(self, student: str, read: Mapping[str, Stage], codes: Mapping[str, Stage]) -> Stage:
         of = self.preset.students[student]
+        identifiers = {"identifiers": of["identifiers"]} if "identifiers" in of else {}
         if "scratch" in of:
-            return Stage("tokenizer", student, {"vocabulary": of["scratch"]["vocabulary"]}, {**read, **codes})
+            config = {"vocabulary": of["scratch"]["vocabulary"], **identifiers}
+            return Stage("tokenizer", student, config, {**read, **codes})
         checkpoint = of["checkpoint"]
         return Stage(
             "tokenizer", student,
-            {"checkpoint": checkpoint, "fingerprint": fingerprint(model_path(checkpoint, self.models))},
+            {"checkpoint": checkpoint, "fingerprint": fingerprint(model_path(checkpoint, self.models)), **identifiers},
             codes,
         )  # fmt: skip
 
