@@ -209,7 +209,9 @@ def _check_student(name: str, student: Mapping[str, Any], preset: Preset) -> Non
     for what, named, known in (("row", "rows", preset.rows), ("corpus", "corpora", preset.corpora)):
         unknown = [one for one in student.get(named, []) if one not in known]
         if unknown:
-            raise DGRValueError(f"Student {name!r} has the {what} {unknown[0]!r}, which is none of {', '.join(known)}.")
+            raise DGRValueError(
+                f"Student {name!r} has the {what} {unknown[0]!r}, which is none of {', '.join(known)}."
+            )
     if "semantic_ids" in student:
         teacher = student["semantic_ids"].get("teacher")
         if preset.teachers.get(teacher, {}).get("kind") != "bi-encoder":

@@ -90,16 +90,20 @@ def students_table(index: Mapping[str, Any], rows: Mapping[str, Mapping[str, Map
 
 
 def description(index: Mapping[str, Any], student: str) -> str:
-    """A student's number of parameters in words, and whether it generates semantic ids; empty if no stage knows it."""
+    """A student's number of parameters in words, and what it generates if that is particular; empty if not known."""
     of_student = {stage["kind"]: stage for stage in index["stages"].values() if student in stage["label"].split(" / ")}
     if "generation" not in of_student:
         return ""
     text = f"{of_student['generation']['result']['parameters'] / 1e6:.1f} million parameters"
-    codes = of_student.get("semantic-ids")
-    if codes is None:
-        return text
-    settings = ", ".join(f"`{name}: {value}`" for name, value in codes["config"]["fit"].items())
-    return f"{text}, which generates [semantic ids](semantic-ids.md) ({settings}) and nothing else"
+    if "semantic-ids" in of_student:
+        settings = ", ".join(
+            f"`{name}: {value}`" for name, value in of_student["semantic-ids"]["config"]["fit"].items()
+        )
+        return f"{text}, which generates [semantic ids](semantic-ids.md) ({settings}) and nothing else"
+    identifiers = of_student.get("tokenizer", {}).get("config", {}).get("identifiers", {})
+    if identifiers.get("views") == ["title"]:
+        return f"{text}, which generates titles and nothing else"
+    return text
 
 
 def seeds_table(rows: Mapping[str, SeedValues], names: Sequence[str], metric: str = "ndcg@10") -> str | None:

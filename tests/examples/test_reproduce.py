@@ -137,24 +137,37 @@ def test_rows_share_what_they_have_in_common(modules, data, preset):
 
 CODES = {
     "teachers": {"tiny vectors": {"kind": "bi-encoder", "model": "encoder"}},
+    "corpora": {"other": {}},
     "students": {
+        "titled": {
+            **TINY["students"]["tiny"],
+            "identifiers": {"views": ["title"]},
+            "corpora": ["sample"],
+            "scoring": {"kind": "log_likelihood"},
+            "tuning": None,
+        },
         "coded": {
             **TINY["students"]["tiny"],
             "semantic_ids": {"teacher": "tiny vectors", "kind": "hierarchical", "levels": 2, "size": 4},
             "rows": ["generation only", "DGR", "DGR with prefix ranking"],
             "scoring": {"kind": "log_likelihood"},
             "tuning": None,
-        }
+        },
     },
 }
 
 
-def test_only_some_students_generate_semantic_ids(modules, data, preset):
+def test_some_students_have_one_identifier_a_passage(modules, data, preset):
     from config import load_preset, merge
     from rows import Graph
 
     preset.write_text(yaml.safe_dump(merge(TINY, CODES), sort_keys=False))
-    cells = list(Graph(load_preset(str(preset)), data).cells(seeds=[0]))
+    shutil.copytree(data / "sample", data / "other")
+    every = list(Graph(load_preset(str(preset)), data).cells(seeds=[0]))
+    cells = [cell for cell in every if cell.corpus == "sample"]
+    titled = {cell.row.name: cell for cell in every if cell.student == "titled"}
+    assert {cell.corpus for cell in every} == {"sample", "other"}
+    assert {cell.corpus for cell in titled.values()} == {"sample"} and "DGR with prefix ranking" in titled
     coded = {cell.row.name: cell for cell in cells if cell.student == "coded"}
     others = {cell.row.name: cell for cell in cells if cell.student == "tiny"}
     assert list(coded) == ["generation only", "DGR", "DGR with prefix ranking"]
@@ -165,7 +178,10 @@ def test_only_some_students_generate_semantic_ids(modules, data, preset):
     for kind in ("tokenizer", "index", "generation", "candidates", "ranking", "evaluation"):
         assert stages[kind].inputs["semantic_ids"] is codes
     assert stages["ranking"].config["training"]["prefix_ranking"] and "tuning" not in stages
-    assert not any(stage.kind == "semantic-ids" for stage in others["DGR"].evaluations["test"].chain())
+    for cell in (others["DGR"], titled["DGR"]):
+        assert not any(stage.kind == "semantic-ids" for stage in cell.evaluations["test"].chain())
+    chains = [{stage.digest for stage in cell.evaluations["test"].chain()} for cell in (others["DGR"], titled["DGR"])]
+    assert len(chains[0] & chains[1]) == 1  # The corpus.
 
 
 def test_the_ranking_stage_knows_so_many_judgements(modules, data):
@@ -546,8 +562,7 @@ def test_a_run_that_is_killed_goes_on(data, preset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("from_checkpoint", [False, True])
-def test_students_learn_semantic_ids(from_checkpoint, modules, data, preset, tmp_path, bpe_tokenizer):
+def test_students_learn_one_identifier_a_passage(modules, data, preset, tmp_path, bpe_tokenizer):
     for module in ("bm25s", "sentence_transformers", "faiss"):
         pytest.importorskip(module)
     from config import merge
@@ -555,14 +570,13 @@ def test_students_learn_semantic_ids(from_checkpoint, modules, data, preset, tmp
     from students import new_student
 
     save_encoder(tmp_path / "models" / "encoder")
-    changes = CODES
-    if from_checkpoint:
-        model = new_student(TINY["students"]["tiny"]["scratch"], Identifiers(bpe_tokenizer), 0)
-        model.save_pretrained(tmp_path / "models" / "start")
-        bpe_tokenizer.save_pretrained(tmp_path / "models" / "start")
-        changes = merge(CODES, {"students": {"coded": {"checkpoint": "start"}}})
-        del changes["students"]["coded"]["scratch"]
-    preset.write_text(yaml.safe_dump(merge(TINY, merge(changes, {"students": {"tiny": None}})), sort_keys=False))
+    model = new_student(TINY["students"]["tiny"]["scratch"], Identifiers(bpe_tokenizer), 0)
+    model.save_pretrained(tmp_path / "models" / "start")
+    bpe_tokenizer.save_pretrained(tmp_path / "models" / "start")
+    # Of codes from a checkpoint, of titles from random weights.
+    changes = merge(CODES, {"corpora": {"other": None}, "students": {"tiny": None, "coded": {"checkpoint": "start"}}})
+    del changes["students"]["coded"]["scratch"]
+    preset.write_text(yaml.safe_dump(merge(TINY, changes), sort_keys=False))
     rows = CODES["students"]["coded"]["rows"]
     what = ["--data", data, "--models", tmp_path / "models", "--preset", preset, "--output", tmp_path / "run"]
     done("run.py", *what, "--threads", 1, "--seeds", 0, "--rows", *rows)
@@ -571,13 +585,15 @@ def test_students_learn_semantic_ids(from_checkpoint, modules, data, preset, tmp
     codes = next(record["result"] for record in records if record["kind"] == "semantic-ids")
     assert 1 <= codes["mean_length"] <= codes["longest"] and codes["tokens"] == 12  # Two levels, and numbers.
     folders = {record["label"]: record["kind"] + "-" + record["digest"] for record in records}
-    runs = {}
-    for row in rows:
-        file = tmp_path / "run" / "stages" / folders[f"sample / coded / seed 0 / {row} / dev"] / "run.trec.gz"
-        runs[row] = gzip.decompress(file.read_bytes()).decode()
-        assert len({line.split()[0] for line in runs[row].splitlines()}) == 24  # Passages for each question of dev.
-    assert runs["DGR"] != runs["DGR with prefix ranking"]
+    for student in ("coded", "titled"):
+        runs = {}
+        for row in rows:
+            file = tmp_path / "run" / "stages" / folders[f"sample / {student} / seed 0 / {row} / dev"] / "run.trec.gz"
+            runs[row] = gzip.decompress(file.read_bytes()).decode()
+            assert len({line.split()[0] for line in runs[row].splitlines()}) == 24  # Something for each dev question.
+        assert runs["DGR"] != runs["DGR with prefix ranking"]
     done("tables.py", *what, "--results", tmp_path / "results", "--seeds", 0, "--rows", *rows)
     text, _ = make_page(tmp_path / "results")
     assert "which generates [semantic ids](semantic-ids.md) (`kind: hierarchical`, `levels: 2`, `size: 4`)" in text
+    assert "which generates titles and nothing else" in text
     assert "| DGR with prefix ranking" in text and "ranking loss at every prefix is better than" in text
