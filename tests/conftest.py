@@ -1,5 +1,6 @@
 """Shared fixtures: a small real corpus, tokenizers trained on it, and tiny random models built in memory."""
 
+import gc
 import os
 import signal
 import threading
@@ -35,6 +36,12 @@ tqdm.monitor_interval = 0  # No thread that may hold the lock during a fork.
 # every time; elsewhere they are drawn anew.
 hypothesis.settings.register_profile("dgr", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("dgr")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what the imports have made: every training collects garbage, and it would go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 
@@ -49,8 +50,15 @@ class LostInterrupts:
             if self._timer is not None:
                 self._timer.cancel()  # One comes again for all that were lost.
             # In a moment: at once, it would come here, where it would be lost again.
-            self._timer = threading.Timer(_SECONDS_UNTIL_AGAIN, _thread.interrupt_main)
+            self._timer = threading.Timer(_SECONDS_UNTIL_AGAIN, _interrupt_main_thread)
             self._timer.daemon = True
             self._timer.start()
         elif not self.came:
             self._before(unraisable)
+
+
+def _interrupt_main_thread() -> None:
+    if hasattr(signal, "pthread_kill"):  # A signal also ends a wait, as for another process.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from transformers import PreTrainedModel
 
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.student.decoder_rows import position_modules
@@ -14,8 +15,18 @@ from dgr_trainer.student.decoder_rows import position_modules
 
 def underlying_model(model: nn.Module) -> Any:
     """The transformers model inside wrappers for distributed training, compilation and adapters."""
-    base: Any = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    base: Any = model
+    while isinstance(base, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        base = base.module
+    if not _is_unwrapped(base):  # To look for wrappers goes through all modules, and every step asks several times.
+        base = extract_model_from_parallel(base, keep_fp32_wrapper=True, keep_torch_compile=False)
     return base.get_base_model() if hasattr(base, "get_base_model") else base
+
+
+def _is_unwrapped(model: nn.Module) -> bool:
+    """Whether a model is one of transformers or peft, and not a copy of it with compiled parts."""
+    is_model = isinstance(model, PreTrainedModel) or hasattr(type(model), "get_base_model")
+    return is_model and "_orig_mod" not in vars(model)
 
 
 def embedding_rows(model: nn.Module) -> int:

@@ -192,7 +192,9 @@ def test_an_interrupt_that_python_loses(dgr, files, monkeypatch, then):
 
     hook = sys.unraisablehook
     monkeypatch.setattr(evaluate, "run", run)
+    began = time.monotonic()
     found = dgr("evaluate", "a", "--qrels", files / "qrels.txt")
+    assert time.monotonic() - began < 50  # A wait ends, too.
     assert found.code == 130
     assert found.err == "\ndgr evaluate: interrupted; its output was not written.\n"
     time.sleep(0.2)  # No other interrupt comes when the command has ended.

@@ -437,6 +437,7 @@ def test_a_page_needs_results(modules, tmp_path):
         make_page(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_results_page_is_that_of_the_stored_results(modules):
     pytest.importorskip("matplotlib")
     from page import PAGE, make_page
