@@ -24,21 +24,6 @@ _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
-# Runs the blocks of a page: Python blocks share their names, as in one session; each shell block has a new shell.
-_DRIVER = """
-import json, subprocess, sys
-names = {"__name__": "__main__"}
-for language, code in json.load(open(sys.argv[1], encoding="utf-8")):
-    print(code, flush=True)
-    if language.startswith("file: "):
-        open(language[6:], "w", encoding="utf-8").write(code)
-    elif language == "python":
-        exec(compile(code, "<block>", "exec"), names)
-    else:
-        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, stdin=subprocess.DEVNULL)
-"""
-
-
 def blocks(page: Path, skipped: tuple[str, ...] = ("run by hand", "command:", "needs")) -> list[tuple[str, str]]:
     """Return the Python and shell blocks of a page that can be run here, and the files that the reader is to write."""
     runnable = []
@@ -98,7 +83,7 @@ def run(code: list[tuple[str, str]], folder: Path) -> str:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, "blocks.json"],
+        [sys.executable, str(Path(__file__).with_name("page_runner.py")), "blocks.json"],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
