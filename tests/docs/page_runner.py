@@ -48,7 +48,8 @@ def run(blocks):
     forked.set_forkserver_preload(PRELOADED)
     names = {"__name__": "__main__"}
     for language, code in blocks:
-        print(code, flush=True)
+        sys.stdout.write(code)
+        sys.stdout.flush()
         if language.startswith("file: "):
             with open(language.removeprefix("file: "), "w", encoding="utf-8") as file:
                 file.write(code)

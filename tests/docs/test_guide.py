@@ -24,6 +24,7 @@ _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
+
 def blocks(page: Path, skipped: tuple[str, ...] = ("run by hand", "command:", "needs")) -> list[tuple[str, str]]:
     """Return the Python and shell blocks of a page that can be run here, and the files that the reader is to write."""
     runnable = []
