@@ -1,5 +1,6 @@
 """The loss of an evaluation: each query counts once, in however many processes and batches, and however it is read."""
 
+import functools
 import json
 import os
 import socket
@@ -114,6 +115,7 @@ def best_model(folder: Path, processes: int) -> dict[str, float]:
     return {**losses, "best": trainer.state.best_metric}
 
 
+@functools.cache
 def one_by_one(count: int) -> float:
     """The mean loss of queries that are evaluated alone."""
     tokenizer = load_tokenizer()
@@ -145,12 +147,19 @@ def run_processes(folder: Path, processes: int) -> None:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def of_one_process(tmp_path_factory) -> dict[str, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("one")
+    torch.manual_seed(0)
+    evaluate_all(folder, 1)
+    return json.loads((folder / "1.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_every_query_counts_once_in_several_processes(processes, tmp_path):
+def test_every_query_counts_once_in_several_processes(processes, of_one_process, tmp_path):
     run_processes(tmp_path, processes)
-    evaluate_all(tmp_path, 1)
-    one, several = (json.loads((tmp_path / f"{number}.json").read_text()) for number in (1, processes))
+    one, several = of_one_process, json.loads((tmp_path / f"{processes}.json").read_text())
     assert one.keys() == several.keys()
     for name, expected in one.items():
         assert several[name] == pytest.approx(expected, rel=2e-5), name
