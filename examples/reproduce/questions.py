@@ -54,9 +54,10 @@ class Questions:
 
     def of_ranking(self, limits: Mapping[str, Any]) -> Asked:
         """The training questions of the ranking stage, with the judgements of at most `limits["judged"]` of them."""
-        asked = _sample(self._parts(limits)[-1], limits.get("ranking"), limits["seed"])
-        judged = _sample(asked, limits.get("judged"), limits["seed"])
-        return Asked(asked.questions, judged.qrels)
+        part = self._parts(limits)[-1]
+        asked, judged = (_sample(part, limits.get(name), limits["seed"]) for name in ("ranking", "judged"))
+        # Both are drawn alike: a stage of fewer questions has those that another one knows the judgements of.
+        return Asked(asked.questions, {i: judged.qrels[i] for i in asked.questions["query_id"] if i in judged.qrels})
 
     def corpus_of_generation(self, limits: Mapping[str, Any]) -> Corpus:
         """The corpus that pairs are made from: without the questions that the generation stage is not to see."""
