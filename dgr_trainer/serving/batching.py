@@ -1,8 +1,8 @@
 """Queries that wait are searched together: a bounded queue, and one thread that takes batches from it.
 
 A query waits for others for a few milliseconds only if nothing is being searched; what arrives during a search waits
-for its end anyway. Queries of one search have equal restrictions. Each gets its own result: a query that cannot be
-searched does not fail the others of its batch.
+for its end anyway. Queries of one search have equal restrictions and equal candidates, so that no answer depends on
+what others ask. Each gets its own result: a query that cannot be searched does not fail the others of its batch.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class SearchQueue:
         self._load, self._settings, self._metrics, self._on_failure = load, settings, metrics, on_failure
         self._changed = threading.Condition()
         self._waiting: deque[_Entry] = deque()
+        self._metrics.ready.labels(name).set_function(lambda: self.state == "ready")
         self._state: State = "loading"
         self._closed = False
         self._searching_since: float | None = None
@@ -182,12 +183,12 @@ class SearchQueue:
         self.system = system
         self._set_state("ready")
         logger.info("%s is ready", self.name)
-        while batch := self._next_batch(system.batch_size):
+        while batch := self._next_batch(system):
             self._search_batch(system, batch)
 
-    def _next_batch(self, batch_size: int) -> list[_Entry]:
+    def _next_batch(self, system: System) -> list[_Entry]:
         """The next queries to search together; none when the queue is closed and empty."""
-        size = self._settings.max_batch or batch_size
+        size = self._settings.max_batch or system.batch_size
         with self._changed:
             while not self._waiting:
                 if self._closed:
@@ -199,7 +200,10 @@ class SearchQueue:
             batch: list[_Entry] = []
             others: list[_Entry] = []
             for entry in self._waiting:
-                equal = not batch or entry.restriction == batch[0].restriction
+                equal = not batch or (
+                    entry.restriction == batch[0].restriction
+                    and system.num_candidates(entry.k) == system.num_candidates(batch[0].k)
+                )
                 (batch if equal and len(batch) < size else others).append(entry)
             self._waiting = deque(others)
             self._metrics.waiting.labels(self.name).set(len(self._waiting))
@@ -255,4 +259,3 @@ class SearchQueue:
     def _set_state(self, state: State) -> None:
         if state != self._state:
             self._state = state
-            self._metrics.ready.labels(self.name).set(state == "ready")

@@ -78,6 +78,10 @@ class System(Protocol):
         """The k best hits of each query; `None` for a query that it knows nothing about."""
         ...
 
+    def num_candidates(self, k: int) -> int:
+        """Number of passages that are ranked for k hits; 0 if k only says where the ranking is cut."""
+        ...
+
     def probe(self) -> None:
         """Do what a search does, for a word; raises what fails."""
         ...
@@ -114,6 +118,10 @@ class RetrieverSystem:
         """See [`System`]."""
         restricted: dict[str, Any] = restriction.arguments()
         return list(self.retriever.search(list(queries), k, **restricted))
+
+    def num_candidates(self, k: int) -> int:
+        """See [`System`]."""
+        return 0
 
     def probe(self) -> None:
         """See [`System`]."""
@@ -156,6 +164,10 @@ class RunSystem:
         known = [self._ids.get(_as_typed(query)) for query in queries]
         return [None if query is None else _hits(self._rankings[query], k, restriction) for query in known]
 
+    def num_candidates(self, k: int) -> int:
+        """See [`System`]."""
+        return 0
+
     def probe(self) -> None:
         """See [`System`]."""
         self._rankings[next(iter(self._ids.values()))]
@@ -194,7 +206,7 @@ class TeacherSystem:
         depth = k + len(restriction.exclude or ())
         if self._retriever is not None:
             restricted: dict[str, Any] = restriction.arguments()
-            found = self._retriever.search(list(texts.values()), max(k, self._candidates), **restricted)
+            found = self._retriever.search(list(texts.values()), self.num_candidates(k), **restricted)
             ids = {query_id: [hit.passage_id for hit in hits] for query_id, hits in zip(texts, found, strict=True)}
             texts = {query_id: text for query_id, text in texts.items() if ids[query_id]}
             candidates = Rankings.from_order({query_id: ids[query_id] for query_id in texts})
@@ -208,6 +220,10 @@ class TeacherSystem:
             _hits(ranked[str(number)], k, restriction) if str(number) in ranked else []
             for number in range(len(queries))
         ]
+
+    def num_candidates(self, k: int) -> int:
+        """See [`System`]."""
+        return 0 if self._retriever is None else max(k, self._candidates)
 
     def probe(self) -> None:
         """See [`System`]."""

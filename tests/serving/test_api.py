@@ -321,6 +321,9 @@ class SlowSystem:
             raise error
         return [[] for _ in queries]
 
+    def num_candidates(self, k):
+        return max(k, 50)
+
     def probe(self):
         pass
 
@@ -354,16 +357,20 @@ def test_requests_that_wait_become_one_search_for_each_restriction():
         bodies = [{"queries": [f"q{n}", f"r{n}"], "k": n + 1} for n in range(4)]
         bodies += [{"queries": ["s"], "among": ["b", "a"]}, {"queries": ["t"], "among": ["a", "b", "a"]}]
         bodies += [{"queries": ["u"], "exclude": ["a"]}, {"queries": ["v"], "exclude": []}]
+        bodies += [{"queries": ["w"], "k": 60}]  # More than the candidates of the others.
         with ThreadPoolExecutor(1) as pool:
             replies = pool.submit(together, url, bodies)
-            while ask.get(f"{url}/metrics").text.count('dgr_waiting_queries{system="slow"} 12.0') == 0:
+            while ask.get(f"{url}/metrics").text.count('dgr_waiting_queries{system="slow"} 13.0') == 0:
                 time.sleep(0.01)
             assert ask.get(f"{url}/healthz").status_code == 200  # The event loop is free.
             system.go.set()
-            assert [reply.status_code for reply in replies.result()] == [200] * 8
+            assert [reply.status_code for reply in replies.result()] == [200] * 9
         thread.join()
-    batches = {restriction.among or restriction.exclude: (sorted(q), k) for q, k, restriction in system.batches[1:]}
-    assert len(system.batches) == 4
+    assert len(system.batches) == 5
+    assert [(queries, k) for queries, k, _ in system.batches if k == 60] == [(["w"], 60)]
+    batches = {
+        restriction.among or restriction.exclude: (sorted(q), k) for q, k, restriction in system.batches[1:] if k < 60
+    }
     assert batches[None] == (sorted([*(f"q{n}" for n in range(4)), *(f"r{n}" for n in range(4)), "v"]), 10)
     assert batches["a", "b"] == (["s", "t"], 10)
     assert batches["a",] == (["u"], 10)
@@ -446,6 +453,7 @@ def test_a_search_that_takes_too_long_is_given_up_and_the_server_not_ready():
         assert reply.status_code == 503 and "more than 0.3 seconds" in reply.json()["error"]
         time.sleep(0.1)  # The search began after the request.
         assert ask.get(f"{url}/healthz").json()["systems"] == {"slow": "stuck"}
+        assert 'dgr_ready{system="slow"} 0.0' in ask.get(f"{url}/metrics").text
         system.go.set()
         assert ask.post(f"{url}/search", json={"queries": ["a"]}).status_code == 200
 
