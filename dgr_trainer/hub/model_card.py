@@ -1,7 +1,7 @@
 """Model cards: the README.md of a repository, whose metadata the Hub reads.
 
 A card is written between two comments. Text that somebody writes outside of them is kept when the card is written
-again, and so are metadata of other names.
+again, and so are metadata of other names. Results go, since they are those of the weights that were there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ TAGS = ("generative-retrieval", "information-retrieval", LIBRARY_NAME)
 UNKNOWN_LICENSE = "unknown"
 _BEGIN, _END = "<!-- dgr-trainer: written by push_to_hub from here -->", "<!-- dgr-trainer: to here -->"
 _WRITTEN = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+# Metadata of the weights that a card was written for.
+_OF_WEIGHTS = ("model-index", "metrics", "base_model_relation")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
 
@@ -98,7 +100,8 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
 
     Args:
         facts ([`CardFacts`]): What it says.
-        existing (`str`, *optional*): The card that is there. Its text is kept, except for what an earlier call wrote.
+        existing (`str`, *optional*): The card that is there. Its text is kept, except for what an earlier call wrote,
+            and so are its metadata, except for results.
 
     Returns:
         `str`: Metadata as YAML, and text as Markdown.
@@ -121,7 +124,7 @@ def write_card(facts: CardFacts, existing: str | None = None) -> str:
     )
     if not facts.measured:
         data.model_name = None
-    metadata = {**kept, **_dict(data)}
+    metadata = {name: value for name, value in kept.items() if name not in _OF_WEIGHTS} | _dict(data)
     if facts.adapter and facts.base_model:
         metadata["base_model_relation"] = "adapter"
     written = f"{_BEGIN}\n\n{_body(facts, name)}\n\n{_END}"

@@ -31,12 +31,27 @@ def test_a_card_of_somebody_else_gets_metadata_only():
     assert ModelCard(write_card(FACTS, "No metadata.")).text.strip() == "No metadata."
 
 
-def test_results_are_replaced_and_not_lost():
+def test_results_are_those_of_the_weights():
     results = [Measurements("nq", (Measurement("mrr | x", 0.5, 0.4, 0.6),), 7, 0.9)]
-    first = write_card(CardFacts("me/x", "One.", "print(1)", license="mit", measured=results))
+    adapter = CardFacts(
+        "me/x",
+        "One.",
+        "print(1)",
+        license="mit",
+        measured=results,
+        base_model="me/base",
+        adapter=True,
+        datasets=["nq"],
+    )
+    first = write_card(adapter)
+    assert ModelCard(first).data.to_dict()["base_model_relation"] == "adapter"
     assert "| mrr \\| x | 0.5000 | 0.4000 to 0.6000 |" in first
     assert "On nq, 7 queries; bootstrap intervals of the mean, 90%" in first
-    assert [result.metric_value for result in ModelCard(write_card(FACTS, first)).data.eval_results] == [0.5]
+    assert [result.metric_value for result in ModelCard(first).data.eval_results] == [0.5]
+    without = ModelCard(write_card(FACTS, first)).data.to_dict()  # Of other weights, which nobody measured.
+    assert without.keys().isdisjoint(["model-index", "metrics", "base_model_relation"]) and without["datasets"] == [
+        "nq"
+    ]
     other = [Measurements("nq", (Measurement("mrr", 0.75),))]
     second = write_card(CardFacts("me/x", "One.", "print(1)", measured=other), first)
     assert [result.metric_value for result in ModelCard(second).data.eval_results] == [0.75]
