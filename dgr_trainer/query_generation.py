@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from string import Formatter
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,8 @@ from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.pseudo_queries import PseudoQueries, read_pseudo_queries
 from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.files.atomic import atomic_write
+from dgr_trainer.files.compression import plain_name
+from dgr_trainer.files.lines import file_kind
 from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.processes import Processes, from_main, is_main_process
 from dgr_trainer.processes.shared_log import SharedLog
@@ -113,12 +116,12 @@ class PseudoQueryGenerator:
         if too_small or not temperature > 0:
             raise DGRValueError(f"{', '.join(too_small) or f'temperature={temperature}'}: has to be above 0.")
         try:
-            filled = template.format(title="t", text="t")
+            template.format(title="t", text="t")
         except (KeyError, IndexError, ValueError) as error:
             raise DGRValueError(
                 f"template {template!r} has fields other than {{title}} and {{text}} ({error!r}). Leave them out."
             ) from None
-        if filled == template:
+        if all(field is None for _, field, _, _ in Formatter().parse(template)):
             raise DGRValueError(
                 f"template {template!r} has no field, so the model would read the same text for every passage. Put in "
                 "{title} or {text}."
@@ -170,8 +173,8 @@ class PseudoQueryGenerator:
 
         Args:
             corpus ([`Corpus`]): The passages.
-            path (`str` or `os.PathLike`): File to write, JSON Lines with `id` and `pseudo_queries`, which
-                [`read_pseudo_queries`] reads.
+            path (`str` or `os.PathLike`): File to write, such as `pseudo-queries.jsonl`: JSON Lines with `id` and
+                `pseudo_queries`, which [`read_pseudo_queries`] reads.
             round_trip ([`Searcher`], *optional*): If given, a query is kept only if this searcher, such as
                 `BM25Teacher(corpus)`, finds its passage among the first `round_trip_k`.
             round_trip_k (`int`, defaults to 10): See `round_trip`.
@@ -185,11 +188,17 @@ class PseudoQueryGenerator:
         Raises:
             FileExistsError: if `path` exists.
             RuntimeError: if another job is writing the same file; names its process.
-            ValueError: if the unfinished file is of another corpus, model or settings, or no query passes the filter.
+            ValueError: if the name of the file is not that of JSON Lines, the unfinished file is of another corpus,
+                model or settings, or no query passes the filter.
         """
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists already. Read it with read_pseudo_queries, or give another path.")
+        if file_kind(path) != "jsonl" or plain_name(path) != path.name:
+            raise DGRValueError(
+                f"{path}: pseudo-queries are written as JSON Lines, and the name of a file says how it is read. Name it "
+                ".jsonl."
+            )
         if round_trip_k < 1:
             raise DGRValueError(f"round_trip_k={round_trip_k}: has to be above 0.")
         settings = self._settings(corpus) | {

@@ -156,12 +156,12 @@ def main() -> None:
     rankings = None if data_args.run_file is None else Rankings.from_trec(data_args.run_file)  # <-
     if rankings is None:
         training_args.ranking_weight = 0.0  # Without a teacher, only titles are learnt, as before.
-    qrels = {
-        query_id: passages
-        for rows in (train_rows, eval_rows)
-        if rows is not None
-        for query_id, passages in relevant_passages(rows).items()
-    }
+    qrels = {}  # <-
+    for rows in (train_rows, eval_rows):
+        of_file = {} if rows is None else relevant_passages(rows)
+        if twice := [query_id for query_id in of_file if qrels.get(query_id, of_file[query_id]) != of_file[query_id]]:
+            raise ValueError(f"{twice[0]!r} is one query in train_file and another in validation_file. Change its id.")
+        qrels |= of_file
     collator = DistillationCollator(identifiers, titles, rankings, qrels or None)  # <-
 
     # In place of compute_metrics and predict_with_generate: a search in the index of all titles.

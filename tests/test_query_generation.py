@@ -102,6 +102,13 @@ def test_unfinished_work_of_another_kind_is_refused(make, corpus, tmp_path):
         make().generate(corpus, tmp_path / "r.jsonl", progress=False)
 
 
+@pytest.mark.parametrize("name", ["p", "p.txt", "p.jsonl.gz"])
+def test_a_file_that_could_not_be_read_as_what_it_is_is_refused(name, make, corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}: pseudo-queries are written as JSON Lines.* Name it .jsonl"):
+        make().generate(corpus, tmp_path / name, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 class Searcher:
     """Finds passages whose id is in the query, and the first ones of the corpus."""
 
@@ -176,7 +183,7 @@ def test_settings_that_make_no_sense_are_refused(make, bpe_tokenizer, corpus, tm
     with pytest.raises(ValueError, match=r"has fields other than \{title\} and \{text\} \(KeyError\('body'\)\)"):
         make(template="{body}")
     with pytest.raises(ValueError, match="has no field, so the model would read the same text"):
-        make(template="text")
+        make(template="{{text}}")
     with pytest.raises(
         ValueError, match="max_new_tokens=5000, but the decoder of BartForConditionalGeneration has .* positions"
     ):

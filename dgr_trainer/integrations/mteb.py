@@ -69,7 +69,8 @@ def _model_class() -> Any:
             if top_ranked is None:
                 found = self._of_task.search(texts, k=top_k)
                 return {id: {hit.passage_id: hit.score for hit in hits} for id, hits in zip(ids, found, strict=True)}
-            include = [list(dict.fromkeys(map(str, top_ranked[id]))) for id in ids]
+            known = self._of_task.index.passage_ids  # Empty passages are in no index.
+            include = [[one for one in dict.fromkeys(map(str, top_ranked[id])) if one in known] for id in ids]
             found = self._of_task.search(texts, k=1, include=include)
             results = {}
             for id, wanted, hits in zip(ids, include, found, strict=True):

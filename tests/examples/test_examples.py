@@ -216,6 +216,24 @@ def test_the_summarisation_script(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_summarisation_script_refuses_ids_of_two_queries(tmp_path: Path) -> None:
+    summarisation_files(tmp_path, "csv")
+    with (tmp_path / "train.csv").open(encoding="utf-8", newline="") as file:
+        first, *others = csv.DictReader(file)
+    other = next(row for row in others if row["passage_id"] != first["passage_id"])
+    with (tmp_path / "other.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(first))
+        writer.writeheader()
+        writer.writerow({**other, "query_id": first["query_id"]})
+    options = [
+        "--do_train", "--do_eval", "--output_dir", "out", "--train_file", "train.csv", "--validation_file",
+        "other.csv", "--query_column", "text", "--passages_file", str(EXAMPLES / "data" / "corpus.jsonl"), "--use_cpu",
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match="is one query in train_file and another in validation_file"):
+        run("run_retrieval.py", tmp_path, *options)
+
+
+@pytest.mark.slow
 def test_the_summarisation_script_without_a_teacher_learns_titles_alone(tmp_path: Path) -> None:
     summarisation_files(tmp_path, "csv")
     options = {

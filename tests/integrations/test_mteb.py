@@ -15,6 +15,7 @@ from dgr_trainer import Corpus, FMIndex, GenerativeRetriever, evaluate_run
 from dgr_trainer.integrations import mteb_model
 
 ROWS = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in PASSAGES]
+ROWS.append({"id": "empty", "title": "", "text": ""})
 
 
 def make_task(judged, top_ranked=None):
@@ -74,7 +75,8 @@ def test_a_task_measures_what_this_library_measures(bare, of_task, judged):
 def test_a_task_of_reranking_ranks_the_given_passages(bare, of_task, judged):
     given = {query: [*of, *[passage.id for passage in PASSAGES[:5] if passage.id not in of]] for query, of in
              judged.items()}  # fmt: skip
-    found = scores(mteb_model(bare), make_task(judged, given))
+    with_empty = {query: [*of, "empty"] for query, of in given.items()}
+    found = scores(mteb_model(bare), make_task(judged, with_empty))
     include = [given[query] for query in judged]
     hits = of_task.search([QUERIES[query] for query in judged], k=1, include=include)
     rankings = {
