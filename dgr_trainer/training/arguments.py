@@ -37,6 +37,7 @@ LOSS_ARGUMENTS = (
 DEFAULT_LOSS, PUBLISHED_LOSS = "kl_divergence", "distilled_ranknet"
 PRESETS = ("dgr_paper",)
 AUTO = "auto"
+_SMALLER_IS_BETTER = ("loss_ranking", "loss_generation", "violated_margins")
 FITTED = ("margin", "margin_gap", "temperature", "generation_weight")
 """Arguments that fit the scores of the candidates where they are left out."""
 
@@ -233,6 +234,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
                 "predict_with_generate generates without the index, so it does not retrieve. Give the trainer a "
                 "retrieval_evaluator, whose metrics (such as eval_hits@10) come with every evaluation."
             )
+        # The parent takes every metric but those that end in "loss" for better when it is greater.
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(_SMALLER_IS_BETTER):
+            self.greater_is_better = False
         super().__post_init__()  # type: ignore[no-untyped-call]
 
     def check_loss(self) -> None:
@@ -282,9 +286,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             raise DGRValueError(f"preset={self.preset!r} is unknown; use one of {', '.join(PRESETS)}.")
         if self.score_spread in (None, AUTO):
             self.score_spread = PUBLISHED_SPREAD
-        loss = self.resolved_ranking_loss
-        if loss in RANKING_LOSSES.values():  # Also after another one was chosen, which has no such setting.
-            self.active_pair_mean = loss is RANKING_LOSSES[PUBLISHED_LOSS]
+        # Also after another one was chosen, which has no such setting.
+        self.active_pair_mean = self.resolved_ranking_loss is RANKING_LOSSES[PUBLISHED_LOSS]
 
     def scale_of_defaults(self, score_kind: str) -> tuple[str, float | None]:
         """The kind of scores whose defaults the loss has, and what these are proportional to.

@@ -211,8 +211,16 @@ def check_coverage(
         tell (`bool`, defaults to `True`): Whether this process warns.
 
     Raises:
-        ValueError: if no query has two passages that the teacher tells apart, and the ranking is trained.
+        ValueError: if no query has two passages that the teacher tells apart, and the ranking is trained; or if the
+            collator has a `tie_margin` that the loss does not know.
     """
+    tie_margin = collator.sampler.tie_margin
+    if objective.ranking_weight > 0 and tie_margin > 0 and not objective.loss.knows_ties():
+        raise DGRValueError(
+            f"tie_margin={tie_margin:g} has no effect with ranking_loss={objective.loss.name!r}, which is taught the "
+            "teacher's scores as they are, and not places that passages can share. Leave tie_margin out of the "
+            "collator, or use distilled_ranknet or margin_rank."
+        )
     coverage = collator.coverage(query_ids, progress=progress)
     gaps = "; ".join(coverage.gaps())
     if objective.ranking_weight > 0 and not coverage.rank_lists:
@@ -224,6 +232,50 @@ def check_coverage(
         logger.warning("Training queries are incomplete: %s. They are trained on what they have.", gaps)
     if tell:
         warn_of_margins(collator, objective, query_ids)
+
+
+def check_evaluation_coverage(
+    collator: DistillationCollator,
+    objective: RankingObjective,
+    name: str,
+    query_ids: Sequence[str],
+    *,
+    only_loss: bool,
+    tell: bool = True,
+) -> None:
+    """Refuse, or warn of, queries whose loss would be 0 because the collator knows nothing of them.
+
+    Args:
+        collator ([`DistillationCollator`]): The collator.
+        objective ([`RankingObjective`]): The loss and its weights.
+        name (`str`): How messages name the dataset.
+        query_ids (`Sequence[str]`): Its queries.
+        only_loss (`bool`): Whether the loss is all that is evaluated: then queries that have none are refused.
+        tell (`bool`, defaults to `True`): Whether this process warns.
+
+    Raises:
+        ValueError: if no query has a rank list or a passage to generate that counts, and `only_loss`.
+    """
+    coverage = collator.coverage(query_ids)
+    ranked = coverage.queries - coverage.without_rank_list if objective.ranking_weight > 0 else 0
+    generated = coverage.queries - coverage.without_target if objective.generation_weight > 0 else 0
+    if ranked or generated:
+        lacking = coverage.without_rank_list if objective.ranking_weight > 0 else coverage.without_target
+        if tell and lacking:
+            logger.warning(
+                "Queries of %s are incomplete: %s. What they lack counts as 0 in its loss.",
+                name,
+                "; ".join(coverage.gaps()),
+            )
+        return
+    message = (
+        f"None of the {coverage.queries} queries of {name} has a rank list or a passage to generate, so its loss "
+        "would be 0 whatever the student does. Give the collator the rankings (and candidates) of these queries, too"
+    )
+    if only_loss:
+        raise DGRValueError(f"{message}, or evaluate retrieval instead (retrieval_evaluator).")
+    if tell:
+        logger.warning("%s, or leave the dataset out: the retrieval metrics need none.", message)
 
 
 def warn_of_margins(collator: DistillationCollator, objective: RankingObjective, query_ids: Iterable[str]) -> None:

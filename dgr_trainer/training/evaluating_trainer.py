@@ -38,6 +38,12 @@ class EvaluatingTrainer(PushingTrainer):
 
     # Data
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """The parent's; each process reads its rows itself."""
+        super().create_accelerator_and_postprocess()
+        # By default one process would read a stream and cut its batches for the others: packed identifiers cannot be.
+        self.accelerator.dataloader_config.dispatch_batches = False
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The parent's data loader, with the same lists at every evaluation, and with numbered rows."""
         own: Any = self.eval_dataset
@@ -64,17 +70,14 @@ class EvaluatingTrainer(PushingTrainer):
 
     @contextmanager
     def _evaluation_data(self) -> Iterator[None]:
-        """While a data loader of evaluations is made: its collator, and its way to share rows among processes."""
-        collator, dataloader_config = self.data_collator, self.accelerator.dataloader_config
-        dispatch_batches = dataloader_config.dispatch_batches
+        """While a data loader of evaluations is made: its collator."""
+        collator = self.data_collator
         fixed = collator.for_evaluation() if isinstance(collator, DistillationCollator) else collator
         self.data_collator = NumberingCollator(fixed)
-        # Each process reads what it needs: batches of different shapes cannot be dispatched by one process.
-        dataloader_config.dispatch_batches = False
         try:
             yield
         finally:
-            self.data_collator, dataloader_config.dispatch_batches = collator, dispatch_batches
+            self.data_collator = collator
 
     # Loss
 
@@ -147,8 +150,18 @@ class EvaluatingTrainer(PushingTrainer):
         if gen_kwargs and method not in self._told and self.args.should_log:
             warn_of_generation_arguments(gen_kwargs, method)
             self._told.add(method)
-        if not isinstance(dataset, str):
-            check_dataset(name, dataset, self.data_collator)
+        if dataset is not None and not isinstance(dataset, str):
+            self._check_dataset(name, dataset)
+        if method == "evaluate" or self.retrieval_evaluator is None:  # Else the rank lists are what is predicted.
+            own = dataset is None or isinstance(dataset, str)
+            self._check_evaluated(name, self.eval_dataset if own else dataset)
+
+    def _check_dataset(self, name: str, given: Any) -> None:
+        """Refuse a dataset that cannot be read or trained on."""
+        check_dataset(name, given, self.data_collator)
+
+    def _check_evaluated(self, name: str, given: Any) -> None:
+        """Say what queries lack that are evaluated."""
 
     def _rank_lists(self, dataset: Any) -> Rankings | None:
         """The rank lists of the queries of a dataset, or a warning that says why there are none."""

@@ -22,6 +22,7 @@ from dgr_trainer.training.batches import count_items
 from dgr_trainer.training.checkpoints import complete_checkpoint
 from dgr_trainer.training.checks import (
     check_coverage,
+    check_evaluation_coverage,
     check_model,
     check_pairs,
     check_prefix_ranking,
@@ -171,6 +172,7 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         self._items_per_step: Tensor | None = None
         self._train_terms, self._eval_terms = LoggedTerms(TERMS), RowTerms(("loss", *TERMS))
         self._checked_dataset = train_dataset
+        self._checked_evaluation: Any = None
         self._settings_before_search: dict[str, Any] = {}
         self._retrieval_metrics: dict[str, float] = {}
         self._told: set[str] = set()
@@ -236,6 +238,10 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Return the micro-batches of a step; count their queries (or label tokens), the divisor of the loss."""
+        if self.state.global_step >= self.state.max_steps:
+            # Of a checkpoint that has all of them, the parent would train one step more.
+            self.control.should_training_stop = True
+            return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             total = torch.stack([count_items(batch).to(device) for batch in batches]).sum()
@@ -295,18 +301,25 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         """
         checkpoint = complete_checkpoint(resume_from_checkpoint, self.args.output_dir, self.accelerator)
         self._check_coverage()
+        if self.args.eval_strategy != "no":
+            self._check_evaluated("eval_dataset", self.eval_dataset)
         self._train_terms.clear()
-        return super().train(checkpoint, *args, **kwargs)
+        try:
+            return super().train(checkpoint, *args, **kwargs)
+        finally:
+            self._items_per_step = None  # It is that of the last step; whoever calls `compute_loss` has other batches.
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if self.is_fsdp_enabled:
             join_embeddings(self.accelerator.unwrap_model(model))
         return super()._wrap_model(model, *args, **kwargs)
 
+    # Checks
+
     def _check_coverage(self) -> None:
         collator, dataset, objective = self.data_collator, self.train_dataset, self.ranking_objective
         if dataset is not self._checked_dataset:
-            check_dataset("train_dataset", dataset, collator)
+            self._check_dataset("train_dataset", dataset)
         query_ids = query_ids_of(dataset)
         if objective is None or query_ids is None:
             return
@@ -324,6 +337,28 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
             if shares[0] is not None and shares[1] is not None:
                 compare(shares[0], shares[1], 1, "the queries of eval_dataset")
                 self._told.add("ranks")
+
+    def _check_dataset(self, name: str, given: Any) -> None:
+        super()._check_dataset(name, given)
+        for full_name, dataset in named_datasets(name, given):
+            check_pairs(cast(nn.Module, self.model), full_name, dataset)
+
+    def _check_evaluated(self, name: str, given: Any) -> None:
+        collator, objective = self.data_collator, self.ranking_objective
+        if objective is None or given is self._checked_evaluation:
+            return
+        for full_name, dataset in named_datasets(name, given):
+            query_ids = query_ids_of(dataset)
+            if query_ids:
+                check_evaluation_coverage(
+                    cast(DistillationCollator, collator),
+                    objective,
+                    full_name,
+                    query_ids,
+                    only_loss=self.retrieval_evaluator is None,
+                    tell=self.is_world_process_zero(),
+                )
+        self._checked_evaluation = given
 
     def _evaluate_retrieval(self, prefix: str) -> dict[str, float]:
         """The parent's; the first metrics are compared with the candidates of the training queries."""
@@ -386,8 +421,8 @@ class DistillationGenerativeRetrievalTrainer(EvaluatingTrainer):
         collator = getattr(self, "data_collator", None)
         if isinstance(collator, DistillationCollator):
             check_model(model, collator)
-        else:
-            for dataset_name in ("train_dataset", "eval_dataset"):
-                for name, dataset in named_datasets(dataset_name, getattr(self, dataset_name, None)):
-                    check_pairs(model, name, dataset)
+        for dataset_name in ("train_dataset", "eval_dataset"):
+            for name, dataset in named_datasets(dataset_name, getattr(self, dataset_name, None)):
+                check_pairs(model, name, dataset)
+        if not isinstance(collator, DistillationCollator):
             try_student(model, pairs=True)

@@ -70,6 +70,7 @@ SETTINGS = {
     "pieces": {"decoder_tokens_at_once": 100},
     "checkpointed pieces": {"decoder_tokens_at_once": 100, CHECKPOINTING: True},
     "prefixes": {"prefix_ranking": True},
+    "stream": {},
     "causal": {},
     "causal checkpointed pieces": {"decoder_tokens_at_once": 100, CHECKPOINTING: True},
 }
@@ -84,8 +85,9 @@ def run_in_process(folder: Path, processes: int) -> None:
         own = {"per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 4, "max_steps": 2, **SGD}
         collator = make_collator(load_tokenizer(), kind="titles" if name == "prefixes" else "candidates")
         trainer = make_trainer(
-            folder, load_tokenizer(), make, collator=collator, train_dataset=queries, **own, **settings
-        )
+            folder, load_tokenizer(), make, collator=collator, **own, **settings,
+            train_dataset=queries.to_iterable_dataset() if name == "stream" else queries,
+        )  # fmt: skip
         assert trainer.accelerator.num_processes == processes
         figures, parameters = run(trainer)
         evaluation = trainer.evaluate(queries)

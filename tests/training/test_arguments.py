@@ -4,6 +4,7 @@ import pytest
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from dgr_trainer.training.arguments import DistillationTrainingArguments
+from dgr_trainer.training.losses import RankingLoss
 
 
 def test_the_command_line_reads_them(tmp_path):
@@ -34,6 +35,26 @@ def test_every_changed_default_is_documented():
         if field.name in parent and field.default != parent[field.name].default
     }
     assert changed == {"learning_rate", "logging_nan_inf_filter"}
+
+
+@pytest.mark.parametrize("metric", ["loss_ranking", "eval_dev_loss_generation", "violated_margins", "eval_loss"])
+def test_a_smaller_loss_is_better(metric, tmp_path):
+    settings = {"output_dir": str(tmp_path), "metric_for_best_model": metric}
+    assert DistillationTrainingArguments(**settings).greater_is_better is False
+    assert DistillationTrainingArguments(**settings, greater_is_better=True).greater_is_better is True
+    settings["metric_for_best_model"] = "rank_accuracy"
+    assert DistillationTrainingArguments(**settings).greater_is_better is True
+
+
+def test_the_published_preset_sets_nothing_of_a_loss_of_ones_own(tmp_path):
+    def own(scores, mask, *, margin):
+        return ((margin - scores[:, :1] + scores[:, 1:]).relu() * mask[:, 1:]).sum(-1)
+
+    arguments = DistillationTrainingArguments(output_dir=str(tmp_path), preset="dgr_paper")
+    assert arguments.ranking_loss_settings["active_pair_mean"]
+    changed = arguments.with_ranking_loss(RankingLoss(own, teaches="order", settings={"margin": 1.0}))
+    changed.check_loss()  # As a trainer does.
+    assert "active_pair_mean" not in changed.ranking_loss_settings
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,13 @@ def test_labels_that_are_also_inputs_are_refused(bpe_tokenizer, tmp_path):
         for row in pairs(bpe_tokenizer)
     ]
     rows = datasets.Dataset.from_list(joined)
+    with pytest.raises(ValueError, match="The labels of train_dataset are also"):  # With a DistillationCollator, too.
+        make_trainer(tmp_path, bpe_tokenizer, make_causal, train_dataset=rows, ranking_weight=0.0)
+    trainer = make_trainer(
+        tmp_path, bpe_tokenizer, make_causal, train_dataset=pairs(bpe_tokenizer), ranking_weight=0.0
+    )
+    with pytest.raises(ValueError, match="The labels of eval_dataset are also"):
+        trainer.evaluate(rows)
     with pytest.raises(ValueError, match="The labels of train_dataset are also in its input_ids, as SFTTrainer"):
         make_trainer(
             tmp_path, bpe_tokenizer, make_causal, collator=DataCollatorForSeq2Seq(bpe_tokenizer), train_dataset=rows

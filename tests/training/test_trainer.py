@@ -17,6 +17,7 @@ from training_examples import (
     make_trainer,
     query_dataset,
 )
+from training_runs import quiet_bart
 from transformers import (
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
@@ -266,6 +267,50 @@ def test_gaps_in_the_data_are_reported_before_training(bpe_tokenizer, tmp_path, 
         make_trainer(tmp_path, bpe_tokenizer, collator=collator, max_steps=1).train()
     assert caplog.text.count("Training queries are incomplete") == 1
     assert "10 of 12 queries have no rank list" in caplog.text
+
+
+def test_evaluated_queries_that_the_collator_does_not_know_are_refused(bpe_tokenizer, tmp_path, caplog):
+    others = datasets.Dataset.from_dict({"query_id": ["x1", "x2"], "query": ["highest peak", "longest river"]})
+    unknown = {"trainer_settings": {"eval_dataset": {"dev": others}}, "max_steps": 1}
+    message = "None of the 2 queries of {} has a rank list or a passage to generate, so its loss would be 0"
+    with pytest.raises(ValueError, match=message.format(r"eval_dataset\['dev'\]")):
+        make_trainer(tmp_path, bpe_tokenizer, eval_strategy="steps", eval_steps=1, **unknown).train()
+    trainer = make_trainer(tmp_path, bpe_tokenizer, **unknown)
+    trainer.train()  # It does not evaluate.
+    with pytest.raises(ValueError, match=message.format("eval_dataset")):
+        trainer.evaluate(others)
+    with pytest.raises(ValueError, match=message.format("test_dataset")):
+        trainer.predict(others)
+    with caplog.at_level(logging.WARNING):
+        trainer.retrieval_evaluator = lambda model, accelerator: {"hits@10": 1.0}
+        assert trainer.evaluate(others)["eval_hits@10"] == 1.0
+        trainer.evaluate(datasets.concatenate_datasets([query_dataset(), others]))
+    assert "leave the dataset out: the retrieval metrics need none" in caplog.text
+    assert "Queries of eval_dataset are incomplete: 2 of 14 queries have no rank list" in caplog.text
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(bpe_tokenizer, tmp_path):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    finished = make_trainer(tmp_path, bpe_tokenizer, **settings)  # Of three steps of the first epoch.
+    finished.train()
+    resumed = make_trainer(tmp_path, bpe_tokenizer, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 2
+    for one, other in zip(finished.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    longer = make_trainer(tmp_path, bpe_tokenizer, **{**settings, "max_steps": 3})
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 3
+
+
+def test_after_training_a_batch_has_its_own_divisor(bpe_tokenizer, tmp_path):
+    trainer = make_trainer(tmp_path, bpe_tokenizer, quiet_bart, max_steps=1)
+    trainer.train()
+    batch = trainer.data_collator([query_dataset()[number] for number in range(3)])
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    trainer.model.eval()
+    torch.testing.assert_close(loss, trainer.compute_loss(trainer.model, batch))
 
 
 def test_margins_beyond_the_scores_are_reported_before_training(bpe_tokenizer, tmp_path, caplog):
