@@ -196,8 +196,8 @@ class PseudoQueryGenerator:
             raise FileExistsError(f"{path} exists already. Read it with read_pseudo_queries, or give another path.")
         if file_kind(path) != "jsonl" or plain_name(path) != path.name:
             raise DGRValueError(
-                f"{path}: pseudo-queries are written as JSON Lines, and the name of a file says how it is read. Name it "
-                ".jsonl."
+                f"{path}: pseudo-queries are written as JSON Lines, and the name of a file says how it is read. "
+                "Name it .jsonl."
             )
         if round_trip_k < 1:
             raise DGRValueError(f"round_trip_k={round_trip_k}: has to be above 0.")
