@@ -141,7 +141,8 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, revision=revision)
         is_encoder_decoder = AutoConfig.from_pretrained(name, revision=revision).is_encoder_decoder
         auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-        model = auto_class.from_pretrained(name, revision=revision)
+        # In float32 whatever the checkpoint is in: small steps are lost in half precision. `--bf16` computes in it.
+        model = auto_class.from_pretrained(name, revision=revision, dtype="float32")
 
     # In place of preprocess_function: the prefix is part of the prompt, and the collator tokenises queries and titles.
     # There is no max_target_length: a title that is cut would be that of no passage.

@@ -48,12 +48,14 @@ class LibraryOptions:
 
     def given(self) -> dict[str, Any]:
         """The library's arguments for the derived options that were given."""
+        return {self.arguments[name]: getattr(self, name) for name in self.given_names()}
+
+    def given_names(self) -> list[str]:
+        """Names of the derived options that were given, without `--`."""
         values = {name: getattr(self, name) for name in self.arguments}
-        return {
-            self.arguments[name]: value
-            for name, value in values.items()
-            if value is not None and not (name in self.flags and value is False)
-        }
+        return [
+            name for name, value in values.items() if value is not None and not (name in self.flags and value is False)
+        ]
 
 
 def derived(settings: Iterable[Setting], *, stated: str = "{}") -> Callable[[type[T]], type[T]]:

@@ -112,9 +112,10 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
     """Run `dgr index`."""
     require_single_process("dgr index")
     if options.verify:
-        _verify(options, positionals.corpus)
+        _verify(options, positionals)
         return
     if options.add or options.remove is not None or options.compact:
+        _check_change(options, positionals)
         _change(options, identifier_options, positionals.corpus)
         return
     if positionals.corpus is None or options.model is None:
@@ -131,7 +132,7 @@ def run(options: IndexOptions, identifier_options: IdentifierOptions, positional
     from dgr_trainer.index import FMIndex
 
     saved_corpus = corpus if options.save_corpus else None
-    description = {"model": options.model, "identifiers": settings.to_dict()}
+    description = {"model": model, "identifiers": settings.to_dict()}
     if options.segment_tokens is None:
         _write(output, FMIndex.from_corpus(corpus, identifiers, num_proc=options.num_proc), saved_corpus, description)
         return
@@ -156,20 +157,28 @@ def _passages(options: IndexOptions, path: str) -> Corpus:
     return corpus.with_pseudo_queries(read_pseudo_queries(files, corpus.ids))
 
 
-def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus_path: str | None) -> None:
-    """Remove passages from an index, add passages, and compact it."""
-    if options.add != (corpus_path is not None):
+def _check_change(options: IndexOptions, positionals: Namespace) -> None:
+    """Refuse options that a change of an index would not look at."""
+    if options.add != (positionals.corpus is not None):
         raise UsageError(
             "--add takes a CORPUS, whose passages are added."
             if options.add
             else "a CORPUS is given without --add. Give --add to add its passages to the index."
         )
-    if options.pseudo_queries and not options.add:
-        raise UsageError("--pseudo_queries belong to passages that are indexed. Give a CORPUS, and --add to add it.")
-    if options.num_proc is not None and not options.add:
-        raise UsageError("--num_proc is for passages that are tokenised. Give a CORPUS, and --add to add it.")
     if options.overwrite or options.segment_tokens is not None:
         raise UsageError("--overwrite and --segment_tokens are for new indexes, not for changes of an existing one.")
+    if not options.save_corpus:
+        raise UsageError("--save_corpus is for new indexes. A corpus that is saved with an index changes with it.")
+    about_passages = [name for name in positionals.given if name not in ("output", "remove", "compact")]
+    if about_passages and not options.add:
+        raise UsageError(
+            f"--{about_passages[0]} is for passages that are tokenised and indexed, but there are none. Give a "
+            "CORPUS, and --add to add it; or leave the option out."
+        )
+
+
+def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus_path: str | None) -> None:
+    """Remove passages from an index, add passages, and compact it."""
     folder = needed_index("--output", options.output)
     import numpy as np
 
@@ -208,10 +217,9 @@ def _change(options: IndexOptions, identifier_options: IdentifierOptions, corpus
     _report(index, folder.path)
 
 
-def _verify(options: IndexOptions, corpus_path: str | None) -> None:
+def _verify(options: IndexOptions, positionals: Namespace) -> None:
     """Compare the files of an index and its corpus with their checksums."""
-    others = (options.add, options.remove, options.compact, options.overwrite, options.num_proc)
-    if corpus_path is not None or any(others):
+    if positionals.corpus is not None or set(positionals.given) - {"output", "verify"}:
         raise UsageError("--verify reads an existing index and changes nothing. Give it with --output only.")
     folder = needed_index("--output", options.output)
     from dgr_trainer.data.corpus_folder import verify_corpus

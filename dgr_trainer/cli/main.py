@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 from dgr_trainer._version import __version__
@@ -85,11 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = options.debug or (options.command != "train" and "--debug" in rest)
     interrupts = LostInterrupts()
     try:
-        return _run(options.command, rest, debug, interrupts)
+        with _open_streams():
+            return _run(options.command, rest, debug, interrupts)
     finally:
         if argv is not None:  # The caller's process goes on.
             interrupts.remove()
             gc.unfreeze()
+
+
+@contextmanager
+def _open_streams() -> Iterator[None]:
+    """Discard what is written to a stream that was closed (`dgr ... >&-`), for which Python has `None`."""
+    with ExitStack() as stack:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is None:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect(nowhere))
+        yield
 
 
 def _run(command: str, arguments: Sequence[str], debug: bool, interrupts: LostInterrupts) -> int:

@@ -197,9 +197,7 @@ def _check_ways(options: PairsOptions, pair_options: PairOptions) -> None:
         return
     if options.queries is None:
         raise DGRValueError("--candidates needs the --queries and --qrels that say which of them are relevant.")
-    others = [
-        name for name in pair_options.arguments if getattr(pair_options, name) is not None and name != "num_proc"
-    ]
+    others = [name for name in pair_options.given_names() if name != "num_proc"]
     if others:
         raise DGRValueError(
             f"--candidates: pairs are made of the student's own identifiers, so --{others[0]} has no effect. Leave "

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from dgr_trainer.cli.parsing import CommandParser
 from dgr_trainer.cli.paths import output_folder
+from dgr_trainer.cli.sources import read_description
 from dgr_trainer.cli.tables import comparison_lines, print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.files.lines import listing
+from dgr_trainer.quickstart import NAME
 
+_RECORD = "dgr_run.json"
 _OUTPUTS = {
     *("retriever", "runs", "hits", "qrels.test.tsv", "results.md", "training.png", "training"),
-    *("report.html", "dgr_run.json"),
+    *("report.html", _RECORD),
 }
 
 
@@ -51,12 +54,13 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
     """Run `dgr quickstart`."""
     folder = Path(options.output)
     existing = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if not existing <= _OUTPUTS:
-        raise FileExistsError(
-            f"--output: {folder} holds other files ({listing(folder, 4)}) besides a quickstart. Give a new folder."
-        )
     if not existing:
         output_folder("--output", options.output, "results.md", overwrite=False)
+    elif not (existing <= _OUTPUTS and _is_quickstart(folder)):
+        raise FileExistsError(
+            f"--output: {folder} holds other files ({listing(folder, 4)}) than an earlier quickstart, and they are "
+            "not overwritten. Give a new folder."
+        )
     settings = asdict(options)
     settings.pop("output")
     wrong = [name for name, value in settings.items() if value < (0 if name in ("seed", "made_up") else 1)]
@@ -78,3 +82,9 @@ def run(options: QuickstartOptions, positionals: Namespace) -> None:
         f"\nThe retriever, the runs and the table are in {folder}. The report is {folder / 'report.html'}. Try:\n\n"
         f'  dgr search {result.retriever} "{FIRST_SEARCH}"'
     )
+
+
+def _is_quickstart(folder: Path) -> bool:
+    """Whether a quickstart has written its record into a folder. Other programs name files as it does."""
+    record = folder / _RECORD
+    return record.is_file() and read_description(record).get("name") == NAME

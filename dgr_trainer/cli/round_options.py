@@ -115,9 +115,7 @@ class RoundChoices:
         """Names of the options that were given."""
         own = ("teacher", "round_k", "round_identifiers_per_query")
         names = [name for name in own if getattr(self.rounds, name) is not None]
-        names += [name for name in RoundOptions.arguments if getattr(self.rounds, name) is not None]
-        names += [name for name in RoundSearchOptions.arguments if getattr(self.search, name) is not None]
-        return names + all_given(self.teacher)
+        return [*names, *self.rounds.given_names(), *self.search.given_names(), *all_given(self.teacher)]
 
 
 def check_rounds(
@@ -192,7 +190,7 @@ def _check_generation(choices: RoundChoices, train: TrainOptions, pairs: PairOpt
     of_teacher = [name for name in choices.given() if name == "teacher" or name.startswith(TEACHER_PREFIX)]
     if of_teacher:
         raise DGRValueError(f"--{of_teacher[0]}: there is no teacher in --stage generation. Leave it out.")
-    others = [name for name in PairOptions.arguments if getattr(pairs, name) is not None and name != "num_proc"]
+    others = [name for name in pairs.given_names() if name != "num_proc"]
     if train.corpus is not None:
         others.append("corpus")
     if others:

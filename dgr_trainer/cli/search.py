@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_WIDTH = 100
+_MIN_WIDTH = 20  # In less there is no room for a word of a text beside its indent.
 _LEGEND = "Under a passage: score of an identifier, view, count in the corpus, text."
 _LINES_OF_TEXT = 3
 
@@ -205,7 +206,7 @@ def _record(retriever: GenerativeRetriever, query_id: str | None, query: str, hi
 
 
 def _lines(retriever: GenerativeRetriever, query: str, hits: list[Hit], shown: int) -> Iterator[str]:
-    width = min(_MAX_WIDTH, shutil.get_terminal_size((80, 24)).columns)
+    width = max(_MIN_WIDTH, min(_MAX_WIDTH, shutil.get_terminal_size((80, 24)).columns))
     yield _bold(_cut(query, width)) if query.strip() else "(an empty query)"
     if not hits:
         yield "  no passage found"

@@ -207,7 +207,13 @@ def _once(load: Callable[[], System]) -> Callable[[], System]:
 def _token(path: str | None) -> str | None:
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None
-    token = input_path("--token_file", path, folder=False).read_text(encoding="utf-8").strip()
+    file = input_path("--token_file", path, folder=False)
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DGRValueError(
+            f"--token_file: {path} is not UTF-8 ({error.reason}). Write a token of letters and digits into it."
+        ) from error
     if not token:
         raise DGRValueError(f"--token_file: {path} is empty. Write a token into it.")
     return token

@@ -102,9 +102,9 @@ def check(options: AllOptions) -> None:
     """
     train, evaluation = options.train, options.evaluation
     if train.stage == "generation":
-        other_stage = [name for name in ONLY_DISTILLATION if getattr(train, name)] + list(options.collator.given())
+        other_stage = [name for name in ONLY_DISTILLATION if getattr(train, name)] + options.collator.given_names()
     else:
-        other_stage = [name for name in ONLY_GENERATION if getattr(train, name)] + list(options.pairs.given())
+        other_stage = [name for name in ONLY_GENERATION if getattr(train, name)] + options.pairs.given_names()
     if options.rounds.wanted:  # They search, and a teacher reads passages.
         other_stage = [name for name in other_stage if name not in ("corpus", "ignore_identical_ids")]
     if other_stage:
@@ -124,12 +124,32 @@ def check(options: AllOptions) -> None:
             _check_generation(train, options.pairs, index)
         else:
             _check_distillation(train)
+    _check_evaluation(evaluation, index)
+    _check_lora(options.lora)
+    _check_scoring(options.scoring, train, index)
+
+
+def _check_evaluation(evaluation: EvaluationOptions, index: IndexFolder | None) -> None:
     if (evaluation.eval_queries is None) != (evaluation.eval_qrels is None):
         raise DGRValueError("--eval_queries and --eval_qrels go together.")
-    if evaluation.eval_queries is not None and index is None:
+    if evaluation.eval_queries is None:
+        if given := evaluation.given_names():
+            raise DGRValueError(
+                f"--{given[0]} is about the evaluation of retrieval, for which there are no queries. Give "
+                "--eval_queries and --eval_qrels, or leave it out."
+            )
+    elif index is None:
         raise DGRValueError("--eval_queries: retrieval is evaluated with an index. Give --index.")
-    _check_lora(options.lora)
-    ScoringSettings(**options.scoring.given())
+
+
+def _check_scoring(scoring: ScoringOptions, train: TrainOptions, index: IndexFolder | None) -> None:
+    ScoringSettings(**scoring.given())
+    given = scoring.given_names()
+    if given and index is None and train.candidates is None:
+        raise DGRValueError(
+            f"--{given[0]} weighs the identifiers of --candidates and of searches with an index, but there are "
+            "neither. Leave it out."
+        )
 
 
 def _check_lora(lora: LoraOptions) -> None:
@@ -145,7 +165,7 @@ def _check_lora(lora: LoraOptions) -> None:
 def _check_generation(options: TrainOptions, pairs: PairOptions, index: IndexFolder | None) -> None:
     if options.pairs is not None:
         given = [name for name in ("corpus", "queries", "qrels") if getattr(options, name) is not None]
-        given += pairs.given()
+        given += pairs.given_names()
         if given:
             raise DGRValueError(f"--pairs are made already, so --{given[0]} has no effect. Give one or the other.")
     elif options.corpus is None and (index is None or index.corpus is None):

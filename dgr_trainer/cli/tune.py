@@ -17,6 +17,7 @@ from dgr_trainer.cli.tables import print_result
 from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import Metric
 from dgr_trainer.evaluation.tuning import tune_search
+from dgr_trainer.processes import require_single_process
 
 if TYPE_CHECKING:
     from dgr_trainer.evaluation.tuning import TunedSearch
@@ -77,6 +78,7 @@ def make_parser() -> CommandParser:
 
 def run(options: TuneOptions, search: SearchOptions, device: DeviceOptions, positionals: Namespace) -> None:
     """Run `dgr tune`."""
+    require_single_process("dgr tune")
     output = output_file("--output", options.output, options.overwrite)
     Metric.parse(options.metric)
     if options.seed < 0:

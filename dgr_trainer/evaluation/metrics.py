@@ -162,7 +162,7 @@ def evaluate_per_query(
             f"has {len(rankings)} lists{f' (such as {next(iter(rankings))!r})' if rankings else ''}. "
             f"{_hint(rankings, qrels)}"
         )
-    _warn_of_missing(qrels, lists, relevance_level)
+    _warn_of_missing(qrels, lists, parsed, relevance_level)
 
     # Judgements below 0 mean the same as 0; pytrec_eval never returns from a query whose judgements are all below 0.
     judged = {query_id: {id: max(level, 0) for id, level in levels.items()} for query_id, levels in qrels.items()}
@@ -193,21 +193,29 @@ def _hint(rankings: Rankings, qrels: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _warn_of_missing(
-    qrels: Mapping[str, Mapping[str, int]], lists: Mapping[str, tuple[str, ...]], relevance_level: int
+    qrels: Mapping[str, Mapping[str, int]],
+    lists: Mapping[str, tuple[str, ...]],
+    metrics: Sequence[Metric],
+    relevance_level: int,
 ) -> None:
     missing = [query_id for query_id in qrels if not lists.get(query_id)]
-    without_relevant = [
-        query_id
-        for query_id, levels in qrels.items()
-        if levels and not any(level >= relevance_level for level in levels.values())
-    ]
     if missing:
         logger.warning(
             "%d of %d queries of the qrels have no rank list, or an empty one, and count as 0, such as %r.",
             len(missing), len(qrels), missing[0],
         )  # fmt: skip
-    if without_relevant:
-        logger.warning(
-            "%d of %d queries of the qrels have no passage of relevance %d or more and count as 0, such as %r.",
-            len(without_relevant), len(qrels), relevance_level, without_relevant[0],
-        )  # fmt: skip
+    # nDCG has the relevance as gain, whatever counts as relevant: any relevance above 0 adds to it.
+    needed = {metric.name: 1 if metric.kind == "ndcg" else relevance_level for metric in metrics}
+    for lowest in sorted(set(needed.values())):
+        without_relevant = [
+            query_id
+            for query_id, levels in qrels.items()
+            if levels and not any(level >= lowest for level in levels.values())
+        ]
+        names = [name for name, level in needed.items() if level == lowest]
+        if without_relevant:
+            logger.warning(
+                "%d of %d queries of the qrels have no passage of relevance %d or more and count as 0%s, such as %r.",
+                len(without_relevant), len(qrels), lowest,
+                "" if len(names) == len(needed) else f" in {', '.join(names)}", without_relevant[0],
+            )  # fmt: skip

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from itertools import islice
+from itertools import pairwise
 
 import numpy as np
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.index import query_dispatch
+from dgr_trainer.files.progress import elapsed_time
 from dgr_trainer.index.array_construction import build_arrays
 from dgr_trainer.index.index_arrays import IndexArrays
+from dgr_trainer.index.passage_ids import pack_ids
 from dgr_trainer.index.remaining_ids import RemainingIds
 from dgr_trainer.index.segment import Removed, Segment
-from dgr_trainer.index.token_texts import TokenText, read_texts
+from dgr_trainer.index.token_texts import TokenPiece, TokenText, join_pieces
+from dgr_trainer.index.whole_text import whole_text
 
-# Tokens that are read at a time when segments are merged.
-_TOKENS_AT_ONCE = 1 << 20
+# Passages that are copied at a time when segments are merged.
+_PASSAGES_AT_ONCE = 1 << 14
 
 
 def add_segments(
@@ -54,7 +56,6 @@ def remaining_texts(
     segments: Sequence[Segment],
     start: int = 0,
     *,
-    vocab_size: int,
     separator: int,
     max_tokens: int | None,
     progress: bool,
@@ -64,7 +65,6 @@ def remaining_texts(
     Args:
         segments (`Sequence[Segment]`): the segments.
         start (`int`): the passage to start at, among those that remain.
-        vocab_size (`int`): number of token ids.
         separator (`int`): the token id after each passage.
         max_tokens (`int`, *optional*): most tokens of a text.
         progress (`bool`): whether to show a progress bar.
@@ -72,18 +72,28 @@ def remaining_texts(
     Yields:
         `TokenText`: the texts in order.
     """
-    sizes = np.concatenate([segment.passage_lengths for segment in segments])[start:]
+    total = sum(segment.num_passages for segment in segments) - start
+    yield from join_pieces(_remaining_pieces(segments, start, separator, progress), max_tokens, total, progress)
 
-    def sequences() -> Iterator[np.ndarray]:
-        bounds = np.searchsorted(np.cumsum(sizes), np.arange(0, sizes.sum() + _TOKENS_AT_ONCE, _TOKENS_AT_ONCE))
-        bounds = start + np.unique(np.concatenate([[0], bounds, [len(sizes)]]))
-        for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            indptr, tokens = query_dispatch.extract(segments, np.arange(first, stop))
-            for left, right in zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True):
-                yield tokens[left:right]
 
-    ids = islice(RemainingIds(segments), start, None)
-    yield from read_texts(sequences(), ids, vocab_size, separator, max_tokens, len(sizes), progress)
+def _remaining_pieces(segments: Sequence[Segment], start: int, separator: int, progress: bool) -> Iterator[TokenPiece]:
+    """The passages that remain, from one on, segment by segment; the text of one is in memory."""
+    for segment in segments:
+        first, start = start, max(0, start - segment.num_passages)
+        if first >= segment.num_passages:
+            continue
+        with elapsed_time(f"Reading a segment of {segment.arrays.num_rows:,} tokens", shown=progress):
+            text = whole_text(segment.arrays, separator)
+        starts, ids = segment.arrays.passage_starts, RemainingIds([segment])
+        for begin in range(first, segment.num_passages, _PASSAGES_AT_ONCE):
+            numbers = np.arange(begin, min(begin + _PASSAGES_AT_ONCE, segment.num_passages))
+            packed = pack_ids(ids.take(numbers))
+            numbers = segment.original_numbers(numbers)
+            # Runs of passages between which none was removed.
+            bounds = np.concatenate([[0], np.flatnonzero(np.diff(numbers) != 1) + 1, [len(numbers)]])
+            runs = [text[starts[numbers[a]] : starts[numbers[b - 1] + 1]] for a, b in pairwise(bounds.tolist())]
+            yield TokenPiece(np.concatenate(runs), starts[numbers + 1] - starts[numbers], packed)
+        del text, runs  # Before the next one is read.
 
 
 def segment_fingerprints(segments: Sequence[Segment]) -> list[list[str]]:

@@ -20,6 +20,7 @@ from dgr_trainer.files.atomic import atomic_write
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.quickstart import NAME
 from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.python_docs import python_docs_corpus
 from dgr_trainer.quickstart.questions import load_questions
@@ -133,7 +134,7 @@ class _Quickstart:
         self.say = report
         self.started = time.monotonic()
         self.record = PipelineRecord(
-            "The quickstart of dgr-trainer",
+            NAME,
             "A small student learns to find passages of the documentation of Python's standard library by generating "
             "their identifiers (generation only), then to rank them: relevant before irrelevant (LTRGR), or in the "
             "order of its teacher, BM25 (DGR). All are compared on questions that were held out.",
@@ -152,6 +153,7 @@ class _Quickstart:
         training, training_qrels = load_questions("train", corpus)
         test, test_qrels = load_questions("test", corpus)
         self.say(f"  {len(corpus):,} passages; {len(training)} questions to train on, {len(test)} held out")
+        self.record.write(self.output_dir)  # Before all other files: the folder of an interrupted one is known, too.
 
         self.stage("Index: every title, substring and pseudo-query, as the student's tokens")
         identifiers = Identifiers(AutoTokenizer.from_pretrained(CHECKPOINT))

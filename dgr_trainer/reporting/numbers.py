@@ -10,10 +10,10 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "\u2013"
     if isinstance(value, int) or value == int(value):
-        return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.{digits}g}"
-    if 1e-4 <= abs(value) < 10**digits:
+        return f"{int(value):,}".replace("-", "\u2212") if abs(value) < 1e15 else f"{value:.{digits}g}"
+    if 1e-4 <= abs(value) < 10**digits - 0.5:  # From there it is rounded to one more digit.
         return f"{value:.{digits}g}".replace("-", "\u2212")
-    return f"{value:,.0f}" if abs(value) >= 1 else f"{value:.{digits - 1}e}"
+    return f"{value:,.0f}".replace("-", "\u2212") if abs(value) >= 1 else f"{value:.{digits - 1}e}"
 
 
 def points(value: float) -> str:
@@ -22,7 +22,11 @@ def points(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share in percent."""
+    """A share in percent; only none is `0 %`, and only all is `100 %`."""
+    if 0 < value < 0.001:
+        return "< 0.1\u00a0%"
+    if 0.999 < value < 1:
+        return "> 99.9\u00a0%"
     return f"{100 * value:.0f}\u00a0%" if 0.0995 < value < 0.9905 or value in (0, 1) else f"{100 * value:.1f}\u00a0%"
 
 

@@ -172,9 +172,8 @@ def read_settings(path: str | os.PathLike[str]) -> tuple[SearchSettings, Scoring
         FileNotFoundError: if there is no such file.
         ValueError: if it is no JSON, lacks one of the two, or has settings that this version does not know.
     """
-    text = Path(path).read_text(encoding="utf-8")
     with input_errors(f"{os.fspath(path)} holds no settings", ValueError):
-        values = json.loads(text)
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in ("search", "scoring")):
         raise DGRValueError(
             f"{os.fspath(path)} holds no settings of a search: it needs the objects 'search' and 'scoring', which "

@@ -109,6 +109,7 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{TRAIN} --stage distillation --queries FILES/queries.tsv", "needs --run"),
         (f"{SWAP} --pairs FILES/bart", "--pairs has no effect in --stage distillation"),
         (f"{SWAP} --titles_per_query 2", "--titles_per_query has no effect in --stage distillation"),
+        (f"{SWAP} --substring_temperature 2", "--substring_temperature has no effect in --stage distillation"),
         (f"{GENERATE} --pairs FILES/bart --samples_per_passage 0", "so --samples_per_passage has no effect"),
         (f"{SWAP} --eval_queries FILES/queries.tsv", "--eval_queries and --eval_qrels go together"),
         (f"{SWAP} --eval_queries FILES/queries.tsv --eval_qrels FILES/qrels.txt", "Give --index"),
@@ -116,6 +117,14 @@ SWAP = f"{DISTIL} --identifiers FILES/identifiers.tsv"
         (f"{SWAP} --lora_r -1", "--lora_r -1 has to be at least 0"),
         (f"{SWAP} --ranking_loss hinge", "ranking_loss"),
         (f"{SWAP} --scoring_repetition 2", "repetition=2.0 must lie between 0"),
+        (f"{SWAP} --scoring_exponent 3", "--scoring_exponent weighs the identifiers of --candidates and of searches"),
+        (
+            f"{GENERATE} --corpus FILES/corpus.jsonl --scoring_smoothing 1",
+            "--scoring_smoothing weighs the identifiers",
+        ),
+        (f"{SWAP} --eval_metrics mrr", "--eval_metrics is about the evaluation of retrieval, for which there are no"),
+        (f"{SWAP} --eval_beam_size 3", "--eval_beam_size is about the evaluation of retrieval"),
+        (f"{SWAP} --eval_ignore_identical_ids", "--eval_ignore_identical_ids is about the evaluation"),
         (f"{SWAP} --resume_from_checkpoint last", "there is no checkpoint in TMP/out"),
         (f"{SWAP} --resume_from_checkpoint FILES/bart", "is not a checkpoint: it has no trainer_state.json"),
         (f"{SWAP} --output_dir FILES/corpus.jsonl", "is a file. Give a folder"),
@@ -297,6 +306,7 @@ def test_a_missing_extra_names_itself(dgr, files, tmp_path, monkeypatch):
     [
         (BM25, "bm25"),
         ("index FILES/corpus.jsonl --model FILES/bart --output TMP/index", "dgr index"),
+        ("tune FILES/bart --queries FILES/queries.tsv --qrels FILES/qrels.txt --output TMP/s.json", "dgr tune"),
     ],
 )
 def test_what_works_in_one_process_is_not_launched_in_several(

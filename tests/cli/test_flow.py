@@ -347,6 +347,16 @@ def test_passages_are_added_and_removed(dgr, files, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gone.txt", "index", "more.jsonl", "plain"]
 
 
+def test_an_index_knows_its_model_from_any_folder(dgr, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(files)
+    made = dgr("index", "corpus.jsonl", "--model", "bart", "--output", tmp_path / "index")
+    assert made.code == 0, made.err
+    monkeypatch.chdir(tmp_path)
+    Path("more.jsonl").write_text('{"id": "new", "title": "Mount Fuji", "text": "A mountain in Japan."}\n')
+    added = dgr("index", "more.jsonl", "--output", "index", "--add")
+    assert added.code == 0 and "indexed 25 passages" in added.err, added.err
+
+
 def test_changes_that_cannot_be_made(dgr, files, tmp_path):
     made = dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index")
     assert made.code == 0
@@ -361,7 +371,17 @@ def test_changes_that_cannot_be_made(dgr, files, tmp_path):
             (corpus, *output, "--model", files / "bart", "--overwrite", "--num_proc", 0),
             "num_proc=0: give the number of processes",
         ),
-        ((*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"), "belong to passages that are indexed"),
+        (
+            (*output, "--compact", "--pseudo_queries", tmp_path / "q.jsonl"),
+            "--pseudo_queries is for passages that are tokenised",
+        ),
+        ((*output, "--compact", "--views", "title"), "--views is for passages that are tokenised and indexed"),
+        (
+            (*output, "--remove", tmp_path / "unknown.txt", "--model", "m"),
+            "--model is for passages that are tokenised",
+        ),
+        ((*output, "--compact", "--no_save_corpus"), "--save_corpus is for new indexes"),
+        ((corpus, *output, "--add", "--no_save_corpus"), "--save_corpus is for new indexes"),
         ((*output, "--remove", tmp_path / "unknown.txt"), "has the id 'nobody'"),
         ((corpus, *output, "--add"), "is in the index already"),
         ((corpus, "--output", tmp_path / "none"), "required: --model"),
@@ -378,8 +398,12 @@ def test_verifying(dgr, files, tmp_path):
     assert made.code == 0, made.err
     verified = dgr("index", "--output", tmp_path / "index", "--verify")
     assert verified.code == 0 and "undamaged: " in verified.err and "and its corpus" in verified.err
-    refused = dgr("index", "--output", tmp_path / "index", "--verify", "--compact")
-    assert refused.code == 2 and "changes nothing. Give it with --output only" in refused.err
+    others = (
+        ("--compact",), ("--views", "title"), ("--model", "m"), ("--pseudo_queries", "q"), ("--no_save_corpus",)
+    )  # fmt: skip
+    for other in others:
+        refused = dgr("index", "--output", tmp_path / "index", "--verify", *other)
+        assert refused.code == 2 and "changes nothing. Give it with --output only" in refused.err, other
     data = next((tmp_path / "index" / "corpus").glob("data-*.arrow"))
     content = data.read_bytes()
     data.write_bytes(content.replace(b"penicillin", b"penicillim", 1))

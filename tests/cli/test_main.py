@@ -240,6 +240,16 @@ def test_nobody_reads_the_output(files):
     assert done.returncode == 141 and done.stderr == ""
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_is_written_to_a_closed_stream_is_discarded(files, monkeypatch, stream):
+    """As after `dgr ... >&-`, where Python has `None` in place of the stream."""
+    monkeypatch.setattr(sys, stream, None)
+    qrels = ("--qrels", str(files / "qrels.txt"))
+    assert main.main(["evaluate", str(files / "best.trec"), *qrels]) == 0
+    assert main.main(["evaluate", str(files / "none.trec"), *qrels]) == 2
+    assert getattr(sys, stream) is None
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_training(files, tmp_path):
     output = tmp_path / "out"

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import dgr_trainer
 from dgr_trainer import Rankings, read_qrels
+from dgr_trainer.cli import search
 from dgr_trainer.cli.main import main
+from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import write_qrels
 from dgr_trainer.runs import read_run
 
@@ -84,6 +87,18 @@ def test_a_file_whose_name_is_no_text(files):
     named = read_run(os.fsdecode(columns))
     named.to_trec(files / "named.trec")
     assert read_run(files / "named.trec").name == named.name == "c\ufffd"
+
+
+@pytest.mark.parametrize("columns", [1, 12, 40])
+def test_hits_in_a_narrow_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    passage = Passage("p", title="Mount Everest", text="The highest mountain on Earth is in the Himalayas.")
+    retriever = SimpleNamespace(corpus={"p": passage}, identifier_text=lambda identifier: "highest mountain")
+    identifier = SimpleNamespace(score=3.5, view="substring", count=2)
+    hit = SimpleNamespace(passage_id="p", score=12.3, identifiers=[identifier])
+    lines = list(search._lines(retriever, "which mountain is the highest", [hit], 1))
+    assert lines[2].startswith("  1. ") and lines[2].endswith("12.3") and lines[3].startswith("     The")
+    assert lines[-1].split()[:3] == ["3.5", "substring", "2x"]
 
 
 # Links

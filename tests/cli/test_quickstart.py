@@ -1,5 +1,6 @@
 """What `dgr quickstart` hands to the quickstart, and what it shows of the result."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from dgr_trainer import Rankings
 from dgr_trainer.evaluation.comparison import compare_runs
-from dgr_trainer.quickstart import pipeline
+from dgr_trainer.quickstart import NAME, pipeline
 
 
 @pytest.fixture
@@ -46,10 +47,16 @@ def test_it_needs_no_argument(dgr, calls, tmp_path, monkeypatch):
 
 def test_only_an_earlier_quickstart_is_replaced(dgr, calls, tmp_path):
     (tmp_path / "training").mkdir()
+    for record in (None, "{}", '{"name": "Rounds of generation"}'):  # Names that other programs give their files.
+        if record is not None:
+            (tmp_path / "dgr_run.json").write_text(record)
+        refused = dgr("quickstart", "--output", tmp_path)
+        assert refused.code == 2 and "training/) than an earlier quickstart" in refused.err and not calls
+    (tmp_path / "dgr_run.json").write_text(json.dumps({"name": NAME}))
     assert dgr("quickstart", "--output", tmp_path).code == 0
     (tmp_path / "results.md").touch()
     assert dgr("quickstart", "--output", tmp_path).code == 0
     (tmp_path / "thesis.tex").touch()
     refused = dgr("quickstart", "--output", tmp_path)
-    assert refused.code == 2 and "holds other files (results.md, thesis.tex, training/)" in refused.err
+    assert refused.code == 2 and "holds other files (dgr_run.json, results.md, thesis.tex, training/)" in refused.err
     assert len(calls) == 2

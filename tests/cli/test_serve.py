@@ -120,6 +120,7 @@ MISTAKES = [
     (["{a}", "--max_k", "0"], "max_k=0 must be a whole number"),
     (["{a}", "--port", "70000"], "port=70000 is no port"),
     (["{a}", "--token_file", "{empty}"], "is empty. Write a token into it."),
+    (["{a}", "--token_file", "{binary}"], "is not UTF-8 (invalid start byte). Write a token of letters and digits"),
     (["{a}", "--split", "test"], "--split test selects from a BEIR folder"),
     (["{run}"], "is a file, but a folder is needed"),
     (["{a}/index"], "is not the folder of a retriever"),
@@ -133,12 +134,14 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
 def test_mistakes_are_told_before_anything_is_served(dgr, folders, files, served, tmp_path, arguments, message):
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(bytes(range(128, 160)))
     places = {
         "a": folders / "generation/retriever",
         "b": folders / "distilled/retriever",
         "run": files / "best.trec",
         "queries": files / "queries.tsv",
         "empty": tmp_path / "empty",
+        "binary": tmp_path / "binary",
     }
     done = dgr("serve", *(argument.format(**places) for argument in arguments))
     assert done.code == 2 and message in done.err and not served

@@ -126,6 +126,21 @@ def test_the_relevance_level_leaves_ndcg_graded():
     assert strict["ndcg@10"] == evaluate_run(run, qrels, ["ndcg@10"])["ndcg@10"]
 
 
+def test_the_warning_names_the_metrics_in_which_a_query_counts_as_zero(caplog):
+    run, qrels = {"q": {"a": 1.0}, "r": {"b": 1.0}}, {"q": {"a": 2}, "r": {"b": 0}}
+    evaluate_run(run, qrels, ["hits@1", "mrr", "ndcg@10"], relevance_level=3)
+    assert (
+        "1 of 2 queries of the qrels have no passage of relevance 1 or more and count as 0 in ndcg@10" in caplog.text
+    )
+    assert (
+        "2 of 2 queries of the qrels have no passage of relevance 3 or more and count as 0 in hits@1, mrr, such as"
+        in caplog.text
+    )
+    caplog.clear()
+    assert evaluate_run(run, {"q": {"a": 2}}, ["ndcg"], relevance_level=3) == {"ndcg": 1.0}
+    assert not caplog.text
+
+
 def test_a_run_of_relevant_passages_is_perfect(qrels):
     run = Rankings(
         {query_id: {id: float(grade) for id, grade in grades.items()} for query_id, grades in qrels.items()}

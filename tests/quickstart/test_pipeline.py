@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dgr_trainer import GenerativeRetriever, Rankings, evaluate_run, read_qrels, write_report
-from dgr_trainer.quickstart import pipeline
+from dgr_trainer.quickstart import NAME, pipeline
 from dgr_trainer.quickstart.pipeline import METRICS, QuickstartSettings, run_quickstart
 from dgr_trainer.quickstart.plots import plot_training
 from dgr_trainer.quickstart.questions import load_questions
@@ -71,6 +71,17 @@ def test_a_missing_teacher_is_found_at_once(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r'pip install "dgr-trainer\[bm25\]"'):
         run_quickstart(tmp_path / "out", TINY)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_quickstart_has_its_record(monkeypatch, tmp_path):
+    def interrupt(*arguments, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.FMIndex, "from_corpus", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_quickstart(tmp_path / "out", TINY)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dgr_run.json"]
+    assert json.loads((tmp_path / "out" / "dgr_run.json").read_text())["name"] == NAME
 
 
 def test_checkpoint_is_small_and_fits_its_tokenizer():

@@ -353,12 +353,12 @@ def test_numbers():
     assert [number(value) for value in (1234567, 0.01234, 1.25e-8, 12345.6, None, float("nan"), -0.5)] == [
         *("1,234,567", "0.0123", "1.25e-08", "12,346", "\u2013", "\u2013", "\u22120.5")
     ]
-    assert (points(0.029), points(-0.5), share(0.256), share(0.0004)) == (
-        "+2.9",
-        "\u221250.0",
-        "26\u00a0%",
-        "0.0\u00a0%",
-    )
+    assert [number(value) for value in (999.4, 999.7, 9999.6, -999.7)] == ["999", "1,000", "10,000", "\u22121,000"]
+    assert (number(99.4, 2), number(99.7, 2)) == ("99", "100")
+    assert (points(0.029), points(-0.5)) == ("+2.9", "\u221250.0")
+    assert [share(value) for value in (0, 0.0004, 0.002, 0.256, 0.992, 0.9999, 1)] == [
+        f"{text}\u00a0%" for text in ("0", "< 0.1", "0.2", "26", "99.2", "> 99.9", "100")
+    ]
     assert [duration(value) for value in (3.21, 70, 600, 9000)] == ["3.2 s", "70 s", "10 min", "2 h 30 min"]
     assert memory(1.5e9) == "1.50 GB" and memory(2e6) == "2 MB" and memory(1234) == "1.2 kB"
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from dgr_trainer.retrieval.settings import SearchSettings
+from dgr_trainer.errors import DGRValueError
+from dgr_trainer.retrieval.settings import SearchSettings, read_settings
 
 
 def test_settings_survive_json():
@@ -29,3 +30,10 @@ def test_unigrams_may_be_zero_but_not_less():
 def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="Unknown search settings: beams"):
         SearchSettings.from_dict({"beams": 3})
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"{"])
+def test_a_file_that_is_no_json_holds_no_settings(tmp_path, content):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(DGRValueError, match=r"settings\.json holds no settings: "):
+        read_settings(tmp_path / "settings.json")
