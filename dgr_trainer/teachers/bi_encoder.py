@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRValueError, MissingPackageError, one_line
+from dgr_trainer.errors import DGRValueError, MissingPackageError, input_errors, one_line
 from dgr_trainer.files.progress import elapsed_time, kept_moving
 from dgr_trainer.processes import (
     Processes,
@@ -34,11 +34,13 @@ from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.batches import (
     BATCH_TOKENS_HELP,
     CPU_TOKENS,
-    check_batch_tokens,
     default_batch_tokens,
     plan_batches,
 )
+from dgr_trainer.teachers.digests import modules_digest, tokenizer_digest
 from dgr_trainer.teachers.inputs import candidate_lists, check_depth, rank_without_identical_ids
+from dgr_trainer.teachers.lengths import checked_max_length, position_limit, position_offset
+from dgr_trainer.teachers.pair_teacher import check_model_settings
 from dgr_trainer.teachers.passage_vectors import VECTOR_DTYPES, compute_passage_vectors
 from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
 from dgr_trainer.teachers.vector_search import nearest
@@ -47,14 +49,16 @@ logger = logging.getLogger(__name__)
 
 _SIMILARITIES = ("cosine", "dot")
 _BLOCK_QUERIES = 256
+_QUERY, _PASSAGE = "query", "document"  # what sentence-transformers calls the tasks
 
 
 @dataclass(eq=False, repr=False)
 class BiEncoderTeacher:
     """Ranks passages by the similarity of their vectors to the query's.
 
-    The vectors of the passages are computed once, at the first `rank`. The search is exact. Under `accelerate launch`,
-    the processes share passages and queries, and each returns all rankings unless `results_on` says otherwise.
+    Queries and passages are encoded as by `encode_query` and `encode_document` of sentence-transformers. The vectors
+    of the passages are computed once, at the first `rank`. The search is exact. Under `accelerate launch`, the
+    processes share passages and queries, and each returns all rankings unless `results_on` says otherwise.
 
     Args:
         model_name_or_path (`str` or `os.PathLike`): A model of sentence-transformers, or one of transformers, whose
@@ -70,7 +74,8 @@ class BiEncoderTeacher:
             from which an interrupted computation resumes; by default they are kept in memory.
         faiss (`str`, *optional*): Search with a faiss index of this factory string, such as `"HNSW32"` or
             `"IVF1024,Flat"`: faster, but not exact. By default all vectors are compared.
-        max_length (`int`, *optional*, defaults to the model's): Number of tokens at which texts are cut.
+        max_length (`int`, *optional*, defaults to the model's): Number of tokens at which texts are cut, prefix
+            included.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
         vectors_dtype (`str`, *optional*, defaults to `"float32"`): Precision in which the vectors of the passages are
             kept. `"float16"` needs half the memory and disk, and changes similarities in the fourth digit.
@@ -86,8 +91,9 @@ class BiEncoderTeacher:
 
     Raises:
         ImportError: if sentence-transformers is not installed, or faiss if it is to be used.
-        ValueError: if the model's similarity is neither the cosine nor the inner product, or a setting is out of its
-            range, or weights are missing.
+        ValueError: if the model's similarity is neither the cosine nor the inner product, it takes fewer than
+            `max_length` tokens, it does not know the tasks "query" and "document", a setting is out of its range, or
+            weights are missing.
 
     Example:
 
@@ -136,14 +142,12 @@ class BiEncoderTeacher:
     results_on: ResultsOn = "all"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise DGRValueError(f"dtype is {self.dtype!r}, but the model can be loaded as one of {DTYPES}.")
+        check_model_settings(self.dtype, self.batch_tokens, self.max_length)
         check_results_on(self.results_on)
         if self.vectors_dtype not in VECTOR_DTYPES:
             raise DGRValueError(
                 f"vectors_dtype is {self.vectors_dtype!r}, but vectors are kept as one of {VECTOR_DTYPES}."
             )
-        check_batch_tokens(self.batch_tokens)
         if self.batch_size < 1:
             raise DGRValueError(f"batch_size is {self.batch_size}, but a batch has at least 1 text.")
         check_template("passage_template", self.passage_template, PASSAGE_FIELDS, (PASSAGE_FIELDS,))
@@ -155,8 +159,7 @@ class BiEncoderTeacher:
         self.model = _load(self.name, self.dtype, device, self.model_kwargs or {})
         if self.batch_tokens is None:
             self.batch_tokens = default_batch_tokens(self.model.device.type)
-        if self.max_length is not None:
-            self.model.max_seq_length = self.max_length
+        self._limit_lengths()
         similarity = str(self.model.similarity_fn_name)
         if similarity not in _SIMILARITIES:
             raise DGRValueError(
@@ -170,6 +173,10 @@ class BiEncoderTeacher:
         if self.passage_prefix is None:
             names = ("document", "passage", "corpus")
             self.passage_prefix = next((prompts[name] for name in names if prompts.get(name)), "")
+        for task in (_QUERY, _PASSAGE):
+            # Some models have tasks of other names, and routers other routes.
+            with input_errors(f"{self.name} cannot encode texts for the task {task!r}", ValueError, TypeError):
+                self._encode(["a few words"], task, lambda _: None)
         self._vectors: np.ndarray | None = None
         self._index: Any = None
 
@@ -179,7 +186,7 @@ class BiEncoderTeacher:
         if self._vectors is None:
             self._vectors = compute_passage_vectors(
                 self.corpus,
-                lambda positions, encoded: self._encode(self._passages(positions), self.passage_prefix or "", encoded),
+                lambda positions, encoded: self._encode(self._passages(positions), _PASSAGE, encoded),
                 int(self.model.get_embedding_dimension() or 0),
                 self._settings() if self.vectors is not None else {},
                 self.vectors,
@@ -224,7 +231,7 @@ class BiEncoderTeacher:
         shown = self.progress and is_main_process(self.processes)
 
         def search(query_ids: Sequence[str], encoded: Callable[[int], object]) -> list[list[tuple[str, float]]]:
-            query_vectors = self._encode([texts[query_id] for query_id in query_ids], self.query_prefix or "", encoded)
+            query_vectors = self._encode([texts[query_id] for query_id in query_ids], _QUERY, encoded)
             if candidate_ids is not None:
                 return [
                     self._score_candidates(query_vector, candidate_ids[query_id], vectors)
@@ -296,14 +303,17 @@ class BiEncoderTeacher:
         passages = map(Passage, columns["id"], columns["title"], columns["text"])
         return [fill(self.passage_template, "", passage) for passage in passages]
 
-    def _encode(self, texts: list[str], prefix: str, encoded: Callable[[int], object]) -> np.ndarray:
+    def _encode(self, texts: list[str], task: str, encoded: Callable[[int], object]) -> np.ndarray:
         """Return the vectors of texts; calls `encoded` with the size of each batch."""
+        prefix = (self.query_prefix if task == _QUERY else self.passage_prefix) or ""
         vectors = np.empty((len(texts), int(self.model.get_embedding_dimension() or 0)), dtype=np.float32)
-        texts = [prefix + text for text in texts]
-        for batch in plan_batches(self._lengths(texts), self.batch_tokens or CPU_TOKENS, self.batch_size):
+        lengths = self._lengths([prefix + text for text in texts], task)
+        for batch in plan_batches(lengths, self.batch_tokens or CPU_TOKENS, self.batch_size):
+            # The model gets the prefix by itself: some leave its tokens out of the mean.
             of_batch = self.model.encode(
                 [texts[number] for number in batch.tolist()],
-                prompt="",
+                prompt=prefix,
+                task=task,
                 batch_size=len(batch),
                 show_progress_bar=False,
                 normalize_embeddings=self._normalise,
@@ -313,22 +323,50 @@ class BiEncoderTeacher:
             encoded(len(batch))
         return vectors
 
-    def _lengths(self, texts: list[str]) -> np.ndarray:
+    def _lengths(self, texts: list[str], task: str) -> np.ndarray:
         """Numbers of tokens of texts, as far as the model reads them; an estimate for a tokenizer of another kind."""
         from transformers import PreTrainedTokenizerBase
 
-        tokenizer = self.model.tokenizer
+        routes = _input_modules(self.model)
+        module = routes.get(task, next(iter(routes.values())))
+        tokenizer = getattr(module, "tokenizer", None)
         if not texts or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return np.array([-(-len(text) // 4) for text in texts], dtype=np.int64)
-        limit = self.model.max_seq_length or tokenizer.model_max_length
+        limit = module.max_seq_length or tokenizer.model_max_length
         encoded = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
         return np.array([min(len(ids), limit) for ids in encoded], dtype=np.int64)
+
+    def _limit_lengths(self) -> None:
+        """Set the lengths at which the model cuts texts."""
+        from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+        cuts = False
+        for module in _input_modules(self.model).values():
+            tokenizer = getattr(module, "tokenizer", None)
+            if not isinstance(tokenizer, PreTrainedTokenizerBase):
+                continue
+            cuts = True
+            loaded: Any = next((inner for inner in module.modules() if isinstance(inner, PreTrainedModel)), None)
+            positions = None if loaded is None else position_limit(loaded)
+            if self.max_length is not None:
+                special = tokenizer.num_special_tokens_to_add(pair=False)
+                module.max_seq_length = checked_max_length(self.max_length, positions, tokenizer, special, self.name)
+            elif positions is not None and position_offset(loaded):
+                # sentence-transformers counts the positions before the first one, too.
+                module.max_seq_length = min(module.max_seq_length or positions, positions)
+        if self.max_length is not None and not cuts:
+            raise DGRValueError(
+                f"max_length is {self.max_length}, but {self.name} has no transformer, and reads texts of any length. "
+                "Leave max_length out."
+            )
 
     def _settings(self) -> dict[str, object]:
         from dgr_trainer.student.weights import weights_digest
 
         return {
             "weights": weights_digest(self.model),
+            "modules": modules_digest(self.model),
+            "tokenizers": [tokenizer_digest(tokenizer) for tokenizer in _tokenizers(self.model)],
             "passage_prefix": self.passage_prefix,
             "passage_template": self.passage_template,
             "max_length": self.model.max_seq_length,
@@ -350,14 +388,26 @@ def _load(name: str, dtype: str, device: str, model_kwargs: Mapping[str, Any]) -
 
     arguments = dict(model_kwargs)
     arguments["model_kwargs"] = {"dtype": getattr(torch, dtype), **arguments.get("model_kwargs", {})}
-    model = SentenceTransformer(name, device=device, **arguments)
+    with input_errors(f"{name} is not a model that sentence-transformers loads, or its files are damaged", Exception):
+        model = SentenceTransformer(name, device=device, **arguments)
     _check_weights(model, name, model_kwargs)
-    tokenizer = model.tokenizer
-    if hasattr(tokenizer, "pad_token") and tokenizer.pad_token is None:
-        # Any token will do, as the mask hides it; on the right, positions do not depend on it either.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        tokenizer.padding_side = "right"
+    for tokenizer in _tokenizers(model):
+        if hasattr(tokenizer, "pad_token") and tokenizer.pad_token is None:
+            # Any token will do, as the mask hides it; on the right, positions do not depend on it either.
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+            tokenizer.padding_side = "right"
     return align_weights(model)
+
+
+def _input_modules(model: Any) -> dict[str, Any]:
+    """The modules that read texts: one for each route of a router, and otherwise the first one."""
+    routes = getattr(model[0], "sub_modules", None)
+    return {"": model[0]} if routes is None else {name: route[0] for name, route in routes.items()}
+
+
+def _tokenizers(model: Any) -> list[Any]:
+    tokenizers = (getattr(module, "tokenizer", None) for module in _input_modules(model).values())
+    return list({id(tokenizer): tokenizer for tokenizer in tokenizers if tokenizer is not None}.values())
 
 
 def _check_weights(model: Any, name: str, model_kwargs: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dgr_trainer.data.passages import Passage
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, input_errors
 from dgr_trainer.teachers.pair_teacher import ModelTeacher
 from dgr_trainer.teachers.templates import PairTemplate
 
@@ -99,6 +99,9 @@ class CrossEncoderTeacher(ModelTeacher):
     def _example_logits(self, model: Any) -> Any:
         return model(**self.tokenizer("a", "b", return_tensors="pt").to(model.device)).logits
 
+    def _special_tokens(self) -> int:
+        return int(self.tokenizer.num_special_tokens_to_add(pair=self._template.single is None))
+
     def _set_padding(self, token_id: int) -> None:
         """Tell the model its padding: models such as GPT-2 score at the last token that is not the padding."""
         self.model.config.pad_token_id = token_id
@@ -154,7 +157,8 @@ def _check_modules(name: str | os.PathLike[str]) -> None:
     path = Path(name) / "modules.json"
     if not path.is_file():
         return
-    modules = json.loads(path.read_text(encoding="utf-8"))
+    with input_errors(f"{path} is damaged", ValueError):
+        modules = json.loads(path.read_text(encoding="utf-8"))
     if [module["type"].rpartition(".")[2] for module in modules] != ["Transformer"] or modules[0].get("path"):
         names = ", ".join(module["type"].rpartition(".")[2] for module in modules)
         raise DGRValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,7 +27,6 @@ from dgr_trainer.processes import (
 )
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
-from dgr_trainer.teachers.pair_scoring import Pairs
 from dgr_trainer.teachers.score_cache import KEY, ScoreCache, content_key
 
 ScoreFunction = Callable[[str, list[Passage]], Sequence[float]]
@@ -41,7 +41,9 @@ class FunctionTeacher:
     Args:
         function (`Callable[[str, list[Passage]], Sequence[float]]`): Query, passages -> scores.
         corpus (`Corpus`): The passages.
-        name (`str`, *optional*, defaults to the function's name): Name of the rankings.
+        name (`str`, *optional*, defaults to the function's name): Name of the rankings and, with `cache`, of the
+            scores. A cache needs it for a function that another one may share its name with: a lambda, a function
+            defined in another one, a method, a `functools.partial` or another object.
         version (`str`, *optional*, defaults to `"1"`): Change it when the function changes: cached scores belong to
             one name and version.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
@@ -54,7 +56,7 @@ class FunctionTeacher:
 
     Raises:
         TypeError: if `function` cannot be called.
-        ValueError: if `results_on` is unknown.
+        ValueError: if `results_on` is unknown, or a cache is given for a function without a name of its own.
 
     Example:
 
@@ -84,6 +86,11 @@ class FunctionTeacher:
             raise DGRTypeError(
                 f"function is a {type(function).__name__}, which cannot be called. Give a function of a query and its "
                 "passages."
+            )
+        if cache is not None and not name and not _has_own_name(function):
+            raise DGRValueError(
+                f"cache is given, but {function!r} has no name of its own: a cache finds scores by the name of the "
+                "function, so those of another one could be returned. Give name=, another one for each function."
             )
         self.function = function
         self.corpus = corpus
@@ -147,8 +154,7 @@ class FunctionTeacher:
     def _list(
         self, query_id: str, text: str, passage_ids: Sequence[str], cache: ScoreCache | None
     ) -> list[tuple[str, float]]:
-        pairs = Pairs.from_candidates({query_id: text}, {query_id: passage_ids}, self.corpus)
-        passages = [passage for _, passage in pairs.read(np.arange(len(pairs)), self.corpus)]
+        passages = self.corpus.take([self.corpus.position(id) for id in sorted(passage_ids)])
         keys = _keys(text, passages)
         scores = cache.scores(keys) if cache is not None else np.full(len(keys), np.nan)
         if np.isnan(scores).any():
@@ -180,8 +186,21 @@ class FunctionTeacher:
         return scores
 
 
+def _has_own_name(function: ScoreFunction) -> bool:
+    """Whether a function is defined once, under a name in its module: others depend on what surrounds them."""
+    # Objects, such as those of functools.partial, have no qualified name; "<lambda>" and "<locals>" are parts of one.
+    return not inspect.ismethod(function) and "<" not in getattr(function, "__qualname__", "<")
+
+
 def _keys(query: str, passages: Sequence[Passage]) -> np.ndarray:
     # A score may depend on the whole list, so the keys do as well.
-    contents = [repr((p.id, p.title, p.text)).encode(errors="surrogatepass") for p in passages]
+    contents = [_content(passage).encode(errors="surrogatepass") for passage in passages]
     whole = content_key(query.encode(errors="surrogatepass"), b"\0".join(contents))
     return np.array([content_key(whole, content) for content in contents], KEY)
+
+
+def _content(passage: Passage) -> str:
+    content = (passage.id, passage.title, passage.text)
+    further = (passage.pseudo_queries, passage.docid)
+    # Without them, the key is the one of earlier versions, which passed only the first three to functions.
+    return repr(content + further if any(further) else content)

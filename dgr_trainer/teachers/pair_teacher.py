@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,12 +13,14 @@ from datasets import Dataset
 
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.queries import queries_mapping
-from dgr_trainer.errors import DGRMemoryError, DGRValueError
+from dgr_trainer.errors import DGRMemoryError, DGRValueError, input_errors
 from dgr_trainer.processes import Processes, ResultsOn, check_results_on, default_device, launched_processes
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.student.dtypes import DTYPES
 from dgr_trainer.teachers.batches import BATCH_TOKENS_HELP, CPU_TOKENS, check_batch_tokens, default_batch_tokens
+from dgr_trainer.teachers.digests import tokenizer_digest
 from dgr_trainer.teachers.inputs import check_depth, rank_without_identical_ids, required_candidates
+from dgr_trainer.teachers.lengths import checked_max_length, position_limit
 from dgr_trainer.teachers.pair_scoring import PairModel, Pairs, score_pairs
 
 
@@ -177,10 +177,14 @@ class ModelTeacher(PairTeacher):
 
         arguments = dict(self.model_kwargs or {})
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token") if name in arguments}
-        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self.name, **shared)
+        with input_errors(f"The tokenizer of {self.name} cannot be loaded", Exception):
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self.name, **shared)
         auto_class = getattr(transformers, self.auto_class)
         arguments = {"dtype": getattr(torch, self.dtype), **arguments}
-        model = load_model(auto_class, self.name, self._example_logits, **arguments).eval()
+        with input_errors(
+            f"{self.name} is not a model that {self.auto_class} loads, or its files are damaged", Exception
+        ):
+            model = load_model(auto_class, self.name, self._example_logits, **arguments).eval()
         if getattr(model, "hf_device_map", None) is None:
             model.to(torch.device(self.device) if self.device is not None else default_device(self.processes))
         self.model: Any = align_weights(model)
@@ -191,28 +195,16 @@ class ModelTeacher(PairTeacher):
         padding = self.model.config.get_text_config().pad_token_id
         known = padding is not None and padding >= 0
         self._padding_id: int | None = padding if known else self.tokenizer.pad_token_id
-        self.max_length = self._checked_max_length()
+        positions = position_limit(self.model)
+        checked = checked_max_length(self.max_length, positions, self.tokenizer, self._special_tokens(), self.name)
+        self.max_length = 512 if checked is None else checked
         # Compiled code and accelerators work best with few different shapes.
         self._pad_to = 8 if self.compile or not on_cpu else 1
         self._forward = torch.compile(model, dynamic=True) if self.compile else model
 
-    def _checked_max_length(self) -> int:
-        config = self.model.config
-        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        # RoBERTa numbers its positions from the one after the padding's.
-        if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
-            positions -= (config.pad_token_id or 0) + 1
-        limits = [
-            limit for limit in (positions, self.tokenizer.model_max_length) if limit is not None and limit < 1_000_000
-        ]
-        if self.max_length is None:
-            return min(limits, default=512)
-        if positions is not None and self.max_length > positions:
-            raise DGRValueError(
-                f"max_length is {self.max_length}, but {self.name} has positions for {positions} tokens. Give a "
-                "smaller max_length."
-            )
-        return self.max_length
+    def _special_tokens(self) -> int:
+        """Number of tokens that the tokenizer adds to an input."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=False))
 
     @abstractmethod
     def _example_logits(self, model: Any) -> Any:
@@ -229,7 +221,7 @@ class ModelTeacher(PairTeacher):
         return {
             "family": type(self).__name__,
             "weights": weights_digest(self.model),
-            "tokenizer": _tokenizer_digest(self.tokenizer),
+            "tokenizer": tokenizer_digest(self.tokenizer),
             "dtype": self.dtype,
             "max_length": self.max_length,
         }
@@ -273,14 +265,3 @@ def check_model_settings(dtype: str, batch_tokens: int | None, max_length: int |
     check_batch_tokens(batch_tokens)
     if max_length is not None and max_length < 1:
         raise DGRValueError(f"max_length is {max_length}, but an input has at least 1 token.")
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        text = json.dumps(sorted(tokenizer.get_vocab().items()))
-    else:
-        # The backend also stores how the last text was truncated and padded.
-        parts = json.loads(backend.to_str())
-        text = json.dumps({name: part for name, part in parts.items() if name not in ("truncation", "padding")})
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

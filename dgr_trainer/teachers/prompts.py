@@ -10,9 +10,10 @@ import numpy as np
 
 from dgr_trainer.data.passages import Passage
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill
+from dgr_trainer.teachers.templates import PASSAGE_FIELDS, check_template, fill, template_fields
 
 _QUERY_SHARE = 0.75  # of the tokens that the prompt leaves, at most, if query and passage do not both fit
+_NOTHING = Passage(id="-")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Prompt:
     """A prompt that asks a language model whether a passage is relevant to a query.
 
     It is a sequence of segments, each tokenised separately. One of them contains the passage, and is cut at its end if
-    the input is too long; the question after it is never cut.
+    the input is too long; the question after it is never cut. A query that leaves no room for the passage is cut, too,
+    wherever it stands.
 
     Args:
         segments (`tuple[str, ...]`): Templates of `{query}`, `{title}`, `{text}` and `{passage}` (`title: text`).
@@ -58,7 +60,7 @@ class Prompt:
     @property
     def passage_segment(self) -> int:
         """`int`: Index of the segment that contains the passage."""
-        has_passage = [any(f"{{{field}}}" in segment for field in PASSAGE_FIELDS) for segment in self.segments]
+        has_passage = [not set(PASSAGE_FIELDS).isdisjoint(template_fields(segment)) for segment in self.segments]
         return has_passage.index(True)
 
     def __call__(self, query: str, passage: Passage) -> tuple[str, ...]:
@@ -128,41 +130,71 @@ class PromptTokens:
         self.tokenizer, self.prompt = tokenizer, prompt
         self._before, after = _special_tokens(tokenizer)
         self._after = after if ends else []
-        empty = sum(len(ids) for ids in self._tokens(prompt("", Passage(id="-"))))
         self._room = max_length - len(self._before) - len(self._after)
-        if empty >= self._room:
-            alone = empty + len(self._before) + len(self._after)
+        self._with_passage = prompt.passage_segment
+        self._with_query = [index for index, one in enumerate(prompt.segments) if "query" in template_fields(one)]
+        lengths = [len(ids) for ids in self._tokens(prompt("", _NOTHING))]
+        left = self._room - sum(lengths)
+        if left <= 0:
+            alone = max_length - left
             raise DGRValueError(
                 f"max_length is {max_length}, but the prompt of {name} alone has {alone} tokens. "
                 "Give a larger max_length, or a shorter prompt."
             )
+        around_query = sum(lengths[index] for index in self._with_query)
+        others = [index for index in range(len(lengths)) if index not in (*self._with_query, self._with_passage)]
+        without_fixed = self._room - sum(lengths[index] for index in others)
+        # At least one token is left for the passage, however long the text around it is.
+        self._query_limit = min(
+            max(int(without_fixed * _QUERY_SHARE), around_query + int(left * _QUERY_SHARE)), around_query + left - 1
+        )
 
     def __call__(self, pairs: Sequence[tuple[str, Passage]]) -> list[np.ndarray]:
         """Return the token ids of the prompt of each pair: shape `(tokens,)`, int32."""
+        rows = self._segments(pairs)
+        too_long = [number for number, row in enumerate(rows) if sum(map(len, row)) > self._room]
+        cut = {query: self._cut(query) for query in dict.fromkeys(pairs[number][0] for number in too_long)}
+        changed = [number for number in too_long if cut[pairs[number][0]] != pairs[number][0]]
+        again = self._segments([(cut[query], passage) for query, passage in (pairs[number] for number in changed)])
+        for number, row in zip(changed, again, strict=True):
+            rows[number] = row
+        return [np.array(self._joined(row), dtype=np.int32) for row in rows]
+
+    def _segments(self, pairs: Sequence[tuple[str, Passage]]) -> list[list[list[int]]]:
+        """Return the token ids of the segments of each pair."""
+        if not pairs:
+            return []
         prompts = [self.prompt(*pair) for pair in pairs]
         columns = [
             self._segment_tokens([segments[index] for segments in prompts])
             for index in range(len(self.prompt.segments))
         ]
-        return [np.array(self._joined(list(row)), dtype=np.int32) for row in zip(*columns, strict=True)]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _cut(self, query: str) -> str:
+        """Return the start of a query that leaves room for the passage; all of it if it does so."""
+        if self._query_tokens(query) <= self._query_limit:
+            return query
+        fits, exceeds = 0, len(query)
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            if self._query_tokens(query[:middle]) <= self._query_limit:
+                fits = middle
+            else:
+                exceeds = middle
+        return query[:fits]
+
+    def _query_tokens(self, query: str) -> int:
+        """Return the number of tokens of the segments that contain the query, without the passage."""
+        segments = self.prompt(query, _NOTHING)
+        return sum(map(len, self._tokens([segments[index] for index in self._with_query])))
 
     def _joined(self, segments: list[list[int]]) -> list[int]:
         excess = sum(map(len, segments)) - self._room
-        with_passage = self.prompt.passage_segment
         if excess > 0:
-            # A query that leaves no room for the passage is cut as well if it has its own segment.
-            fixed = sum(
-                len(ids) for index, ids in enumerate(segments) if not self._has_query(index) and index != with_passage
-            )
-            for index in range(len(segments)):
-                if self._has_query(index) and index != with_passage:
-                    segments[index] = segments[index][: max(1, int((self._room - fixed) * _QUERY_SHARE))]
-            others = sum(len(ids) for index, ids in enumerate(segments) if index != with_passage)
-            segments[with_passage] = segments[with_passage][: self._room - others]
+            passage = segments[self._with_passage]
+            segments[self._with_passage] = passage[: max(0, len(passage) - excess)]
         return [*self._before, *(token for ids in segments for token in ids), *self._after]
-
-    def _has_query(self, index: int) -> bool:
-        return "{query}" in self.prompt.segments[index]
 
     def _segment_tokens(self, texts: list[str]) -> list[list[int]]:
         if len(set(texts)) == 1:

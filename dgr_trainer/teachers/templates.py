@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from string import Formatter
 
 from dgr_trainer.data.passages import Passage
-from dgr_trainer.errors import DGRValueError
+from dgr_trainer.errors import DGRValueError, one_line
 
 PASSAGE_FIELDS = ("passage", "title", "text")
 
@@ -28,6 +28,11 @@ def fill(template: str, query: str, passage: Passage, missing_title: str = "") -
     return template.format(query=query, title=passage.title or missing_title, text=passage.text, passage=both)
 
 
+def template_fields(template: str) -> list[str]:
+    """Return the fields of a template in their order. Raises a `ValueError` if it is malformed."""
+    return [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+
+
 def check_template(
     name: str, template: str, allowed: Sequence[str], required: Sequence[Sequence[str]] = ()
 ) -> list[str]:
@@ -46,12 +51,14 @@ def check_template(
         ValueError: if it is malformed, has an unknown field, or lacks a required one.
     """
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError as error:
+        fields = template_fields(template)
+        unknown = [field for field in fields if field not in allowed]
+        if not unknown:
+            template.format(**dict.fromkeys(fields, ""))  # A field may have a format that texts do not take.
+    except (ValueError, LookupError) as error:
         raise DGRValueError(
-            f"{name} {template!r} is not a template: {error}. Write {{{{ and }}}} for literal braces."
+            f"{name} {template!r} is not a template: {one_line(error)}. Write {{{{ and }}}} for literal braces."
         ) from error
-    unknown = [field for field in fields if field not in allowed]
     if unknown:
         known = ", ".join(f"{{{field}}}" for field in allowed)
         raise DGRValueError(f"{name} {template!r} has the field {{{unknown[0]}}}, but only {known} can be filled in.")

@@ -1,11 +1,16 @@
+import shutil
+
 import pytest
 import torch
-from teachers.reranker_models import save_causal_lm, save_seq2seq, word_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from teachers.reranker_models import save_causal_lm, save_cross_encoder, save_seq2seq, word_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from dgr_trainer import CausalLMTeacher, Seq2SeqTeacher
+from dgr_trainer import CausalLMTeacher, CrossEncoderTeacher, Seq2SeqTeacher
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers.prompts import BGE_RERANKER_GEMMA, MONOT5, QWEN3_RERANKER, Prompt, PromptTokens
 
@@ -84,6 +89,91 @@ def test_the_passage_is_cut_and_the_question_never(causal):
     )
     (ended,) = PromptTokens(tokenizer, prompt, 20, "m", ends=True)([("a", Passage("p", text="c " * 50))])
     assert len(ended) == 20 and tokenizer.convert_ids_to_tokens(ended.tolist())[-2:] == ["no", "</s>"]
+
+
+def decoded(prompt, max_length, query, text, ends=False):
+    tokenizer = word_tokenizer(bos=False, eos=ends)
+    (ids,) = PromptTokens(tokenizer, prompt, max_length, "m", ends=ends)([(query, Passage("p", text=text))])
+    return tokenizer.convert_ids_to_tokens(ids.tolist())
+
+
+def test_a_query_that_occurs_twice_is_cut_in_both_places_and_the_text_after_it_is_kept():
+    prompt = Prompt(("Query {query}", "Document {text}", "Relevant {query} yes no"), yes="yes", no="no")
+    assert decoded(prompt, 25, "a " * 50, "c " * 50) == [
+        *["Query", *"a" * 7, "Document", *"c" * 6],
+        *["Relevant", *"a" * 7, "yes", "no"],
+    ]  # fmt: skip
+    # Short queries are whole, and the passage alone is cut.
+    assert decoded(prompt, 25, "a b", "c " * 50) == [
+        *["Query", "a", "b", "Document", *"c" * 16],
+        *["Relevant", "a", "b", "yes", "no"],
+    ]  # fmt: skip
+
+
+def test_a_query_in_the_segment_of_the_passage_leaves_room_for_it():
+    found = decoded(MONOT5, 30, "a " * 100, "c " * 50)
+    assert len(found) == 30 and 5 <= found.count("c") < found.count("a") and found[-2:] == ["Relevant", ":"]
+
+
+@given(
+    st.lists(st.sampled_from(["{query}", "{query} yes", "no {query} no", "Relevant", "Query {query!s}"]), max_size=4),
+    st.sampled_from(["{passage}", "Document {text:.40}", "{query} {title} {text} no", "{text!s} {query}"]),
+    st.integers(0, 4),
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_inputs_are_never_too_long(segments, passage, place, words, passage_words, room, ends):
+    segments = [*segments[:place], passage, *segments[place:]]
+    if not any("{query" in segment for segment in segments):
+        segments = ["{query}", *segments]
+    prompt = Prompt(tuple(segments), yes="yes", no="no")
+    tokenizer = word_tokenizer(bos=True, eos=True)
+    with pytest.raises(ValueError, match="alone has") as raised:
+        PromptTokens(tokenizer, prompt, 0, "m", ends=ends)
+    alone = int(str(raised.value).split("alone has ")[1].split()[0])
+    tokens = PromptTokens(tokenizer, prompt, alone + room, "m", ends=ends)
+    (ids,) = tokens([("a " * words, Passage("p", "t", "c " * passage_words))])
+    assert len(ids) <= alone + room
+    found = tokenizer.convert_ids_to_tokens(ids.tolist())
+    fixed = " ".join(segments)
+    for word in ("yes", "Relevant"):
+        assert found.count(word) == fixed.split().count(word)
+    if passage == "{passage}":
+        assert "t" in found  # Its first token is always read.
+
+
+def test_fields_may_have_formats(causal, corpus):
+    prompt = Prompt(("Query: {query!s}", "Document: {text:.5}", "Relevant yes no"), yes="yes", no="no")
+    assert prompt.passage_segment == 1
+    assert decoded(prompt, 40, "a", "cdefghij") == decoded(prompt, 40, "a", "cdefg")
+    found = CausalLMTeacher(causal["qwen3"], corpus, prompt, progress=False).rank(
+        {"q": "a"}, Rankings({"q": {"p01": 0.0}})
+    )
+    assert len(found["q"].scores) == 1
+
+
+@pytest.mark.parametrize("field", ["{text:d}", "{text:{width}}", "{text!x}"])
+def test_formats_that_texts_do_not_take_are_refused(field):
+    with pytest.raises(ValueError, match="a segment of the prompt .* is not a template: "):
+        Prompt(("Query: {query}", field), yes="yes")
+
+
+def test_models_of_another_kind_are_errors_of_the_input(seq2seq, causal, corpus, tmp_path):
+    encoder = save_cross_encoder(tmp_path / "encoder")
+    damaged = shutil.copytree(encoder, tmp_path / "damaged")
+    (damaged / "config.json").write_text('{"model_type": "unheard-of"}')
+    for teacher, model in (
+        (Seq2SeqTeacher, encoder),
+        (Seq2SeqTeacher, causal["qwen3"]),
+        (CausalLMTeacher, seq2seq),
+    ):
+        with pytest.raises(DGRError, match=r"is not a model that AutoModelFor\w+LM loads, or its files are damaged: "):
+            teacher(model, corpus)
+    for teacher in (Seq2SeqTeacher, CausalLMTeacher, CrossEncoderTeacher):
+        with pytest.raises(DGRError, match="cannot be loaded: |files are damaged: "):
+            teacher(damaged, corpus)
 
 
 def test_a_cache_serves_and_another_prompt_is_another_model(

@@ -1,4 +1,6 @@
+import copy
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -7,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from teachers.reranker_models import save_encoder
-from transformers import BertModel
+from transformers import BertModel, MPNetConfig, MPNetModel
 
 from dgr_trainer import BiEncoderTeacher
 from dgr_trainer.data.corpus import Corpus
 from dgr_trainer.data.passages import Passage
+from dgr_trainer.errors import DGRError
 from dgr_trainer.runs.rankings import Rankings
 from dgr_trainer.teachers import passage_vectors as storage
 from dgr_trainer.teachers.vector_search import nearest
@@ -79,6 +82,112 @@ def test_prompts_of_the_model_are_its_prefixes(folder, corpus, tmp_path):
     given_ones = BiEncoderTeacher(folder, corpus, "ask: ", "tell: ", progress=False)
     assert teacher.rank({"q": "sea"}) == given_ones.rank({"q": "sea"})
     assert BiEncoderTeacher(folder, corpus, progress=False).rank({"q": "sea"}) != teacher.rank({"q": "sea"})
+
+
+def save_modules(folder, modules, **settings):
+    """Save a model of sentence-transformers that consists of these modules."""
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu", **settings).save(str(folder))
+    return folder
+
+
+def scores_of_sentence_transformers(folder, corpus, query):
+    """The cosines of `encode_query` and `encode_document`."""
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    texts = [f"{passage.title}: {passage.text}" for passage in corpus]
+    passages = model.encode_document(texts, normalize_embeddings=True)
+    return dict(
+        zip(corpus.ids, (passages @ model.encode_query(query, normalize_embeddings=True)).tolist(), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def router(folder, tmp_path_factory):
+    """Queries and passages are read by different encoders."""
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    other = save_encoder(tmp_path_factory.mktemp("other"))
+    torch.manual_seed(7)
+    model = BertModel.from_pretrained(other)
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.5
+    model.save_pretrained(other)
+    routes = [[Transformer(str(one)), Pooling(16, "mean")] for one in (folder, other)]
+    routed = Router.for_query_document(query_modules=routes[0], document_modules=routes[1])
+    return save_modules(tmp_path_factory.mktemp("router"), [routed])
+
+
+def test_queries_and_passages_take_the_routes_of_their_tasks(router, corpus):
+    found = scores_of(BiEncoderTeacher(router, corpus, progress=False).rank({"q": "long rivers"}, k=24))["q"]
+    assert found == pytest.approx(scores_of_sentence_transformers(router, corpus, "long rivers"), abs=1e-4)
+
+
+def test_a_prompt_that_is_left_out_of_the_mean(folder, corpus, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    prompts = {"query": "a question about rivers: ", "document": "a text: "}
+    modules = [Transformer(str(folder)), Pooling(16, "mean", include_prompt=False)]
+    save_modules(tmp_path, modules, prompts=prompts)
+    found = scores_of(BiEncoderTeacher(tmp_path, corpus, progress=False).rank({"q": "long rivers"}, k=24))["q"]
+    assert found == pytest.approx(scores_of_sentence_transformers(tmp_path, corpus, "long rivers"), abs=1e-4)
+
+
+def test_routes_of_other_names_are_refused(folder, corpus, tmp_path):
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    routed = Router({"question": [Transformer(str(folder)), Pooling(16, "mean")]}, default_route="question")
+    with pytest.raises(ValueError, match="cannot encode texts for the task 'query': No route found for task type"):
+        BiEncoderTeacher(save_modules(tmp_path, [routed]), corpus)
+
+
+def test_batches_count_the_tokens_of_the_prefix(folder, corpus, plain_tokenizer):
+    prefix = "river " * 20
+    teacher, batches = BiEncoderTeacher(folder, corpus, passage_prefix=prefix, batch_tokens=200, progress=False), []
+    encode = teacher.model.encode
+    teacher.model.encode = lambda texts, **how: batches.append(texts) or encode(texts, **how)
+    teacher.rank({"q": "sea"})
+    *passages, _ = batches
+    lengths = [
+        [len(ids) for ids in plain_tokenizer([prefix + text for text in texts])["input_ids"]] for texts in passages
+    ]
+    assert all(len(some) == 1 or len(some) * max(some) <= 200 for some in lengths)
+
+
+def test_vectors_of_another_pooling_or_tokenizer_are_refused(folder, corpus, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    def rank(model):
+        return BiEncoderTeacher(model, corpus, vectors=tmp_path / "vectors", progress=False).rank({"q": "sea"})
+
+    mean = save_modules(tmp_path / "mean", [Transformer(str(folder)), Pooling(16, "mean")])
+    found = rank(mean)
+    first_token = save_modules(tmp_path / "cls", [Transformer(str(folder)), Pooling(16, "cls")])
+    with pytest.raises(ValueError, match="were made with modules='.*Give another folder, or delete this one"):
+        rank(first_token)
+    other_words = shutil.copytree(mean, tmp_path / "words")
+    tokenizer = json.loads((other_words / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (other_words / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"were made with tokenizers=\['.*Give another folder, or delete this one"):
+        rank(other_words)
+    # Where the model lies is no part of it.
+    assert rank(shutil.copytree(mean, tmp_path / "copy")) == found
+
+
+def test_vectors_of_an_earlier_version_are_refused(folder, corpus, tmp_path):
+    BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False).rank({"q": "sea"})
+    content = json.loads((tmp_path / "vectors.json").read_text())
+    assert content.pop("modules") and content.pop("tokenizers")
+    (tmp_path / "vectors.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="were made with modules=None, but now it is"):
+        BiEncoderTeacher(folder, corpus, vectors=tmp_path, progress=False).rank({"q": "sea"})
+
+
+def test_vectors_of_a_router_are_kept(router, corpus, tmp_path):
+    found = [BiEncoderTeacher(router, corpus, vectors=tmp_path, progress=False).rank({"q": "sea"}) for _ in range(2)]
+    assert found[0] == found[1]
+    assert len(json.loads((tmp_path / "vectors.json").read_text())["tokenizers"]) == 2
 
 
 def test_vectors_are_computed_once_and_memory_mapped(folder, corpus, tmp_path, monkeypatch):
@@ -258,6 +367,8 @@ def test_other_similarities_are_refused(folder, corpus):
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"max_length": 0}, "max_length is 0, but an input has at least 1 token"),
+        ({"max_length": -5}, "max_length is -5"),
         ({"vectors_dtype": "bfloat16"}, "vectors_dtype is 'bfloat16', but vectors are kept as one of"),
         ({"passage_template": "{body}"}, "passage_template .* has the field {body}"),
     ],
@@ -265,6 +376,58 @@ def test_other_similarities_are_refused(folder, corpus):
 def test_bad_settings_are_refused_before_the_model_is_loaded(corpus, settings, message):
     with pytest.raises(ValueError, match=message):
         BiEncoderTeacher("no/such-model", corpus, **settings)
+
+
+LONG = Corpus.from_passages([Passage("p", text="river " * 300)])
+
+
+def test_max_length_is_checked_against_the_positions_of_the_model(folder):
+    for max_length in (129, 1024):
+        with pytest.raises(ValueError, match=f"max_length is {max_length}, but .* has positions for 128 tokens"):
+            BiEncoderTeacher(folder, LONG, max_length=max_length)
+    for max_length in (1, 2):
+        with pytest.raises(ValueError, match=f"max_length is {max_length}, but an input of .* has 2 special tokens"):
+            BiEncoderTeacher(folder, LONG, max_length=max_length)
+    for max_length in (3, 128):
+        teacher = BiEncoderTeacher(folder, LONG, max_length=max_length, progress=False)
+        assert len(teacher.rank({"q": "sea"})["q"].scores) == 1 and teacher.model.max_seq_length == max_length
+
+
+def test_max_length_is_checked_for_every_route(router):
+    with pytest.raises(ValueError, match="max_length is 129, but .* has positions for 128 tokens"):
+        BiEncoderTeacher(router, LONG, max_length=129)
+    assert BiEncoderTeacher(router, LONG, max_length=20, progress=False).model.max_seq_length == 20
+
+
+def test_texts_are_cut_at_the_positions_after_the_paddings(plain_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(plain_tokenizer)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = MPNetConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    MPNetModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    teacher = BiEncoderTeacher(tmp_path, LONG, progress=False)
+    assert teacher.model.max_seq_length == 62 and len(teacher.rank({"q": "sea"})["q"].scores) == 1
+
+
+def test_a_model_without_a_transformer_has_no_max_length(plain_tokenizer, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    static = save_modules(
+        tmp_path, [StaticEmbedding(copy.deepcopy(plain_tokenizer).backend_tokenizer, embedding_dim=8)]
+    )
+    with pytest.raises(ValueError, match="max_length is 64, but .* has no transformer, and reads texts of any length"):
+        BiEncoderTeacher(static, LONG, max_length=64)
+    assert len(BiEncoderTeacher(static, LONG, progress=False).rank({"q": "sea"})["q"].scores) == 1
+
+
+def test_a_damaged_configuration_is_an_error_of_the_input(folder, corpus, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "model")
+    (damaged / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(DGRError, match="is not a model that sentence-transformers loads, or its files are damaged: "):
+        BiEncoderTeacher(damaged, corpus)
 
 
 def test_missing_packages_name_their_extras(corpus, monkeypatch):

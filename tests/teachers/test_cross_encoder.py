@@ -101,6 +101,9 @@ def test_max_length_cuts_the_input(make_model, plain_tokenizer, corpus):
         assert score == pytest.approx(model(**inputs).logits.item(), rel=1e-4)
     with pytest.raises(ValueError, match="max_length is 129, but .* has positions for 128 tokens"):
         CrossEncoderTeacher(make_model(1), corpus, max_length=129)
+    for option, template, special in ((3, None, 3), (2, "{query} {passage}", 2)):
+        with pytest.raises(ValueError, match=f"max_length is {option}, but an input of .* has {special} special tok"):
+            CrossEncoderTeacher(make_model(1), corpus, max_length=option, template=template)
 
 
 def test_the_passage_may_come_first(make_model, plain_tokenizer, corpus):
@@ -229,6 +232,9 @@ def test_folders_of_sentence_transformers(make_model, corpus, candidates, tmp_pa
     second = {"idx": 1, "name": "1", "path": "1_LogitScore", "type": "sentence_transformers.x.LogitScore"}
     (folder / "modules.json").write_text(json.dumps([whole, second]))
     with pytest.raises(ValueError, match="consists of the sentence-transformers modules Transformer, LogitScore"):
+        CrossEncoderTeacher(folder, corpus)
+    (folder / "modules.json").write_text("[")
+    with pytest.raises(ValueError, match="modules.json is damaged: "):
         CrossEncoderTeacher(folder, corpus)
 
 

@@ -1,6 +1,8 @@
+import functools
+
 import pytest
 
-from dgr_trainer import FunctionTeacher
+from dgr_trainer import Corpus, FunctionTeacher, Passage
 from dgr_trainer.runs.rankings import Rankings
 
 
@@ -37,7 +39,7 @@ def test_a_cache_is_of_the_whole_list(corpus, tmp_path):
             raise KeyboardInterrupt
         return overlap(query, passages)
 
-    teacher = FunctionTeacher(score, corpus, cache=tmp_path, progress=False)
+    teacher = FunctionTeacher(score, corpus, "score", cache=tmp_path, progress=False)
     with pytest.raises(KeyboardInterrupt):
         teacher.rank(QUERIES, CANDIDATES)
     expected = FunctionTeacher(overlap, corpus, progress=False).rank(QUERIES, CANDIDATES)
@@ -45,8 +47,74 @@ def test_a_cache_is_of_the_whole_list(corpus, tmp_path):
     assert teacher.rank(QUERIES, CANDIDATES) == expected and len(calls) == 3
     teacher.rank(QUERIES, Rankings({"q1": {"p01": 1.0, "p20": 2.0}}))
     assert len(calls) == 4
-    FunctionTeacher(score, corpus, version="2", cache=tmp_path, progress=False).rank(QUERIES, CANDIDATES)
+    FunctionTeacher(score, corpus, "score", version="2", cache=tmp_path, progress=False).rank(QUERIES, CANDIDATES)
     assert len(calls) == 6
+
+
+class Weighted:
+    """An object that is called, and a method; both depend on the object."""
+
+    def __init__(self, weight=1.0):
+        self.weight = weight
+
+    def __call__(self, query, passages):
+        return [self.weight * len(passage.text) for passage in passages]
+
+    score = __call__
+
+
+def weighted(weight):
+    def score(query, passages):
+        return [weight * len(passage.text) for passage in passages]
+
+    return score
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda query, passages: [1.0] * len(passages),
+        functools.partial(overlap),
+        weighted(1.0),
+        Weighted(),
+        Weighted().score,
+    ],
+    ids=["lambda", "partial", "inner function", "object", "method"],
+)
+def test_a_cache_needs_a_name_that_identifies_the_function(corpus, tmp_path, function):
+    with pytest.raises(ValueError, match="cache is given, but .* has no name of its own: .* Give name="):
+        FunctionTeacher(function, corpus, cache=tmp_path)
+    FunctionTeacher(function, corpus)
+    found = FunctionTeacher(function, corpus, "one", cache=tmp_path, progress=False).rank(QUERIES, CANDIDATES)
+    other = FunctionTeacher(weighted(-1.0), corpus, "other", cache=tmp_path, progress=False)
+    assert other.rank(QUERIES, CANDIDATES) != found
+
+
+def test_a_function_of_a_module_needs_no_name(corpus, tmp_path):
+    assert FunctionTeacher(overlap, corpus, cache=tmp_path).name == "overlap"
+
+
+def test_functions_get_whole_passages(tmp_path):
+    passages = [Passage("a", "Nile", "a river", ("long rivers", "africa"), "d1"), Passage("b", text="a sea")]
+    seen, calls = [], []
+
+    def score(query, passages):
+        seen.extend(passages)
+        calls.append(query)
+        return [len(passage.pseudo_queries) for passage in passages]
+
+    def rank(passages):
+        teacher = FunctionTeacher(score, Corpus.from_passages(passages), "score", cache=tmp_path, progress=False)
+        return teacher.rank({"q": "water"}, Rankings({"q": {"a": 0.0, "b": 1.0}}))["q"]
+
+    assert rank(passages).passage_ids == ("a", "b") and seen == passages
+    # What the function may read is part of the key.
+    other = [Passage("a", "Nile", "a river", ("long rivers",), "d1"), passages[1]]
+    assert rank(other).scores.tolist() == [1.0, 0.0]
+    rank([Passage("a", "Nile", "a river", ("long rivers",), "d2"), passages[1]])
+    assert len(calls) == 3
+    rank(passages)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
