@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, cast, overload
 
 import numpy as np
@@ -61,6 +61,44 @@ def text_of_id(value: object, item: str, location: str) -> str:
         f"{location}: the {item} id is {value!r:.60} ({type(value).__name__}), but ids are strings (or integers). "
         f"{advice}"
     )
+
+
+def check_id_collection(ids: object, name: str, also: str = "") -> None:
+    """Refuse a single id where several are to be given: the letters of a string would be taken for ids.
+
+    Args:
+        ids (`object`): What a caller gave.
+        name (`str`): Name of the argument, for the error.
+        also (`str`, *optional*): What else the argument may be, for the error.
+
+    Raises:
+        TypeError: if it is a string, or no collection.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise DGRTypeError(f"{name} is {_described(ids, also)}")
+
+
+def id_list(ids: object, name: str, also: str = "") -> list[str]:
+    """The ids of passages that a caller gave as a collection.
+
+    Args:
+        ids (`object`): What a caller gave.
+        name (`str`): Name of the argument, for the error.
+        also (`str`, *optional*): What else the argument may be, for the error.
+
+    Raises:
+        TypeError: if it is a single string, or no collection, or holds anything but strings.
+    """
+    check_id_collection(ids, name, also)
+    listed = list(cast(Iterable[str], ids))
+    for value in listed:
+        if not isinstance(value, str):
+            raise DGRTypeError(f"{name} holds {_described(value, also)}")
+    return listed
+
+
+def _described(value: object, also: str) -> str:
+    return f"{value!r:.60} ({type(value).__name__}). Give a collection of passage ids, which are strings{also}."
 
 
 class IdColumn(Sequence[str]):

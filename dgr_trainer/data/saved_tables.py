@@ -20,7 +20,8 @@ class SavedTable:
     """What `Dataset.save_to_disk` wrote.
 
     Args:
-        files (`Sequence[tuple[pathlib.Path, pyarrow.Table]]`): Its files and their memory-mapped tables, in order.
+        files (`Sequence[tuple[pathlib.Path, pyarrow.Table]]`): The absolute paths of its files and their memory-mapped
+            tables, in order.
         state (`Mapping[str, Any]`): What `datasets` writes to `state.json`.
     """
 
@@ -37,7 +38,7 @@ class SavedTable:
         from datasets import Dataset
         from datasets.table import MemoryMappedTable, concat_tables
 
-        mapped = [MemoryMappedTable(table, str(path.absolute())) for path, table in self.files]
+        mapped = [MemoryMappedTable(table, str(path)) for path, table in self.files]
         dataset = Dataset(concat_tables(mapped), fingerprint=self.state["_fingerprint"])
         # As load_from_disk calls it: the fingerprint, by which cached results are found, depends on the arguments.
         return dataset.with_format(
@@ -56,7 +57,8 @@ def open_saved_table(folder: Path) -> SavedTable:
         ValueError: if a file is damaged, or describes something else.
     """
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    files = [folder / file["filename"] for file in state["_data_files"]]
+    # A pickle names the files, also after the process has gone to another folder.
+    files = [folder.absolute() / file["filename"] for file in state["_data_files"]]
     return SavedTable([(file, _mapped(file)) for file in files], state)
 
 

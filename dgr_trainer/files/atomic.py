@@ -80,13 +80,39 @@ def link_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def with_own_name(path: str | os.PathLike[str]) -> Path:
+    """A path that ends in the name of its file or folder, so that what is put beside it can be named after it.
+
+    Args:
+        path (`str` or `os.PathLike`): Any path; `.`, or one that ends in `..`, becomes that of the folder it leads to.
+    """
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.name in ("", "..") else path
+
+
+@contextmanager
+def current_folder_kept(path: Path) -> Iterator[None]:
+    """Around the replacement of a folder: a process that is in it is then in the new one, not in one that is gone.
+
+    Args:
+        path (`pathlib.Path`): The absolute path of the folder.
+    """
+    try:
+        inside = path.samefile(os.curdir)
+    except OSError:  # There is no such folder yet, or the current one was deleted.
+        inside = False
+    yield
+    if inside:
+        os.chdir(path)
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path]:
     """Fill a folder that replaces `path` only after everything was written.
 
     An existing folder is replaced only if it is empty or holds the file `marker`, which shows that it is of the same
     kind: other folders of the user are never deleted. If the block raises, `path` is unchanged. If `path` is a link,
-    the folder that it points to is replaced.
+    the folder that it points to is replaced. If it is the current folder of the process, the new one becomes that.
 
     A reader sees either the old or the new folder at any time, even if the process is killed: Linux exchanges the two
     in one system call. On other operating or file systems the old folder is first renamed to a fixed name; a process
@@ -104,7 +130,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         FileExistsError: if `path` is a file, or a folder with other things in it.
         FileNotFoundError: if the block did not write `marker`.
     """
-    path = link_target(path)
+    path = with_own_name(link_target(path))
     check_replaceable(path, marker=marker)
     if path.absolute() in _being_filled and not any(path.iterdir()):
         yield path  # This process is filling the enclosing folder, which is moved as a whole.
@@ -115,7 +141,8 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Iterator[Path
         yield temporary
         if not (temporary / marker).is_file():
             raise FileNotFoundError(f"{marker} was not written, so the folder {path} would not be recognised later.")
-        replaced = _put_in_place(temporary, path)
+        with current_folder_kept(path.absolute()):
+            replaced = _put_in_place(temporary, path)
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
 
@@ -132,7 +159,7 @@ def temporary_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         `pathlib.Path`: An empty folder.
     """
-    path = Path(path)
+    path = with_own_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_leftovers(path)
     with _held_folder(path) as temporary:
@@ -169,8 +196,10 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
         FileNotFoundError: if there is one, but this process is not allowed to rename it.
     """
     path = Path(path)
+    if path.exists():
+        return
     aside = _aside(path)
-    if path.exists() or not aside.is_dir():
+    if not aside.is_dir():
         return
     try:
         os.rename(aside, path)
@@ -373,4 +402,5 @@ def _temporary_path(path: Path) -> Path:
 
 
 def _aside(path: Path) -> Path:
+    path = with_own_name(path)
     return path.with_name(f".{path.name}.replaced")

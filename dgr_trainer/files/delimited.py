@@ -29,7 +29,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     if csv.field_size_limit() < _LONGEST_CELL:
         csv.field_size_limit(_LONGEST_CELL)  # By default a cell of more than 128 KiB is an error.
-    reader = csv.reader(_lines(path), strict=True)
+    # Blank lines may be part of a quoted text.
+    reader = csv.reader((f"{line}\n" for _, line in numbered_lines(path, blank=True)), strict=True)
     columns: list[str] | None = None
     begin = 1
     try:
@@ -98,12 +99,3 @@ def unique_names(location: str, cells: Sequence[str]) -> list[str]:
             f"{location}: two columns have the name {twice!r}. The first line has to name each column differently."
         )
     return names
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """All lines with their ends; blank ones, which `numbered_lines` skips, may be part of a quoted text."""
-    last = 0
-    for number, line in numbered_lines(path):
-        yield from ["\n"] * (number - last - 1)
-        yield line + "\n"
-        last = number

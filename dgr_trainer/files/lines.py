@@ -44,7 +44,7 @@ def listing(folder: Path, limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: str | os.PathLike[str], *, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Read the lines of a text file that are not blank.
 
     Lines end with a line feed, or with a carriage return and a line feed. Other carriage returns are text.
@@ -53,6 +53,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         path (`str` or `os.PathLike`):
             A UTF-8 file, or UTF-16 if it begins with that byte order mark; compressed if its name says so (see
             [`open_bytes`]). A byte order mark is skipped.
+        blank (`bool`, *optional*, defaults to `False`): Whether to yield blank lines, too, as empty strings.
 
     Yields:
         `tuple[int, str]`: Number of the line (from 1) and the line without its line end.
@@ -86,6 +87,8 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             line = line.removesuffix("\n").rstrip("\r")
             if line.strip():
                 yield done[0], line
+            elif blank:
+                yield done[0], ""
 
 
 def _check_first(path: Path, line: str) -> None:

@@ -32,7 +32,8 @@ def save_changed(
     """Write a changed index and its corpus, which replace the older two in one step.
 
     Only what is new is written: the segment and the corpus part of the added passages, and which passages are removed.
-    All other files of the folder are hard-linked. If the index was compacted, the whole corpus is written again.
+    All other files of the folder are hard-linked. If the index was compacted, the whole corpus is written again. Then
+    `changed` is the index in the folder, which can be changed further.
 
     Args:
         root (`pathlib.Path`): the folder that holds `corpus/`, and the index, itself or in a subfolder.
@@ -44,7 +45,7 @@ def save_changed(
         compacted (`bool`): whether the index was compacted.
 
     Raises:
-        ValueError: if the corpus does not belong to the index, or the index was not loaded from the disk.
+        ValueError: if the corpus does not belong to the index, or the index was not loaded from that folder.
         RuntimeError: if another process has changed the index since it was loaded.
     """
     if opened.loaded_from is None:
@@ -52,6 +53,11 @@ def save_changed(
             "The index was not loaded from the disk, so there is no saved index to change. Save it with FMIndex.save."
         )
     index_folder, checksum = opened.loaded_from
+    if not index_folder.is_relative_to(root.absolute()):
+        raise DGRValueError(
+            f"The index was loaded from {index_folder}, which is not in {root}, so it is not the one to change there. "
+            "Load the index that is in that folder."
+        )
     corpus = Corpus.load_from_disk(root / CORPUS)
     if len(corpus) != opened.num_passages or any(corpus.ids[n] != opened.passage_ids[n] for n in removed.tolist()):
         raise DGRValueError(
@@ -59,7 +65,7 @@ def save_changed(
             f"({opened.num_passages} passages). Index the corpus again."
         )
     with unchanged(index_folder, checksum), atomic_folder(root, marker=marker) as new:
-        changed.save(new / index_folder.relative_to(root.absolute()), link=True)
+        saved = changed._save_in_new(new / index_folder.relative_to(root.absolute()), index_folder, link=True)
         if compacted:
             removed_numbers = set(removed.tolist())
             kept = (passage for number, passage in enumerate(corpus) if number not in removed_numbers)
@@ -71,3 +77,4 @@ def save_changed(
         link_tree(
             root, new, leave_out=lambda name: (new / name).exists() or (index_in_root and belongs_to_index(name))
         )
+    changed._is_saved(index_folder, saved)

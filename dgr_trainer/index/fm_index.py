@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dgr_trainer.errors import DGRKeyError, DGRValueError
+from dgr_trainer.index.passage_ids import encoded_ids
 from dgr_trainer.index.query_methods import IndexQueries
 from dgr_trainer.index.remaining_ids import RemainingIds
 from dgr_trainer.index.resumable_build import build_in_folder
@@ -256,6 +257,7 @@ class FMIndex(IndexQueries):
 
         Raises:
             KeyError: if no passage has one of the ids.
+            TypeError: if an id is not a string, or one is given instead of several.
             ValueError: if no passage would remain.
         """
         passages = np.unique(self.passage_positions(passage_ids))
@@ -286,7 +288,7 @@ class FMIndex(IndexQueries):
         """
         settings = replace(self._settings, corpus_fingerprint="")
         texts = partial(
-            remaining_texts, self._segments, vocab_size=self.vocab_size, separator=self.separator,
+            remaining_texts, self._segments, separator=self.separator,
             max_tokens=settings.segment_tokens, progress=progress,
         )  # fmt: skip
         if folder is None:
@@ -324,8 +326,15 @@ class FMIndex(IndexQueries):
         """
         folder = Path(path).absolute()
         checksum = self.loaded_from[1] if self.loaded_from and self.loaded_from[0] == folder else None
-        saved = save_index(path, IndexParts(self._segments, self._settings, checksum), link)
-        self._segments, self.loaded_from = saved.segments, (folder, saved.checksum)
+        self._is_saved(folder, save_index(path, IndexParts(self._segments, self._settings, checksum), link))
+
+    def _save_in_new(self, folder: Path, final: Path, *, link: bool = False) -> IndexParts:
+        """Write the index to a new folder that will be moved to `final`; when it is there, call `_is_saved`."""
+        return save_index(folder, IndexParts(self._segments, self._settings), link, final)
+
+    def _is_saved(self, folder: Path, saved: IndexParts) -> None:
+        """From now on, this is the index in a folder."""
+        self._segments, self.loaded_from = saved.segments, (folder.absolute(), saved.checksum)
 
     @classmethod
     def load(
@@ -456,8 +465,9 @@ class FMIndex(IndexQueries):
 
         Raises:
             KeyError: if no passage has one of the ids.
+            TypeError: if an id is not a string, or one is given instead of several.
         """
-        ids = list(passage_ids)
+        ids = encoded_ids(passage_ids)
         positions = self.passage_ids.positions(ids)
         unknown = np.flatnonzero(positions < 0)
         if len(unknown):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dgr_trainer.compilation import compiled
-from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.ids import as_id, id_list
 from dgr_trainer.errors import DGRIndexError, DGRValueError
 
 _CHUNK = 4096
@@ -82,8 +82,12 @@ def join_ids(parts: Sequence[PackedIds]) -> PackedIds:
 
 
 def encoded_ids(values: Iterable[str]) -> PackedIds:
-    """Pack strings that need not be ids of passages, to look them up."""
-    encoded = [value.encode() for value in values]
+    """Pack strings that need not be ids of passages, to look them up.
+
+    Raises:
+        TypeError: if it is a single string, or one of the values is no string.
+    """
+    encoded = [value.encode() for value in id_list(values, "passage_ids")]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     return PackedIds(np.frombuffer(b"".join(encoded), np.uint8), _offsets(lengths))
 

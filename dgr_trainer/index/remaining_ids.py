@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -45,6 +46,19 @@ class RemainingIds(IdSequence):
             positions = segment.positions(values)
             all_positions = np.where(positions >= 0, positions + base, all_positions)
         return all_positions
+
+    def digest(self) -> str:
+        """SHA-256 of the ids in their order, the same however they are divided among segments."""
+        texts, sizes = hashlib.sha256(), hashlib.sha256()
+        for segment in self._segments:
+            data, lengths = segment.arrays.id_bytes, np.diff(segment.arrays.id_offsets)
+            if len(segment.removed.passages):
+                kept = np.ones(len(lengths), np.bool_)
+                kept[segment.removed.passages] = False
+                data, lengths = data[np.repeat(kept, lengths)], lengths[kept]
+            texts.update(data.tobytes())
+            sizes.update(lengths.astype(np.int64).tobytes())
+        return hashlib.sha256(texts.digest() + sizes.digest()).hexdigest()
 
     def take(self, positions: np.ndarray) -> list[str]:
         """The ids at the given positions, in the same order."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.atomic import atomic_write, restore_folder
+from dgr_trainer.files.atomic import atomic_write, current_folder_kept, link_target, restore_folder, with_own_name
 from dgr_trainer.files.job_lock import JobLock
 from dgr_trainer.index.segment import Segment
 from dgr_trainer.index.segment_changes import add_segments
@@ -45,8 +45,9 @@ def build_in_folder(
 ) -> None:
     """Build an index on disk segment by segment, or resume a build that was interrupted.
 
-    Finished segments are kept in a hidden folder beside `path`, and used if they were built from the same input. A
-    process may be killed at any moment: the same call resumes after the last segment, and writes the same files.
+    Finished segments are kept in a hidden folder beside `path` (if that is a link, beside the folder that it points
+    to), and used if they were built from the same input. A process may be killed at any moment: the same call resumes
+    after the last segment, and writes the same files.
 
     One job at a time builds an index at `path`; another one waits, and finds it finished if it is of the same input.
 
@@ -62,7 +63,7 @@ def build_in_folder(
         FileExistsError: if `path` is a file, or a folder with anything but an index in it.
         RuntimeError: if the index at `path` has another checksum than `replaced`.
     """
-    folder = Path(path)
+    folder = with_own_name(link_target(path))
     unfinished = folder.with_name(f".{folder.name}.building")
     made_of = json.loads(
         json.dumps({**asdict(settings), "num_passages": num_passages, "tokenised_with": tokenised_with})
@@ -114,9 +115,10 @@ def _build(
         _record(folder, made_of, checksum_on_disk(folder))
         shutil.rmtree(unfinished)
     else:
-        if folder.exists():
-            folder.rmdir()
-        os.rename(unfinished, folder)
+        with current_folder_kept(folder.absolute()):
+            if folder.exists():
+                folder.rmdir()
+            os.rename(unfinished, folder)
 
 
 def _finished_segments(unfinished: Path, made_of: dict[str, Any]) -> list[Segment]:

@@ -86,7 +86,9 @@ class IndexParts(NamedTuple):
     checksum: str | None = None
 
 
-def save_index(path: str | os.PathLike[str], index: IndexParts, link: bool = False) -> IndexParts:
+def save_index(
+    path: str | os.PathLike[str], index: IndexParts, link: bool = False, final: Path | None = None
+) -> IndexParts:
     """Write an index, which appears, or replaces an older one, only when all of it is on the disk.
 
     Args:
@@ -94,6 +96,7 @@ def save_index(path: str | os.PathLike[str], index: IndexParts, link: bool = Fal
         index ([`IndexParts`]): the index, with the checksum of the one that it was made from if that was opened from
             `path`. Array folders that `path` already has are not written again.
         link (`bool`, *optional*, defaults to `False`): hard-link array folders that are elsewhere on the disk.
+        final (`pathlib.Path`, *optional*): where the folder will be moved; by default it stays at `path`.
 
     Returns:
         [`IndexParts`]: the index with segments that know their folders, and the checksum that was written.
@@ -107,9 +110,9 @@ def save_index(path: str | os.PathLike[str], index: IndexParts, link: bool = Fal
     restore_folder(folder)
     if not (folder / DESCRIPTION).is_file():
         with atomic_folder(folder, marker=DESCRIPTION) as new:
-            return write_index(new, folder, index, link)
+            return write_index(new, final or folder, index, link)
     with unchanged(folder, index.checksum):
-        written = write_index(folder, folder, index, link)
+        written = write_index(folder, final or folder, index, link)
         delete_unused(folder)
         (folder / MADE_OF).unlink(missing_ok=True)
     return written

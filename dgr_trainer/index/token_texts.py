@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from dgr_trainer.data.ids import check_id_collection
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.progress import kept_moving
 from dgr_trainer.index.passage_ids import PackedIds, join_ids, pack_ids
@@ -73,6 +74,7 @@ def read_texts(
         ValueError: if there is no sequence, a token is outside the vocabulary, a sequence holds the separator, an id
             is not valid, or the numbers of ids and sequences differ.
     """
+    check_id_collection(passage_ids, "passage_ids")
     pieces = _pieces(sequences, passage_ids, vocab_size, separator)
     return join_pieces(pieces, max_tokens, total, progress)
 

@@ -96,7 +96,7 @@ def _symbol_of_row(symbol_rows: np.ndarray, buckets: np.ndarray, row: int) -> in
             low = middle
         else:
             high = middle
-    return low
+    return int(low)
 
 
 @compiled

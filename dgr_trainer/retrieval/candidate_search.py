@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dgr_trainer.candidates import META, ROW_SCHEMA, Candidates, MatchedIdentifier, row_of
-from dgr_trainer.files.atomic import check_replaceable
+from dgr_trainer.files.atomic import check_replaceable, with_own_name
 from dgr_trainer.files.resume_log import ArrowStream
 from dgr_trainer.index import FMIndex
 from dgr_trainer.processes import Processes, ResultsOn, is_main_process, map_across_processes
@@ -101,6 +101,7 @@ class CandidateSearch:
 
     def save(self, path: Path) -> None:
         """Write the candidates to a folder: each process a file of finished batches, the first one the folder."""
+        path = with_own_name(path)
         main = is_main_process(self.processes)
         in_every_process(lambda: check_replaceable(path, marker=META) if main else None, self.processes)
         numbers = {query_id: position // self.batch_size for position, (query_id, _) in enumerate(self.tasks)}
@@ -183,6 +184,8 @@ class CandidateSearch:
             "ignore_identical_ids": self.ignore_identical_ids or None,
             "own_texts": "left out" if self.leave_out_own_text else None,
             "passages": None if self.passages is None else self.passages.digest,
+            # The fingerprint of a corpus covers its ids; an index that was changed has none.
+            "passage_ids": None if index.corpus_fingerprint else index.passage_ids.digest(),
         }
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json

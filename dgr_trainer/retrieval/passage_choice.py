@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from dgr_trainer.data.ids import id_list
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.index import FMIndex
 from dgr_trainer.index.passage_subset import index_of_passages
@@ -206,12 +207,6 @@ def _positions(index: FMIndex, value: PassageIds, name: str) -> np.ndarray:
                 "mask with one value for each passage, in the order of index.passage_ids."
             )
         return np.flatnonzero(value)
-    ids = value.tolist() if isinstance(value, np.ndarray) else list(value) if _is_set(value) else None
-    bad = None if ids is None else next((one for one in ids if not isinstance(one, str)), None)
-    if ids is None or bad is not None:
-        found = value if ids is None else bad
-        raise DGRTypeError(
-            f"{name} {'is' if ids is None else 'holds'} {found!r} ({type(found).__name__}). Give a collection of "
-            "passage ids, which are strings, or a mask (an array of bool, one value for each passage)."
-        )
-    return np.unique(index.passage_positions(ids))
+    ids = value.tolist() if isinstance(value, np.ndarray) else value
+    mask = ", or a mask (an array of bool, one value for each passage)"
+    return np.unique(index.passage_positions(id_list(ids, name, mask)))

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from dgr_trainer.candidates import Candidates, MatchedIdentifier
 from dgr_trainer.data.grades import as_qrels
+from dgr_trainer.data.ids import id_list
 from dgr_trainer.data.queries import queries_mapping
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.hub.measurements import Metrics
@@ -150,7 +151,8 @@ class GenerativeRetriever:
             k (`int`, defaults to 10): Passages to return for each query; fewer if fewer are found.
             include (`Sequence[Sequence[str]]`, *optional*):
                 For each query, ids of passages that are always scored, and returned even if they are not among the k
-                best.
+                best. One that no identifier of the query matches comes last, without identifiers: its score is 0, or
+                -1e9 with `kind="log_likelihood"` (a passage without a title, if titles are the view).
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*):
                 The processes that share the work. Each calls this with the same arguments, and searches for every
                 n-th batch of `SearchSettings.batch_size` queries, so that the result does not depend on their number.
@@ -174,7 +176,7 @@ class GenerativeRetriever:
             With several processes see `results_on`.
 
         Raises:
-            TypeError: if a query is not a string.
+            TypeError: if a query is not a string, or passages are not given as collections of ids.
             ValueError: if k is below 1, the number of include lists or of sets of passages is not that of the queries,
                 no passage is left to search, or `results_on` is unknown.
             KeyError: if a passage is not in the index, or an included one is not among those to search.
@@ -193,6 +195,7 @@ class GenerativeRetriever:
                 f"There are {len(queries)} queries but {len(include)} include lists. Give one list per query, which "
                 "may be empty."
             )
+        include = [id_list(ids, f"include (of query {number})") for number, ids in enumerate(include)]
         passages = choices(self.index, among, exclude, len(queries))
         requests = [
             SearchRequest(query, ids, of_query, leave_out_own_text)
@@ -294,7 +297,8 @@ class GenerativeRetriever:
             relevant (`Mapping[str, Mapping[str, int]]`, *optional*):
                 Qrels. Relevant passages (grade above 0) are always among the candidates, each at least with its title
                 or docid; if no identifier led to it, also with its pseudo-queries and first words. The score of the
-                identifiers added this way is 0.
+                identifiers added this way is 0. A passage that has none of these is a candidate without identifiers,
+                and training leaves it out.
             accelerator ([`~accelerate.Accelerator`] or [`~accelerate.PartialState`], *optional*): See `search`.
             results_on (`str`, *optional*, defaults to `"main"`): See `search`. For training in several processes, use
                 `save_candidates` and open the folder in each: its files are mapped into memory once for all of them.

@@ -49,24 +49,30 @@ class RetrieverParts:
 
 
 def save_retriever(parts: RetrieverParts, path: Path) -> None:
-    """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`."""
+    """Write a retriever to a folder; see `GenerativeRetriever.save_pretrained`.
+
+    An index that was loaded from another folder stays the one of that folder; otherwise it is the one written here.
+    """
     model: Any = extract_model_from_parallel(parts.model, keep_fp32_wrapper=True, keep_torch_compile=False)
     description = _describe(parts)
     adapters = describe_adapters(model)
     if adapters is not None:
         description["adapters"] = adapters
+    index_folder = (path / "index").absolute()
     with atomic_folder(path, marker=DESCRIPTION) as folder:
         if adapters is None:
             model.save_pretrained(folder)
         else:
             save_adapters(model, folder, adapters)
         parts.identifiers.tokenizer.save_pretrained(folder)
-        parts.index.save(folder / "index")
+        saved = parts.index._save_in_new(folder / "index", index_folder)
         if parts.corpus is not None:
             parts.corpus.save_to_disk(folder / "corpus")
         if parts.semantic_ids is not None:
             parts.semantic_ids.save(folder / SEMANTIC_IDS)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    if parts.index.loaded_from is None or parts.index.loaded_from[0] == index_folder:
+        parts.index._is_saved(index_folder, saved)
 
 
 def stored_semantic_ids(path: Path) -> SemanticIds | None:

@@ -47,6 +47,9 @@ class RankList(NamedTuple):
             return NotImplemented
         return self.passage_ids == other.passage_ids and np.array_equal(self.scores, other.scores)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # That of a tuple compares the arrays with the operator, which gives no truth value.
+
 
 def spread(scores: np.ndarray) -> float:
     """How far the best of a query's scores is above the median one, which scales margins and temperatures."""
@@ -187,7 +190,8 @@ class RankTableBuilder:
         """
         self._close_hits()
         self._flush()
-        table = pa.concat_tables(self._batches).combine_chunks() if len(self._batches) > 1 else self._batches[0]
+        # Not in one chunk: the offsets of its ids have 32 bits, and large runs hold more than 2 GiB of ids.
+        table = pa.concat_tables(self._batches)
         return table if self._count == len(self._rows) else self._joined(table, refuse_repeated)
 
     def _close_hits(self) -> None:

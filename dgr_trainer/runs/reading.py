@@ -16,7 +16,7 @@ from dgr_trainer.data.hub import HubSource, SavedDatasetSource
 from dgr_trainer.data.sources import FileFormat, FileSource, FolderSource, IrDatasetsSource, file_format, resolve
 from dgr_trainer.errors import DGRTypeError, DGRValueError
 from dgr_trainer.files.atomic import atomic_write
-from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
+from dgr_trainer.files.compression import compression, name_as_text, plain_name, undamaged
 from dgr_trainer.files.lines import file_kind, listing
 from dgr_trainer.files.records import read_table
 from dgr_trainer.runs import column_runs, json_runs
@@ -66,7 +66,7 @@ def read_run(path: PathLike, name: str | None = None) -> Rankings:
         case IrDatasetsSource():
             raise DGRValueError(f"{path}: ir_datasets has passages, queries and qrels, but no runs. Give a run.")
         case SavedDatasetSource(folder) as saved:
-            return _dataset_run(folder, saved.load(), name or folder.name)
+            return _dataset_run(folder, saved.load(), name or folder.absolute().name)
         case FolderSource(folder):
             _refuse_folder(folder)
         case FileSource() as file:
@@ -84,11 +84,19 @@ def write_run(rankings: Rankings, path: PathLike) -> None:
         path (`str` or `os.PathLike`):
             The file: `.jsonl`, `.parquet` or `.arrow`, otherwise a TREC run, whose tag is the name with `_` for
             whitespace. JSON Lines and TREC runs are compressed if the name ends in `.gz` or `.zst`.
+
+    Raises:
+        ValueError: if the name is that of a compressed table: tables are compressed inside, never as a whole.
     """
     kind = file_kind(path)
     if kind == "jsonl":
         rankings.to_jsonl(path)
     elif kind in ("parquet", "arrow"):
+        if suffix := compression(path):
+            raise DGRValueError(
+                f"{os.fspath(path)} would not be compressed as its name says: a table is never compressed as a whole. "
+                f"Leave {suffix} out of the name."
+            )
         table = rankings.to_dataset().data.table
         with atomic_write(path, "wb") as file:
             if kind == "parquet":

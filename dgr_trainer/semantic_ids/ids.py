@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 
 from dgr_trainer.data.corpus import Corpus
-from dgr_trainer.data.ids import as_id
+from dgr_trainer.data.ids import as_id, check_id_collection
 from dgr_trainer.errors import DGRKeyError, DGRTypeError, DGRValueError
 from dgr_trainer.semantic_ids import storage
 from dgr_trainer.semantic_ids.clustering import load_faiss
@@ -146,6 +146,7 @@ class SemanticIds(Mapping[str, str]):
             passage_ids (`Iterable[str]`): Ids of the passages.
             name (`str`, *optional*, defaults to `"c"`): What the tokens begin with.
         """
+        check_id_collection(passage_ids, "passage_ids")
         ids = [as_id(passage_id, "passage", f"row {row}") for row, passage_id in enumerate(passage_ids)]
         if len(set(ids)) < len(ids) or not ids:
             raise DGRValueError("Atomic ids need passage ids, each of them once.")

@@ -49,3 +49,13 @@ def test_a_corpus_of_a_folder_is_pickled_by_its_path(tmp_path):
     assert list(again) == passages and again.fingerprint == corpus.fingerprint
     assert again.dataset.to_list() == corpus.dataset.to_list()
     assert corpus.dataset._fingerprint == Corpus(load_from_disk(tmp_path / "corpus")).dataset._fingerprint
+
+
+def test_a_corpus_of_a_relative_path_is_pickled_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Corpus.from_passages([Passage("a", "title")]).save_to_disk("corpus")
+    corpus = Corpus.load_from_disk("corpus")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert list(pickle.loads(pickle.dumps(corpus))) == [Passage("a", "title")]
+    assert corpus.dataset.cache_files[0]["filename"].startswith(str(tmp_path / "corpus"))

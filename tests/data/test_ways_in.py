@@ -13,7 +13,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from dgr_trainer import Corpus, Rankings, read_qrels, read_queries
+from dgr_trainer import Corpus, Passage, Rankings, read_qrels, read_queries
 from dgr_trainer.data.queries import queries_mapping, write_qrels
 from dgr_trainer.errors import DGRError
 from dgr_trainer.runs import read_run, write_run
@@ -163,6 +163,21 @@ def test_the_files_of_a_split_are_joined(tmp_path, form):
         with pytest.raises(ValueError, match=r"several splits; its splits are train, validation. Name one"):
             read(of, f"hf:{folder}")
     assert read_run(f"hf:{tmp_path / 'run'},split=train").name == "run"
+
+
+def test_the_current_folder(tmp_path, monkeypatch):
+    corpus = Corpus.from_passages([Passage("a", "Herring"), Passage("b", "Cod")])
+    for name in ("saved", "beir/qrels"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "saved")
+    corpus.save_to_disk(".")
+    assert list(Corpus.load_from_disk(".")) == list(Corpus.read(".")) == list(corpus)
+    monkeypatch.chdir(tmp_path / "beir")
+    (tmp_path / "beir" / "corpus.jsonl").write_text('{"_id": "a", "title": "Herring", "text": ""}\n')
+    (tmp_path / "beir" / "queries.jsonl").write_text('{"_id": "q", "text": "a fish"}\n')
+    (tmp_path / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n")
+    assert queries_mapping(read_queries(".", "test")) == {"q": "a fish"}
+    assert read_qrels(".", "test") == {"q": {"a": 1}} and list(Corpus.read(".").ids) == ["a"]
 
 
 def test_queries_of_several_files_are_numbered(tmp_path):

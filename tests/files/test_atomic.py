@@ -96,6 +96,20 @@ def test_a_link_leads_to_the_folder_that_is_replaced(tmp_path, way):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "link"]
 
 
+@pytest.mark.parametrize("name", [".", "inner/.."])
+def test_the_current_folder(tmp_path, way, monkeypatch, name):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "marker.json").touch()
+    monkeypatch.chdir(tmp_path / "folder")
+    _fill(name, "one")
+    # The process is in the new folder, not in the one that is deleted.
+    assert os.getcwd() == str(tmp_path / "folder") and sorted(os.listdir()) == ["marker.json", "one"]
+    restore_folder(".")
+    assert read_folder(".", lambda folder: sorted(os.listdir(folder))) == ["marker.json", "one"]
+    _fill(".", "two")
+    assert sorted(os.listdir()) == ["marker.json", "two"] and os.listdir(tmp_path) == ["folder"]
+
+
 def test_a_file_system_that_cannot_exchange(tmp_path, monkeypatch):
     def fails(*arguments, number=errno.EINVAL):
         atomic.ctypes.set_errno(number)

@@ -114,6 +114,20 @@ def test_a_changed_corpus_is_a_corpus(root, identifiers, tmp_path):
     assert corpus.dataset.map(lambda row: {"title": row["title"].upper()})["title"][-1] == "AGAIN"
 
 
+def test_a_changed_index_is_changed_again_and_again(root):
+    index = FMIndex.load(root)
+    for gone in ("p3", "p5", "p8"):
+        changed, position = index.remove([gone]), index.passage_position(gone)
+        save_changed(root, "index.json", index, changed, removed=np.array([position]), added=None, compacted=False)
+        index = changed
+    assert index.loaded_from[0] == root and [p.name for p in root.parent.iterdir()] == ["index"]
+    assert read(root) == [passage(n) for n in (0, 1, 2, 4, 6, 7, 9)]
+    read_before = FMIndex.load(root)
+    index.remove(["p1"]).save(root)
+    with pytest.raises(RuntimeError, match="changed by another process"):
+        read_before.remove(["p2"]).save(root)
+
+
 steps = st.lists(
     st.one_of(st.integers(1, 3), st.lists(st.integers(0, 99), min_size=1, max_size=3)), min_size=1, max_size=6
 )

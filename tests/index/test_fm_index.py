@@ -337,6 +337,33 @@ def test_passage_positions(large):
         index.passage_position("p3000")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda index, ids: index.remove(ids),
+        lambda index, ids: index.passage_positions(ids),
+        lambda index, ids: index.passage_ids.positions(ids),
+    ],
+)
+def test_ids_are_given_as_a_collection_of_strings(call):
+    index = build([[5]] * 5, passage_ids=["4", "2", "42", "1", "3"])
+    with pytest.raises(TypeError, match=r"passage_ids is '42' \(str\)\. Give a collection of passage ids, which are"):
+        call(index, "42")
+    with pytest.raises(TypeError, match=r"passage_ids holds 42 \(int\)"):
+        call(index, ["4", 42])
+    with pytest.raises(TypeError, match=r"passage_ids holds None"):
+        call(index, [None])
+    with pytest.raises(TypeError, match=r"passage_ids is 42 \(int\)"):
+        call(index, 42)
+
+
+def test_new_ids_are_given_as_a_collection():
+    with pytest.raises(TypeError, match=r"passage_ids is 'ab' \(str\)"):
+        build([[5], [6]], passage_ids="ab")
+    with pytest.raises(TypeError, match=r"passage_ids is 'x' \(str\)"):
+        build([[5]]).add([[6]], passage_ids="x")
+
+
 def test_describes_itself():
     index = build([[5, 6]])
     assert repr(index) == "FMIndex(1 passages, 3 tokens, 9 token ids)"

@@ -149,6 +149,30 @@ def test_what_a_killed_process_was_writing_is_deleted(made_of, tmp_path, monkeyp
     assert files_of(tmp_path / "index") == files_of(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_to_an_empty_folder_or_to_none(made_of, tmp_path, there):
+    build(made_of, tmp_path / "expected")
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk" / "big").mkdir()
+    (tmp_path / "index").symlink_to("disk/big")
+    for _ in range(2):
+        assert build(made_of, tmp_path / "index").num_passages == len(PASSAGES)
+    assert (tmp_path / "index").is_symlink() and files_of(tmp_path / "disk" / "big") == files_of(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "expected", "index"]
+    assert os.listdir(tmp_path / "disk") == ["big"]
+
+
+def test_the_current_folder(made_of, tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    monkeypatch.chdir(tmp_path / "index")
+    assert build(made_of, ".").num_passages == len(PASSAGES)
+    changed = FMIndex.load(".").remove(["p3"])
+    changed.save(".")
+    assert changed.loaded_from[0] == tmp_path / "index" and FMIndex.load(".").num_passages == len(PASSAGES) - 1
+    assert os.listdir(tmp_path) == ["index"]
+
+
 def test_what_is_finished_is_not_built_again(made_of, tmp_path, monkeypatch):
     build(made_of, tmp_path / "index")
     steps = stopped_at(monkeypatch, None)

@@ -378,3 +378,14 @@ def test_adding_a_corpus(corpus, bpe_tokenizer, unigram_tokenizer):
     assert list(larger.passage_ids) == [*corpus.ids, "x"] and larger.num_segments == 2
     with pytest.raises(ValueError, match="made with another tokenizer"):
         index.add_corpus(other, Identifiers(unigram_tokenizer), progress=False)
+
+
+def test_the_digest_of_ids_tells_ids_and_their_order_whatever_the_segments():
+    passages = {"a": [3], "bc": [4, 5], "d": [3], "é": [4]}
+    whole, parts = build(passages), build(passages, segment_tokens=2)
+    assert parts.num_segments == 4 and whole.passage_ids.digest() == parts.passage_ids.digest()
+    kept = build({name: tokens for name, tokens in passages.items() if name not in ("bc", "d")})
+    assert {index.remove(["d", "bc"]).passage_ids.digest() for index in (whole, parts)} == {kept.passage_ids.digest()}
+    others = [["a", "bc", "d", "e"], ["bc", "a", "d", "é"], ["ab", "c", "d", "é"], ["a", "bc", "d"]]
+    digests = {build(dict.fromkeys(names, [3])).passage_ids.digest() for names in others}
+    assert len(digests) == 4 and whole.passage_ids.digest() not in digests

@@ -131,6 +131,20 @@ def test_unfinished_work_with_other_settings_is_refused(made_of, asked, bpe_toke
     assert [file.name for file in tmp_path.iterdir()] == ["saved.unfinished"]
 
 
+def test_unfinished_work_with_other_ids_is_refused(made_of, asked, tmp_path, monkeypatch):
+    """The same texts under other ids, in an index that was changed and so has no fingerprint of its corpus."""
+    *model, index = made_of
+    texts = [index.extract(passage) for passage in range(index.num_passages)]
+    renamed = [FMIndex.build(texts, passage_ids=[f"{prefix}{n}" for n in range(len(texts))], progress=False,
+                             vocab_size=index.vocab_size, separator=index.separator) for prefix in "ab"]  # fmt: skip
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        stopped_after(patched, 2)
+        retriever((*model, renamed[0])).save_candidates(tmp_path / "saved", asked, 4)
+    with pytest.raises(ValueError, match="was made with passage_ids="):
+        retriever((*model, renamed[1])).save_candidates(tmp_path / "saved", asked, 4)
+    retriever((*model, renamed[0])).save_candidates(tmp_path / "saved", asked, 4)
+
+
 def test_a_folder_with_other_files_is_refused_before_the_search(made_of, asked, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("precious")
     stopped_after(monkeypatch, 0)

@@ -175,6 +175,7 @@ MASK = np.ones(24, bool)
         ("p01", None, TypeError, r"among is 'p01' \(str\). Give a collection of passage ids"),
         (7, None, TypeError, r"among is 7 \(int\)"),
         ([3, 4], None, TypeError, r"among holds 3 \(int\)"),
+        ([None, "p01"], None, TypeError, r"among holds None \(NoneType\)"),
         (None, np.array([3, 4]), TypeError, r"exclude holds 3 \(int\).*or a mask"),
         ([["p01"]], None, ValueError, "There are 2 queries, but among has 1 sets of passages"),
         ([["p01"], "p02"], None, TypeError, "among is 'p02'"),

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import peft
 import pytest
 from safetensors.torch import load_file, save_file
@@ -9,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from dgr_trainer.identifier_weights import ScoringSettings
 from dgr_trainer.identifiers import Identifiers, IdentifierSettings
-from dgr_trainer.index import FMIndex
+from dgr_trainer.index import FMIndex, save_changed
 from dgr_trainer.retrieval import GenerativeRetriever, SearchSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -76,6 +77,41 @@ def test_an_adapter_without_a_known_base_is_refused(bart, corpus, tmp_path):
     with pytest.raises(ValueError, match="The configuration of adapter 'default' does not name its base model"):
         made(adapted, tokenizer, corpus).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+def test_an_index_stays_the_one_of_the_folder_that_it_was_loaded_from(bart, corpus, tmp_path):
+    retriever = made(*bart, corpus)
+    retriever.index.save(tmp_path / "index")
+    retriever.index = FMIndex.load(tmp_path / "index")
+    retriever.save_pretrained(tmp_path / "saved")
+    FMIndex.load(tmp_path / "index").remove([corpus.ids[2]]).save(tmp_path / "index")  # Another process.
+    with pytest.raises(RuntimeError, match="changed by another process since it was opened here"):
+        retriever.index.remove([corpus.ids[1]]).save(tmp_path / "index")
+    elsewhere = {"removed": np.array([1]), "added": None, "compacted": False}
+    with pytest.raises(ValueError, match="The index was loaded from .*index, which is not in .*saved"):
+        save_changed(
+            tmp_path / "saved", "retriever.json", retriever.index, retriever.index.remove(corpus.ids[1:2]), **elsewhere
+        )
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_saved_index_can_be_changed_in_its_folder(bart, corpus, tmp_path, loaded):
+    retriever = made(*bart, corpus)
+    retriever.save_pretrained(tmp_path / "saved")
+    if loaded:
+        retriever = GenerativeRetriever.from_pretrained(tmp_path / "saved")
+        retriever.save_pretrained(tmp_path / "saved")
+    for passage_id in corpus.ids[1:3]:
+        changed = retriever.index.remove([passage_id])
+        position = retriever.index.passage_position(passage_id)
+        save_changed(
+            tmp_path / "saved", "retriever.json", retriever.index, changed,
+            removed=np.array([position]), added=None, compacted=False,
+        )  # fmt: skip
+        retriever.index = changed
+    changed.remove([corpus.ids[3]]).save(tmp_path / "saved" / "index")
+    assert list(FMIndex.load(tmp_path / "saved" / "index").passage_ids) == [corpus.ids[0], *corpus.ids[4:]]
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,9 @@ def test_a_rankings_is_a_mapping_of_rank_lists():
     assert rankings["q1"] == RankList(("a",), np.array([1.0]))
     assert rankings["q1"] != RankList(("a",), np.array([1.5])) and rankings["q1"] != ("a",)
     assert rankings != Rankings({"q1": {"a": 1.0}})
+    two = RankList(("a", "b"), np.array([2.0, 1.0]))
+    assert two == RankList(("a", "b"), np.array([2.0, 1.0])) and not two != RankList(("a", "b"), np.array([2.0, 1.0]))
+    assert two != RankList(("a", "b"), np.array([2.0, 1.5]))
     assert pickle.loads(pickle.dumps(rankings)) == rankings
     assert len(Rankings({})) == 0
     with pytest.raises(KeyError, match="No rank list for query 'q3': there are 2, such as 'q1'"):
@@ -67,6 +70,22 @@ def test_many_lists_are_batched():
     lists = {f"q{number}": {f"p{number}": float(number)} for number in range(2500)}
     rankings = Rankings(lists)
     assert rankings.to_run() == lists
+
+
+def test_ids_are_not_put_into_one_array(monkeypatch, tmp_path):
+    """Arrow's 32-bit offsets end at 2 GiB: many lists stay in the batches that they were made in."""
+    monkeypatch.setattr(rank_list, "_BATCH", 2)
+    lists = {f"q{number}": {f"p{n}": float(n) for n in range(number % 4)} for number in range(11)}
+    rankings = Rankings(lists)
+    assert rankings.to_dataset().data.table.column("passage_ids").num_chunks == 6
+    assert rankings.to_run() == lists == Rankings.from_dataset(rankings.to_dataset()).to_run()
+    assert pickle.loads(pickle.dumps(rankings)) == rankings
+    assert rankings.top(2).to_run()["q3"] == {"p2": 2.0, "p1": 1.0}
+    rankings.to_dataset().save_to_disk(tmp_path / "saved")
+    assert Rankings.from_dataset(datasets.load_from_disk(tmp_path / "saved")) == rankings
+    ranks = [{"query_id": query, "passage_id": id, "rank": 9 - s} for query in lists for id, s in lists[query].items()]
+    by_rank = Rankings.from_dataset(datasets.Dataset.from_list(ranks))
+    assert by_rank["q7"].passage_ids == ("p2", "p1", "p0") and by_rank["q7"].scores.tolist() == [3.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from dgr_trainer.runs.rankings import Rankings
-from dgr_trainer.runs.reading import from_rerankers, read_run
+from dgr_trainer.runs.reading import from_rerankers, read_run, write_run
 
 EXPECTED = {"q1": {"d2": 12.5, "d1": 9.25}, "q2": {"d7": 3.0}}
 
@@ -80,6 +80,16 @@ def test_our_own_files(tmp_path):
         assert read_run(tmp_path / name) == rankings and read_run(tmp_path / name).name == "ours"
     Rankings({"q": {"a": 1.0}}).to_jsonl(tmp_path / "one.json")
     assert read_run(tmp_path / "one.json").to_run() == {"q": {"a": 1.0}}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_tables_are_not_named_compressed(tmp_path, kind, suffix):
+    with pytest.raises(
+        ValueError, match=f"run.{kind}{suffix} would not be compressed as its name says.*{suffix} out of"
+    ):
+        write_run(Rankings(EXPECTED), tmp_path / f"run.{kind}{suffix}")
+    assert not any(tmp_path.iterdir())
 
 
 def ranked(*results):

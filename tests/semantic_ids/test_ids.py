@@ -276,6 +276,8 @@ def test_input_that_cannot_be_used(case):
 def test_atomic_ids_need_ids():
     with pytest.raises(DGRValueError, match="Atomic ids need passage ids, each of them once"):
         SemanticIds.atomic([])
+    with pytest.raises(DGRTypeError, match=r"passage_ids is 'p12' \(str\). Give a collection of passage ids"):
+        SemanticIds.atomic("p12")
     assert SemanticIds.atomic(["a", "b"], name="item").docids() == {"a": "<item1_0>", "b": "<item1_1>"}
 
 

@@ -90,27 +90,26 @@ def _mean_log_prob(location: str, record: Record) -> float:
 def _sample_rows(paths: Sequence[Path], ids: Iterable[str]) -> Rows:
     """The lines of several files for each passage, in the order of the ids."""
     missing = object()
-    count = 0
-    columns = [_lines(path) for path in paths]
+    columns = [(line for _, line in numbered_lines(path, blank=True)) for path in paths]
     for count, (id, *lines) in enumerate(zip_longest(ids, *columns, fillvalue=missing), start=1):
         for path, line in zip(paths, lines, strict=True):
-            if id is missing and line is not missing:
+            if id is missing:
+                if line is missing or not line:  # Blank lines at the end belong to nobody.
+                    continue
                 raise DGRValueError(f"{line_location(path, count)}: the collection has only {count - 1} passages.")
             if line is missing:
                 raise DGRValueError(
                     f"{path}: ends after line {count - 1}, but the collection has more passages. Each line is the "
                     "query of one passage, in the order of the collection."
                 )
-        yield str(id), [str(line) for line in lines]
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Every line of a file, blank ones included, since each line belongs to one passage."""
-    last = 0
-    for number, line in numbered_lines(path):
-        yield from [""] * (number - last - 1)
-        yield line
-        last = number
+            if "\t" in str(line):
+                raise DGRValueError(
+                    f"{line_location(path, count)}: holds a tab. A text file has one query on each line, that of the "
+                    "passage at the same place of the collection, and no ids. If these are columns of ids and "
+                    "queries, write JSON Lines with 'id' and 'query'; if the query holds a tab, put a space there."
+                )
+        if id is not missing:
+            yield str(id), [str(line) for line in lines]
 
 
 def _pickle_rows(path: Path) -> Rows:

@@ -67,6 +67,23 @@ def test_lines_in_the_order_of_the_collection(tmp_path):
         read_pseudo_queries([first, second], ["p1", "p2"])
 
 
+def test_blank_lines_at_the_end_belong_to_passages(tmp_path):
+    path = tmp_path / "sample.txt"
+    path.write_text("one\n\nthree\n \n")
+    assert dict(read_pseudo_queries(path, ["p1", "p2", "p3", "p4"])) == {"p1": ("one",), "p3": ("three",)}
+    assert dict(read_pseudo_queries(path, ["p1", "p2", "p3"])) == {"p1": ("one",), "p3": ("three",)}
+    with pytest.raises(ValueError, match="sample.txt: ends after line 4, but the collection has more passages"):
+        read_pseudo_queries(path, ["p1", "p2", "p3", "p4", "p5"])
+    with pytest.raises(ValueError, match="sample.txt, line 3: the collection has only 2 passages"):
+        read_pseudo_queries(path, ["p1", "p2"])
+
+
+def test_columns_of_ids_and_queries_are_refused(tmp_path):
+    (tmp_path / "pq.tsv").write_text("who is two\np1\twhat is one\n")
+    with pytest.raises(ValueError, match="pq.tsv, line 2: holds a tab.*columns of ids and queries, write JSON Lines"):
+        read_pseudo_queries(tmp_path / "pq.tsv", ["p1", "p2"])
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickles_of_plain_data(tmp_path, protocol):
     path = tmp_path / "pid2query.pkl"
