@@ -10,6 +10,8 @@ the index as loaded from the disk; times of queries are medians of five. The tab
 (sdsl, by way of SEAL) at 10 million tokens of English text on two cores of the same kind. A JSON object is printed
 after each size, and one of all sizes in the last line.
 
+`extract_tokens_per_s` reads passages by walks, `whole_text_tokens_per_s` all of the text as `FMIndex.compact` does.
+
 The calls of a search are timed as a search makes them. `step_ms` is one step of 150 beams (10 queries of 15), n-grams
 of 1 to 8 tokens: frequent ones are tried with 120 likely tokens until 30 are found to follow, the continuations of the
 others are listed, then each beam is extended. `hits_ms` is finding and locating 3,000 identifiers of one query,
@@ -37,6 +39,7 @@ from tqdm.auto import tqdm
 from dgr_trainer import Corpus, FMIndex, SearchSettings
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.index import query_dispatch
+from dgr_trainer.index.whole_text import whole_text
 from dgr_trainer.retrieval.legal_tokens import _TRIED, LISTED
 from dgr_trainer.retrieval.passage_scoring import PassageScorer
 
@@ -235,6 +238,8 @@ def queries(index: FMIndex, seed: int, number: int) -> dict[str, Any]:
         "count_ngrams_per_s": number / seconds(lambda: index.find_batch(patterns)),
         "locate_per_s": occurrences / seconds(lambda: index.locate_batch(rare, 3, 5)),
         "extract_tokens_per_s": len(tokens) / seconds(lambda: index.extract_batch(generator.choice(long, 20_000))),
+        "whole_text_tokens_per_s": index.num_tokens
+        / seconds(lambda: [whole_text(segment.arrays, SEPARATOR) for segment in index.segments]),
         "continuations_150_ranges_ms": {
             str(length): 1000 * seconds(lambda beam_ranges=beam_ranges: index.continuations_batch(beam_ranges))
             for length, beam_ranges in beams.items()

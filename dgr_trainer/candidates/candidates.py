@@ -293,6 +293,11 @@ class Candidates(Mapping[str, tuple[Candidate, ...]]):
         scores: np.ndarray = self._cell(query_id, "scores").to_numpy()
         return scores
 
+    def num_identifiers(self, query_id: str) -> np.ndarray:
+        """The number of identifiers of each of a query's candidates, int32, in the order of `passage_ids`."""
+        numbers: np.ndarray = self._cell(query_id, "num_identifiers").to_numpy()
+        return numbers
+
     def select(
         self, query_id: str, passage_ids: Sequence[str], *, max_identifiers: int | None = None
     ) -> tuple[Candidate, ...]:

@@ -48,7 +48,15 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
     Args:
         text (`str`): the text.
         answers (`Iterable[str]`): the answers. An answer without a token is never found.
+
+    Raises:
+        TypeError: if the answers are one string.
     """
+    if isinstance(answers, str):
+        raise DGRTypeError(
+            f"The answers are {answers!r:.80}, but they have to be a list of strings. For one answer, give a list of "
+            "one."
+        )
     return _has_any(text, _patterns(answers))
 
 

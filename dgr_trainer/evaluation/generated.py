@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from transformers import EvalPrediction, PreTrainedTokenizerBase
@@ -14,6 +15,8 @@ from dgr_trainer.errors import DGRValueError
 from dgr_trainer.evaluation.metrics import Metric, evaluate_run
 from dgr_trainer.runs.rankings import Rankings
 
+_TEXTS_AT_ONCE = 10_000
+
 
 class GeneratedIdentifierMetrics:
     """Computes retrieval metrics of unconstrained generation: passages ranked in the order of the beams.
@@ -24,7 +27,8 @@ class GeneratedIdentifierMetrics:
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer.
-        identifiers (`Mapping[str, str]`): Identifier string of each passage id. Passages may share a string.
+        identifiers (`Mapping[str, str]`): Identifier string of each passage id. Passages may share a string. Strings
+            are compared as the tokenizer writes them, so that lower case and normal forms make no difference.
         query_ids (`Sequence[str]`): Query of each row of the evaluation dataset, in its order.
         qrels (`Mapping[str, Mapping[str, int]]`): Relevant passages of each query.
         metrics (`Sequence[str]`, defaults to `("hits@1",)`):
@@ -63,11 +67,25 @@ class GeneratedIdentifierMetrics:
                 f"{next(iter(qrels), None)!r}). Check that both use the same query ids."
             )
         self.metrics = tuple(metrics)
+        texts: dict[str, str] = {}
+        for value, text in identifiers.items():
+            passage_id = as_id(value, "passage", "identifiers")
+            texts[passage_id] = as_text(text, f"identifier of passage {passage_id!r}")
         self._passages: dict[str, list[str]] = {}
-        texts = {as_id(value, "passage", "identifiers"): text for value, text in identifiers.items()}
-        for passage_id in sorted(texts):
-            text = as_text(texts[passage_id], f"identifier of passage {passage_id!r}")
-            self._passages.setdefault(_plain(text), []).append(passage_id)
+        passage_ids = sorted(texts)
+        for passage_id, text in zip(passage_ids, self._as_written([texts[id] for id in passage_ids]), strict=True):
+            if text:  # One without tokens is not found by a model that writes nothing.
+                self._passages.setdefault(text, []).append(passage_id)
+
+    def _as_written(self, texts: Sequence[str]) -> Iterator[str]:
+        """Texts as a model that writes their tokens writes them: a tokenizer may change case or composed letters."""
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            ids = self.tokenizer(list(texts[start : start + _TEXTS_AT_ONCE]), verbose=False)["input_ids"]
+            yield from self._written(ids)
+
+    def _written(self, ids: Any) -> list[str]:
+        """Texts of rows of token ids, without special tokens and with single spaces."""
+        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the mean of each metric; `prediction.predictions` are the generated token ids, padded with -100."""
@@ -87,17 +105,11 @@ class GeneratedIdentifierMetrics:
                 "trainer cuts the last batch to the number of rows."
             )
         pad = self.tokenizer.pad_token_id
-        texts = self.tokenizer.batch_decode(
-            np.where(generated < 0, 0 if pad is None else pad, generated), skip_special_tokens=True
-        )
+        texts = self._written(np.where(generated < 0, 0 if pad is None else pad, generated))
         lists: dict[str, list[str]] = {}
         for number, query_id in enumerate(self.query_ids):
             ranked: list[str] = []
             for beam, text in enumerate(texts[number * beams : (number + 1) * beams]):
-                ranked += self._passages.get(_plain(text), [f"{query_id} wrote {beam}"])
+                ranked += self._passages.get(text, [f"{query_id} wrote {beam}"])
             lists[query_id] = list(dict.fromkeys(ranked))
         return evaluate_run(Rankings.from_order(lists), self.qrels, self.metrics)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())

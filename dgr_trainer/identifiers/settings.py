@@ -15,6 +15,15 @@ _DEFAULT_PROMPTS = {
     "pseudo_query": "{query} || query || +",
     "docid": "{query}",
 }
+# Markers that must differ, the views that use them, and what would be mistaken. A title and a pseudo-query may end
+# alike: a title begins where the passage does, a pseudo-query behind its own marker.
+_MISTAKEN: dict[tuple[str, str], tuple[set[str], str]] = {
+    ("query_start", "query_end"): (set(), "a pseudo-query would look like the text between two of them"),
+    ("title_end", "query_start"): ({"title", "pseudo_query"}, "what follows a title would look like a pseudo-query"),
+    ("title_end", "docid_start"): ({"title", "docid"}, "what follows a title would look like a docid"),
+    ("query_start", "docid_start"): ({"pseudo_query", "docid"}, "a docid would look like a pseudo-query"),
+    ("query_end", "docid_start"): ({"pseudo_query", "docid"}, "what follows a pseudo-query would look like a docid"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,9 @@ class IdentifierSettings:
     Only views that are used need their markers. The defaults of the first three views are those of MINDER.
 
     Raises:
-        ValueError: if a view is unknown or repeated, a marker is empty, the two markers of pseudo-queries are equal,
-            a prompt does not contain `{query}` once, `chat` or `closed_prompts` is no `bool`, or `max_query_length` is
-            below 1.
+        ValueError: if a view is unknown or repeated, a marker is empty, two markers are equal by which one part of a
+            passage would be mistaken for another (only `title_end` and `query_end` may be equal), a prompt does not
+            contain `{query}` once, `chat` or `closed_prompts` is no `bool`, or `max_query_length` is below 1.
     """
 
     views: tuple[str, ...] = field(
@@ -91,11 +100,13 @@ class IdentifierSettings:
                 raise DGRValueError(
                     f"{name} is empty: a marker needs at least one visible character, for example '@@'."
                 )
-        if len(set(map(str.strip, (self.query_start, self.query_end)))) == 1:
-            raise DGRValueError(
-                f"query_start and query_end are both {self.query_start!r}, so a pseudo-query would look like the "
-                "text between two of them. Use two different markers."
-            )
+        markers = {"title_end": self.title_end, "query_start": self.query_start, "query_end": self.query_end}
+        markers["docid_start"] = docid_start
+        for (one, other), (used, would_be) in _MISTAKEN.items():
+            if used <= set(views) and markers[one].split() == markers[other].split():
+                raise DGRValueError(
+                    f"{one} and {other} are both {markers[one]!r}, so {would_be}. Use two different markers."
+                )
         for view, prompt in self.prompts.items():
             if prompt.count("{query}") != 1:
                 raise DGRValueError(f"The prompt of view {view!r} must contain '{{query}}' once; got {prompt!r}.")

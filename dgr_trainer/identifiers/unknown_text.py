@@ -212,10 +212,12 @@ class UnknownText:
         counts.passages += affected
 
     def _lost(self, text: str, ids: Sequence[int]) -> int:
-        """Characters of a text that its ids do not hold."""
+        """Characters of a text that its ids do not hold, markers aside."""
         is_unknown = self.unknown is not None and self.unknown in ids
         if ids and not is_unknown and not self._drops_some(text):
             return 0
+        # Markers are removed from the ids of a text on purpose; these ids still hold them.
+        ids = self.identifiers.encode(text)
         kept = self.identifiers.decode([token for token in ids if token != self.unknown])
         lost = _size(text) - _size(kept)
         return max(lost, int(is_unknown or not ids))

@@ -23,7 +23,9 @@ import numpy as np
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.identifiers import Identifiers
 from dgr_trainer.index import FMIndex
+from dgr_trainer.retrieval.constraint import DEAD_END
 from dgr_trainer.retrieval.credited_identifiers import CreditedIdentifiers, CreditedTable
+from dgr_trainer.retrieval.passage_identifiers import passage_identifiers
 from dgr_trainer.retrieval.scoring_kernels import build_trie, score_occurrences, score_texts
 
 
@@ -145,7 +147,11 @@ class PassageScorer:
 
 
 def likeliest_passages(
-    index: FMIndex, identifiers: Identifiers, found: Sequence[MatchedIdentifier], max_occurrences: int
+    index: FMIndex,
+    identifiers: Identifiers,
+    found: Sequence[MatchedIdentifier],
+    max_occurrences: int,
+    included: Sequence[int] | np.ndarray = (),
 ) -> list[ScoredPassage]:
     """Rank passages by the log-likelihood of their one identifier (`kind="log_likelihood"`).
 
@@ -154,12 +160,16 @@ def likeliest_passages(
         identifiers ([`Identifiers`]): The prefixes of the views.
         found (`Sequence[MatchedIdentifier]`): Complete identifiers; their scores are log-likelihoods.
         max_occurrences (`int`): Number of passages to take of those that share an identifier.
+        included (`Sequence[int]`, *optional*):
+            Positions of passages to score in any case, by their own identifier. One whose identifier was not found,
+            or that has none, has the score `DEAD_END` and no identifiers.
 
     Returns:
         `list[ScoredPassage]`: each passage once, with its best identifier, best first; equal ones in corpus order.
+        The included ones that no identifier led to come last, in their order.
     """
     if not found:
-        return []
+        return [ScoredPassage(int(position), DEAD_END, ()) for position in included]
     ordered = sorted(found, key=_highest_score_first)
     patterns = [identifiers.prefix(identifier.view) + identifier.ids for identifier in ordered]
     numbers, positions, _ = index.locate_batch(index.find_batch(patterns), list(map(len, patterns)), max_occurrences)
@@ -172,7 +182,13 @@ def likeliest_passages(
             positions[first_of_passage].tolist(), numbers[first_of_passage].tolist(), strict=True
         )
     ]
-    return [ScoredPassage(position, identifier.score, (identifier,)) for position, identifier in best]
+    ranked = [ScoredPassage(position, identifier.score, (identifier,)) for position, identifier in best]
+    known = {(identifier.view, identifier.ids): identifier for identifier in ordered}
+    for position in np.setdiff1d(np.asarray(included, dtype=np.int64), positions).tolist():
+        own = passage_identifiers(index, identifiers, position, 0)
+        of_passage = tuple(known[one.view, one.ids] for one in own if (one.view, one.ids) in known)
+        ranked.append(ScoredPassage(position, of_passage[0].score if of_passage else DEAD_END, of_passage))
+    return ranked
 
 
 def best_or_included(scores: np.ndarray, k: int, included: Sequence[bool] | np.ndarray) -> np.ndarray:

@@ -281,7 +281,9 @@ class SearchEngine:
         """
         settings = self.settings
         if self.scoring.kind == "log_likelihood":
-            ranked = likeliest_passages(index, self.identifiers, query_identifiers.weighted, settings.max_occurrences)
+            ranked = likeliest_passages(
+                index, self.identifiers, query_identifiers.weighted, settings.max_occurrences, included
+            )
             scores = np.array([passage.score for passage in ranked])
             is_included = np.isin([passage.position for passage in ranked], included)
             return [ranked[number] for number in best_or_included(scores, k, is_included)]

@@ -77,6 +77,8 @@ class DistillationCollator:
             How identifiers are weighted. By default log-likelihoods for strings and log-odds for candidates.
         tie_margin (`float`, defaults to 0.0):
             Passages whose teacher scores differ by at most this, from the best one of their place, are not told apart.
+            For losses that are taught the order (`distilled_ranknet`, `margin_rank`); the trainer refuses it with
+            those that are taught the teacher's scores.
         max_row_tokens (`int`, defaults to 256): Longest decoder row into which identifiers are packed.
         ignore_identical_ids (`bool`, defaults to `False`):
             Whether to leave the passage that has the id of the query out of its list, even if it is relevant.

@@ -55,7 +55,8 @@ def queries_to_rank(dataset: Any) -> Any:
     """The queries of a dataset, in a form in which a retriever takes them; none if it holds pairs."""
     if isinstance(dataset, datasets.Dataset):
         return dataset if _has_queries(dataset) else None
-    return {row["query_id"]: row["query"] for row in dataset if isinstance(row, Mapping) and "query_id" in row}
+    rows = _rows(dataset) if _has_positions(dataset) else dataset
+    return {row["query_id"]: row["query"] for row in rows if isinstance(row, Mapping) and "query_id" in row}
 
 
 def _has_queries(dataset: Any) -> bool:
@@ -66,17 +67,25 @@ def _queries(dataset: Any) -> Iterator[tuple[Any, Any]]:
     if _has_queries(dataset):
         for batch in dataset.select_columns(["query_id", "query"]).with_format(None).iter(batch_size=10_000):
             yield from zip(batch["query_id"], batch["query"], strict=True)
-    elif (
-        isinstance(dataset, Sized)
-        and hasattr(dataset, "__getitem__")
-        and not isinstance(dataset, (IterableDataset, datasets.Dataset))
-    ):
-        rows: Any = dataset
-        for number in range(len(rows)):
-            row = rows[number]
+    elif _has_positions(dataset):
+        for row in _rows(dataset):
             if not isinstance(row, Mapping) or "query_id" not in row:
                 return
             yield row["query_id"], row.get("query")
+
+
+def _has_positions(dataset: Any) -> bool:
+    """Whether rows are asked for by their numbers, as of a map-style dataset that is not one of `datasets`."""
+    return (
+        isinstance(dataset, Sized)
+        and hasattr(dataset, "__getitem__")
+        and not isinstance(dataset, (IterableDataset, datasets.Dataset))
+    )
+
+
+def _rows(dataset: Any) -> Iterator[Any]:
+    """The rows of a map-style dataset, which need not raise an IndexError behind the last one, as iterating would."""
+    return (dataset[number] for number in range(len(dataset)))
 
 
 def query_ids_of(dataset: Any) -> list[str] | None:

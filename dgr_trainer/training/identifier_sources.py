@@ -116,8 +116,13 @@ class CandidateIdentifiers:
         return self.candidates.passage_ids(query_id) if query_id in self.candidates else ()
 
     def usable(self, query_id: str) -> Container[str]:
-        """Passages with identifiers for a query: its candidates."""
-        return frozenset(self.order(query_id))
+        """Passages with identifiers for a query: its candidates, but for those that have none."""
+        if query_id not in self.candidates:
+            return frozenset()
+        numbers = self.candidates.num_identifiers(query_id).tolist()
+        return frozenset(
+            passage_id for passage_id, number in zip(self.order(query_id), numbers, strict=True) if number
+        )
 
     def matched(self, query_id: str, passage_ids: Iterable[str], limit: int) -> list[tuple[MatchedIdentifier, ...]]:
         """The first identifiers of each passage, in the order of credit."""

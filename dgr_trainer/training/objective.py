@@ -13,7 +13,7 @@ from dgr_trainer.identifier_weights import ScoringSettings, identifier_weights
 from dgr_trainer.student.token_scores import TokenScores, sum_by_identifier
 from dgr_trainer.training.arguments import DistillationTrainingArguments
 from dgr_trainer.training.losses import RankingLoss
-from dgr_trainer.training.losses.margin import MARGIN_SETTINGS
+from dgr_trainer.training.losses.margin import margin_settings
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
 
 
@@ -102,9 +102,12 @@ class RankingObjective:
             "kendall_tau": kendall_tau(scores, mask, taught_scores),
         }
         if self.loss.has_margins(self.settings):
-            margins = {name: self.settings[name] for name in MARGIN_SETTINGS if name in self.settings}
             statistics["violated_margins"] = violated_margins(
-                scores, mask, taught_ranks=taught_ranks, teacher_scores=teacher_scores, **margins
+                scores,
+                mask,
+                taught_ranks=taught_ranks,
+                teacher_scores=teacher_scores,
+                **margin_settings(self.settings),
             )
         return statistics
 

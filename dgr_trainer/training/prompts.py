@@ -34,11 +34,14 @@ def with_prompts(
         report (`bool`, defaults to `True`): Whether to count these, as one of several processes does.
 
     Returns:
-        `datasets.Dataset`: With a column `prompt_ids`: of each query, the prompt of each view, in the views' order.
+        `datasets.Dataset`: With a column `prompt_ids`: of each query, the prompt of each view, in the views' order. An
+            empty dataset stays as it is.
 
     Raises:
         ValueError: if the tokenizer knows no letter of most queries.
     """
+    if not len(dataset):  # `map` returns an empty dataset as it is, without the column.
+        return dataset
 
     def encode(queries: Sequence[str]) -> dict[str, Any]:
         prompts_by_view = [identifiers.encode_prompts(queries, view, False) for view in identifiers.views]

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_model_param_count
@@ -234,14 +235,18 @@ def _add_table(digest: Any, table: pa.Table) -> None:
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         values = column
-        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            digest.update(values.value_lengths().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
+        while _is_list(values.type):
+            digest.update(pc.list_value_length(values).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
             values = values.flatten()
         if pa.types.is_integer(values.type):
             digest.update(values.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
         else:
             for value in values.cast(pa.string()).to_pylist():
                 digest.update((value or "").encode("utf-8", "surrogatepass") + b"\0")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _rankings_fingerprint(rankings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -50,7 +50,8 @@ class Coverage:
         ranked_passages (`int`): Passages in the rank lists.
         unknown_passages (`int`): Ranked passages without identifiers.
         example (`str`): One of these.
-        tied_lists (`int`): Queries whose rank list has two passages or more, all with the same score.
+        tied_lists (`int`): Queries whose rank list has two passages or more, all with the same score, or within
+            `tie_margin` of the best one.
         suspected (`int`): Ranked passages left out because they may be relevant (`false_negative_margin`).
     """
 
@@ -71,7 +72,7 @@ class Coverage:
         sentences = {
             f"{self.without_rank_list} {share} have no rank list": self.without_rank_list,
             f"{self.tied_lists} {share} have a rank list in which all scores are equal, which says nothing of the "
-            "order": self.tied_lists,
+            "order (with tie_margin, close ones are equal)": self.tied_lists,
             f"{self.without_relevant} {share} have no relevant passage with identifiers": self.without_relevant,
             f"{self.without_target} {share} have no passage to generate": self.without_target,
             f"{self.unknown_passages} of {self.ranked_passages} ranked passages have no identifiers (such as "

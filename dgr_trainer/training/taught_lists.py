@@ -12,10 +12,10 @@ import torch
 from dgr_trainer.runs.statistics import rank_list_statistics
 from dgr_trainer.training.collator import DistillationCollator
 from dgr_trainer.training.identifier_sources import CandidateIdentifiers
-from dgr_trainer.training.losses.margin import MARGIN_SETTINGS, taught_pairs
+from dgr_trainer.training.losses.margin import margin_settings
 from dgr_trainer.training.objective import RankingObjective
 from dgr_trainer.training.sampling import TrainingList
-from dgr_trainer.training.teacher_agreement import violated_margins
+from dgr_trainer.training.teacher_agreement import count_violated_margins
 
 MOST_QUERIES = 5000
 """More training queries than this are sampled, evenly spaced, so that measuring takes about a second."""
@@ -43,9 +43,9 @@ def taught_lists(
         - `student_scores`: only with [`Candidates`]: what the student's scores before training say of the same lists.
           `pairs` that it scored, share of them in the `wrong_order`, `spread` between the best and the last passage of
           a list and `neighbours`' difference in the order to be taught (lower quartile, median, upper quartile).
-        - `margins`: only if the loss has margins: `margin`, `margin_gap`, and with candidates the share of
-          `violated` pairs, and, unless scores are standardised, `relative_to_spread`: the margin that is asked for
-          between the first and the last passage of a list of mean length, divided by the median spread.
+        - `margins`: only if the loss has margins: `margin`, `margin_gap`, and with candidates the share `violated` of
+          the pairs that the loss compares, and, unless scores are standardised, `relative_to_spread`: the margin that
+          is asked for between the first and the last passage of a list of mean length, divided by the median spread.
     """
     chosen = evenly(query_ids, MOST_QUERIES)
     qrels = collator.sampler.qrels
@@ -64,8 +64,7 @@ def taught_lists(
         "pairs": pairs,
         "tied_pairs": sum(_tied_pairs(one.ranks) for _, one in lists),
     }
-    settings = {name: objective.settings[name] for name in MARGIN_SETTINGS if name in objective.settings}
-    settings = settings if objective.has_margins else {}
+    settings = margin_settings(objective.settings) if objective.has_margins else {}
     margins = {name: float(settings[name]) for name in ("margin", "margin_gap") if settings}
     if isinstance(collator.source, CandidateIdentifiers):
         scores, violated = _student_scores(collator.source, lists, settings)
@@ -85,7 +84,7 @@ def taught_lists(
 def _student_scores(
     source: CandidateIdentifiers, lists: Sequence[tuple[str, TrainingList]], margins: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, float | None]:
-    """The student's scores of the lists before training, and the share of pairs that violate their margin."""
+    """The student's scores of the lists before training, and the share of taught pairs that violate their margin."""
     spreads: list[float] = []
     neighbours: list[float] = []
     pairs = wrong = 0
@@ -115,20 +114,24 @@ def _student_scores(
         "spread": _quartiles(spreads),
         "neighbours": _quartiles(neighbours),
     }
-    return measured, _violated(list(by_length.values()), margins) / pairs if margins else None
+    return measured, _violated(list(by_length.values()), margins) if margins else None
 
 
 def _violated(groups: Sequence[Sequence[tuple[np.ndarray, ...]]], margins: Mapping[str, Any]) -> float:
-    """How many pairs violate their margin, of groups of lists of one length: scores, ranks and teacher scores."""
-    total = 0.0
+    """Share of the taught pairs that violate their margin, of groups of lists of one length.
+
+    A list has scores, ranks and teacher scores.
+    """
+    violated = taught = 0
     for group in groups:
         for start in range(0, len(group), _LISTS_AT_ONCE):
             columns = zip(*group[start : start + _LISTS_AT_ONCE], strict=True)
             scores, ranks, teacher_scores = (torch.from_numpy(np.stack(column)) for column in columns)
             mask = torch.ones_like(scores, dtype=torch.bool)
-            shares = violated_margins(scores, mask, taught_ranks=ranks, teacher_scores=teacher_scores, **margins)
-            total += float((shares * taught_pairs(ranks, mask).sum((-1, -2))).nansum())
-    return total
+            counts = count_violated_margins(scores, mask, taught_ranks=ranks, teacher_scores=teacher_scores, **margins)
+            violated += int(counts[0].sum())
+            taught += int(counts[1].sum())
+    return violated / max(1, taught)
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:

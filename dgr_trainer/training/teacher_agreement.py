@@ -4,10 +4,13 @@ All return a `(B,)` tensor that stays on its device, NaN where a list has nothin
 over processes, and log their `torch.nanmean`: every list then counts once, whatever its batch.
 """
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
 from .losses.list_tensors import (
+    check_choice,
     check_number,
     check_ranks,
     check_scores,
@@ -15,11 +18,11 @@ from .losses.list_tensors import (
     positions,
     preferred,
 )
-from .losses.margin import MarginGrowth, Normalization, margin_scores, pair_hinges, taught_pairs
+from .losses.margin import MarginGrowth, Normalization, first_pairs, margin_scores, pair_hinges, taught_pairs
 
 
 @torch.no_grad()
-def violated_margins(
+def count_violated_margins(
     scores: Tensor,
     mask: Tensor,
     *,
@@ -29,8 +32,10 @@ def violated_margins(
     teacher_scores: Tensor | None = None,
     normalization: Normalization = "none",
     margin_growth: MarginGrowth = "ranks",
-) -> Tensor:
-    """Share of the pairs of each list that violate their margin in [`distilled_ranknet_loss`].
+    pairs: Literal["all", "first"] = "all",
+    num_candidates: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Count the pairs of each list that a loss with margins teaches, and those of them that violate their margin.
 
     Args:
         scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
@@ -42,9 +47,12 @@ def violated_margins(
         teacher_scores (`torch.Tensor` of shape `(B, M)`, *optional*): As in [`distilled_ranknet_loss`].
         normalization (`str`, *optional*, defaults to `"none"`): As there.
         margin_growth (`str`, *optional*, defaults to `"ranks"`): As there.
+        pairs (`str`, *optional*, defaults to `"all"`): `"all"`, as [`distilled_ranknet_loss`] compares them, or
+            `"first"`: the first passage with the others, as [`margin_rank_loss`] does.
+        num_candidates (`int`, *optional*): With how many of the others, see [`margin_rank_loss`]. By default all.
 
     Returns:
-        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists without a pair.
+        `tuple[torch.Tensor, torch.Tensor]` of shape `(B,)`: the violated pairs, and all pairs.
 
     Raises:
         TypeError: If `scores` is not floating point or `mask` is not bool.
@@ -52,10 +60,27 @@ def violated_margins(
     """
     check_number("margin", margin)
     check_number("margin_gap", margin_gap)
+    check_choice("pairs", pairs, ("all", "first"))
     scores, growth = margin_scores(scores, mask, teacher_scores, normalization, margin_growth)
     levels = check_ranks(taught_ranks, mask)
-    violated = pair_hinges(scores, mask, levels, margin, margin_gap, growth) > 0
-    return violated.sum((-1, -2)) / taught_pairs(levels, mask).sum((-1, -2))
+    taught = first_pairs(levels, mask, num_candidates) if pairs == "first" else taught_pairs(levels, mask)
+    violated = taught & (pair_hinges(scores, mask, levels, margin, margin_gap, growth) > 0)
+    return violated.sum((-1, -2)), taught.sum((-1, -2))
+
+
+def violated_margins(scores: Tensor, mask: Tensor, **settings: Any) -> Tensor:
+    """Share of the taught pairs of each list that violate their margin.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, M)`): Student scores, in the order to be taught.
+        mask (`torch.BoolTensor` of shape `(B, M)`): `True` where there is a passage.
+        settings: The other arguments of `count_violated_margins`, which raises what this raises.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, between 0 and 1; NaN for lists without a pair.
+    """
+    violated, taught = count_violated_margins(scores, mask, **settings)
+    return violated / taught
 
 
 @torch.no_grad()

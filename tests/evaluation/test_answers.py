@@ -63,6 +63,11 @@ def test_what_counts_as_an_answer(text, answer, found):
     assert has_answer(text, [answer]) is found
 
 
+def test_one_string_is_no_list_of_answers():
+    with pytest.raises(TypeError, match="The answers are 'Paris', but they have to be a list of strings. For one"):
+        has_answer("The capital is Rome, a pity", "Paris")
+
+
 def test_tokens():
     assert answer_tokens("O'Brien’s naïve 2nd\u200b try") == (
         "o", "'", "brien", "’", "s", "nai\u0308ve", "2nd", "try"

@@ -1,7 +1,10 @@
+import copy
+
 import datasets
 import numpy as np
 import pytest
 from tiny_models import make_bart
+from tokenizers import normalizers
 from transformers import DataCollatorForSeq2Seq, EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from dgr_trainer.evaluation.generated import GeneratedIdentifierMetrics
@@ -68,3 +71,19 @@ def test_what_makes_no_sense_is_refused(bpe_tokenizer):
         metrics(predictions(bpe_tokenizer, "a", "b", "c"))
     with pytest.raises(ValueError, match=r"the shape \(2, 3, 4\) and the type float64.*predict_with_generate=True"):
         metrics(EvalPrediction(predictions=np.zeros((2, 3, 4)), label_ids=None))
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "title"),
+    [(normalizers.Lowercase(), "River"), (normalizers.NFKC(), "\ufb01ne"), (normalizers.NFC(), "Re\u0301union")],
+)
+def test_a_tokenizer_may_change_the_strings(normalizer, title, bpe_tokenizer):
+    tokenizer = copy.deepcopy(bpe_tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    metrics = GeneratedIdentifierMetrics(tokenizer, {"a": title, "b": "K2"}, ["q"], {"q": {"a": 1}})
+    assert metrics(predictions(tokenizer, title)) == {"hits@1": 1.0}
+
+
+def test_a_model_that_writes_nothing_finds_nothing(bpe_tokenizer):
+    metrics = GeneratedIdentifierMetrics(bpe_tokenizer, {"a": bpe_tokenizer.eos_token}, ["q"], {"q": {"a": 1}})
+    assert metrics(predictions(bpe_tokenizer, "")) == {"hits@1": 0.0}

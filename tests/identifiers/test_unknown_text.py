@@ -145,3 +145,15 @@ def test_a_sample_is_looked_at_before_long_work(unigram_tokenizer, foreign, monk
     with pytest.raises(ValueError, match="does not know 6 of 6"):
         FMIndex.from_corpus(foreign, titles, progress=False)
     check_script([Passage(str(n), "river") for n in range(2500)], titles)
+
+
+def test_markers_are_removed_on_purpose(bpe_tokenizer, caplog):
+    passages = [Passage("p1", "@@", "|| ##", ("||",)), Passage("p2", "|| River @@", "a long river", ("@@", "## sea"))]
+    counted(bpe_tokenizer, passages, ("title", "substring", "pseudo_query")).report()
+    assert not caplog.records
+
+
+def test_unknown_text_beside_markers_is_counted_without_them(unigram_tokenizer):
+    passages = [Passage("p1", "the river", "@@ 東京 the river")]
+    unknown = counted(unigram_tokenizer, passages, ("title", "substring"))
+    assert unknown._parts["text"].unknown_characters == 2

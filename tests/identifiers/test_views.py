@@ -175,6 +175,10 @@ def test_settings_round_trip():
         ({"prompts": {"title": "no place"}}, "must contain '{query}' once"),
         ({"title_end": " "}, "title_end is empty"),
         ({"query_start": "@@"}, "query_start and query_end are both"),
+        ({"title_end": " ||"}, "title_end and query_start are both ' \\|\\|', so what follows a title would look"),
+        ({"views": VIEWS, "docid_start": "||"}, "query_start and docid_start are both"),
+        ({"views": VIEWS, "title_end": "##"}, "title_end and docid_start are both"),
+        ({"views": ("pseudo_query", "docid"), "docid_start": "@@"}, "query_end and docid_start are both"),
         ({"docid_start": ""}, "docid_start is empty"),
         ({"docid_start": " ", "views": ("docid",)}, "docid_start is empty"),
         ({"max_query_length": 0}, "max_query_length=0 must be a whole number of at least 1"),
@@ -184,6 +188,12 @@ def test_settings_round_trip():
 def test_settings_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         IdentifierSettings(**arguments)
+
+
+def test_markers_that_are_never_mistaken_may_be_equal():
+    for views in (("title", "substring"), ("pseudo_query", "docid")):
+        assert IdentifierSettings(views=views, title_end="||").title_end == "||"
+    assert IdentifierSettings(views=("docid",), docid_start="||").docid_start == "||"
 
 
 def test_unknown_settings_are_refused():

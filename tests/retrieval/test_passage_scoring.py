@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from dgr_trainer.candidates import MatchedIdentifier
 from dgr_trainer.index import FMIndex
-from dgr_trainer.retrieval.passage_scoring import PassageScorer, likeliest_passages
+from dgr_trainer.retrieval.constraint import DEAD_END
+from dgr_trainer.retrieval.passage_scoring import PassageScorer, ScoredPassage, likeliest_passages
 
 SEPARATOR, VOCABULARY = 1, 9
 PREFIXES = {"title": (SEPARATOR,), "substring": (), "pseudo_query": (2,), "docid": (3, 2)}
@@ -163,6 +164,7 @@ def test_no_identifiers_and_no_passages():
     assert scorer.score(np.array([], dtype=np.int64)).tolist() == []
     assert scorer.explain(np.array([0]))[0].identifiers == ()
     assert likeliest_passages(index, Views, [], 10) == []
+    assert likeliest_passages(index, Views, [], 10, [0]) == [ScoredPassage(0, DEAD_END, ())]
 
 
 def test_likelihoods_rank_passages_by_their_identifier():

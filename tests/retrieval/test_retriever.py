@@ -177,6 +177,30 @@ def test_passages_that_share_an_identifier_are_all_found_larger_id_first(bpe_tok
     assert retriever.search("moon", k=2)[0] == retriever.search("moon", k=4)[0][:2]
 
 
+def test_included_passages_of_a_common_title_or_of_none_are_hits(bpe_tokenizer):
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title",)))
+    passages = [Passage(f"p{n}", "The Nile", "") for n in range(4)]
+    passages += [Passage("moon", "Moon", ""), Passage("untitled", "", "a river")]
+    retriever = GenerativeRetriever(
+        make_bart(bpe_tokenizer), identifiers, FMIndex.from_corpus(Corpus.from_passages(passages), identifiers),
+        settings=SearchSettings(beam_size=5, max_occurrences=2), scoring=ScoringSettings(kind="log_likelihood"),
+    )  # fmt: skip
+    everyone = [passage.id for passage in passages]
+    assert len(retriever.search("a river", k=9)[0]) == 3
+    hits = {hit.passage_id: hit for hit in retriever.search("a river", k=1, include=[everyone])[0]}
+    assert set(hits) == set(everyone)
+    assert len({hits[id].score for id in ("p0", "p1", "p2", "p3")}) == 1
+    assert list(hits)[-1] == "untitled" and hits["untitled"].score == -1e9 and hits["untitled"].identifiers == ()
+    assert identifiers.text("title", hits["p3"].identifiers[0].ids) == "The Nile"
+    # Each alone, and as a relevant passage.
+    for id in everyone:
+        assert id in [hit.passage_id for hit in retriever.search("a river", k=1, include=[[id]])[0]]
+        found = retriever.candidates({"q": "a river"}, k=1, relevant={"q": {id: 1}})["q"]
+        assert id in [candidate.passage_id for candidate in found]
+    without_words = retriever.search("", k=3, include=[["p3", "moon"]])[0]
+    assert [(hit.passage_id, hit.score) for hit in without_words] == [("p3", -1e9), ("moon", -1e9)]
+
+
 def test_rank_gives_the_same_order_as_search(retriever, queries):
     rankings = retriever.rank(queries, k=7)
     assert isinstance(rankings, Rankings) and list(rankings) == queries["query_id"]
@@ -270,6 +294,10 @@ def test_include_lists_that_do_not_fit(retriever):
         retriever.search(["sea", "moon"], include=[["p01"]])
     with pytest.raises(KeyError, match="No passage of the index has the id 'nowhere'"):
         retriever.search("sea", include=[["nowhere"]])
+    with pytest.raises(TypeError, match=r"include \(of query 1\) is 'p01' \(str\). Give a collection of passage ids"):
+        retriever.search(["sea", "moon"], include=[[], "p01"])
+    with pytest.raises(TypeError, match=r"include \(of query 0\) holds 20 \(int\)"):
+        retriever.search("sea", include=[[20]])
     with pytest.raises(KeyError, match="No passage of the index has the id 'nowhere'"):
         retriever.candidates({"q": "sea"}, relevant={"q": {"nowhere": 1}})
 

@@ -239,3 +239,14 @@ def test_long_identifiers_are_kept_whole(bpe_tokenizer):
     batch = collator([*datasets.Dataset.from_dict({"query_id": ["q01"], "query": ["x"]})])
     assert batch["prefix_tokens"].shape[:2] == (1, 6), "each in a row of its own"
     assert collator.source.longest >= batch["prefix_tokens"].shape[-1] > 10
+
+
+def test_a_candidate_without_identifiers_is_not_trained_on(bpe_tokenizer):
+    matched = (MatchedIdentifier("title", (5, 6), 1, -2.0),)
+    lists = {"q": [Candidate("p1", -2.0, matched), Candidate("untitled", -1e9, ())]}
+    candidates = Candidates.from_lists(lists, corpus_tokens=100)
+    assert candidates.num_identifiers("q").tolist() == [1, 0]
+    identifiers = Identifiers(bpe_tokenizer, IdentifierSettings(views=("title",)))
+    collator = DistillationCollator(identifiers, candidates, None, {"q": {"untitled": 1}})
+    assert collator.source.usable("q") == {"p1"} and collator.source.usable("other") == frozenset()
+    assert collator.coverage(["q"]).without_relevant == 1

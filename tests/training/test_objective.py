@@ -45,6 +45,16 @@ def test_every_loss_gives_a_loss_a_list(name, tmp_path):
     assert all(values.shape == (3,) and values[2].isnan() for values in statistics.values())
 
 
+def test_only_pairs_that_the_loss_compares_violate_a_margin(tmp_path):
+    scores = torch.tensor([[9000.0, 0.0, 100.0, 200.0]])
+    lists = scores, -scores, torch.ones(1, 4, dtype=torch.bool)
+    shares = [
+        objective(tmp_path, ranking_loss=name).statistics(*lists)["violated_margins"].item()
+        for name in ("margin_rank", "distilled_ranknet")
+    ]
+    assert shares == [0.0, 0.5]
+
+
 def test_settings_reach_the_losses(tmp_path):
     scores, teacher = torch.randn(3, 4) * 200, torch.randn(3, 4)
     published = {"ranking_loss": "distilled_ranknet"}

@@ -139,3 +139,10 @@ def test_queries_that_the_tokenizer_does_not_know_are_counted_once(unigram_token
     with pytest.raises(ValueError, match="The tokenizer knows no letter of 2 of 3 queries, for example '大阪'"):
         foreign = datasets.Dataset.from_dict({"query_id": list("abc"), "query": ["大阪", "京都？", "sea"]})
         with_prompts(foreign, identifiers, progress=False)
+
+
+def test_an_empty_dataset_has_no_prompts(bpe_tokenizer, tmp_path):
+    empty = query_dataset().select([])
+    assert len(with_prompts(empty, Identifiers(bpe_tokenizer), progress=False)) == 0
+    trainer = make_trainer(tmp_path, bpe_tokenizer, trainer_settings={"eval_dataset": empty})
+    assert "eval_runtime" in trainer.evaluate()

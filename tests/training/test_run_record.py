@@ -143,6 +143,17 @@ def test_pairs_are_named_by_their_tokens():
     assert one != dataset_fingerprint(pairs([[1], [2, 3]], "int32"))
 
 
+def test_lists_of_a_fixed_length_are_named_like_others():
+    def pairs(length):
+        lists = datasets.List(datasets.Value("int32"), length=length)
+        return datasets.Dataset.from_dict(
+            {"input_ids": [[1, 2], [3, 4], [5, 6]]}, features=datasets.Features({"input_ids": lists})
+        )
+
+    assert dataset_fingerprint(pairs(2)) == dataset_fingerprint(pairs(-1))
+    assert dataset_fingerprint(pairs(2).select([1, 2])) == dataset_fingerprint(pairs(-1).select([1, 2]))
+
+
 def test_files_and_folders(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.txt").write_text("one")
@@ -202,6 +213,24 @@ def test_taught_lists_against_a_plain_count(bpe_tokenizer):
     assert found["margins"]["relative_to_spread"] == pytest.approx((2 + 3) / np.median(spreads))
     assert found["first_is_relevant"] == 1.0 and found["mean_length"] == 5
     assert found["teacher"]["judged"] == rank_list_statistics(rankings, QRELS, query_ids).judged
+
+
+@pytest.mark.parametrize("num_candidates", [None, 2])
+def test_a_loss_of_the_first_passage_violates_its_margins_alone(num_candidates, bpe_tokenizer):
+    collator = make_collator(bpe_tokenizer, list_length=5)
+    arguments = make_arguments(
+        "unused", ranking_loss="margin_rank", margin=2.0, margin_gap=1.0,
+        ranking_loss_kwargs={"num_candidates": num_candidates},
+    )  # fmt: skip
+    query_ids = query_dataset()["query_id"]
+    found = taught_lists(collator, RankingObjective.from_arguments(arguments, "log_odds"), query_ids)
+    violated = []
+    for query_id in query_ids:
+        one = collator.sampler.sample(query_id, 0)
+        own = dict(zip(collator.source.order(query_id), collator.source.candidates.scores(query_id), strict=True))
+        first, *others = (own[id] for id in one.passage_ids)
+        violated += [first - score < 2.0 + place for place, score in enumerate(others[:num_candidates])]
+    assert len(set(violated)) == 2 and found["margins"]["violated"] == pytest.approx(np.mean(violated))
 
 
 def test_taught_lists_of_standardised_scores_are_those_that_the_training_logs(bpe_tokenizer):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dgr_trainer.training.losses import distilled_ranknet_loss
+from dgr_trainer.training.losses import distilled_ranknet_loss, margin_rank_loss
+from dgr_trainer.training.losses.margin import margin_settings
 from dgr_trainer.training.teacher_agreement import kendall_tau, rank_accuracy, violated_margins
 
 small_lists = st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.booleans()), min_size=1, max_size=7)
@@ -78,6 +79,25 @@ def test_violated_margins_are_the_active_pairs_of_the_loss():
     active = distilled_ranknet_loss(scores, mask, reduction="active", **settings)
     assert 0.3 < share < 0.95
     torch.testing.assert_close(total / active, share * 5 * 15)
+
+
+@pytest.mark.parametrize("num_candidates", [None, 2])
+def test_violated_margins_of_the_first_passage_alone(num_candidates):
+    scores = torch.randn(5, 6, generator=torch.Generator().manual_seed(2)) * 300
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[4, 3:] = False
+    settings = margin_settings({"margin": 200.0, "margin_gap": 100.0, "num_candidates": num_candidates, "other": 1})
+    shares = violated_margins(scores, mask, **settings)
+    for row in range(5):
+        candidates = scores[row][mask[row]].tolist()[1:][:num_candidates]
+        violated = [scores[row, 0] - score < 200 + 100 * place for place, score in enumerate(candidates)]
+        assert shares[row] == pytest.approx(sum(violated) / len(candidates))
+    # Candidates in the wrong order, all far enough behind the first passage: nothing is left to teach.
+    learnt = torch.tensor([[900.0, 0.0, 100.0, 200.0]])
+    kwargs = {"margin": 300.0, "margin_gap": 100.0, "num_candidates": num_candidates}
+    assert margin_rank_loss(learnt, learnt < 1000, **kwargs) == 0
+    assert violated_margins(learnt, learnt < 1000, **margin_settings(kwargs)) == 0
+    assert violated_margins(learnt, learnt < 1000, margin=300.0, margin_gap=100.0) == 0.5
 
 
 STATISTICS = {

@@ -406,6 +406,17 @@ def test_refused_data(bpe_tokenizer, tmp_path):
         trainer.compute_loss(trainer.model, {"input_ids": torch.ones(1, 2)})
 
 
+def test_a_tie_margin_needs_a_loss_of_places(bpe_tokenizer, tmp_path):
+    collator = make_collator(bpe_tokenizer, tie_margin=5.0)
+    for loss in ("ranknet", "kl_divergence"):
+        trainer = make_trainer(tmp_path, bpe_tokenizer, collator=collator, ranking_loss=loss)
+        with pytest.raises(ValueError, match=f"tie_margin=5 has no effect with ranking_loss='{loss}', which"):
+            trainer.train()
+    unranked = make_trainer(tmp_path, bpe_tokenizer, collator=collator, ranking_weight=0.0, max_steps=1)
+    unranked.train()
+    make_trainer(tmp_path, bpe_tokenizer, collator=collator, ranking_loss="margin_rank", max_steps=1).train()
+
+
 def test_refused_models(bpe_tokenizer, unigram_tokenizer, tmp_path):
     gpt = GPT2Model(GPT2Config(vocab_size=700, n_embd=16, n_layer=1, n_head=2))
     refused(tmp_path, bpe_tokenizer, "GPT2Model is not an encoder-decoder model that can generate", model=gpt)

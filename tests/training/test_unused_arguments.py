@@ -104,7 +104,20 @@ def as_stream(queries):
     return queries.to_iterable_dataset()
 
 
-@pytest.mark.parametrize("wrap", [datasets.Dataset.flatten_indices, as_list, as_stream])
+class MapStyle(torch.utils.data.Dataset):
+    """Rows by their numbers, without an IndexError behind the last one."""
+
+    def __init__(self, queries):
+        self.rows = dict(enumerate(queries))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, number):
+        return self.rows[number]
+
+
+@pytest.mark.parametrize("wrap", [datasets.Dataset.flatten_indices, as_list, as_stream, MapStyle])
 def test_predictions_are_the_rank_lists_of_the_retriever(wrap, evaluator, bpe_tokenizer, tmp_path, caplog):
     others = datasets.Dataset.from_dict(
         {"query_id": ["n1", "n2", "n3"], "query": ["highest mountain", "who climbed it first", "a river"]}

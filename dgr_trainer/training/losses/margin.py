@@ -5,8 +5,9 @@ the teacher does not tell apart, because it gives them equal scores, have equal 
 as one place, so that a loss does not depend on their order in the list.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,10 +37,23 @@ _MARGINS = {"log_odds": {"margin": 300.0, "margin_gap": 100.0}, "log_likelihood"
 _GENERATION_WEIGHTS = {"log_odds": 100.0}
 
 
-MARGIN_SETTINGS = ("margin", "margin_gap", "normalization", "margin_growth")
-"""Settings that say what the margin of a pair is."""
 Normalization = Literal["none", "list"]
 MarginGrowth = Literal["ranks", "teacher_scores"]
+_MARGIN_SETTINGS = ("margin", "margin_gap", "normalization", "margin_growth", "num_candidates")
+
+
+def margin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of a loss with margins, those that say which pairs have a margin, and how large it is.
+
+    Args:
+        settings (`Mapping[str, Any]`): All settings. A loss with `num_candidates` compares the first passage with the
+            others, any other one all passages with each other.
+
+    Returns:
+        `dict[str, Any]`: Arguments of `count_violated_margins` and `violated_margins`.
+    """
+    chosen = {name: settings[name] for name in _MARGIN_SETTINGS if name in settings}
+    return {**chosen, "pairs": "first" if "num_candidates" in settings else "all"}
 
 
 def pair_hinges(
@@ -113,6 +127,15 @@ def margin_scores(
 def taught_pairs(levels: Tensor, mask: Tensor) -> Tensor:
     """`(B, M, M)` bool: passage i has a better place than passage j."""
     return preferred(-levels, mask)
+
+
+def first_pairs(levels: Tensor, mask: Tensor, num_candidates: int | None) -> Tensor:
+    """`(B, M, M)` bool: passage i has the best place, and passage j is one of the first `num_candidates` behind it."""
+    first = mask & (levels == 0)
+    used = mask & (levels >= 1)
+    if num_candidates is not None:
+        used = used & (positions(mask) - first.sum(-1, keepdim=True) < num_candidates)
+    return first.unsqueeze(-1) & used.unsqueeze(-2)
 
 
 def distilled_ranknet_loss(
@@ -291,11 +314,7 @@ def margin_rank_loss(
     scores, growth = margin_scores(scores, mask, teacher_scores, normalization, margin_growth)
     levels = check_ranks(taught_ranks, mask)
 
-    first = mask & (levels == 0)
-    used = mask & (levels >= 1)
-    if num_candidates is not None:
-        used = used & (positions(mask) - first.sum(-1, keepdim=True) < num_candidates)
-    pairs = first.unsqueeze(-1) & used.unsqueeze(-2)
+    pairs = first_pairs(levels, mask, num_candidates)
     hinges = pair_hinges(scores, mask, levels, margin, margin_gap, growth)
     return reduce_lists(mean_over_pairs(hinges, pairs), mask, reduction, num_lists)
 

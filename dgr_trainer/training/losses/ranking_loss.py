@@ -150,6 +150,10 @@ class RankingLoss:
         """Whether the loss separates passages by `margin` and `margin_gap`."""
         return self.teaches == "order" and {"margin", "margin_gap"} <= set(settings)
 
+    def knows_ties(self) -> bool:
+        """Whether the loss is told which passages share a place, so that `tie_margin` changes what it teaches."""
+        return self.teaches == "order" or any(one.name == "taught_ranks" for one in self._parameters())
+
     def __call__(
         self,
         scores: Tensor,

@@ -199,6 +199,14 @@ def test_collators_of_strings_use_the_other_scale(bpe_tokenizer, tmp_path):
     assert trainer.ranking_objective.settings == {"temperature": 1.0}
 
 
+def test_which_losses_know_of_places_that_passages_share():
+    def of_scores(scores, teacher_scores, mask, *, taught_ranks):
+        return scores.sum(-1)
+
+    assert RankingLoss(of_scores).knows_ties() and not APPROXIMATE_NDCG.knows_ties()
+    assert [name for name, loss in RANKING_LOSSES.items() if loss.knows_ties()] == ["distilled_ranknet", "margin_rank"]
+
+
 def test_a_loss_of_the_order_is_given_the_ties_if_it_asks_for_them(bpe_tokenizer, tmp_path):
     seen = []
 
