@@ -95,7 +95,8 @@ class TrainOptions:
             "sampling": "Where the teacher ranked more: take its first passages (top), draw as published or from all "
             "parts of its rank list (dgr_paper, spread), or take passages whose scores are far apart (gap), the "
             "student's first ones (hard), or those around the relevant one in the teacher's list (near).",
-            "tie_margin": "Passages whose teacher scores differ by at most this are not told apart.",
+            "tie_margin": "Passages whose teacher scores differ by at most this are not told apart, by losses of the "
+            "order such as distilled_ranknet.",
             "false_negative_margin": "Leave out unjudged passages that the teacher scores above the relevant one by "
             "more than this; by default none.",
             "max_row_tokens": "Longest packed row of the decoder.",

@@ -346,7 +346,7 @@ def test_passage_positions(large):
     ],
 )
 def test_ids_are_given_as_a_collection_of_strings(call):
-    index = build([[5]] * 5, passage_ids=["4", "2", "42", "1", "3"])
+    index = FMIndex.build([[5]] * 5, passage_ids=["4", "2", "42", "1", "3"], vocab_size=9, separator=2)
     with pytest.raises(TypeError, match=r"passage_ids is '42' \(str\)\. Give a collection of passage ids, which are"):
         call(index, "42")
     with pytest.raises(TypeError, match=r"passage_ids holds 42 \(int\)"):
@@ -359,7 +359,7 @@ def test_ids_are_given_as_a_collection_of_strings(call):
 
 def test_new_ids_are_given_as_a_collection():
     with pytest.raises(TypeError, match=r"passage_ids is 'ab' \(str\)"):
-        build([[5], [6]], passage_ids="ab")
+        FMIndex.build([[5], [6]], passage_ids="ab", vocab_size=9, separator=2)
     with pytest.raises(TypeError, match=r"passage_ids is 'x' \(str\)"):
         build([[5]]).add([[6]], passage_ids="x")
 
