@@ -34,15 +34,21 @@ _COLUMNS = 5
 
 
 @compiled
-def passage_at(passage_starts: np.ndarray, position: np.int64) -> np.int64:
-    """The passage that holds a position of the text."""
-    passage, right = np.int64(0), np.int64(len(passage_starts) - 1)
-    while right - passage > 1:
-        middle = (passage + right) // 2
-        if passage_starts[middle] <= position:
-            passage = middle
+def last_at_most(values: np.ndarray, value: int, low: int, high: int) -> int:
+    """The last place in [low, high) of ascending values that are at most `value`, as the first of them is."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if values[middle] <= value:
+            low = middle
         else:
-            right = middle
+            high = middle
+    return low
+
+
+@compiled
+def passage_at(passage_starts: np.ndarray, position: int) -> int:
+    """The passage that holds a position of the text."""
+    passage: int = last_at_most(passage_starts, position, 0, len(passage_starts) - 1)
     return passage
 
 
@@ -243,14 +249,7 @@ def mark_passages(
 @compiled
 def _token_of_row(symbols: np.ndarray, symbol_rows: np.ndarray, row: int) -> int:
     """The token at the text position of a suffix-array row."""
-    low, high = 0, len(symbols)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if symbol_rows[middle] <= row:
-            low = middle
-        else:
-            high = middle
-    token: int = symbols[low]
+    token: int = symbols[last_at_most(symbol_rows, row, 0, len(symbols))]
     return token
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from dgr_trainer.compilation import compiled, prefetch
 from dgr_trainer.index.bit_vector import BLOCK_BITS, BLOCK_WORDS, rank_and_bit
 from dgr_trainer.index.index_arrays import IndexArrays
+from dgr_trainer.index.interleaved_walks import last_at_most
 from dgr_trainer.index.kernel_threads import in_parts, number_of_threads, run_in_threads
 from dgr_trainer.index.wavelet_matrix import FIRST_BLOCK, FIRST_ROW, SIZE, ZEROS
 
@@ -87,19 +88,6 @@ def _merge(
 
 
 @compiled
-def _symbol_of_row(symbol_rows: np.ndarray, buckets: np.ndarray, row: int) -> int:
-    """The symbol at the text position of a suffix-array row; `buckets` are the symbols at the starts of buckets."""
-    low, high = np.int64(buckets[row >> _BUCKET_BITS]), np.int64(buckets[(row >> _BUCKET_BITS) + 1]) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if symbol_rows[middle] <= row:
-            low = middle
-        else:
-            high = middle
-    return int(low)
-
-
-@compiled
 def _read(
     next_rows: np.ndarray,
     symbols: np.ndarray,
@@ -111,7 +99,10 @@ def _read(
     start: int,
     stop: int,
 ) -> None:
-    """Write the tokens of the passages [start, stop), by several walks in turn, which wait for the memory together."""
+    """Write the tokens of the passages [start, stop), by several walks in turn, which wait for the memory together.
+
+    `buckets` are the symbols at the first rows of the buckets.
+    """
     walks = np.empty((_WALKS, 3), np.int64)  # The row, its position in the text, and that of the separator.
     running, passage = 0, start
     while True:
@@ -129,7 +120,8 @@ def _read(
         walk = 0
         while walk < running:
             row, position = walks[walk, 0], walks[walk, 1]
-            text[position] = symbols[_symbol_of_row(symbol_rows, buckets, row)]
+            bucket = row >> _BUCKET_BITS
+            text[position] = symbols[last_at_most(symbol_rows, row, buckets[bucket], buckets[bucket + 1] + 1)]
             position += 1
             if position < walks[walk, 2]:
                 row = np.int64(next_rows[row])
