@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgr_trainer.data.sources import named_source
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.atomic import link_target, restore_folder
+from dgr_trainer.files.atomic import link_target, restore_folder, with_own_name
 from dgr_trainer.files.compression import compression
 from dgr_trainer.files.lines import file_kind, listing
 
@@ -111,7 +111,7 @@ def output_folder(option: str, path: str, marker: str, overwrite: bool) -> Path:
     Raises:
         OSError: if it exists and must not be replaced, or cannot be written.
     """
-    output = link_target(path)
+    output = with_own_name(link_target(path))
     restore_folder(output)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{option}: {path} is a file, but the output is a folder. Give another path.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dgr_trainer.cli.paths import input_path
 from dgr_trainer.errors import DGRValueError, input_errors
-from dgr_trainer.files.atomic import read_folder
+from dgr_trainer.files.atomic import read_folder, with_own_name
 from dgr_trainer.files.compression import name_as_text, plain_name, undamaged
 from dgr_trainer.files.lines import line_location, numbered_lines
 
@@ -113,7 +113,7 @@ def open_index(folder: IndexFolder, fingerprint: str | None = None) -> tuple[FMI
 
 def needed_index(option: str, path: str) -> IndexFolder:
     """The folder of an index or a retriever. Raises a `ValueError` if it is neither."""
-    folder = index_folder(input_path(option, path, folder=True))
+    folder = index_folder(with_own_name(input_path(option, path, folder=True)))
     if folder is None:
         raise DGRValueError(
             f"{option}: {path} holds neither an index ({INDEX_MARKER}) nor a retriever ({RETRIEVER_MARKER}). "

@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from dgr_trainer.errors import DGRValueError
-from dgr_trainer.files.atomic import atomic_folder, check_replaceable, restore_folder
+from dgr_trainer.files.atomic import atomic_folder, check_replaceable, restore_folder, with_own_name
 from dgr_trainer.hub.file_names import files_to_upload
 from dgr_trainer.hub.measurements import Measurements, Metrics, read_measurements
 from dgr_trainer.hub.model_card import (
@@ -192,6 +192,7 @@ def pull_retriever(repository: HubRepository, folder: Path) -> None:
         OSError: if there is no such repository, or the Hub cannot be reached.
     """
     check_repo_id(repository.repo_id)
+    folder = with_own_name(folder)
     check_replaceable(folder, marker=DESCRIPTION)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.download")

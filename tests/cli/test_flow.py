@@ -357,6 +357,16 @@ def test_an_index_knows_its_model_from_any_folder(dgr, files, tmp_path, monkeypa
     assert added.code == 0 and "indexed 25 passages" in added.err, added.err
 
 
+def test_an_index_in_the_current_folder(dgr, files, tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    monkeypatch.chdir(tmp_path / "index")
+    made = dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", ".", "--segment_tokens", 200)
+    assert made.code == 0, made.err
+    compacted = dgr("index", "--output", ".", "--compact")
+    assert compacted.code == 0 and "indexed 24 passages" in compacted.err, compacted.err
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
 def test_changes_that_cannot_be_made(dgr, files, tmp_path):
     made = dgr("index", files / "corpus.jsonl", "--model", files / "bart", "--output", tmp_path / "index")
     assert made.code == 0

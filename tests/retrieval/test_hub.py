@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -423,14 +424,17 @@ def test_a_hub_that_fails_is_not_there(hub, saved, retriever, caplog):
 # To a folder
 
 
-def test_a_retriever_is_pulled_to_a_folder(hub, saved, tmp_path, expected):
+def test_a_retriever_is_pulled_to_a_folder(hub, saved, tmp_path, expected, monkeypatch):
     hub.add("you/whole", contents(saved))
     folder = tmp_path / "pulled"
     pull_retriever(HubRepository("you/whole"), folder)
     assert contents(folder) == contents(saved)
     assert [path.name for path in tmp_path.iterdir()] == ["pulled"]
     assert GenerativeRetriever.from_pretrained(folder).search(QUERIES, k=3) == expected
-    pull_retriever(HubRepository("you/whole"), folder)  # In place of the first.
+    monkeypatch.chdir(folder)
+    pull_retriever(HubRepository("you/whole"), Path("."))  # In place of the first.
+    assert contents(Path(".")) == contents(saved)
+    assert [path.name for path in tmp_path.iterdir()] == ["pulled"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="holds other files"):
